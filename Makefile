@@ -1,0 +1,80 @@
+# Each target creates the environment it needs; the second run finds it and is quick. `make` alone explains.
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_INDEX ?=
+CONSTRAINTS ?= constraints.txt
+WORKERS ?= 2
+PYTEST_FLAGS ?=
+
+PIP = $(VENV)/bin/python -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS)
+PYTEST = $(VENV)/bin/python -m pytest $(PYTEST_FLAGS)
+# Modules whose docstring examples are run too: those that need torch alone.
+DOCTESTED = hf_cmim/functional hf_cmim/centroids.py hf_cmim/collapse.py hf_cmim/measurement.py hf_cmim/objective.py
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow test-gpu quality lowest clean
+# Two installs into one environment at once would break it.
+.NOTPARALLEL:
+
+# Neither the demo nor a test may depend on the Hub.
+demo test test-slow test-gpu: export HF_HUB_OFFLINE = 1
+# Two workers with two threads each would fight for two cores; one thread also keeps sums in one order.
+test test-slow: export OMP_NUM_THREADS = 1
+
+help:
+	@echo 'Every target creates $(VENV) with pinned versions when it is missing; the second run is quick.'
+	@echo ''
+	@echo '  make demo       train a small ViT on real digits with CE and with CMIM, print one table, draw pictures'
+	@echo '  make test       all tests that are neither slow nor need a GPU'
+	@echo '  make test-slow  launches of several processes, kills, compilation'
+	@echo '  make test-gpu   the tests that need an accelerator'
+	@echo '  make quality    ruff, typos, mypy: read only'
+	@echo '  make lowest     make test with the lowest versions we promise, in .venv-lowest'
+	@echo '  make clean      remove caches and builds; to install anew, delete $(VENV) as well'
+	@echo ''
+	@echo 'Variables, for example `make demo TORCH_INDEX=<index of CPU or CUDA wheels>`:'
+	@echo '  TORCH_INDEX     where torch comes from, read when $(VENV) is created; empty: the default of pip'
+	@echo '  PYTHON          interpreter that creates $(VENV), 3.11 or newer ($(PYTHON))'
+	@echo '  VENV            the environment ($(VENV))'
+	@echo '  WORKERS         processes that share the tests ($(WORKERS))'
+	@echo '  PYTEST_FLAGS    more flags, for example PYTEST_FLAGS="-k centroid"'
+
+demo: $(VENV)/.installed-demo
+	$(VENV)/bin/python recipes/digits_demo.py
+
+test: $(VENV)/.installed-test
+	$(PYTEST) -m 'not slow and not gpu' -n $(WORKERS) --doctest-modules tests $(DOCTESTED)
+
+# Not shared between workers: these tests start several processes themselves.
+test-slow: $(VENV)/.installed-test
+	$(PYTEST) -m 'slow and not gpu' tests
+
+test-gpu: $(VENV)/.installed-test
+	$(PYTEST) -m gpu tests
+
+# mypy needs matplotlib's types to judge the plots.
+quality: $(VENV)/.installed-dev $(VENV)/.installed-plots
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/typos
+	$(VENV)/bin/mypy
+
+# Warnings are no errors here: an old release may warn about a younger neighbour, which we cannot mend.
+lowest:
+	$(MAKE) test VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt PYTEST_FLAGS='-W default $(PYTEST_FLAGS)'
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	find . -path './.venv*' -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
+
+# torch goes first and alone, so that nothing installed later can pull in another build of it.
+# Without its dependencies, because an index of torch wheels rarely holds the pinned ones; the next rule adds them.
+$(VENV)/.installed-torch: $(CONSTRAINTS)
+	@$(PYTHON) -c 'import sys; sys.version_info < (3, 11) and sys.exit("Python 3.11 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --no-deps $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	touch $@
+
+$(VENV)/.installed-%: setup.py $(CONSTRAINTS) | $(VENV)/.installed-torch
+	$(PIP) -e '.[$*]'
+	touch $@

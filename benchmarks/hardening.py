@@ -1,0 +1,241 @@
+"""Compare what training objectives do to a classifier, over paired seeds on real data.
+
+    python benchmarks/hardening.py digits --arms ce ls cmim variance --seeds 20 --split test
+    python benchmarks/hardening.py fashion_mnist --data_dir ../shared/data/fashion_mnist --seeds 5 --split test
+
+Arms of one seed share initialisation and data order. Every finished run is a line of the output file; a run found there
+is not repeated. The table gives mean and standard deviation over seeds, and for accuracy the paired difference to the
+first arm with its 95 % t interval. The last epoch counts; `--split validation` (part of the training data) is for
+choosing settings, `--split test` for reporting.
+"""
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from scipy import stats
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    DataCollatorWithPadding,
+    PreTrainedTokenizerFast,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    set_seed,
+)
+
+from hf_cmim import CMIMConfig, CMIMTrainer
+
+ARMS: dict[str, dict[str, Any]] = {
+    "ce": {"cmi_weight": 0.0},
+    "ls": {"cmi_weight": 0.0, "label_smoothing_factor": 0.1},
+    "cmim": {},
+    "t1": {"temperatures": [1.0]},
+    # For large T, T^2 CMI_T is the within-class variance of the centred logits over 2 C.
+    "variance": {"temperatures": [64.0]},
+}
+COLUMNS = ("accuracy", "nll", "ece", "nll_calibrated", "ece_calibrated", "aurc", "cmi_sup", "ncmi")
+TRAIN_COLUMNS = ("cmi_T4", "within_total_ratio")
+
+
+@dataclass
+class Task:
+    """A data set with the model and the schedule that suit it."""
+
+    train: list[dict[str, Any]]
+    validation: list[dict[str, Any]]
+    test: list[dict[str, Any]]
+    build_model: Callable[[], torch.nn.Module]
+    schedule: dict[str, Any]
+    collator: Any = None
+
+
+def _images(pixels: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
+    tensors = torch.as_tensor((pixels - 0.5) / 0.5, dtype=torch.float32).unsqueeze(1)
+    return [{"pixel_values": image, "labels": int(label)} for image, label in zip(tensors, labels, strict=True)]
+
+
+def digits(_: str) -> Task:
+    """Scikit-learn digits, 1,078 / 269 / 450 images of 8x8, and a ViT of 136,000 weights."""
+    pixels, labels = load_digits(return_X_y=True)
+    pixels = pixels.reshape(-1, 8, 8) / 16
+    rest, test_pixels, rest_labels, test_labels = train_test_split(
+        pixels, labels, test_size=450, random_state=0, stratify=labels
+    )
+    train, validation, train_labels, validation_labels = train_test_split(
+        rest, rest_labels, test_size=269, random_state=0, stratify=rest_labels
+    )
+
+    def build() -> torch.nn.Module:
+        return ViTForImageClassification(
+            ViTConfig(
+                hidden_size=64, num_hidden_layers=4, num_attention_heads=4, intermediate_size=128, image_size=8,
+                patch_size=4, num_channels=1, num_labels=10, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+            )
+        )  # fmt: skip
+
+    schedule = {"num_train_epochs": 30, "learning_rate": 1e-3, "per_device_train_batch_size": 64}
+    return Task(
+        _images(train, train_labels), _images(validation, validation_labels), _images(test_pixels, test_labels),
+        build, schedule,
+    )  # fmt: skip
+
+
+def fashion_mnist(data_dir: str) -> Task:
+    """Fashion-MNIST, 20,000 / 10,000 / 10,000 images of 28x28, and a residual convnet of 180,000 weights."""
+    from datasets import load_dataset
+
+    data = load_dataset(data_dir)
+    train = data["train"].shuffle(seed=0).select(range(30_000))
+
+    def images(part: Any) -> list[dict[str, Any]]:
+        return _images(np.stack([np.asarray(image) for image in part["image"]]) / 255, np.asarray(part["label"]))
+
+    def build() -> torch.nn.Module:
+        return ResNetForImageClassification(
+            ResNetConfig(
+                num_channels=1, embedding_size=16, hidden_sizes=[16, 32, 64], depths=[1, 1, 1], layer_type="basic",
+                num_labels=10,
+            )
+        )  # fmt: skip
+
+    schedule = {"num_train_epochs": 8, "learning_rate": 2e-3, "per_device_train_batch_size": 128}
+    return Task(
+        images(train.select(range(20_000))), images(train.select(range(20_000, 30_000))), images(data["test"]),
+        build, schedule,
+    )  # fmt: skip
+
+
+def wordnet(data_dir: str) -> Task:
+    """WordNet glosses, 40,000 / 10,000 / 9,508 texts of 40 classes, and a BERT of 680,000 weights."""
+    from datasets import load_dataset
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+    data = load_dataset(data_dir)
+    train = data["train"].select(range(40_000))
+    raw = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    raw.normalizer = normalizers.BertNormalizer()
+    raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    raw.train_from_iterator(train["text"], trainers.WordPieceTrainer(vocab_size=8_000, special_tokens=special))
+    raw.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+
+    def texts(part: Any) -> list[dict[str, Any]]:
+        encoded = tokenizer(list(part["text"]), truncation=True, max_length=32, return_token_type_ids=False)
+        return [
+            {"input_ids": ids, "labels": label} for ids, label in zip(encoded["input_ids"], part["label"], strict=True)
+        ]
+
+    def build() -> torch.nn.Module:
+        return BertForSequenceClassification(
+            BertConfig(
+                vocab_size=8_000, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128,
+                num_labels=40, max_position_embeddings=32,
+            )
+        )  # fmt: skip
+
+    schedule = {"num_train_epochs": 4, "learning_rate": 2e-3, "per_device_train_batch_size": 64}
+    return Task(
+        texts(train), texts(data["train"].select(range(75_000, 85_000))), texts(data["test"]),
+        build, schedule, DataCollatorWithPadding(tokenizer),
+    )  # fmt: skip
+
+
+TASKS = {"digits": digits, "fashion_mnist": fashion_mnist, "wordnet": wordnet}
+
+
+def run(task: Task, settings: dict[str, Any], seed: int, split: str) -> dict[str, float]:
+    """Train one model and return its figures on the split and, prefixed `train_`, on the training data."""
+    set_seed(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        config = CMIMConfig(
+            output_dir=folder, seed=seed, warmup_steps=0.1, weight_decay=0.01, per_device_eval_batch_size=512,
+            save_strategy="no", logging_strategy="no", disable_tqdm=True, report_to="none",
+            use_cpu=not torch.cuda.is_available(), **(task.schedule | settings),
+        )  # fmt: skip
+        trainer = CMIMTrainer(task.build_model(), config, task.collator, task.train)
+        started = time.perf_counter()
+        trainer.train()
+        figures = {"train_seconds": time.perf_counter() - started}
+        for prefix, dataset in (("", getattr(task, split)), ("train_", task.train)):
+            measured = trainer.evaluate(dataset)
+            figures |= {
+                prefix + name.removeprefix("eval_"): value
+                for name, value in measured.items()
+                if not name.endswith(("_runtime", "_per_second", "epoch"))
+            }
+    return figures
+
+
+def report(rows: list[dict[str, Any]], arms: list[str]) -> None:
+    """Print mean +- sd of every column, and the paired accuracy difference to the first arm."""
+    by_arm = {arm: {row["seed"]: row for row in rows if row["arm"] == arm} for arm in arms}
+    seeds = sorted(set.intersection(*(set(runs) for runs in by_arm.values())))
+    columns = [*COLUMNS, *(f"train_{name}" for name in TRAIN_COLUMNS)]
+    print("| arm |", " | ".join(columns), "| accuracy - first arm, points [95 %] |")
+    print("|---" * (len(columns) + 2) + "|")
+    first = np.array([by_arm[arms[0]][seed]["accuracy"] for seed in seeds])
+    for arm in arms:
+        values = {name: np.array([by_arm[arm][seed][name] for seed in seeds]) for name in columns}
+        cells = [f"{value.mean():.4g} ± {value.std(ddof=1):.2g}" for value in values.values()]
+        gain = 100 * (values["accuracy"] - first)
+        half = stats.t.ppf(0.975, len(seeds) - 1) * gain.std(ddof=1) / len(seeds) ** 0.5
+        print(f"| {arm} | {' | '.join(cells)} | {gain.mean():+.2f} [{gain.mean() - half:+.2f}, {gain.mean() + half:+.2f}] |")
+    print(f"n = {len(seeds)} paired seeds; torch {torch.__version__}, transformers {transformers.__version__},"
+          f" {platform.machine()} CPU, {time.strftime('%Y-%m-%d')}")  # fmt: skip
+
+
+def main() -> None:
+    """Run every missing (arm, seed) and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("--data_dir", default="", help="folder that datasets.load_dataset opens (not for digits)")
+    parser.add_argument("--arms", nargs="+", default=["ce", "ls", "cmim", "variance"],
+                        help=f"of {', '.join(ARMS)}; NAME:{{JSON}} overrides settings, for instance"
+                             ' cmim:{"cmi_weight":2.5}')  # fmt: skip
+    parser.add_argument("--seeds", type=int, default=3, help="number of paired seeds")
+    parser.add_argument("--first_seed", type=int, default=0)
+    parser.add_argument("--split", choices=("validation", "test"), default="validation")
+    parser.add_argument("--output", type=Path, default=Path("outputs/hardening.jsonl"), help="finished runs, a line each")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    rows = [json.loads(line) for line in options.output.open()] if options.output.is_file() else []
+    rows = [row for row in rows if (row["task"], row["split"]) == (options.task, options.split)]
+    task = None
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
+        for arm in options.arms:
+            if any((row["arm"], row["seed"]) == (arm, seed) for row in rows):
+                continue
+            name, _, overrides = arm.partition(":")
+            settings = ARMS[name] | (json.loads(overrides) if overrides else {})
+            task = task or TASKS[options.task](options.data_dir)
+            row = {"task": options.task, "split": options.split, "arm": arm, "seed": seed}
+            row |= run(task, settings, seed, options.split)
+            rows.append(row)
+            with options.output.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+    report(rows, options.arms)
+
+
+if __name__ == "__main__":
+    main()

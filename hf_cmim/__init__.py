@@ -1,0 +1,62 @@
+"""Harden classifiers against distillation, attack them, prove the result, publish it.
+
+The public names. Each is imported when first used, so that `import hf_cmim` costs nothing: not even torch is loaded.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hf_cmim.centroids import CentroidBank
+    from hf_cmim.collapse import CollapseDetector
+    from hf_cmim.measurement import Measurement, MeasurementAccumulator
+    from hf_cmim.objective import CMIMLoss
+    from hf_cmim.trainers.cmim_config import CMIMConfig
+    from hf_cmim.trainers.cmim_trainer import CMIMTrainer
+    from hf_cmim.trainers.launch import check_launch
+
+    __version__: str
+
+__all__ = [
+    "CMIMConfig",
+    "CMIMLoss",
+    "CMIMTrainer",
+    "CentroidBank",
+    "CollapseDetector",
+    "Measurement",
+    "MeasurementAccumulator",
+    "__version__",
+    "check_launch",
+]
+
+_MODULES = {
+    "CMIMConfig": "hf_cmim.trainers.cmim_config",
+    "CMIMLoss": "hf_cmim.objective",
+    "CMIMTrainer": "hf_cmim.trainers.cmim_trainer",
+    "CentroidBank": "hf_cmim.centroids",
+    "CollapseDetector": "hf_cmim.collapse",
+    "Measurement": "hf_cmim.measurement",
+    "MeasurementAccumulator": "hf_cmim.measurement",
+    "check_launch": "hf_cmim.trainers.launch",
+}
+
+
+def _load(name: str) -> object:
+    """Import the public name and keep it, so that it is looked up once."""
+    if name == "__version__":
+        # The installed metadata, which setup.py wrote, is the only place that knows.
+        value: object = import_module("importlib.metadata").version(__name__)
+    elif name in _MODULES:
+        value = getattr(import_module(_MODULES[name]), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+if not TYPE_CHECKING:  # a type checker that saw it would accept any misspelt name
+    __getattr__ = _load
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

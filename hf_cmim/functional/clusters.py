@@ -1,0 +1,143 @@
+"""Sums and counts of the output clusters, from which every information quantity follows exactly.
+
+A cluster is the set of outputs softmax(z / T) of the samples with one label. One pass over the data, in any batches,
+gives what one batch of all of it would give: only sums are kept.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hf_cmim.functional.divergence import check_temperatures
+from hf_cmim.functional.inputs import select_valid
+
+
+class ClusterStatistics:
+    """Accumulate the output clusters of `C` classes at `K` temperatures.
+
+    Everything is held in float64 on the device of the first batch (float32 where the device has none), `(K + 2)`
+    matrices of `C x C`. Gradients flow through `update` unless it runs under `torch.no_grad()`.
+
+    Args:
+        num_classes: `C`, at least 2.
+        temperatures: `K` distinct numbers above 0.
+        correct_only: count only samples whose largest logit is at their label.
+
+    Source: one-pass form I(X; Y^ | Y = c) = H(Q_c) - mean H(P_x) of the CMI of arXiv 2309.09123.
+    """
+
+    def __init__(self, num_classes: int, temperatures: Sequence[float], correct_only: bool = False) -> None:
+        self.num_classes = num_classes
+        self.temperatures = check_temperatures(temperatures)
+        self.correct_only = correct_only
+        self._allocated = False
+
+    def _allocate(self, device: torch.device) -> None:
+        self._dtype = torch.float32 if device.type == "mps" else torch.float64
+        classes, levels = self.num_classes, len(self.temperatures)
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(*shape, dtype=self._dtype, device=device)
+
+        self.counts = zeros(classes)
+        self._prob_sums = zeros(levels, classes, classes)
+        self._entropy_sums = zeros(levels, classes)
+        self._normalizer_sums = zeros(levels, classes)
+        self._logit_sums = zeros(classes, classes)
+        self._square_sums = zeros(classes)
+        self._predictions = zeros(classes, classes)
+        self._allocated = True
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            logits: `(..., C)` raw logits of any floating dtype.
+            labels: `(...)` integers in [0, C), or -100 to ignore.
+        """
+        logits, labels = select_valid(logits, labels, self.correct_only)
+        if logits.shape[-1] != self.num_classes:
+            raise ValueError(f"Expected logits of {self.num_classes} classes, got {logits.shape[-1]}.")
+        if not self._allocated:
+            self._allocate(logits.device)
+        centred = logits.to(self._dtype)
+        centred = centred - centred.mean(dim=-1, keepdim=True)
+        self.counts.index_add_(0, labels, torch.ones_like(labels, dtype=self._dtype))
+        self._logit_sums.index_add_(0, labels, centred)
+        self._square_sums.index_add_(0, labels, centred.square().sum(dim=-1))
+        cells = labels * self.num_classes + centred.argmax(dim=-1)
+        self._predictions.view(-1).index_add_(0, cells, torch.ones_like(cells, dtype=self._dtype))
+        for level, temperature in enumerate(self.temperatures):
+            scaled = centred / temperature
+            normalizers = scaled.logsumexp(dim=-1)
+            log_probs = scaled - normalizers.unsqueeze(-1)
+            probs = log_probs.exp()
+            self._prob_sums[level].index_add_(0, labels, probs)
+            self._entropy_sums[level].index_add_(0, labels, -(probs * log_probs).sum(dim=-1))
+            self._normalizer_sums[level].index_add_(0, labels, normalizers)
+
+    def _total(self) -> Tensor:
+        if not self._allocated or not bool(self.counts.sum() > 0):
+            kind = "correctly classified sample" if self.correct_only else "valid sample"
+            raise ValueError(f"Expected at least one {kind}, got none: there is nothing to measure.")
+        return self.counts.sum()
+
+    def centroids(self) -> Tensor:
+        """Return the mean output of each class, `(K, C, C)`; rows of classes without a sample are 0."""
+        self._total()
+        return self._prob_sums / self.counts.clamp_min(1).unsqueeze(-1)
+
+    def cmi(self) -> Tensor:
+        """Return I(X; Y^ | Y) at each temperature, `(K,)` nats: mean KL of the outputs to their centroid."""
+        total = self._total()
+        centroids = self.centroids()
+        tiny = torch.finfo(self._dtype).tiny  # 0 log 0 = 0, with a finite gradient
+        centroid_entropies = -(centroids * centroids.clamp_min(tiny).log()).sum(dim=-1)
+        differences = (self.counts * centroid_entropies).sum(dim=-1) - self._entropy_sums.sum(dim=-1)
+        return (differences / total).clamp_min(0)
+
+    def separation(self) -> Tensor:
+        """Return Gamma = E[1{Y != V} H(P_X, P_U)] for an independent copy (U, V) of (X, Y), `(K,)` nats."""
+        total = self._total()
+        scales = torch.tensor(self.temperatures, dtype=self._dtype, device=self.counts.device).reshape(-1, 1, 1)
+        log_prob_sums = self._logit_sums / scales - self._normalizer_sums.unsqueeze(-1)
+        cross_entropies = -self._prob_sums @ log_prob_sums.transpose(-1, -2)
+        same_label = cross_entropies.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
+        return (cross_entropies.sum(dim=(-2, -1)) - same_label) / total.square()
+
+    def normalized_cmi(self) -> Tensor:
+        """Return NCMI = CMI / Gamma at each temperature, `(K,)`, dimensionless (arXiv 2309.09123)."""
+        return self.cmi() / self.separation()
+
+    def within_class_variance(self) -> Tensor:
+        """Return the trace of the within-class covariance of centred logits, 0-d, in squared logits."""
+        total = self._total()
+        explained = (self._logit_sums.square().sum(dim=-1) / self.counts.clamp_min(1)).sum()
+        return ((self._square_sums.sum() - explained) / total).clamp_min(0)
+
+    def total_variance(self) -> Tensor:
+        """Return the trace of the total covariance of centred logits, 0-d, in squared logits."""
+        total = self._total()
+        mean = self._logit_sums.sum(dim=0) / total
+        return (self._square_sums.sum() / total - mean.square().sum()).clamp_min(0)
+
+    def within_total_ratio(self) -> Tensor:
+        """Return within-class over total variance of centred logits, 0-d in [0, 1]; scaling logits leaves it."""
+        return self.within_class_variance() / self.total_variance()
+
+    def root_mean_square(self) -> Tensor:
+        """Return the root mean square of the centred logits, 0-d: the model's logit scale."""
+        return (self._square_sums.sum() / self._total() / self.num_classes).sqrt()
+
+    def prediction_entropy(self) -> Tensor:
+        """Return H(argmax | label), 0-d nats: the limit of the CMI as T goes to 0, which no concentration removes."""
+        total = self._total()
+        joint = self._predictions / total
+        label_entropy = torch.special.entr(self.counts / total).sum()
+        return (torch.special.entr(joint).sum() - label_entropy).clamp_min(0)
+
+    def recalls(self) -> Tensor:
+        """Return the share of each class predicted as itself, `(C,)` in [0, 1]; 0 for classes without a sample."""
+        self._total()
+        return self._predictions.diagonal() / self.counts.clamp_min(1)

@@ -1,0 +1,90 @@
+"""Tempered softmax, Kullback-Leibler divergence and cross-entropy: the only eager softmax code of the library.
+
+Shapes: `B` samples, `C` classes, `K` temperatures. All values in nats, all arithmetic in fp32 or better.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+IGNORE_INDEX = -100
+"""Label of a position that takes no part in any loss or statistic (the Hugging Face convention)."""
+
+
+def check_temperatures(temperatures: Sequence[float]) -> tuple[float, ...]:
+    """Return the temperatures as a tuple of floats, or say which one cannot be used.
+
+    Raises:
+        ValueError: no temperature, one that is not a finite number above 0, or one given twice.
+    """
+    values = tuple(float(temperature) for temperature in temperatures)
+    if not values:
+        raise ValueError("Expected at least one temperature, got none: there would be no cluster to measure.")
+    for value in values:
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(
+                f"Expected temperatures above 0 and finite, got {value}: softmax(logits / {value}) is not a"
+                " distribution. Remove it; for the limit of hard predictions use a small value such as 0.02."
+            )
+    if len(set(values)) < len(values):
+        repeated = sorted({value for value in values if values.count(value) > 1})
+        raise ValueError(
+            f"Expected distinct temperatures, got {repeated} more than once: they would silently count double."
+            " Remove the copies."
+        )
+    return values
+
+
+def tempered_log_probs(logits: Tensor, temperatures: Sequence[float]) -> Tensor:
+    """Return log softmax(logits / T) for every temperature.
+
+    Args:
+        logits: `(B, C)` raw logits; half precision is raised to fp32, fp64 stays.
+        temperatures: `K` numbers above 0.
+
+    Returns:
+        `(K, B, C)`, fp32 (fp64 for fp64 logits).
+    """
+    raised = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    scale = torch.tensor(temperatures, dtype=raised.dtype, device=raised.device).reshape(-1, 1, 1)
+    return functional.log_softmax(raised.unsqueeze(0) / scale, dim=-1)
+
+
+def kl_divergence(log_probs: Tensor, other_log_probs: Tensor) -> Tensor:
+    """Return KL(p || q) along the last dimension, not averaged.
+
+    Args:
+        log_probs: `(..., C)` log p, finite.
+        other_log_probs: `(..., C)` log q, finite (raise -inf to a finite floor first: 0 * inf is nan).
+
+    Returns:
+        `(...)` in nats.
+    """
+    return (log_probs.exp() * (log_probs - other_log_probs)).sum(dim=-1)
+
+
+def summed_cross_entropy(
+    logits: Tensor, labels: Tensor, class_weights: Tensor | None = None, label_smoothing: float = 0.0
+) -> Tensor:
+    """Return the cross-entropy summed over the valid labels, 0-d.
+
+    The caller divides by a count. With class weights that count is the number of labels, not the sum of their
+    weights: only so does splitting a batch leave the loss unchanged.
+
+    Args:
+        logits: `(B, C)` raw logits.
+        labels: `(B,)` integers in [0, C), or -100 to ignore.
+        class_weights: `(C,)` factors of each class, or None.
+        label_smoothing: share of the target spread evenly over the classes, in [0, 1).
+    """
+    return functional.cross_entropy(
+        logits.to(torch.promote_types(logits.dtype, torch.float32)),
+        labels,
+        weight=class_weights,
+        ignore_index=IGNORE_INDEX,
+        reduction="sum",
+        label_smoothing=label_smoothing,
+    )

@@ -1,0 +1,62 @@
+"""What every statistic accepts, checked once and explained when it is wrong."""
+
+import torch
+from torch import Tensor
+
+from hf_cmim.functional.divergence import IGNORE_INDEX
+
+
+def flatten_samples(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return logits as `(B, C)` and labels as `(B,)`; token classification `(B, L, C)` is flattened.
+
+    Raises:
+        ValueError: shapes that do not belong together, fewer than 2 classes, or labels that are not integers.
+    """
+    if logits.ndim < 2 or logits.shape[:-1] != labels.shape:
+        raise ValueError(
+            f"Expected logits (..., C) with labels (...), got logits {tuple(logits.shape)} and labels"
+            f" {tuple(labels.shape)}. One label per row of logits is needed: a multi-label or regression head has"
+            " no cluster per class. Use a single-label classification head."
+        )
+    if logits.shape[-1] < 2:
+        raise ValueError(
+            f"Expected at least 2 classes, got logits with {logits.shape[-1]}: one class has nothing to hide."
+            " Build the model with num_labels >= 2."
+        )
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(
+            f"Expected integer labels in [0, {logits.shape[-1]}), got dtype {labels.dtype}: a regression or"
+            " multi-label target. Use integer class labels."
+        )
+    return logits.reshape(-1, logits.shape[-1]), labels.reshape(-1).long()
+
+
+def check_label_range(labels: Tensor, num_classes: int) -> None:
+    """Raise if a label is neither in [0, num_classes) nor -100. Waits for the device.
+
+    Raises:
+        ValueError: naming the first offending labels.
+    """
+    wrong = labels[((labels < 0) & (labels != IGNORE_INDEX)) | (labels >= num_classes)]
+    if wrong.numel():
+        raise ValueError(
+            f"Expected labels in [0, {num_classes}) or {IGNORE_INDEX} (ignored), got"
+            f" {sorted(set(wrong.tolist()))[:8]}: they have no output of the model, and on a GPU they crash it."
+            " Check num_labels and the mapping label2id."
+        )
+
+
+def select_valid(logits: Tensor, labels: Tensor, correct_only: bool = False) -> tuple[Tensor, Tensor]:
+    """Return the rows that count: `(N, C)` logits and `(N,)` labels without the ignored ones.
+
+    Args:
+        logits: `(..., C)` raw logits.
+        labels: `(...)` integers in [0, C), or -100 to ignore.
+        correct_only: keep only samples whose largest logit is at their label.
+    """
+    logits, labels = flatten_samples(logits, labels)
+    check_label_range(labels, logits.shape[-1])
+    keep = labels != IGNORE_INDEX
+    if correct_only:
+        keep = keep & (logits.argmax(dim=-1) == labels)
+    return logits[keep], labels[keep]

@@ -1,0 +1,178 @@
+"""One model on one data set: accuracy, calibration, and how far its output clusters spread."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_cmim.functional.calibration import Calibration, CalibrationStatistics, octave_grid
+from hf_cmim.functional.clusters import ClusterStatistics
+from hf_cmim.functional.divergence import check_temperatures
+from hf_cmim.functional.inputs import select_valid
+
+TOP_K = 5
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured. Accuracies are fractions, CMI and entropies nats, variances squared logits.
+
+    Attributes:
+        num_samples: valid samples.
+        accuracy: share of samples whose largest logit is at the label.
+        top5_accuracy: share of samples whose label is among the 5 largest logits.
+        calibration: NLL, ECE, calibration temperature, AURC.
+        temperatures: grid of the curves, relative to the model's logit scale by a power of two.
+        cmi: CMI of all samples at each temperature.
+        cmi_correct: CMI among correctly classified samples at each temperature.
+        ncmi: normalized CMI at T = 1.
+        separation: Gamma at T = 1, nats.
+        prediction_entropy: H(argmax | label), the limit of `cmi` as T goes to 0.
+        within_class_variance: trace of the within-class covariance of centred logits.
+        within_total_ratio: that over the total variance, in [0, 1].
+        logit_scale: root mean square of the centred logits.
+    """
+
+    num_samples: int
+    accuracy: float
+    top5_accuracy: float
+    calibration: Calibration
+    temperatures: tuple[float, ...]
+    cmi: tuple[float, ...]
+    cmi_correct: tuple[float, ...]
+    ncmi: float
+    separation: float
+    prediction_entropy: float
+    within_class_variance: float
+    within_total_ratio: float
+    logit_scale: float
+
+    @property
+    def cmi_sup(self) -> float:
+        """The headline: the largest CMI over the temperatures among correctly classified samples, nats."""
+        return max(self.cmi_correct)
+
+    @property
+    def cmi_sup_temperature(self) -> float:
+        """The temperature at which `cmi_sup` stands."""
+        return self.temperatures[self.cmi_correct.index(self.cmi_sup)]
+
+    def cmi_at(self, temperature: float) -> float:
+        """Return the CMI of all samples at a temperature of the grid, nats.
+
+        Raises:
+            ValueError: the temperature was not measured.
+        """
+        if temperature not in self.temperatures:
+            raise ValueError(f"Expected one of the measured temperatures {self.temperatures}, got {temperature}.")
+        return self.cmi[self.temperatures.index(temperature)]
+
+    def metrics(self, curve: Sequence[float] = ()) -> dict[str, float]:
+        """Return the figures as flat names, with `cmi_T...` for each temperature of `curve`."""
+        figures = {
+            "accuracy": self.accuracy,
+            "top5_accuracy": self.top5_accuracy,
+            "nll": self.calibration.nll,
+            "ece": self.calibration.ece,
+            "nll_calibrated": self.calibration.nll_calibrated,
+            "ece_calibrated": self.calibration.ece_calibrated,
+            "calibration_temperature": self.calibration.temperature,
+            "aurc": self.calibration.aurc,
+            "cmi": self.cmi_at(1.0),
+            "cmi_sup": self.cmi_sup,
+            "cmi_sup_temperature": self.cmi_sup_temperature,
+            "ncmi": self.ncmi,
+            "prediction_entropy": self.prediction_entropy,
+            "within_total_ratio": self.within_total_ratio,
+        }
+        return figures | {f"cmi_T{temperature:g}": self.cmi_at(temperature) for temperature in curve}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers, lists and dicts, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Measurement":
+        """Rebuild what `to_dict` gave."""
+        curves = {name: tuple(values[name]) for name in ("temperatures", "cmi", "cmi_correct")}
+        return cls(**{**values, **curves, "calibration": Calibration(**values["calibration"])})
+
+
+class MeasurementAccumulator:
+    """Accumulate a `Measurement` batch by batch, keeping sums, and a few numbers a sample, never logits.
+
+    The temperature grid spans 2^-6 to 2^9 times the model's logit scale (taken from the first batch and rounded to a
+    power of two, so that it is the same for any batch order), because scaling the logits only shifts the curve: on a
+    fixed grid a model could hide by inflating its logits.
+
+    Args:
+        temperatures: temperatures that must be on the grid besides 1 and the relative ones.
+    """
+
+    def __init__(self, temperatures: Sequence[float] = ()) -> None:
+        self._wanted = check_temperatures(sorted({1.0, *temperatures}))
+        self._clusters: ClusterStatistics | None = None
+        self._top_hits = 0
+
+    def _start(self, logits: Tensor) -> None:
+        num_classes = logits.shape[-1]
+        spread = logits.double().var(dim=-1, correction=0).mean().sqrt().item()
+        scale = math.exp2(round(math.log2(spread))) if 0 < spread < math.inf else 1.0
+        grid = sorted({*self._wanted, *octave_grid(-6, 9, scale=scale)})
+        self._clusters = ClusterStatistics(num_classes, grid)
+        self._correct = ClusterStatistics(num_classes, grid, correct_only=True)
+        self._calibration = CalibrationStatistics(octave_grid(-6, 9, per_octave=4, scale=scale))
+
+    @torch.no_grad()
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch of logits `(..., C)` and labels `(...)` in [0, C), or -100 to ignore."""
+        logits, labels = select_valid(logits, labels)
+        if not len(labels):
+            return
+        if self._clusters is None:
+            self._start(logits)
+        assert self._clusters is not None
+        self._clusters.update(logits, labels)
+        self._correct.update(logits, labels)
+        self._calibration.update(logits, labels)
+        top = logits.topk(min(TOP_K, logits.shape[-1]), dim=-1).indices
+        self._top_hits += int((top == labels.unsqueeze(-1)).any(dim=-1).sum())
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no valid sample has come yet."""
+        return self._clusters is None
+
+    def compute(self) -> Measurement:
+        """Return the measurement of everything seen.
+
+        Raises:
+            ValueError: fewer than 2 valid samples.
+        """
+        if self._clusters is None:
+            raise ValueError("Expected at least 2 valid samples to measure a model, got none.")
+        clusters = self._clusters
+        temperatures = clusters.temperatures
+        num_samples = int(clusters.counts.sum().item())
+        hits = (clusters.recalls() * clusters.counts).sum().item()
+        plain = temperatures.index(1.0)
+        variance = clusters.total_variance().item()
+        return Measurement(
+            num_samples=num_samples,
+            accuracy=hits / num_samples,
+            top5_accuracy=self._top_hits / num_samples,
+            calibration=self._calibration.compute(),
+            temperatures=temperatures,
+            cmi=tuple(clusters.cmi().tolist()),
+            cmi_correct=tuple(self._correct.cmi().tolist()) if hits else (0.0,) * len(temperatures),
+            ncmi=clusters.normalized_cmi()[plain].item(),
+            separation=clusters.separation()[plain].item(),
+            prediction_entropy=clusters.prediction_entropy().item(),
+            within_class_variance=clusters.within_class_variance().item(),
+            within_total_ratio=clusters.within_total_ratio().item() if variance else 0.0,
+            logit_scale=clusters.root_mean_square().item(),
+        )

@@ -1,0 +1,225 @@
+"""The hardening objective: cross-entropy plus the CMI of all temperature-scaled output clusters."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from hf_cmim.functional.divergence import (
+    IGNORE_INDEX,
+    check_temperatures,
+    kl_divergence,
+    summed_cross_entropy,
+    tempered_log_probs,
+)
+from hf_cmim.functional.inputs import flatten_samples
+
+DEFAULT_TEMPERATURES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+"""Powers of two around the usual range of distillation temperatures; ours."""
+
+TemperatureWeighting = Literal["squared", "none"]
+Reduction = Literal["mean", "power_mean", "max"]
+
+
+class CMIMLoss(nn.Module):
+    """Cross-entropy plus w * reduce_T[f(T) * CMI_T], with CMI_T = mean KL(softmax(z / T) || Q_y^T).
+
+    The centroids come from outside (a `CentroidBank`, or `class_centroids`) and are held constant: at the exact
+    centroid their gradient vanishes anyway. f(T) = max(1, T^2) ("squared", ours: for large T, T^2 CMI_T tends to the
+    within-class variance of the centred logits over 2 C, and without the factor high temperatures weigh nothing) or 1
+    ("none").
+
+    Reductions over temperatures other than the mean are made linear in the samples, so that splitting a batch leaves
+    them unchanged: each temperature is weighted by the derivative of the reduction at the terms of the previous step.
+
+    Args:
+        temperatures: `K` distinct numbers above 0.
+        temperature_weighting: "squared" or "none".
+        reduction: "mean", "power_mean" or "max" over the weighted terms.
+        order: exponent of the power mean, at least 1.
+        class_weights: `(C,)` factors of the cross-entropy, or None.
+        label_smoothing: label smoothing of the cross-entropy, in [0, 1).
+
+    Raises:
+        ValueError: an argument outside its range.
+
+    Source: idea, arXiv 2507.00012; every default is ours (the paper's are not public).
+
+    >>> loss = CMIMLoss(temperatures=[1.0, 4.0])
+    >>> logits, labels = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0, 1])
+    >>> log_centroids = torch.tensor([[0.8, 0.2], [0.2, 0.8]]).log().expand(2, 2, 2)
+    >>> components = loss(logits, labels, log_centroids, weight=0.5)
+    >>> sorted(components)
+    ['ce', 'cmi', 'cmi_per_temperature']
+    """
+
+    def __init__(
+        self,
+        temperatures: Sequence[float] = DEFAULT_TEMPERATURES,
+        *,
+        temperature_weighting: TemperatureWeighting = "squared",
+        reduction: Reduction = "mean",
+        order: float = 4.0,
+        class_weights: Sequence[float] | Tensor | None = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.temperatures = check_temperatures(temperatures)
+        if temperature_weighting not in ("squared", "none"):
+            raise ValueError(f'Expected temperature_weighting "squared" or "none", got {temperature_weighting!r}.')
+        if reduction not in ("mean", "power_mean", "max"):
+            raise ValueError(f'Expected reduction "mean", "power_mean" or "max", got {reduction!r}.')
+        if not order >= 1:
+            raise ValueError(
+                f"Expected an order of the power mean of at least 1, got {order}: below 1 the mean falls under the"
+                " average and rewards leaving one temperature unprotected."
+            )
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"Expected label_smoothing in [0, 1), got {label_smoothing}: 1 leaves no label.")
+        self.temperature_weighting = temperature_weighting
+        self.reduction = reduction
+        self.order = order
+        self.label_smoothing = label_smoothing
+        factors = [max(1.0, t * t) if temperature_weighting == "squared" else 1.0 for t in self.temperatures]
+        self.register_buffer("factors", torch.tensor(factors), persistent=False)
+        weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    factors: Tensor
+    class_weights: Tensor | None
+
+    @classmethod
+    def reconstruction(cls, largest_power: float = 4.0, num_powers: int = 8, order: float = 4.0) -> "CMIMLoss":
+        """Return our reading of the paper's relaxation, not its verified recipe.
+
+        Powers alpha = 1/T on a uniform grid in (0, largest_power], a power mean over them, no T^2 factor. The values
+        of the grid and the order are ours: the paper's are not public.
+
+        Args:
+            largest_power: beta, the largest alpha, > 0.
+            num_powers: `N`, grid points.
+            order: omega, exponent of the power mean.
+        """
+        return cls(
+            reconstruction_temperatures(largest_power, num_powers),
+            temperature_weighting="none",
+            reduction="power_mean",
+            order=order,
+        )
+
+    def extra_repr(self) -> str:
+        """Return the settings, for `repr`."""
+        return (
+            f"temperatures={self.temperatures}, temperature_weighting={self.temperature_weighting!r},"
+            f" reduction={self.reduction!r}, order={self.order}, label_smoothing={self.label_smoothing}"
+        )
+
+    def forward(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        log_centroids: Tensor,
+        weight: float = 1.0,
+        *,
+        num_items: Tensor | int | None = None,
+        previous_terms: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the components of the loss; `ce + cmi` is the loss.
+
+        Args:
+            logits: `(..., C)` raw logits; arithmetic is fp32 or better whatever autocast does.
+            labels: `(...)` integers in [0, C), or -100 to ignore.
+            log_centroids: `(K, C, C)`, row y of level k being log Q_y at temperature k; a row of -inf is a class
+                not seen yet, whose samples add nothing to the CMI.
+            weight: w.
+            num_items: number of valid labels by which sums are divided: that of the whole optimizer step over all
+                processes when this batch is a part of it; None for this batch's own.
+            previous_terms: `(K,)` CMI per temperature of the previous step, for "power_mean" and "max"; None (or all
+                0) uses this batch's own.
+
+        Returns:
+            `ce` and `cmi`, differentiable, 0-d, nats; `cmi_per_temperature`, `(K,)`, detached, unweighted, nats.
+        """
+        if num_items is None:
+            num_items = (labels != IGNORE_INDEX).sum().clamp_min(1)
+        cmi, terms = self.concentration(logits, labels, log_centroids, weight, num_items, previous_terms)
+        return {"ce": self.cross_entropy(logits, labels, num_items), "cmi": cmi, "cmi_per_temperature": terms}
+
+    def cross_entropy(self, logits: Tensor, labels: Tensor, num_items: Tensor | int) -> Tensor:
+        """Return the `ce` component of `forward`, 0-d."""
+        logits, labels = flatten_samples(logits, labels)
+        with torch.autocast(logits.device.type, enabled=False):
+            return summed_cross_entropy(logits, labels, self.class_weights, self.label_smoothing) / num_items
+
+    def concentration(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        log_centroids: Tensor,
+        weight: float,
+        num_items: Tensor | int,
+        previous_terms: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the `cmi` and `cmi_per_temperature` components of `forward`."""
+        logits, labels = flatten_samples(logits, labels)
+        with torch.autocast(logits.device.type, enabled=False):
+            terms = self._terms(logits, labels, log_centroids.detach()) / num_items
+            weights = self.temperature_weights(terms.detach() if previous_terms is None else previous_terms)
+            return weight * (weights.to(terms.dtype) * terms).sum(), terms.detach()
+
+    def _terms(self, logits: Tensor, labels: Tensor, log_centroids: Tensor) -> Tensor:
+        """Sum of the divergences of the valid samples from their class's centroid, `(K,)`."""
+        log_probs = tempered_log_probs(logits, self.temperatures)
+        own_log_centroids = log_centroids[:, labels.clamp_min(0)]
+        counted = (labels != IGNORE_INDEX) & (own_log_centroids > -torch.inf).any(dim=-1).all(dim=0)
+        # A probability below the smallest normal fp32 number is taken as that number: 0 * inf is nan.
+        lowest = math.log(torch.finfo(torch.float32).tiny)
+        divergences = kl_divergence(log_probs, own_log_centroids.clamp_min(lowest))
+        return torch.where(counted, divergences, 0.0).sum(dim=-1)
+
+    @torch.no_grad()
+    def temperature_weights(self, terms: Tensor) -> Tensor:
+        """Return the factor of each temperature's CMI in the loss, `(K,)`: the reduction's derivative at `terms`."""
+        weighted = self.factors.to(terms.device) * terms
+        uniform = torch.full_like(weighted, 1 / len(self.temperatures))
+        if self.reduction == "mean":
+            shares = uniform
+        elif self.reduction == "max":
+            shares = nn.functional.one_hot(weighted.argmax(), len(self.temperatures)).to(weighted.dtype)
+        else:
+            relative = weighted / weighted.max().clamp_min(1e-30)  # the power mean is homogeneous: no overflow
+            mean = relative.pow(self.order).mean().pow(1 / self.order)
+            shares = uniform * (relative / mean.clamp_min(1e-30)).pow(self.order - 1)
+        return torch.where(weighted.max() > 0, shares, uniform) * self.factors.to(terms.device)
+
+
+def reconstruction_temperatures(largest_power: float = 4.0, num_powers: int = 8) -> tuple[float, ...]:
+    """Return T = 1/alpha for alpha on a uniform grid of `num_powers` points in (0, largest_power].
+
+    >>> reconstruction_temperatures(2.0, 4)
+    (2.0, 1.0, 0.6666666666666666, 0.5)
+    """
+    if not (largest_power > 0 and num_powers >= 1):
+        raise ValueError(f"Expected largest_power > 0 and num_powers >= 1, got {largest_power} and {num_powers}.")
+    return tuple(num_powers / (largest_power * step) for step in range(1, num_powers + 1))
+
+
+def ramped_weight(weight: float, progress: float, warmup: float, ramp: float) -> float:
+    """Return w(t): 0 up to `warmup`, then rising linearly over `ramp`, then `weight`.
+
+    Args:
+        weight: final weight.
+        progress: fraction of the optimizer steps done, in [0, 1].
+        warmup: fraction of training with weight 0.
+        ramp: fraction of training over which the weight rises.
+
+    >>> [ramped_weight(2.0, progress, warmup=0.2, ramp=0.4) for progress in (0.1, 0.4, 0.9)]
+    [0.0, 1.0, 2.0]
+    """
+    if progress < warmup:
+        return 0.0
+    if ramp == 0:
+        return weight
+    return weight * min(1.0, (progress - warmup) / ramp)

@@ -1,0 +1,1 @@
+"""Trainers on top of `transformers.Trainer`."""

@@ -1,0 +1,173 @@
+"""Settings of the hardening trainer."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from transformers import TrainingArguments
+from transformers.utils import logging
+
+from hf_cmim.functional.divergence import check_temperatures
+from hf_cmim.objective import (
+    DEFAULT_TEMPERATURES,
+    CMIMLoss,
+    Reduction,
+    TemperatureWeighting,
+    reconstruction_temperatures,
+)
+
+logger = logging.get_logger(__name__)
+
+FALLING_METRICS = ("loss", "ce", "cmi", "ncmi", "nll", "ece", "aurc", "prediction_entropy", "within_total_ratio")
+"""Evaluation metrics of which less is better; those derived from them share their prefix."""
+
+
+@dataclass
+class CMIMConfig(TrainingArguments):
+    """Settings of `CMIMTrainer`: those of `TrainingArguments` and the hardening's own.
+
+    `load_best_model_at_end` and early stopping look at a model only once the ramp has ended; `greater_is_better` is
+    False by default for every metric that should fall, not only for a loss.
+
+    Every default below is ours, chosen on validation data; the paper's are not public.
+
+    Raises:
+        ValueError: a value outside its range, at construction.
+    """
+
+    # Objective
+    cmi_weight: float = field(
+        default=1.0,
+        metadata={"help": "Weight of the conditional mutual information beside the cross-entropy, at least 0."},
+    )
+    cmi_warmup: float = field(
+        default=0.2,
+        metadata={"help": "Fraction of training with weight 0, in which the centroids settle; in [0, 1]."},
+    )
+    cmi_ramp: float = field(
+        default=0.3,
+        metadata={"help": "Fraction of training over which the weight then rises linearly; warmup + ramp at most 1."},
+    )
+    preset: Literal["default", "reconstruction"] = field(
+        default="default",
+        metadata={
+            "help": "Where unset objective settings come from: 'default' (powers of two, max(1, T^2), mean) or"
+            " 'reconstruction' (our reading of the paper's relaxation: uniform powers 1/T, power mean, no T^2)."
+        },
+    )
+    temperatures: list[float] | None = field(
+        default=None,
+        metadata={"help": "Temperatures at which the clusters are concentrated, each above 0; unset: the preset's."},
+    )
+    temperature_weighting: TemperatureWeighting | None = field(
+        default=None,
+        metadata={"help": "Factor of each temperature: 'squared' (max(1, T^2)) or 'none'; unset: the preset's."},
+    )
+    reduction: Reduction | None = field(
+        default=None,
+        metadata={"help": "How temperatures combine: 'mean', 'power_mean' or 'max'; unset: the preset's."},
+    )
+    reduction_order: float = field(
+        default=4.0, metadata={"help": "Exponent of the power mean over temperatures, at least 1."}
+    )
+    class_weights: list[float] | None = field(
+        default=None,
+        metadata={"help": "One factor per class for the cross-entropy; the sum is divided by the number of labels."},
+    )
+
+    # Centroids
+    centroids: Literal["bank", "epoch", "batch"] = field(
+        default="bank",
+        metadata={
+            "help": "Where class centroids come from: 'bank' (running mean of the training outputs), 'epoch' (exact,"
+            " one extra pass over the data before each epoch) or 'batch' (this micro-batch's own: biased low by about"
+            " (n - 1) / n for n samples of a class, and not invariant to how a batch is split)."
+        },
+    )
+    centroid_window: float = field(
+        default=500.0,
+        metadata={"help": "Samples of a class over which the bank averages, above 1."},
+    )
+    centroid_prefill: bool = field(
+        default=False,
+        metadata={"help": "Fill the bank by one pass over the data first; for models that are already trained."},
+    )
+
+    # Guard
+    collapse_guard: Literal["warn", "reduce", "stop", "off"] = field(
+        default="warn",
+        metadata={
+            "help": "What to do when classes merge: 'warn', 'reduce' (halve the weight from there on), 'stop'"
+            " (end training at this step) or 'off'."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        """Fill unset objective settings from the preset, then check every range."""
+        falling = is_falling_metric(self.metric_for_best_model)
+        if falling and self.greater_is_better is None:
+            self.greater_is_better = False
+        elif falling and self.greater_is_better:
+            logger.warning(
+                f"greater_is_better=True with metric_for_best_model={self.metric_for_best_model!r}, of which less is"
+                " better: the worst model would be kept as the best. Leave greater_is_better unset."
+            )
+        super().__post_init__()
+        reconstructed = self.preset == "reconstruction"
+        if self.preset not in ("default", "reconstruction"):
+            raise ValueError(f'Expected preset "default" or "reconstruction", got {self.preset!r}.')
+        if self.temperatures is None:
+            self.temperatures = list(reconstruction_temperatures() if reconstructed else DEFAULT_TEMPERATURES)
+        self.temperatures = list(check_temperatures(self.temperatures))
+        self.temperature_weighting = self.temperature_weighting or ("none" if reconstructed else "squared")
+        self.reduction = self.reduction or ("power_mean" if reconstructed else "mean")
+        self.check_ranges()
+
+    def check_ranges(self) -> None:
+        """Raise a `ValueError` that names the first setting outside its range; a search changes settings later."""
+        if not 0 <= self.cmi_weight < float("inf"):
+            raise ValueError(
+                f"Expected cmi_weight >= 0, got {self.cmi_weight}: a negative weight spreads the clusters and makes"
+                " the model a better teacher. Use 0 for plain cross-entropy."
+            )
+        if not (0 <= self.cmi_warmup and 0 <= self.cmi_ramp and self.cmi_warmup + self.cmi_ramp <= 1):
+            raise ValueError(
+                f"Expected cmi_warmup and cmi_ramp >= 0 with a sum of at most 1, got {self.cmi_warmup} and"
+                f" {self.cmi_ramp}: training would end before the full weight is reached, and the model would not be"
+                " hardened as asked. Shorten one."
+            )
+        if not self.centroid_window > 1:
+            raise ValueError(f"Expected centroid_window > 1 sample a class, got {self.centroid_window}.")
+        if self.centroids not in ("bank", "epoch", "batch"):
+            raise ValueError(f'Expected centroids "bank", "epoch" or "batch", got {self.centroids!r}.')
+        if self.collapse_guard not in ("warn", "reduce", "stop", "off"):
+            raise ValueError(f'Expected collapse_guard "warn", "reduce", "stop" or "off", got {self.collapse_guard!r}.')
+        if self.class_weights is not None and not all(0 <= value < float("inf") for value in self.class_weights):
+            raise ValueError(f"Expected class_weights >= 0 and finite, got {self.class_weights}.")
+        self.build_objective()
+
+    def build_objective(self) -> CMIMLoss:
+        """Return the loss these settings describe."""
+        assert self.temperatures is not None and self.temperature_weighting is not None and self.reduction is not None
+        return CMIMLoss(
+            self.temperatures,
+            temperature_weighting=self.temperature_weighting,
+            reduction=self.reduction,
+            order=self.reduction_order,
+            class_weights=self.class_weights,
+            label_smoothing=self.label_smoothing_factor,
+        )
+
+    @property
+    def ramp_end(self) -> float:
+        """Fraction of training after which the weight is full; 0 when there is nothing to ramp."""
+        return self.cmi_warmup + self.cmi_ramp if self.cmi_weight else 0.0
+
+
+def is_falling_metric(name: str | None) -> bool:
+    """Whether less of the metric is better, going by the names that `CMIMTrainer.evaluate` gives."""
+    if name is None:
+        return False
+    plain = name.removeprefix("eval_")
+    return any(plain == metric or plain.startswith(f"{metric}_") for metric in FALLING_METRICS) and not plain.endswith(
+        "_temperature"
+    )

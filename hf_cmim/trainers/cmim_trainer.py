@@ -1,0 +1,270 @@
+"""The hardening trainer: `transformers.Trainer` with the CMI of all tempered output clusters in its loss."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+from transformers.utils import logging
+
+from hf_cmim.centroids import CentroidBank
+from hf_cmim.functional.divergence import IGNORE_INDEX
+from hf_cmim.functional.information import class_centroids
+from hf_cmim.functional.inputs import check_label_range
+from hf_cmim.measurement import Measurement
+from hf_cmim.objective import ramped_weight
+from hf_cmim.trainers.centroid_refresh import CentroidRefresh
+from hf_cmim.trainers.cmim_config import CMIMConfig
+from hf_cmim.trainers.components import ComponentTrainer
+from hf_cmim.trainers.evaluation import EvaluationAccumulator
+from hf_cmim.trainers.hardening_state import HardeningState
+from hf_cmim.trainers.launch import check_launch
+from hf_cmim.trainers.validation import check_arguments, check_head, logits_and_labels
+
+logger = logging.get_logger(__name__)
+
+
+class CMIMTrainer(ComponentTrainer):
+    """Train a classifier as `Trainer` would, with its output clusters concentrated at all temperatures.
+
+    A drop-in for `transformers.Trainer` on any single-label head that returns `logits` (image, text, audio, token
+    classification). `label_smoothing_factor`, `class_weights` and `compute_loss_func` shape the cross-entropy part.
+    Logs gain `ce` and `cmi`, which add up to `loss`, the current `cmi_weight`, and the CMI at each temperature.
+    Evaluation gains accuracy, calibration and the CMI curve; `eval_loss` uses the final weight, and no model counts
+    as best before the ramp has ended.
+
+    Args:
+        model: the classifier, or None with `model_init`.
+        args: settings.
+        others: further positional arguments of `transformers.Trainer`, in its order.
+        keywords: further keyword arguments of `transformers.Trainer`.
+
+    Attributes:
+        measurement: what the last evaluation measured, or None.
+
+    Raises:
+        ValueError: a head, a label, a setting or a launch that cannot be hardened, before anything is written.
+
+    Source: arXiv 2507.00012 for the objective's idea; schedule, bank, guard and defaults are ours.
+    """
+
+    args: CMIMConfig
+
+    def __init__(
+        self, model: nn.Module | None = None, args: CMIMConfig | None = None, *others: Any, **keywords: Any
+    ) -> None:
+        args = CMIMConfig(output_dir="tmp_trainer") if args is None else args
+        check_arguments(args, model)
+        super().__init__(model, args, *others, **keywords)
+        check_launch(self.args.world_size)
+        check_head(self.accelerator.unwrap_model(self.model), self.label_names, args.class_weights)
+        self.measurement: Measurement | None = None
+        self._evaluation: EvaluationAccumulator | None = None
+        self._start_hardening()
+        if args.centroids == "epoch" or args.centroid_prefill:
+            self.add_callback(CentroidRefresh(self))
+
+    def _start_hardening(self) -> None:
+        """Forget all training state."""
+        self.objective = self.args.build_objective().to(self.args.device)
+        self._state: HardeningState | None = None
+
+    def _inner_training_loop(self, batch_size: int | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Every start begins here: each trial of a search, each batch size tried. A resumed one then loads its state."""
+        self._start_hardening()
+        return super()._inner_training_loop(batch_size, *args, **kwargs)
+
+    def _hp_search_setup(self, trial: Any) -> None:
+        weight = self.args.cmi_weight
+        super()._hp_search_setup(trial)
+        if trial is not None:
+            self.args.check_ranges()
+            if self.args.cmi_weight != weight and getattr(self, "compute_objective", None) is _evaluation_loss:
+                logger.warning(
+                    "cmi_weight is searched and eval_loss is the objective: the smallest weight would win. Pass"
+                    " compute_objective, for instance the accuracy less a penalty on eval_cmi_sup."
+                )
+
+    @property
+    def bank(self) -> CentroidBank | None:
+        """Centroids so far, None before the first batch."""
+        return self._state.bank if self._state is not None else None
+
+    @property
+    def final_weight(self) -> float:
+        """Weight of the CMI after the ramp, as the guard left it."""
+        return self.args.cmi_weight * (self._state.weight_scale if self._state is not None else 1.0)
+
+    @property
+    def current_weight(self) -> float:
+        """Weight of the CMI at the current step."""
+        progress = self.state.global_step / max(self.state.max_steps, 1)
+        return ramped_weight(self.final_weight, progress, self.args.cmi_warmup, self.args.cmi_ramp)
+
+    # Loss
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Return cross-entropy plus weighted CMI; in training also remember the outputs for the bank."""
+        inputs = dict(inputs)
+        labels = inputs.pop("labels", None)
+        outputs = model(**inputs)
+        logits, labels = logits_and_labels(outputs, labels, inputs)
+        if labels.device.type == "cpu" or self._state is None:
+            check_label_range(labels, logits.shape[-1])
+        bank = self.hardening_state(logits.shape[-1]).bank
+        if model.training:
+            loss = self._training_loss(outputs, logits, labels, num_items_in_batch, bank)
+        else:
+            loss = self._evaluation_loss(outputs, logits, labels, bank)
+        # Trainer takes the loss off the front of a tuple.
+        return (loss, outputs if isinstance(outputs, dict) else (loss, *outputs)) if return_outputs else loss
+
+    def hardening_state(self, num_classes: int) -> HardeningState:
+        """Return the state of this training, creating it once the number of classes is known."""
+        if self._state is None:
+            settings = (self.objective.temperatures, self.args.centroid_window, self.args.device)
+            self._state = HardeningState(num_classes, *settings)
+        return self._state
+
+    def _training_loss(
+        self, outputs: Any, logits: Tensor, labels: Tensor, num_items: Tensor | int | None, bank: CentroidBank
+    ) -> Tensor:
+        if num_items is None:
+            num_items = (labels != IGNORE_INDEX).sum()
+        elif isinstance(num_items, Tensor):
+            num_items = num_items.flatten()[0]  # Trainer repeats the count for each replica of nn.DataParallel
+        log_centroids = bank.log_centroids
+        if self.args.centroids == "batch":
+            log_centroids = class_centroids(logits.detach(), labels, bank.temperatures).log()
+        weight = self.current_weight
+        cross_entropy = self._cross_entropy(outputs, logits, labels, num_items)
+        cmi, terms = self.objective.concentration(logits, labels, log_centroids, weight, num_items, bank.terms)
+        bank.accumulate(logits, labels, terms)
+        components = {"ce": cross_entropy, "cmi": cmi}
+        components |= {f"cmi_T{t:g}": term for t, term in zip(bank.temperatures, terms, strict=True)}
+        self.record_components({name: value * self.loss_scale for name, value in components.items()})
+        return (cross_entropy + cmi) * self.loss_scale
+
+    def _cross_entropy(self, outputs: Any, logits: Tensor, labels: Tensor, num_items: Tensor | int) -> Tensor:
+        if self.compute_loss_func is not None:
+            return self.compute_loss_func(outputs, labels, num_items_in_batch=num_items)
+        if self.label_smoother is not None and self.args.class_weights is None:
+            return self.label_smoother({"logits": logits}, labels, num_items_in_batch=num_items)
+        return self.objective.cross_entropy(logits, labels, num_items)
+
+    def _evaluation_loss(self, outputs: Any, logits: Tensor, labels: Tensor, bank: CentroidBank) -> Tensor:
+        every_logits, every_labels = self.gather_samples(logits, labels)
+        count = (every_labels != IGNORE_INDEX).sum().clamp_min(1)
+        cmi, _ = self.objective.concentration(
+            every_logits, every_labels, bank.log_centroids, self.final_weight, 1, bank.terms
+        )
+        summed = {"cmi": cmi}
+        if self.compute_loss_func is None:
+            summed["ce"] = self._cross_entropy(None, every_logits, every_labels, 1)
+            loss = (summed["ce"] + cmi) / count
+        else:  # it may look at any output of the model, so it is given this process's own batch
+            own_count = (labels != IGNORE_INDEX).sum().clamp_min(1)
+            loss = self._cross_entropy(outputs, logits, labels, own_count) + cmi / count
+        if self._evaluation is not None:
+            self._evaluation.update(every_logits, every_labels, summed)
+        return loss
+
+    def gather_samples(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Gather logits and labels from all processes, without the samples Accelerate repeats to fill a batch."""
+        if logits.ndim > 2:
+            logits = self.accelerator.pad_across_processes(logits, dim=1, pad_index=0)
+            labels = self.accelerator.pad_across_processes(labels, dim=1, pad_index=IGNORE_INDEX)
+        return self.accelerator.gather_for_metrics((logits.detach().contiguous(), labels.contiguous()))
+
+    # Steps
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Train on one micro-batch; after the last one of an optimizer step move the bank and look for collapse."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not self.accelerator.sync_gradients or self._state is None:
+            return loss
+        reduce = self.accelerator.reduce if self.accelerator.num_processes > 1 else None
+        self._state.bank.step(reduce, move_centroids=self.args.centroids != "epoch")
+        self.record_components({"cmi_weight": self.current_weight})
+        step = self.state.global_step + 1
+        due = step % max(1, self.state.max_steps // 100) == 0 and self.current_weight > 0
+        if due and self.args.collapse_guard != "off":
+            names = getattr(getattr(self.model, "config", None), "id2label", None) or {}
+            if self._state.guard(self.args.collapse_guard, self.final_weight, step, names):
+                self.control.should_training_stop = True
+        return loss
+
+    # Evaluation and selection
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+        """Evaluate as `Trainer` does, adding accuracy, calibration and the CMI curve to the metrics."""
+        self._evaluation = EvaluationAccumulator(self.objective.temperatures)
+        try:
+            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+            result = self._evaluation.compute()
+        finally:
+            self._evaluation = None
+        if result is not None:
+            self.measurement, metrics = result
+            named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+            exact_loss = {key: value for key, value in named.items() if key == f"{metric_key_prefix}_loss"}
+            # A metric the user computes keeps its name and value.
+            output.metrics.update(named | output.metrics | exact_loss)
+        return output
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        if self.state.global_step < self.args.ramp_end * self.state.max_steps:
+            return False  # not hardened yet: it must not be kept, and patience must not count it
+        return super()._determine_best_metric(metrics, trial)
+
+    def hyperparameter_search(
+        self,
+        hp_space: Any = None,
+        compute_objective: Any = None,
+        n_trials: int = 20,
+        direction: str | list[str] = "minimize",
+        **kwargs: Any,
+    ) -> Any:
+        """Search as `Trainer` does, judging by `eval_loss` (`eval_accuracy` when maximizing), not the metrics' sum.
+
+        Raises:
+            ValueError: several directions without `compute_objective`.
+        """
+        if compute_objective is None:
+            if direction not in ("minimize", "maximize"):
+                raise ValueError(
+                    f"Expected compute_objective for direction {direction!r}: Trainer's default would add up all"
+                    " metrics, those that should rise and those that should fall."
+                )
+            compute_objective = _evaluation_loss if direction == "minimize" else _evaluation_accuracy
+        return super().hyperparameter_search(hp_space, compute_objective, n_trials, direction, **kwargs)
+
+    # Checkpoints
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save and self._state is not None:
+            self._state.save(Path(output_dir))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            settings = (self.objective.temperatures, self.args.centroid_window, self.args.device)
+            self._state = HardeningState.load(Path(checkpoint), *settings)
+
+
+def _evaluation_loss(metrics: dict[str, float]) -> float:
+    return metrics["eval_loss"]
+
+
+def _evaluation_accuracy(metrics: dict[str, float]) -> float:
+    return metrics["eval_accuracy"]

@@ -1,0 +1,202 @@
+"""What every trainer of ours shares: named loss components, and checkpoints that resume exactly.
+
+Three faults of `transformers.Trainer` are mended here and do not reach our users (transformers 5.17 to 5.23):
+weights saved under legacy names are not restored on resume or at the end (transformers#43701); a loss computed by the
+trainer is scaled by accumulation steps or processes; a checkpoint whose write was cut is taken as the newest.
+"""
+
+import os
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, Trainer
+from transformers.trainer_utils import TrainOutput, rotate_checkpoints
+from transformers.utils import logging
+
+from hf_cmim.trainers.checkpoints import clear_marker, find_fault, last_complete_checkpoint, write_marker
+
+logger = logging.get_logger(__name__)
+
+
+class ComponentTrainer(Trainer):
+    """Abstract `Trainer` whose loss is a sum of named components over all valid labels of an optimizer step.
+
+    Subclasses compute a loss divided by `num_items_in_batch` (the valid labels of the whole step over all processes),
+    multiply it by `loss_scale`, and hand its parts to `record_components`; the logs then hold each part beside the
+    loss, and the parts add up to it.
+    """
+
+    loss_is_scaled_for_ga = True  # read by transformers >= 5.20; older ones go by model_accepts_loss_kwargs
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Makes Trainer count the labels of the whole step; the model itself is never given the count.
+        self.model_accepts_loss_kwargs = True
+        self._component_sums: dict[str, Tensor] = {}
+        self._component_steps = 0
+        self._loss_is_finite: Tensor | None = None
+
+    @property
+    def loss_scale(self) -> int:
+        """Factor that undoes the averaging of gradients over processes when labels are counted over all of them."""
+        return self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+
+    # Steps and logs
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Train on one micro-batch, and refuse to go on from a loss that is not finite."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        finite = torch.isfinite(loss)
+        self._loss_is_finite = finite if self._loss_is_finite is None else self._loss_is_finite & finite
+        # Looking waits for the device: on a GPU only at the first step, and whenever Trainer logs or saves.
+        if loss.device.type == "cpu" or self.state.global_step == 0:
+            self.check_loss_is_finite()
+        if self.accelerator.sync_gradients:
+            self._component_steps += 1
+        return loss
+
+    def check_loss_is_finite(self) -> None:
+        """Raise if any loss since the last check was not finite.
+
+        Raises:
+            ValueError: with the step at which it was found.
+        """
+        finite, self._loss_is_finite = self._loss_is_finite, None
+        if finite is not None and not bool(finite):
+            raise ValueError(
+                f"Expected a finite loss, got nan or inf by step {self.state.global_step + 1}: the weights would be"
+                " lost at the next optimizer step, and no later checkpoint could be used. Lower the learning rate,"
+                " use bf16 instead of fp16, or look for nan in the inputs."
+            )
+
+    def record_components(self, components: Mapping[str, Tensor | float]) -> None:
+        """Add this micro-batch's detached parts of the step's loss to the logs.
+
+        Args:
+            components: 0-d parts, divided and scaled as the loss is, so that they sum over micro-batches.
+        """
+        for name, value in components.items():
+            detached = torch.as_tensor(value, dtype=torch.float32, device=self.args.device).detach()
+            total = self._component_sums.get(name)
+            self._component_sums[name] = detached if total is None else total + detached
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, with the mean of each loss component over the steps since the last log."""
+        if "loss" in logs and self._component_sums:
+            self.check_loss_is_finite()
+            names = list(self._component_sums)
+            means = torch.stack([self._component_sums[name] for name in names]) / max(self._component_steps, 1)
+            gathered = self.accelerator.gather(means.unsqueeze(0)).mean(dim=0).tolist()
+            logs.update(zip(names, gathered, strict=True))
+            self._component_sums, self._component_steps = {}, 0
+        super().log(logs, start_time)
+
+    # Checkpoints
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """Train, resuming only from checkpoints whose writing was finished.
+
+        Args:
+            resume_from_checkpoint: a checkpoint folder, or True for the newest complete one in `output_dir`; newer
+                incomplete ones are named in a warning and left alone.
+            trial: trial of a hyper-parameter search.
+            ignore_keys_for_eval: keys of the model's output to leave out of predictions.
+
+        Raises:
+            ValueError: the folder is not a complete checkpoint, or there is none.
+        """
+        if resume_from_checkpoint:
+            resume_from_checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
+        self._component_sums, self._component_steps, self._loss_is_finite = {}, 0, None
+        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+
+    def _checkpoint_to_resume(self, asked: str | bool) -> str:
+        if asked is not True:
+            fault = find_fault(Path(str(asked)))
+            if fault is not None:
+                raise ValueError(
+                    f"Expected a complete checkpoint, got {asked}: {fault}. Resuming would silently train another"
+                    " model than the interrupted run. Choose an older checkpoint, or start from its weights with"
+                    " from_pretrained and train without resume_from_checkpoint."
+                )
+            return str(asked)
+        output_dir = Path(str(self.args.output_dir))
+        found, skipped = last_complete_checkpoint(output_dir)
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
+        if found is None:
+            raise ValueError(
+                f"Expected a complete checkpoint in {output_dir}, got none ({reasons or 'no checkpoint folder'})."
+                " Train without resume_from_checkpoint, or give the folder of another run."
+            )
+        if skipped:
+            logger.warning(f"Resuming from {found}, passing over incomplete checkpoints: {reasons}.")
+        return str(found)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self.check_loss_is_finite()
+        run_dir = Path(self._get_output_dir(trial=trial))
+        folder = run_dir / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            clear_marker(folder)
+        # Upstream deletes older checkpoints before this one could be marked; a cut would leave none to resume from.
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            torch.save(self.args, folder / "training_args.bin")  # it was written while the limit was lifted
+            write_marker(folder, self.state.global_step, resumable=not self.args.save_only_model)
+            rotate_checkpoints(
+                output_dir=str(run_dir),
+                save_total_limit=limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if not self._reload_weights(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if not self._reload_weights(self.state.best_model_checkpoint):
+            super()._load_best_model()
+
+    def _reload_weights(self, folder: str | os.PathLike[str] | None) -> bool:
+        """Load weights through `from_pretrained`, which knows the names they were saved under.
+
+        Sharded models (FSDP, DeepSpeed), adapters and plain modules are left to Trainer: returns False.
+        """
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if folder is None or sharded or not isinstance(model, PreTrainedModel):
+            return False
+        saved = type(model).from_pretrained(folder, config=model.config, local_files_only=True)
+        model.load_state_dict(saved.state_dict(), strict=True)
+        return True
+
+
+@contextmanager
+def unchanged_random_states(device: torch.device) -> Iterator[None]:
+    """Leave the random states of Python, NumPy and torch as they were."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)

@@ -1,0 +1,112 @@
+"""Training state of the hardening: centroids, collapse detector and weight, as a checkpoint keeps them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers.utils import logging
+
+from hf_cmim.centroids import CentroidBank
+from hf_cmim.collapse import CollapseDetector
+
+logger = logging.get_logger(__name__)
+
+STATE_NAME = "cmim_state.safetensors"
+"""File of this state in a checkpoint."""
+
+
+class HardeningState:
+    """What hardening remembers from step to step. Created when the number of classes is known.
+
+    Args:
+        num_classes: `C`.
+        temperatures: `K` distinct numbers above 0.
+        window: samples of a class over which the bank averages.
+        device: where the tensors live.
+
+    Attributes:
+        bank: running centroids.
+        detector: watcher of merging classes.
+        weight_scale: factor of the CMI's weight, below 1 once the guard has reduced it.
+    """
+
+    def __init__(self, num_classes: int, temperatures: Sequence[float], window: float, device: torch.device) -> None:
+        self.bank = CentroidBank(num_classes, temperatures, window).to(device)
+        self.detector = CollapseDetector(num_classes).to(device)
+        self.weight_scale = 1.0
+
+    def guard(self, action: str, weight: float, step: int, class_names: Mapping[int, str]) -> bool:
+        """Look for classes that began to merge, and report them.
+
+        Args:
+            action: "warn", "reduce" (halve `weight_scale`) or "stop".
+            weight: the full weight as it stands, for the report.
+            step: optimizer steps done.
+            class_names: names for the report; a class without one goes by its number.
+
+        Returns:
+            Whether training should stop.
+        """
+        pairs = self.detector.check(self.bank)
+        if not pairs:
+            return False
+        listed = ", ".join(
+            f"{class_names.get(pair.first, pair.first)} and {class_names.get(pair.second, pair.second)} (distance"
+            f" {pair.distance:.3f}, once {pair.largest_distance:.3f})"
+            for pair in pairs[:5]
+        )
+        done = "nothing was changed (collapse_guard='warn')"
+        if action == "reduce":
+            self.weight_scale /= 2
+            done = f"the weight goes from {weight:g} to {weight / 2:g}"
+        elif action == "stop":
+            done = "training stops here"
+        logger.warning(
+            f"Class collapse at step {step}: the outputs of {len(pairs)} pair(s) of classes merge: {listed}. The model"
+            f" can no longer tell them apart; {done}. Lower cmi_weight, or lengthen cmi_warmup and cmi_ramp."
+        )
+        return action == "stop"
+
+    def save(self, folder: Path) -> None:
+        """Write the state into a checkpoint folder."""
+        tensors = {f"bank.{name}": value for name, value in self.bank.state_dict().items()}
+        tensors |= {f"detector.{name}": value for name, value in self.detector.state_dict().items()}
+        tensors["weight_scale"] = torch.tensor(self.weight_scale, dtype=torch.float64)
+        save_file(tensors, folder / STATE_NAME, metadata={"temperatures": json.dumps(self.bank.temperatures)})
+
+    @classmethod
+    def load(
+        cls, folder: Path, temperatures: Sequence[float], window: float, device: torch.device
+    ) -> "HardeningState":
+        """Read the state from a checkpoint folder.
+
+        Raises:
+            ValueError: there is none, or it was written at other temperatures.
+        """
+        path = folder / STATE_NAME
+        if not path.is_file():
+            raise ValueError(
+                f"Expected the hardening state {path}, got nothing: this checkpoint was not written by CMIMTrainer, and"
+                " its centroids would start empty. Load its weights with from_pretrained and train anew."
+            )
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            written = tuple(json.loads(file.metadata()["temperatures"]))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
+        if written != tuple(temperatures):
+            raise ValueError(
+                f"Expected a checkpoint at temperatures {tuple(temperatures)}, got {written}: its centroids mean"
+                " something else. Resume with the settings it was written with."
+            )
+        state = cls(len(tensors["bank.mass"]), temperatures, window, device)
+        state.bank.load_state_dict(_under("bank.", tensors))
+        state.detector.load_state_dict(_under("detector.", tensors))
+        state.weight_scale = tensors["weight_scale"].item()
+        return state
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

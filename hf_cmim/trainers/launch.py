@@ -1,0 +1,54 @@
+"""Find launches that asked for several processes and silently got one."""
+
+import os
+from pathlib import Path
+
+import psutil
+import yaml
+
+WORKING_COMMANDS = (
+    "On CPU use `torchrun --nproc_per_node N script.py --use_cpu`, or `accelerate launch --multi_gpu --num_processes N"
+    " --num_machines 1 --mixed_precision no --dynamo_backend no script.py --use_cpu`."
+)
+
+
+def check_launch(num_processes: int) -> None:
+    """Refuse to train when fewer processes work together than were asked for.
+
+    Two ways lead there on a machine without GPUs, both silent: `accelerate launch --cpu --num_processes 2` starts one
+    process, and two workers launched without `use_cpu=True` train two copies into the same folder.
+
+    Args:
+        num_processes: processes that really work together, `TrainingArguments.world_size`.
+
+    Raises:
+        ValueError: the launcher was asked for more.
+    """
+    workers = int(os.environ.get("WORLD_SIZE", "1"))
+    if workers > num_processes:
+        raise ValueError(
+            f"Expected {workers} processes working together (WORLD_SIZE), got {num_processes}: each worker would train"
+            f" its own copy and write the same folder. Pass use_cpu=True (--use_cpu). {WORKING_COMMANDS}"
+        )
+    asked = _asked_of_accelerate(psutil.Process().parent())
+    if asked > num_processes:
+        raise ValueError(
+            f"Expected {asked} processes, as accelerate launch was asked for, got {num_processes}: on CPU accelerate"
+            f" starts one, and training would quietly be another than planned. {WORKING_COMMANDS}"
+        )
+
+
+def _asked_of_accelerate(parent: psutil.Process | None) -> int:
+    """Number of processes on the command line or in the config file of `accelerate launch`, 1 if it is not that."""
+    try:
+        words = parent.cmdline() if parent is not None else []
+    except psutil.Error:
+        return 1
+    if "launch" not in words or not any("accelerate" in Path(word).name for word in words[:3]):
+        return 1
+    options = dict(zip(words, words[1:], strict=False)) | dict(word.split("=", 1) for word in words if "=" in word)
+    number = options.get("--num_processes") or options.get("--num-processes")
+    config_file = options.get("--config_file") or options.get("--config-file")
+    if number is None and config_file is not None and Path(config_file).is_file():
+        number = (yaml.safe_load(Path(config_file).read_text()) or {}).get("num_processes")
+    return int(number or 1)

@@ -1,0 +1,66 @@
+"""Everything the package says about itself; the version is written here and nowhere else."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+# Lower bounds are the lowest versions the tests run with (constraints-lowest.txt), upper bounds the next major.
+REQUIRES = [
+    "torch>=2.11,<3",  # the tensors; GPU images carry 2.11, continuous integration runs 2.13
+    "transformers>=5.17.0,<6",  # Trainer and TrainingArguments, which ours extend
+    "accelerate>=1.3.0,<2",  # Trainer runs on it; 1.2 lacks an argument that transformers 5.17 passes
+    "huggingface-hub>=1.5.0,<3",  # model cards and uploads; transformers 5.17 asks for 1.5
+    "safetensors>=0.8.0,<1",  # the centroid bank inside a checkpoint
+    "numpy>=2.0.0,<3",  # predictions as Trainer hands them over
+    "psutil>=5.9.5,<8",  # sees a launcher that asked for more processes than it started
+    "pyyaml>=6.0.1,<7",  # reads that launcher's config file
+    "datasets>=3.0.0,<6",  # the data of recipes and metrics; the core imports and trains without it
+    "evaluate>=0.4.0,<1",  # loads hf_cmim/metrics; the core imports and trains without it
+]
+MATPLOTLIB = "matplotlib>=3.9.0,<4"  # hf_cmim.plots
+SCIKIT_LEARN = "scikit-learn>=1.5.0,<2"  # the digits: 1,797 real images that come with the package
+
+EXTRAS = {
+    "plots": [MATPLOTLIB],
+    "demo": [SCIKIT_LEARN, MATPLOTLIB],
+    # No torchvision and no timm here: beside a CPU torch they can break `from transformers import Trainer`.
+    "test": [
+        "pytest>=9,<10",  # runs the tests
+        "pytest-xdist>=3.8,<4",  # runs them on two cores
+        "scipy>=1.13.0,<2",  # independent oracles
+        SCIKIT_LEARN,
+        MATPLOTLIB,
+        "pillow>=10.4.0,<14",  # images for the image recipes
+    ],
+    "dev": [
+        "ruff>=0.17,<1",  # lints and formats
+        "mypy>=2.4,<3",  # strict on the package
+        "typos>=1.52,<2",  # spelling
+        "pre-commit>=4.7,<5",  # all of these before a commit
+    ],
+}
+
+README = Path(__file__).with_name("README.md")
+
+setup(
+    name="hf_cmim",
+    version="0.1.0",
+    description="Harden Hugging Face classifiers against knowledge distillation, attack them, and prove the result",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    author="The hf_cmim maintainers",
+    license="Apache-2.0",
+    keywords="knowledge distillation, undistillable, conditional mutual information, transformers",
+    packages=find_packages(include=["hf_cmim", "hf_cmim.*"]),
+    package_data={"hf_cmim": ["py.typed", "metrics/**/*.py", "metrics/**/*.md"]},
+    python_requires=">=3.11",
+    install_requires=REQUIRES,
+    extras_require=EXTRAS,
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)

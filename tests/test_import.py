@@ -1,0 +1,154 @@
+"""What importing hf_cmim costs and needs, seen in fresh interpreters. Each check has a twin that makes it fail."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hf_cmim
+
+PUBLIC = {
+    "CMIMConfig",
+    "CMIMLoss",
+    "CMIMTrainer",
+    "CentroidBank",
+    "CollapseDetector",
+    "Measurement",
+    "MeasurementAccumulator",
+    "__version__",
+    "check_launch",
+}
+FACE = Path(hf_cmim.__file__)
+PACKAGE_PATH = str(FACE.parents[1])
+MATHS = ["hf_cmim.functional", "hf_cmim.objective", "hf_cmim.centroids", "hf_cmim.collapse", "hf_cmim.measurement"]
+LARGEST_SECONDS = 0.1
+
+PROBE = """
+import importlib, json, sys, time
+modules, blocked = json.loads(sys.argv[1])
+sys.modules.update(dict.fromkeys(blocked))  # None there makes an import fail as if it were not installed
+start = time.perf_counter()
+for module in modules:
+    importlib.import_module(module)
+seconds = time.perf_counter() - start
+print(json.dumps([seconds, [name for name, module in sys.modules.items() if module is not None]]))
+"""
+
+
+def probe(modules, blocked=(), path=PACKAGE_PATH):
+    """Import the modules in a fresh interpreter; return the seconds it took and the names then loaded."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, json.dumps([modules, list(blocked)])],
+        env=os.environ | {"PYTHONPATH": str(path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise ImportError(done.stderr)
+    seconds, loaded = json.loads(done.stdout.splitlines()[-1])
+    return seconds, set(loaded)
+
+
+def fastest_import(module, path=PACKAGE_PATH):
+    return min(probe([module], path=path)[0] for _ in range(3))
+
+
+@pytest.fixture
+def planted(tmp_path):
+    """A folder with a module whose import breaks every promise, and stand-ins for what it imports."""
+    heavy = ["torch", "transformers", "datasets", "evaluate"]
+    for name in heavy:
+        (tmp_path / f"{name}.py").touch()
+    (tmp_path / "planted.py").write_text(f"import time, {', '.join(heavy)}\ntime.sleep({2 * LARGEST_SECONDS})\n")
+    return tmp_path
+
+
+def test_import_loads_neither_torch_nor_transformers():
+    """An eager import in the face would make `hf_cmim --help` take seconds."""
+    assert not {"torch", "transformers"} & probe(["hf_cmim"])[1]
+
+
+def test_import_is_quick():
+    """The same, whatever the heavy module is."""
+    assert fastest_import("hf_cmim") < LARGEST_SECONDS
+
+
+def test_maths_loads_without_transformers():
+    """Floors 0 and 1 must serve people who train without transformers."""
+    loaded = probe(MATHS)[1]
+    assert {"torch", *MATHS} <= loaded
+    assert not {"transformers", "accelerate", "datasets", "evaluate", "huggingface_hub"} & loaded
+
+
+def test_trainer_loads_without_datasets_and_evaluate():
+    """GPU images carry neither; training must not need them."""
+    trainer = "hf_cmim.trainers.cmim_trainer"
+    assert trainer in probe([trainer], blocked=["datasets", "evaluate"])[1]
+
+
+def test_probe_sees_what_a_planted_module_loads(planted):
+    """Twin: the probe names what was loaded, and times it."""
+    seconds, loaded = probe(["planted"], path=planted)
+    assert {"torch", "transformers", "datasets", "evaluate"} <= loaded
+    assert seconds > LARGEST_SECONDS
+
+
+@pytest.mark.parametrize("blocked", ["datasets", "evaluate"])
+def test_probe_fails_when_a_planted_module_needs_what_is_blocked(blocked, planted):
+    """Twin: blocking really blocks."""
+    with pytest.raises(ImportError, match=blocked):
+        probe(["planted"], blocked=[blocked], path=planted)
+
+
+def names_of(source):
+    """The public names as the face tells them: `__all__`, to type checkers, and to the lazy import."""
+    tree = ast.parse(source)
+    told = {
+        target.id: ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name) and target.id in {"__all__", "_MODULES"}
+    }
+    typed = {
+        alias.name: node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hf_cmim.")
+        for alias in node.names
+    }
+    return set(told["__all__"]), typed, told["_MODULES"]
+
+
+def test_public_names_are_those_of_the_list():
+    """A name that slips in is a promise; one that slips out breaks users. Three places must agree."""
+    public, typed, lazy = names_of(FACE.read_text(encoding="utf-8"))
+    assert public == PUBLIC == set(hf_cmim.__all__)
+    assert typed == lazy
+    assert set(lazy) == PUBLIC - {"__version__"}
+
+
+@pytest.mark.parametrize("place", ['    "CMIMLoss",\n', '    "CMIMLoss": ', "import CMIMLoss\n"])
+def test_public_names_check_sees_a_planted_name(place):
+    """Twin: a misspelling in any of the three places shows."""
+    source = FACE.read_text(encoding="utf-8")
+    assert source.count(place) == 1
+    public, typed, lazy = names_of(source.replace(place, place.replace("CMIMLoss", "Planted")))
+    assert public != PUBLIC or typed != lazy
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_public_name_resolves(name):
+    """The face may point at a module that moved."""
+    assert name in dir(hf_cmim)
+    assert getattr(hf_cmim, name)
+
+
+def test_unknown_name_is_an_attribute_error():
+    """A lazy import that returned None for a misspelt name would fail far away."""
+    with pytest.raises(AttributeError, match="CMIMTrainr"):
+        _ = hf_cmim.CMIMTrainr
