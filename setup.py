@@ -49,7 +49,7 @@ setup(
     long_description=README.read_text(encoding="utf-8") if README.exists() else "",
     long_description_content_type="text/markdown",
     author="The hf_cmim maintainers",
-    license="Apache-2.0",
+    license_expression="Apache-2.0",
     keywords="knowledge distillation, undistillable, conditional mutual information, transformers",
     packages=find_packages(include=["hf_cmim", "hf_cmim.*"]),
     package_data={"hf_cmim": ["py.typed", "metrics/**/*.py", "metrics/**/*.md"]},

@@ -3,10 +3,10 @@
     python benchmarks/hardening.py digits --arms ce ls cmim variance --seeds 20 --split test
     python benchmarks/hardening.py fashion_mnist --data_dir ../shared/data/fashion_mnist --seeds 5 --split test
 
-Arms of one seed share initialisation and data order. Every finished run is a line of the output file; a run found there
-is not repeated. The table gives mean and standard deviation over seeds, and for accuracy the paired difference to the
-first arm with its 95 % t interval. The last epoch counts; `--split validation` (part of the training data) is for
-choosing settings, `--split test` for reporting.
+Arms of one seed share initialisation and data order. Every finished run is a line of the output file; a run found
+there is not repeated. The table gives mean and standard deviation over seeds, and for accuracy the paired difference
+to the first arm with its 95 % t interval. The last epoch counts; `--split validation` (part of the training data) is
+for choosing settings, `--split test` for reporting.
 """
 
 import argparse
@@ -132,7 +132,9 @@ def wordnet(data_dir: str) -> Task:
     raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     raw.train_from_iterator(train["text"], trainers.WordPieceTrainer(vocab_size=8_000, special_tokens=special))
-    raw.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    raw.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
     )
@@ -197,7 +199,8 @@ def report(rows: list[dict[str, Any]], arms: list[str]) -> None:
         cells = [f"{value.mean():.4g} ± {value.std(ddof=1):.2g}" for value in values.values()]
         gain = 100 * (values["accuracy"] - first)
         half = stats.t.ppf(0.975, len(seeds) - 1) * gain.std(ddof=1) / len(seeds) ** 0.5
-        print(f"| {arm} | {' | '.join(cells)} | {gain.mean():+.2f} [{gain.mean() - half:+.2f}, {gain.mean() + half:+.2f}] |")
+        interval = f"{gain.mean():+.2f} [{gain.mean() - half:+.2f}, {gain.mean() + half:+.2f}]"
+        print(f"| {arm} | {' | '.join(cells)} | {interval} |")
     print(f"n = {len(seeds)} paired seeds; torch {torch.__version__}, transformers {transformers.__version__},"
           f" {platform.machine()} CPU, {time.strftime('%Y-%m-%d')}")  # fmt: skip
 
@@ -213,7 +216,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="number of paired seeds")
     parser.add_argument("--first_seed", type=int, default=0)
     parser.add_argument("--split", choices=("validation", "test"), default="validation")
-    parser.add_argument("--output", type=Path, default=Path("outputs/hardening.jsonl"), help="finished runs, a line each")
+    parser.add_argument(
+        "--output", type=Path, default=Path("outputs/hardening.jsonl"), help="finished runs, a line each"
+    )
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

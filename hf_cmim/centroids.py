@@ -63,6 +63,7 @@ class CentroidBank(nn.Module):
         self.register_buffer("recall", torch.zeros(num_classes))
         self.register_buffer("terms", torch.zeros(levels))
         self.register_buffer("log_probs", torch.full_like(self.probs, -torch.inf), persistent=False)
+        self.register_load_state_dict_post_hook(_after_loading)  # type: ignore[no-untyped-call]
         self._pending: dict[str, Tensor] = {}
 
     @property
@@ -153,8 +154,6 @@ class CentroidBank(nn.Module):
         torch.log(self.probs.clamp_min(self.floor), out=self.log_probs)
         self.log_probs.masked_fill_((self.mass == 0).unsqueeze(-1), -torch.inf)
 
-    def load_state_dict(self, state_dict: dict[str, Tensor], strict: bool = True, assign: bool = False):  # type: ignore[no-untyped-def, override]
-        """Restore the bank, its log centroids included."""
-        result = super().load_state_dict(state_dict, strict=strict, assign=assign)
-        self._refresh_logs()
-        return result
+
+def _after_loading(bank: CentroidBank, _: object) -> None:
+    bank._refresh_logs()

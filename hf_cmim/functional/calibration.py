@@ -109,7 +109,7 @@ class CalibrationStatistics:
 
 def _expected_calibration_error(bins: Tensor) -> float:
     """`(NUM_BINS, 3)` sums of count, confidence and hits -> fraction."""
-    return ((bins[:, 1] - bins[:, 2]).abs().sum() / bins[:, 0].sum()).item()
+    return float((bins[:, 1] - bins[:, 2]).abs().sum() / bins[:, 0].sum())
 
 
 def _area_under_risk_coverage(confidences: Tensor, hits: Tensor) -> float:
@@ -117,7 +117,7 @@ def _area_under_risk_coverage(confidences: Tensor, hits: Tensor) -> float:
     values, inverse, counts = torch.unique(-confidences, sorted=True, return_inverse=True, return_counts=True)
     errors = torch.zeros(len(values), dtype=torch.float64).index_add_(0, inverse, 1 - hits)
     cumulative = (errors / counts).repeat_interleave(counts).cumsum(0)
-    return (cumulative / torch.arange(1, len(hits) + 1)).mean().item()
+    return float((cumulative / torch.arange(1, len(hits) + 1)).mean())
 
 
 def octave_grid(lowest: int, highest: int, per_octave: int = 1, scale: float = 1.0) -> list[float]:

@@ -135,9 +135,11 @@ class ClusterStatistics:
         total = self._total()
         joint = self._predictions / total
         label_entropy = torch.special.entr(self.counts / total).sum()
-        return (torch.special.entr(joint).sum() - label_entropy).clamp_min(0)
+        joint_entropy: Tensor = torch.special.entr(joint).sum()
+        return (joint_entropy - label_entropy).clamp_min(0)
 
     def recalls(self) -> Tensor:
         """Return the share of each class predicted as itself, `(C,)` in [0, 1]; 0 for classes without a sample."""
         self._total()
-        return self._predictions.diagonal() / self.counts.clamp_min(1)
+        hits: Tensor = self._predictions.diagonal()
+        return hits / self.counts.clamp_min(1)

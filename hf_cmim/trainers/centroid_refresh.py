@@ -38,7 +38,8 @@ class CentroidRefresh(TrainerCallback):
         """
         trainer = self.trainer
         model = trainer.model_wrapped
-        dataloader = trainer.get_test_dataloader(trainer.train_dataset)  # the eval loader is cached for other data
+        data: Any = trainer.train_dataset
+        dataloader = trainer.get_test_dataloader(data)  # not the eval loader: it may be cached for other data
         statistics: ClusterStatistics | None = None
         model.eval()
         with unchanged_random_states(trainer.args.device):

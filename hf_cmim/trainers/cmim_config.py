@@ -111,7 +111,7 @@ class CMIMConfig(TrainingArguments):
                 f"greater_is_better=True with metric_for_best_model={self.metric_for_best_model!r}, of which less is"
                 " better: the worst model would be kept as the best. Leave greater_is_better unset."
             )
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[no-untyped-call]  # upstream leaves it unannotated
         reconstructed = self.preset == "reconstruction"
         if self.preset not in ("default", "reconstruction"):
             raise ValueError(f'Expected preset "default" or "reconstruction", got {self.preset!r}.')
@@ -129,7 +129,7 @@ class CMIMConfig(TrainingArguments):
                 f"Expected cmi_weight >= 0, got {self.cmi_weight}: a negative weight spreads the clusters and makes"
                 " the model a better teacher. Use 0 for plain cross-entropy."
             )
-        if not (0 <= self.cmi_warmup and 0 <= self.cmi_ramp and self.cmi_warmup + self.cmi_ramp <= 1):
+        if not (self.cmi_warmup >= 0 and self.cmi_ramp >= 0 and self.cmi_warmup + self.cmi_ramp <= 1):
             raise ValueError(
                 f"Expected cmi_warmup and cmi_ramp >= 0 with a sum of at most 1, got {self.cmi_warmup} and"
                 f" {self.cmi_ramp}: training would end before the full weight is reached, and the model would not be"
@@ -140,18 +140,19 @@ class CMIMConfig(TrainingArguments):
         if self.centroids not in ("bank", "epoch", "batch"):
             raise ValueError(f'Expected centroids "bank", "epoch" or "batch", got {self.centroids!r}.')
         if self.collapse_guard not in ("warn", "reduce", "stop", "off"):
-            raise ValueError(f'Expected collapse_guard "warn", "reduce", "stop" or "off", got {self.collapse_guard!r}.')
+            raise ValueError(
+                f'Expected collapse_guard "warn", "reduce", "stop" or "off", got {self.collapse_guard!r}.'
+            )
         if self.class_weights is not None and not all(0 <= value < float("inf") for value in self.class_weights):
             raise ValueError(f"Expected class_weights >= 0 and finite, got {self.class_weights}.")
         self.build_objective()
 
     def build_objective(self) -> CMIMLoss:
         """Return the loss these settings describe."""
-        assert self.temperatures is not None and self.temperature_weighting is not None and self.reduction is not None
         return CMIMLoss(
-            self.temperatures,
-            temperature_weighting=self.temperature_weighting,
-            reduction=self.reduction,
+            self.temperatures or DEFAULT_TEMPERATURES,
+            temperature_weighting=self.temperature_weighting or "squared",
+            reduction=self.reduction or "mean",
             order=self.reduction_order,
             class_weights=self.class_weights,
             label_smoothing=self.label_smoothing_factor,

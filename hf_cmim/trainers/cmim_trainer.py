@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from transformers.utils import logging
 
@@ -13,7 +13,7 @@ from hf_cmim.functional.divergence import IGNORE_INDEX
 from hf_cmim.functional.information import class_centroids
 from hf_cmim.functional.inputs import check_label_range
 from hf_cmim.measurement import Measurement
-from hf_cmim.objective import ramped_weight
+from hf_cmim.objective import CMIMLoss, ramped_weight
 from hf_cmim.trainers.centroid_refresh import CentroidRefresh
 from hf_cmim.trainers.cmim_config import CMIMConfig
 from hf_cmim.trainers.components import ComponentTrainer
@@ -50,6 +50,8 @@ class CMIMTrainer(ComponentTrainer):
     """
 
     args: CMIMConfig
+    objective: CMIMLoss
+    _state: HardeningState | None
 
     def __init__(
         self, model: nn.Module | None = None, args: CMIMConfig | None = None, *others: Any, **keywords: Any
@@ -68,12 +70,13 @@ class CMIMTrainer(ComponentTrainer):
     def _start_hardening(self) -> None:
         """Forget all training state."""
         self.objective = self.args.build_objective().to(self.args.device)
-        self._state: HardeningState | None = None
+        self._state = None
 
     def _inner_training_loop(self, batch_size: int | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
-        """Every start begins here: each trial of a search, each batch size tried. A resumed one then loads its state."""
+        """Start from nothing, also for each trial of a search and each batch size tried; resuming loads its state."""
         self._start_hardening()
-        return super()._inner_training_loop(batch_size, *args, **kwargs)
+        result: TrainOutput = super()._inner_training_loop(batch_size, *args, **kwargs)
+        return result
 
     def _hp_search_setup(self, trial: Any) -> None:
         weight = self.args.cmi_weight
@@ -150,18 +153,23 @@ class CMIMTrainer(ComponentTrainer):
         components = {"ce": cross_entropy, "cmi": cmi}
         components |= {f"cmi_T{t:g}": term for t, term in zip(bank.temperatures, terms, strict=True)}
         self.record_components({name: value * self.loss_scale for name, value in components.items()})
-        return (cross_entropy + cmi) * self.loss_scale
+        loss: Tensor = (cross_entropy + cmi) * self.loss_scale
+        return loss
 
     def _cross_entropy(self, outputs: Any, logits: Tensor, labels: Tensor, num_items: Tensor | int) -> Tensor:
+        loss: Tensor
         if self.compute_loss_func is not None:
-            return self.compute_loss_func(outputs, labels, num_items_in_batch=num_items)
-        if self.label_smoother is not None and self.args.class_weights is None:
-            return self.label_smoother({"logits": logits}, labels, num_items_in_batch=num_items)
-        return self.objective.cross_entropy(logits, labels, num_items)
+            loss = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items)
+        elif self.label_smoother is not None and self.args.class_weights is None:
+            loss = self.label_smoother({"logits": logits}, labels, num_items_in_batch=num_items)
+        else:
+            loss = self.objective.cross_entropy(logits, labels, num_items)
+        return loss
 
     def _evaluation_loss(self, outputs: Any, logits: Tensor, labels: Tensor, bank: CentroidBank) -> Tensor:
         every_logits, every_labels = self.gather_samples(logits, labels)
         count = (every_labels != IGNORE_INDEX).sum().clamp_min(1)
+        loss: Tensor
         cmi, _ = self.objective.concentration(
             every_logits, every_labels, bank.log_centroids, self.final_weight, 1, bank.terms
         )
@@ -181,7 +189,10 @@ class CMIMTrainer(ComponentTrainer):
         if logits.ndim > 2:
             logits = self.accelerator.pad_across_processes(logits, dim=1, pad_index=0)
             labels = self.accelerator.pad_across_processes(labels, dim=1, pad_index=IGNORE_INDEX)
-        return self.accelerator.gather_for_metrics((logits.detach().contiguous(), labels.contiguous()))
+        gathered: tuple[Tensor, Tensor] = self.accelerator.gather_for_metrics(
+            (logits.detach().contiguous(), labels.contiguous())
+        )
+        return gathered
 
     # Steps
 
@@ -205,15 +216,24 @@ class CMIMTrainer(ComponentTrainer):
 
     # Evaluation and selection
 
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader[Any],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
         """Evaluate as `Trainer` does, adding accuracy, calibration and the CMI curve to the metrics."""
         self._evaluation = EvaluationAccumulator(self.objective.temperatures)
         try:
-            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+            output = super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
             result = self._evaluation.compute()
         finally:
             self._evaluation = None
-        if result is not None:
+        if result is not None and output.metrics is not None:
             self.measurement, metrics = result
             named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
             exact_loss = {key: value for key, value in named.items() if key == f"{metric_key_prefix}_loss"}
@@ -232,6 +252,8 @@ class CMIMTrainer(ComponentTrainer):
         compute_objective: Any = None,
         n_trials: int = 20,
         direction: str | list[str] = "minimize",
+        backend: Any = None,
+        hp_name: Any = None,
         **kwargs: Any,
     ) -> Any:
         """Search as `Trainer` does, judging by `eval_loss` (`eval_accuracy` when maximizing), not the metrics' sum.
@@ -246,7 +268,9 @@ class CMIMTrainer(ComponentTrainer):
                     " metrics, those that should rise and those that should fall."
                 )
             compute_objective = _evaluation_loss if direction == "minimize" else _evaluation_accuracy
-        return super().hyperparameter_search(hp_space, compute_objective, n_trials, direction, **kwargs)
+        return super().hyperparameter_search(
+            hp_space, compute_objective, n_trials, direction, backend, hp_name, **kwargs
+        )
 
     # Checkpoints
 

@@ -90,7 +90,7 @@ class HardeningState:
         path = folder / STATE_NAME
         if not path.is_file():
             raise ValueError(
-                f"Expected the hardening state {path}, got nothing: this checkpoint was not written by CMIMTrainer, and"
+                f"Expected the hardening state {path}, got nothing: CMIMTrainer did not write this checkpoint, and"
                 " its centroids would start empty. Load its weights with from_pretrained and train anew."
             )
         with safe_open(path, framework="pt", device=str(device)) as file:

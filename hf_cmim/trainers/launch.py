@@ -1,6 +1,7 @@
 """Find launches that asked for several processes and silently got one."""
 
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -46,7 +47,7 @@ def _asked_of_accelerate(parent: psutil.Process | None) -> int:
         return 1
     if "launch" not in words or not any("accelerate" in Path(word).name for word in words[:3]):
         return 1
-    options = dict(zip(words, words[1:], strict=False)) | dict(word.split("=", 1) for word in words if "=" in word)
+    options = dict(pairwise(words)) | dict(word.split("=", 1) for word in words if "=" in word)
     number = options.get("--num_processes") or options.get("--num-processes")
     config_file = options.get("--config_file") or options.get("--config-file")
     if number is None and config_file is not None and Path(config_file).is_file():

@@ -1,0 +1,162 @@
+"""The same training, however it is cut into batches; and plain Trainer, where the weight is 0."""
+
+import pytest
+import tiny
+import torch
+from transformers import Trainer
+
+TASKS = {
+    "image": (tiny.vit, tiny.images),
+    "text": (tiny.bert, tiny.sentences),
+    "tokens": (tiny.token_bert, tiny.tagged_sentences),
+    "no-loss-arguments": (tiny.convnext, tiny.images),
+}
+
+
+def _logs(trainer: Trainer) -> list[dict[str, float]]:
+    return [entry for entry in trainer.state.log_history if "loss" in entry]
+
+
+class TestWeightZeroIsPlainTrainer:
+    """At weight 0 nothing of the hardening may reach the weights, through the code that runs at any weight."""
+
+    @pytest.mark.parametrize("task", TASKS)
+    @pytest.mark.parametrize("optimizer", ["sgd", "adamw_torch"])
+    def test_bit_for_bit(self, task: str, optimizer: str, tmp_path):
+        """Catches a loss that is scaled or summed otherwise than Trainer's, by as little as a rounding."""
+        build, data = TASKS[task]
+        changes = {"optim": optimizer, "max_grad_norm": 1.0, "num_train_epochs": 2, "weight_decay": 0.01}
+        if optimizer == "adamw_torch":
+            changes["learning_rate"] = 1e-3
+        plain = tiny.plain_trainer(build(), data(60), tmp_path, **changes)
+        hardened = tiny.cmim_trainer(build(), data(60), tmp_path, cmi_weight=0.0, **changes)
+        plain.train()
+        hardened.train()
+        assert tiny.largest_difference(tiny.weights(plain.model), tiny.weights(hardened.model)) == 0
+        assert hardened.bank is not None
+        assert hardened.bank.terms.max() > 0, "the CMI was never computed: the code of weight 0 is another"
+
+    @pytest.mark.parametrize("changes", [
+        {"label_smoothing_factor": 0.1},
+        {"gradient_accumulation_steps": 3},
+        {"activation_checkpointing": True},
+        {"bf16": True},
+    ], ids=lambda changes: next(iter(changes)))  # fmt: skip
+    def test_bit_for_bit_with_options(self, changes, tmp_path):
+        """Catches options of Trainer that an overridden compute_loss loses (label smoothing is ignored by most)."""
+        plain = tiny.plain_trainer(tiny.vit(), tiny.images(60), tmp_path, **changes)
+        hardened = tiny.cmim_trainer(tiny.vit(), tiny.images(60), tmp_path, cmi_weight=0.0, **changes)
+        plain.train()
+        hardened.train()
+        assert tiny.largest_difference(tiny.weights(plain.model), tiny.weights(hardened.model)) == 0
+
+    def test_dropout_draws_the_same(self, tmp_path):
+        """Catches a hardening that consumes random numbers."""
+        plain = tiny.plain_trainer(tiny.vit(dropout=0.2), tiny.images(60), tmp_path)
+        plain.train()  # the constructor sets the seed, so each is trained before the next is built
+        hardened = tiny.cmim_trainer(tiny.vit(dropout=0.2), tiny.images(60), tmp_path, cmi_weight=0.0)
+        hardened.train()
+        assert tiny.largest_difference(tiny.weights(plain.model), tiny.weights(hardened.model)) == 0
+
+    def test_a_weight_above_zero_changes_the_weights(self, tmp_path):
+        """Shows that the equalities above can fail."""
+        plain = tiny.plain_trainer(tiny.vit(), tiny.images(60), tmp_path)
+        hardened = tiny.cmim_trainer(tiny.vit(), tiny.images(60), tmp_path, cmi_weight=1.0)
+        plain.train()
+        hardened.train()
+        assert tiny.largest_difference(tiny.weights(plain.model), tiny.weights(hardened.model)) > 1e-4
+
+    def test_plain_trainer_is_wrong_for_text_with_accumulation(self, tmp_path):
+        """Names the case left out above: stock Trainer multiplies BERT's gradient by the accumulation steps."""
+        steps = {}
+        for accumulation, batch in ((1, 12), (3, 4)):
+            trainer = tiny.plain_trainer(
+                tiny.bert(), tiny.sentences(12), tmp_path,
+                gradient_accumulation_steps=accumulation, per_device_train_batch_size=batch,
+            )  # fmt: skip
+            before = tiny.weights(trainer.model)
+            trainer.train()
+            steps[accumulation] = tiny.largest_difference(before, tiny.weights(trainer.model))
+        assert steps[3] == pytest.approx(3 * steps[1], rel=0.05)
+
+
+class TestSplitsOfABatch:
+    """1 x 16 = 2 x 8 = 4 x 4, with a filled bank, weight above 0, a ragged end, unequal counts of ignored labels."""
+
+    @pytest.mark.parametrize("task", TASKS)
+    @pytest.mark.parametrize("reduction", ["mean", "power_mean", "max"])
+    def test_accumulation_changes_nothing(self, task: str, reduction: str, tmp_path):
+        """Catches means of means, gradients scaled by accumulation, and a bank that moves inside a step."""
+        build, data = TASKS[task]
+        results = {}
+        for batch, accumulation in ((16, 1), (8, 2), (4, 4)):
+            trainer = tiny.cmim_trainer(
+                build(), data(58), tmp_path, cmi_weight=2.0, reduction=reduction, num_train_epochs=3,
+                per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, centroid_window=30.0,
+                learning_rate=0.02,  # small, so that roundings are not amplified from step to step
+            )  # fmt: skip
+            trainer.train()
+            assert trainer.state.global_step == 12
+            results[accumulation] = trainer
+        reference = results.pop(1)
+        assert reference.bank.mass.min() > 5, "the bank is not filled"
+        assert reference.state.log_history[-2]["cmi"] > 1e-4, "the weight never acted"
+        for trainer in results.values():
+            assert tiny.largest_difference(tiny.weights(reference.model), tiny.weights(trainer.model)) < 5e-6
+            assert tiny.largest_difference(reference.bank.state_dict(), trainer.bank.state_dict()) < 5e-6
+            for ours, theirs in zip(_logs(reference), _logs(trainer), strict=True):
+                for name in ("loss", "ce", "cmi", "cmi_T1"):
+                    assert theirs[name] == pytest.approx(ours[name], rel=1e-4, abs=1e-6)
+
+    def test_batch_centroids_are_exempt(self, tmp_path):
+        """Shows that the equality can fail: centroids of the micro-batch depend on how the batch is cut."""
+        results = []
+        for batch, accumulation in ((16, 1), (4, 4)):
+            trainer = tiny.cmim_trainer(
+                tiny.vit(), tiny.images(64), tmp_path, cmi_weight=2.0, centroids="batch",
+                per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation,
+            )  # fmt: skip
+            trainer.train()
+            results.append(tiny.weights(trainer.model))
+        assert tiny.largest_difference(*results) > 1e-5
+
+    def test_components_add_up_to_the_logged_loss(self, tmp_path):
+        """Catches components scaled or averaged otherwise than the loss they explain."""
+        trainer = tiny.cmim_trainer(
+            tiny.token_bert(), tiny.tagged_sentences(60), tmp_path,
+            per_device_train_batch_size=4, gradient_accumulation_steps=3, logging_steps=2,
+        )  # fmt: skip
+        trainer.train()
+        assert _logs(trainer)
+        for entry in _logs(trainer):
+            assert entry["ce"] + entry["cmi"] == pytest.approx(entry["loss"], rel=1e-5)
+
+
+def test_the_loss_of_a_step_sees_the_bank_of_the_step_before(tmp_path):
+    """Catches a bank updated before the loss: in the first step there is no centroid, so the CMI must be 0."""
+    trainer = tiny.cmim_trainer(tiny.vit(), tiny.images(32), tmp_path, cmi_weight=1.0)
+    trainer.train()
+    first, second, *_ = _logs(trainer)
+    assert first["cmi"] == 0
+    assert second["cmi"] > 0
+
+
+def test_custom_loss_and_class_weights_shape_the_cross_entropy(tmp_path):
+    """Catches a compute_loss_func or class weights that are accepted and ignored."""
+
+    def doubled(outputs, labels, num_items_in_batch=None):
+        return 2 * torch.nn.functional.cross_entropy(outputs.logits, labels, reduction="sum") / num_items_in_batch
+
+    logs = {}
+    for name, changes in {
+        "plain": {},
+        "custom": {"compute_loss_func": doubled},
+        "weighted": {"class_weights": [2.0] * tiny.NUM_LABELS},
+    }.items():
+        trainer = tiny.cmim_trainer(
+            tiny.vit(), tiny.images(8), tmp_path, eval_dataset=tiny.images(20, seed=1), **changes
+        )
+        trainer.train()
+        logs[name] = trainer.state.log_history[0] | trainer.evaluate()
+    for name in ("custom", "weighted"):
+        assert logs[name]["ce"] == pytest.approx(2 * logs["plain"]["ce"], rel=1e-5)
