@@ -183,6 +183,7 @@ def run(task: Task, settings: dict[str, Any], seed: int, split: str) -> dict[str
                 for name, value in measured.items()
                 if not name.endswith(("_runtime", "_per_second", "epoch"))
             }
+            figures[f"{prefix}cmi_T4"] = trainer.measurement.cmi_at(4.0)  # for arms that do not train at it too
     return figures
 
 

@@ -1,17 +1,16 @@
 """Pictures of output clusters: CMI over temperature, three classes on the probability simplex, training curves.
 
 Every function returns a `matplotlib.figure.Figure` of its own, made without pyplot: no window opens, no setting of
-matplotlib stays changed, and `figure.savefig("curves.pdf")` writes it. Sizes and letters suit a paper's column (3.5 in)
-or text width (7 in). The n-th model of a mapping has the same colour in every picture; all colours stay apart for
-colour-blind eyes.
-
-Needs the extra "plots".
+matplotlib stays changed, and `figure.savefig("curves.pdf")` writes it. Sizes and letters suit a paper's column
+(3.5 in) or text width (7 in). The n-th model of a mapping has the same colour in every picture; all colours stay apart
+for colour-blind eyes. Needs the extra "plots".
 """
 
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import ParamSpec
+from fractions import Fraction
+from typing import Any, ParamSpec
 
 import matplotlib
 import torch
@@ -31,25 +30,16 @@ MODEL_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9
 CLASS_COLOURS = ("#004488", "#BB5566", "#DDAA33")
 CLASS_MARKERS = ("o", "s", "^")
 GREY = "#555555"
-STYLE = {
-    "font.size": 8,
-    "axes.labelsize": 8,
-    "axes.titlesize": 8,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "legend.fontsize": 7,
-    "legend.title_fontsize": 7,
-    "legend.frameon": False,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "lines.linewidth": 1.3,
-    "figure.dpi": 200,
-}
-DECADES_SHOWN = 4
-"""Powers of ten that a logarithmic axis shows below its largest value."""
+STYLE: dict[Any, Any] = {
+    "font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7,
+    "legend.fontsize": 7, "legend.title_fontsize": 7, "legend.frameon": False,
+    "axes.linewidth": 0.6, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 200,
+}  # fmt: skip
+DECADES_SHOWN = 4  # powers of ten that a logarithmic axis shows below its largest value
+ROUNDING = 1e-12  # nats; a smaller CMI, a difference of entropies in float64, is taken as 0
 
 Parameters = ParamSpec("Parameters")
+_legend_entry = functools.partial(Line2D, [], [])
 
 
 def _styled(plot: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
@@ -74,7 +64,7 @@ def _colours_of(models: Mapping[str, object]) -> dict[str, str]:
 
 def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
     """Make the y axis logarithmic and show the values' upper decades; a 0 lies below any such axis."""
-    positive = [value for value in values if 0 < value < math.inf] or [1.0]
+    positive = [value for value in values if ROUNDING < value < math.inf] or [1.0]
     axes.set_yscale("log", nonpositive="clip")
     axes.set_ylim(max(min(positive) / 1.5, max(positive) * 10.0**-DECADES_SHOWN), max(positive) * 1.5)
 
@@ -85,8 +75,8 @@ def plot_cmi_curves(measurements: Mapping[str, Measurement]) -> Figure:
 
     Solid: correctly classified samples, with a dot at the largest value, which the legend gives. Dashed: all samples.
     Dotted, at T -> 0: the limit of the dashed curve, H(prediction | label), the entropy of the errors, which no
-    concentration of the outputs removes. A CMI of 0 leaves the picture through its bottom; the legend names a model
-    without errors, whose limit is 0.
+    concentration of the outputs removes. A CMI of 0 leaves the picture through its bottom; the legend says H = 0 where
+    a model has no such limit to draw.
 
     Args:
         measurements: 1 to 7 measurements by model name, of the same data.
@@ -99,31 +89,31 @@ def plot_cmi_curves(measurements: Mapping[str, Measurement]) -> Figure:
     axes = figure.add_subplot()
     _logarithmic(axes, [value for each in measurements.values() for value in (*each.cmi, *each.cmi_correct)])
     coldest, warmest = _temperatures_shown(measurements, axes.get_ylim()[0])
+    limit_start = coldest / 8
     for name, measured in measurements.items():
         colour, grid = colours[name], measured.temperatures
         axes.plot(grid, measured.cmi, "--", color=colour, linewidth=0.9)
         axes.plot(grid, measured.cmi_correct, "-", color=colour, marker="o", markersize=1.6)
         axes.plot(measured.cmi_sup_temperature, measured.cmi_sup, "o", color=colour, markersize=4.5)
         if measured.prediction_entropy > 0:
-            axes.plot([coldest / 8, grid[0]], [measured.prediction_entropy] * 2, ":", color=colour, linewidth=1.6)
+            axes.plot([limit_start, grid[0]], [measured.prediction_entropy] * 2, ":", color=colour, linewidth=1.6)
     axes.set_xscale("log", base=2)
-    axes.set_xlim(coldest / 8, warmest)
-    octaves = range(math.ceil(math.log2(coldest)), math.floor(math.log2(warmest)) + 1, 2)
-    axes.set_xticks([coldest / 8, *(2.0**k for k in octaves)], ["→ 0", *(_power_of_two(k) for k in octaves)])
-    axes.set_xlabel("temperature $T$")
-    axes.set_ylabel("CMI (nats)")
-    labels = {name: f"{name}: {_headline(measured)}" for name, measured in measurements.items()}
-    handles = [Line2D([], [], color=colours[name], marker="o", markersize=4.5, label=labels[name]) for name in labels]
-    figure.legend(handles=handles, loc="outside upper center", title="Largest CMI among correctly classified samples")
-    kinds = {"-": "correctly classified", "--": "all samples", ":": "$H$(prediction | label)"}
-    _add_line_key(figure, kinds)
+    axes.set_xlim(limit_start, warmest)
+    ticks = [Fraction(2) ** k for k in range(math.ceil(math.log2(coldest)), math.floor(math.log2(warmest)) + 1, 2)]
+    axes.set_xticks([limit_start, *map(float, ticks)], ["→ 0", *map(str, ticks)])
+    axes.set(xlabel="temperature $T$", ylabel="CMI (nats)")
+    entries = [
+        _legend_entry(color=colours[name], marker="o", markersize=4.5, label=f"{name}: {_headline(measured)}")
+        for name, measured in measurements.items()
+    ]
+    figure.legend(handles=entries, loc="outside upper center", title="Largest CMI among correctly classified samples")
+    entries = [
+        _legend_entry(color=GREY, label="correctly classified"),
+        _legend_entry(color=GREY, linestyle="--", linewidth=0.9, label="all samples"),
+        _legend_entry(color=GREY, linestyle=":", linewidth=1.6, label="$H$(prediction | label)"),
+    ]
+    figure.legend(handles=entries, loc="outside lower center", ncols=3, columnspacing=1.2, handlelength=1.8)
     return figure
-
-
-def _add_line_key(figure: Figure, kinds: Mapping[str, str]) -> None:
-    """Say below the picture what solid, dashed and dotted lines are."""
-    handles = [Line2D([], [], color=GREY, linestyle=line, linewidth=1, label=label) for line, label in kinds.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(kinds), columnspacing=1.2)
 
 
 def _temperatures_shown(measurements: Mapping[str, Measurement], floor: float) -> tuple[float, float]:
@@ -133,23 +123,17 @@ def _temperatures_shown(measurements: Mapping[str, Measurement], floor: float) -
     return min(shown), max(shown)
 
 
-def _power_of_two(exponent: int) -> str:
-    return f"{2**exponent}" if exponent >= 0 else f"1/{2**-exponent}"
-
-
 def _headline(measured: Measurement) -> str:
-    value = f"{measured.cmi_sup:.2g} nats at $T$ = {measured.cmi_sup_temperature:g}" if measured.cmi_sup else "0 nats"
-    return value if measured.prediction_entropy else f"{value}, no errors"
+    largest = measured.cmi_sup if measured.cmi_sup > ROUNDING else 0
+    value = f"{largest:#.2g} nats at $T$ = {measured.cmi_sup_temperature:g}" if largest else "0 nats"
+    return value if measured.prediction_entropy else f"{value}, $H$ = 0"
 
 
 def project_on_simplex(probs: Tensor) -> Tensor:
-    """Return the place of three probabilities in the equilateral triangle with corners (0, 0), (1, 0), (1/2, √3/2).
+    """Return the places `(..., 2)` of `(..., 3)` probabilities in the triangle (0, 0), (1, 0), (1/2, √3/2).
 
     Args:
         probs: `(..., 3)`, each row summing to 1.
-
-    Returns:
-        `(..., 2)`.
 
     >>> project_on_simplex(torch.tensor([0.0, 1.0, 0.0]))
     tensor([1., 0.])
@@ -158,7 +142,7 @@ def project_on_simplex(probs: Tensor) -> Tensor:
     return probs @ corners
 
 
-def most_confused_classes(logits: Mapping[str, Tensor], labels: Tensor) -> tuple[int, int, int]:
+def most_confused_classes(logits: Mapping[str, Tensor], labels: Tensor) -> list[int]:
     """Return the three classes that the models confuse most, in ascending order.
 
     Confusion of classes a and b is the mean probability (T = 1) that samples of a give to b, plus that which samples
@@ -166,17 +150,15 @@ def most_confused_classes(logits: Mapping[str, Tensor], labels: Tensor) -> tuple
     these two.
 
     Args:
-        logits: `(..., C)` outputs by model name.
+        logits: `(..., C)` outputs by model name, C >= 3.
         labels: `(...)` integers in [0, C), or -100 to ignore.
     """
-    centroids = torch.stack([class_centroids(each, labels, [1.0])[0].double().cpu() for each in logits.values()])
-    given = centroids.mean(dim=0)
-    confusion = (given + given.T).fill_diagonal_(-1)
+    centroids = torch.stack([class_centroids(each.detach().cpu(), labels.cpu(), [1.0])[0] for each in logits.values()])
+    confusion = (centroids + centroids.mT).mean(dim=0).fill_diagonal_(-1)
     first, second = divmod(int(confusion.argmax()), len(confusion))
     with_both = confusion[first] + confusion[second]
     with_both[[first, second]] = -1
-    lowest, middle, highest = sorted((first, second, int(with_both.argmax())))
-    return lowest, middle, highest
+    return sorted((first, second, int(with_both.argmax())))
 
 
 @_styled
@@ -190,8 +172,8 @@ def plot_clusters(
     """Draw the samples of three classes on the probability simplex: a row per temperature, a column per model.
 
     The three classes' probabilities softmax(z / T), renormalised to sum to 1, place a sample in the triangle: at a
-    corner when the model is sure of that class, in the middle when it cannot decide. A large mark is a class's
-    centroid (the mean output, renormalised likewise). Below each triangle stands the CMI of all classes, in nats.
+    corner when the model is sure of that class, in the middle when it cannot decide. A cross is a class's centroid
+    (the mean output, renormalised likewise). Below each triangle stands the CMI of all classes, in nats.
 
     Args:
         logits: `(..., C)` outputs of 1 to 7 models by name, on the same samples.
@@ -210,10 +192,10 @@ def plot_clusters(
             f"Expected logits of at least 3 classes, got {num_classes}: the simplex of two classes is a line, and"
             " there is no triangle to draw. Use plot_cmi_curves for a binary classifier."
         )
-    classes = most_confused_classes(logits, labels) if classes is None else tuple(classes)
+    classes = most_confused_classes(logits, labels) if classes is None else list(classes)
     if len(set(classes)) != 3 or len(classes) != 3 or not all(0 <= each < num_classes for each in classes):
         raise ValueError(
-            f"Expected three distinct classes in [0, {num_classes}), got {list(classes)}: the corners of a triangle."
+            f"Expected three distinct classes in [0, {num_classes}), got {classes}: the corners of a triangle."
             " Leave classes unset to draw the three most confused ones."
         )
     side = min(2.4, 7.0 / len(logits))
@@ -228,8 +210,8 @@ def plot_clusters(
             if column == 0:
                 axes.text(-0.22, 0.45, f"$T$ = {temperature:g}", rotation=90, va="center", ha="center")
         grid[0, column].set_title(name, color=colours[name], fontweight="bold")
-    mark = Line2D([], [], linestyle="", marker="+", markersize=9, markeredgewidth=0.5, color="black")
-    figure.legend([mark], ["centroid of the class whose colour surrounds it"], loc="outside lower center")
+    entry = _legend_entry(color="black", linestyle="", marker="+", markersize=9, mew=0.5)
+    figure.legend([entry], ["class centroids"], loc="outside lower center")
     return figure
 
 
@@ -239,30 +221,26 @@ def _draw_triangle(axes: Axes, names: Sequence[str]) -> None:
     places = (("right", "top", -0.02), ("left", "top", -0.02), ("center", "bottom", 0.03))
     for corner, label, colour, (side, level, gap) in zip(corners, names, CLASS_COLOURS, places, strict=True):
         axes.text(float(corner[0]), float(corner[1]) + gap, label, ha=side, va=level, color=colour, fontweight="bold")
-    axes.set_aspect("equal")
-    axes.set_xlim(-0.1, 1.1)
-    axes.set_ylim(-0.14, 0.95)
+    axes.set(xlim=(-0.1, 1.1), ylim=(-0.14, 0.95), aspect="equal")
     axes.set_axis_off()
 
 
-def _draw_clusters(axes: Axes, logits: Tensor, labels: Tensor, classes: Sequence[int], temperature: float) -> None:
-    chosen = list(classes)
-    points = project_on_simplex(tempered_log_probs(logits[:, chosen], [temperature])[0].exp())
-    centroids = class_centroids(logits, labels, [temperature])[0][chosen][:, chosen]
+def _draw_clusters(axes: Axes, logits: Tensor, labels: Tensor, classes: list[int], temperature: float) -> None:
+    points = project_on_simplex(tempered_log_probs(logits[:, classes], [temperature])[0].exp())
+    centroids = class_centroids(logits, labels, [temperature])[0][classes][:, classes]
     middles = project_on_simplex(centroids / centroids.sum(dim=-1, keepdim=True))
-    for own, middle, colour, marker in zip(chosen, middles, CLASS_COLOURS, CLASS_MARKERS, strict=True):
+    for own, middle, colour, marker in zip(classes, middles, CLASS_COLOURS, CLASS_MARKERS, strict=True):
         members = points[labels == own]
-        # Thousands of vector marks make a PDF that no viewer scrolls.
-        axes.scatter(*members.T, s=8, marker=marker, color=colour, alpha=0.5, linewidths=0, rasterized=len(members) > 2000)
-        axes.scatter(*middle, s=90, marker="+", color="black", linewidths=0.5, zorder=4)
+        samples = axes.plot(members[:, 0], members[:, 1], marker, color=colour, markersize=2.8, alpha=0.5, mew=0)
+        samples[0].set_rasterized(len(members) > 2000)  # thousands of vector marks make a PDF that no viewer scrolls
+        axes.plot(middle[0], middle[1], "+", color="black", markersize=9, mew=0.5, zorder=4)
     cmi = conditional_mutual_information(logits, labels, temperature).item()
-    axes.text(0.5, -0.05, f"CMI {cmi:.2g} nats", ha="center", va="top", fontsize=7, color=GREY)
+    cmi_text = f"CMI {cmi:#.2g} nats" if cmi > ROUNDING else "CMI 0 nats"
+    axes.text(0.5, -0.05, cmi_text, ha="center", va="top", fontsize=7, color=GREY)
 
 
 @_styled
-def plot_training(
-    log_history: Mapping[str, Sequence[Mapping[str, float]]], temperature: float = 4.0
-) -> Figure:
+def plot_training(log_history: Mapping[str, Sequence[Mapping[str, float]]], temperature: float = 4.0) -> Figure:
     """Draw cross-entropy (left) and CMI at one temperature (right), both in nats and logarithmic, over epochs.
 
     Solid: training data. Dashed: evaluation data, where the run was evaluated. Shaded, on the right: the weight of
@@ -286,22 +264,31 @@ def plot_training(
                 f"Expected entries with 'ce' and {key!r} in the log of {name!r}, got {seen}: there is no curve to"
                 " draw. Train with CMIMTrainer, a logging_strategy other than 'no', and this temperature."
             )
-        colour = colours[name]
-        for panel in ("ce", key):
-            panels[panel].plot(*_series(entries, panel), "-", color=colour)
-            panels[panel].plot(*_series(entries, f"eval_{panel}"), "--", color=colour, linewidth=0.9)
-        panels["cmi_weight"].fill_between(*_series(entries, "cmi_weight"), color=colour, alpha=0.5, linewidth=0)
+        panels["cmi_weight"].fill_between(*_series(entries, "cmi_weight"), color=colours[name], alpha=0.5, linewidth=0)
     for panel, label in (("ce", "cross-entropy (nats)"), (key, f"CMI at $T$ = {temperature:g} (nats)")):
-        _logarithmic(panels[panel], [value for line in panels[panel].lines for value in line.get_ydata()])
+        _draw_series(panels[panel], log_history, panel, colours)
         panels[panel].set_ylabel(label)
     panels[key].tick_params(labelbottom=False)
     panels["ce"].set_xlabel("epoch")
-    panels["cmi_weight"].set_xlabel("epoch")
+    panels["cmi_weight"].set(xlabel="epoch", ylim=(0, None))
     panels["cmi_weight"].set_ylabel("weight", rotation=0, ha="right", va="center")
-    handles = [Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
-    handles += [Line2D([], [], color=GREY, linestyle=line, label=label) for line, label in (("-", "training"), ("--", "evaluation"))]
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    legend = [_legend_entry(color=colour, label=name) for name, colour in colours.items()]
+    legend += [_legend_entry(color=GREY, linestyle="-", label="training")]
+    legend += [_legend_entry(color=GREY, linestyle="--", linewidth=0.9, label="evaluation")]
+    figure.legend(handles=legend, loc="outside upper center", ncols=len(legend))
     return figure
+
+
+def _draw_series(
+    axes: Axes, log_history: Mapping[str, Sequence[Mapping[str, float]]], key: str, colours: Mapping[str, str]
+) -> None:
+    kinds = ((key, "-", 1.5), (f"eval_{key}", "--", 0.9))
+    _logarithmic(axes, [v for log in log_history.values() for kind in kinds for v in _series(log, kind[0])[1]])
+    for name, entries in log_history.items():
+        for logged, dashes, width in kinds:
+            epochs, values = _series(entries, logged)
+            marker = "o" if len(values) == 1 else ""  # a line through one point cannot be seen
+            axes.plot(epochs, values, marker + dashes, color=colours[name], linewidth=width, markersize=3)
 
 
 def _series(entries: Sequence[Mapping[str, float]], key: str) -> tuple[list[float], list[float]]:

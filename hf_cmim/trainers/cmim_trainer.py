@@ -1,5 +1,6 @@
 """The hardening trainer: `transformers.Trainer` with the CMI of all tempered output clusters in its loss."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +204,7 @@ class CMIMTrainer(ComponentTrainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not self.accelerator.sync_gradients or self._state is None:
             return loss
-        reduce = self.accelerator.reduce if self.accelerator.num_processes > 1 else None
+        reduce = partial(self.accelerator.reduce, reduction="sum") if self.accelerator.num_processes > 1 else None
         self._state.bank.step(reduce, move_centroids=self.args.centroids != "epoch")
         self.record_components({"cmi_weight": self.current_weight})
         step = self.state.global_step + 1

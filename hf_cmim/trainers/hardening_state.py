@@ -93,7 +93,7 @@ class HardeningState:
                 f"Expected the hardening state {path}, got nothing: CMIMTrainer did not write this checkpoint, and"
                 " its centroids would start empty. Load its weights with from_pretrained and train anew."
             )
-        with safe_open(path, framework="pt", device=str(device)) as file:
+        with safe_open(path, framework="pt") as file:
             written = tuple(json.loads(file.metadata()["temperatures"]))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
         if written != tuple(temperatures):

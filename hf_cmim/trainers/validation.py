@@ -31,6 +31,11 @@ def check_head(model: nn.Module, label_names: Sequence[str], class_weights: Sequ
         ValueError: a multi-label or regression head, fewer than 2 classes, labels under another name, or as many
             class weights as there are not classes.
     """
+    if not label_names:
+        raise ValueError(
+            f"Expected a model whose forward takes 'labels', got {type(model).__name__}, which takes none: the base"
+            " model without its head? Use an AutoModelFor...Classification class."
+        )
     if list(label_names) != ["labels"]:
         raise ValueError(
             f"Expected one target named 'labels', got {list(label_names)}: Trainer counts labels under that name only,"

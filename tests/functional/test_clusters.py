@@ -34,7 +34,9 @@ def measured(batches, num_classes=5, correct_only=False):
 
 
 @pytest.mark.parametrize("correct_only", [False, True])
-@pytest.mark.parametrize("sizes", [[60], [1] * 60, [7, 1, 30, 0, 22], [59, 1]], ids=["one", "single", "ragged", "last"])
+@pytest.mark.parametrize(
+    "sizes", [[60], [1] * 60, [7, 1, 30, 0, 22], [59, 1]], ids=["one", "single", "ragged", "last"]
+)
 @pytest.mark.parametrize("name", QUANTITIES)
 def test_batches_equal_one_batch(name, sizes, correct_only):
     """Catches a mean of means, and sums that are replaced instead of added to."""

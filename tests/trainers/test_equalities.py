@@ -106,7 +106,8 @@ class TestSplitsOfABatch:
             assert tiny.largest_difference(reference.bank.state_dict(), trainer.bank.state_dict()) < 5e-6
             for ours, theirs in zip(_logs(reference), _logs(trainer), strict=True):
                 for name in ("loss", "ce", "cmi", "cmi_T1"):
-                    assert theirs[name] == pytest.approx(ours[name], rel=1e-4, abs=1e-6)
+                    # A divergence is rounded at about 1e-7, which T^2 = 256 raises to 3e-5.
+                    assert theirs[name] == pytest.approx(ours[name], rel=1e-4, abs=3e-5), name
 
     def test_batch_centroids_are_exempt(self, tmp_path):
         """Shows that the equality can fail: centroids of the micro-batch depend on how the batch is cut."""

@@ -1,0 +1,1 @@
+"""Metrics that `evaluate.load` takes by their folder: `cmi` and `ncmi`."""

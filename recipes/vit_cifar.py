@@ -1,0 +1,290 @@
+# /// script
+# dependencies = ["hf_cmim[plots]", "pillow"]
+# ///
+"""Harden a vision transformer against distillation: CIFAR-100 by default, any image classification data by flags.
+
+    accelerate launch recipes/vit_cifar.py                                   # CIFAR-100, for a GPU
+    python recipes/vit_cifar.py recipes/configs/fashion_mnist.yaml --seed 0  # local data, 2 CPU cores
+    python recipes/vit_cifar.py --dataset_name FOLDER --model_name_or_path CHECKPOINT --objective ls
+
+A first argument that ends in .yaml gives defaults; flags override it. A data set is what `datasets.load_dataset` opens
+(a Hub id, a folder of parquet files, a folder of images in train/CLASS/) or one parquet, csv or json file.
+"""
+
+import argparse
+import dataclasses
+import importlib.metadata
+import importlib.util
+import json
+import platform
+import socket
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import huggingface_hub
+import PIL.Image
+import PIL.ImageOps
+import torch
+import yaml
+from datasets import ClassLabel, Dataset, Image, load_dataset
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    HfArgumentParser,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+    set_seed,
+)
+
+from hf_cmim import CMIMConfig, CMIMTrainer, check_launch
+
+# The default run. recipes/configs/cifar100.yaml says the same, to start your own from.
+DEFAULTS: dict[str, Any] = {
+    "output_dir": "outputs/vit_cifar100", "num_train_epochs": 100, "learning_rate": 1e-3, "weight_decay": 0.05,
+    "warmup_steps": 0.05, "lr_scheduler_type": "cosine", "per_device_train_batch_size": 128,
+    "per_device_eval_batch_size": 256, "eval_strategy": "epoch", "save_strategy": "epoch", "save_total_limit": 1,
+    "logging_steps": 50, "dataloader_num_workers": 4,
+}  # fmt: skip
+FINE_TUNING = {"num_train_epochs": 5, "learning_rate": 5e-5}  # instead, where a checkpoint is given
+LABEL_COLUMNS = {"uoft-cs/cifar100": "fine_label"}  # it has two
+FILE_FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
+
+
+@dataclass
+class RecipeArguments:
+    """What this recipe adds to the settings of `CMIMConfig`."""
+
+    _argument_group_name = "recipe"
+
+    objective: Literal["cmim", "ls", "ce"] = field(
+        default="cmim",
+        metadata={
+            "help": "cmim hardens; ls (label smoothing, 0.1 unless --label_smoothing_factor is given) and ce"
+            " (cross-entropy) train what it is compared with, at cmi_weight 0."
+        },
+    )
+    dataset_name: str = field(default="uoft-cs/cifar100", metadata={"help": "Hub id, folder or file."})
+    image_column: str | None = field(default=None, metadata={"help": "Unset: the one column of images."})
+    label_column: str | None = field(default=None, metadata={"help": "Unset: the one column of class labels."})
+    train_split: str = field(default="train", metadata={"help": "Split to train on, less the validation share."})
+    test_split: str | None = field(
+        default=None, metadata={"help": "Split used once, at the end. Unset: test or validation, else held out too."}
+    )
+    validation_share: float = field(default=0.1, metadata={"help": "Share of training data held out for validation."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Train on at most this many."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Validate and test on at most this many."})
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Trained checkpoint; unset: a new ViT."})
+    image_size: int = field(default=32, metadata={"help": "Side in pixels to which a new ViT's images are resized."})
+    patch_size: int = field(default=4, metadata={"help": "Side of a new ViT's patches; divides the image's."})
+    hidden_size: int = field(default=192, metadata={"help": "Width of a new ViT; its MLPs are 4 times as wide."})
+    num_hidden_layers: int = field(default=9, metadata={"help": "Layers of a new ViT."})
+    num_attention_heads: int = field(default=3, metadata={"help": "Attention heads of a new ViT."})
+    augment: Literal["crop_flip", "crop", "none"] = field(
+        default="crop_flip", metadata={"help": "Shift training images by up to 1/8 at random; mirror half of them."}
+    )
+    smoke: bool = field(default=False, metadata={"help": "256 samples and 4 steps: does everything fit together?"})
+
+
+def parse_arguments(words: list[str]) -> tuple[RecipeArguments, CMIMConfig]:
+    """Read a YAML file if the first word names one, then the flags, which override it."""
+    formatters = (argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter)
+    kinds = (RecipeArguments, CMIMConfig)
+    parser = HfArgumentParser(kinds, description=__doc__, formatter_class=type("Formatter", formatters, {}))
+    from_file = bool(words) and words[0].endswith((".yaml", ".yml"))
+    settings = yaml.safe_load(Path(words.pop(0)).read_text(encoding="utf-8")) if from_file else {}
+    if unknown := set(settings) - {each.name for kind in kinds for each in dataclasses.fields(kind)}:
+        sys.exit(f"Expected settings that --help lists, got {sorted(unknown)}: nothing would read them.")
+    parser.set_defaults(**(DEFAULTS | settings))
+    if parser.parse_known_args(words)[0].model_name_or_path is not None:
+        parser.set_defaults(**(FINE_TUNING | settings))
+    recipe, args = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
+    if recipe.objective == "cmim" and not args.cmi_weight:
+        sys.exit("Expected a cmi_weight above 0 for --objective cmim, got 0: that is plain training, --objective ce.")
+    if recipe.objective == "ce" and args.label_smoothing_factor:
+        sys.exit("Expected no label_smoothing_factor for --objective ce, got one: that is --objective ls.")
+    if recipe.objective != "cmim":
+        args.cmi_weight = 0.0
+    if recipe.objective == "ls":
+        args.label_smoothing_factor = args.label_smoothing_factor or 0.1
+    if recipe.smoke:
+        args.max_steps, args.logging_steps, args.dataloader_num_workers = 4, 1, 0
+        args.per_device_train_batch_size = min(args.per_device_train_batch_size, 32)
+        recipe.max_train_samples, recipe.max_eval_samples = 256, 128
+    args.remove_unused_columns = False  # the transform reads columns that the model does not take
+    return recipe, args
+
+
+def load_or_explain(name: str, load: Callable[[], Any]) -> Any:
+    """Load from the Hub or a path. Where the Hub is out of reach say so at once: its clients retry for a minute."""
+    hub, proxies = urlsplit(huggingface_hub.constants.ENDPOINT), urllib.request.getproxies()
+    # Offline the cache answers at once, and only a proxy knows what is behind it.
+    unasked = huggingface_hub.constants.HF_HUB_OFFLINE or hub.scheme in proxies or "all" in proxies
+    try:
+        if not unasked and not Path(name).exists():
+            port = hub.port or (80 if hub.scheme == "http" else 443)
+            socket.create_connection((hub.hostname, port), timeout=5).close()
+        return load()
+    except OSError as error:
+        raise SystemExit(
+            f"Expected {name!r} on the Hub or as a local path, got: {error}. To run offline, give a local folder"
+            " (parquet files, or images in train/CLASS/) or a parquet file (and a local --model_name_or_path):\n\n"
+            "    HF_HUB_OFFLINE=1 python recipes/vit_cifar.py --dataset_name PATH --label_column COLUMN\n\n"
+            "CIFAR-100 itself (--label_column fine_label) comes into PATH, on a machine that reaches the Hub, by\n\n"
+            "    hf download uoft-cs/cifar100 --repo-type dataset --local-dir PATH\n\n"
+            "What this machine has downloaded before is found with HF_HUB_OFFLINE=1 alone."
+        ) from error
+
+
+def open_splits(recipe: RecipeArguments) -> dict[str, Dataset]:
+    """Return train, validation (held out from training) and test (not looked at before the end)."""
+    path = Path(recipe.dataset_name)
+    source = (FILE_FORMATS[path.suffix], None, None, str(path)) if path.is_file() else (str(path),)
+    data = load_or_explain(recipe.dataset_name, partial(load_dataset, *source))
+    test_split = recipe.test_split or next((name for name in ("test", "validation") if name in data), None)
+    for flag, name in (("--train_split", recipe.train_split), ("--test_split", test_split)):
+        if name is not None and name not in data:
+            sys.exit(f"Expected {flag} to be one of {list(data)} in {recipe.dataset_name}, got {name!r}.")
+    train = data[recipe.train_split]
+    hold_out = partial(Dataset.train_test_split, test_size=recipe.validation_share, seed=0)  # for every --seed
+    train, validation = hold_out(train).values()
+    train, test = (train, data[test_split].shuffle(seed=0)) if test_split else hold_out(train).values()
+    splits, rest = {"train": train, "validation": validation, "test": test}, recipe.max_eval_samples
+    limits = {"train": recipe.max_train_samples, "validation": rest, "test": rest}
+    return {name: split.select(range(min(limits[name] or len(split), len(split)))) for name, split in splits.items()}
+
+
+def find_column(kind: str, asked: str | None, candidates: list[str], columns: list[str]) -> str:
+    """Return the column asked for, or the only candidate."""
+    found = [name for name in ([asked] if asked is not None else candidates) if name in columns]
+    if len(found) != 1:
+        sys.exit(
+            f"Expected one {kind} column, got {found or 'none'} among {columns}: a wrong one would be another task"
+            f" than you mean. Choose with --{kind}_column NAME."
+        )
+    return found[0]
+
+
+def read_labels(splits: dict[str, Dataset], column: str) -> tuple[dict[Any, int], list[str]]:
+    """Return the class number of each value in the label column, and the names of the classes."""
+    feature = splits["train"].features[column]
+    found = {value for split in splits.values() for value in split.select_columns(column).unique(column)}
+    values = range(feature.num_classes) if isinstance(feature, ClassLabel) else sorted(found - {None})
+    if unknown := found - set(values):
+        sys.exit(
+            f"Expected labels of {len(values)} classes in column {column!r}, got also {unknown}: rows without a label,"
+            " as public test splits often have? Nothing can be measured on them. Choose another --test_split."
+        )
+    names = feature.names if isinstance(feature, ClassLabel) else [str(value) for value in values]
+    return {value: number for number, value in enumerate(values)}, names
+
+
+def to_inputs(rows: dict[str, list], processor: Any, columns: tuple[str, str], numbers: dict, augment: str) -> dict:
+    """Turn rows into what the model takes. Grey images become RGB, so that one processor serves every model."""
+    images = [image.convert("RGB") for image in rows[columns[0]]]
+    if augment != "none":
+        images = [augmented(image, flip=augment == "crop_flip") for image in images]
+    pixel_values = processor(images, return_tensors="pt")["pixel_values"]
+    return {"pixel_values": pixel_values, "labels": [numbers[label] for label in rows[columns[1]]]}
+
+
+def augmented(image: PIL.Image.Image, flip: bool) -> PIL.Image.Image:
+    """Shift the image by up to 1/8, then mirror it or not. Torch draws: its state is in every checkpoint."""
+    margin = max(1, round(min(image.size) / 8))
+    left, top = torch.randint(0, 2 * margin + 1, (2,)).tolist()
+    image = PIL.ImageOps.expand(image, margin).crop((left, top, left + image.width, top + image.height))
+    return PIL.ImageOps.mirror(image) if flip and torch.rand(()) < 0.5 else image
+
+
+def build_model(recipe: RecipeArguments, names: list[str]) -> tuple[torch.nn.Module, Any]:
+    """Return a new ViT, or a checkpoint with a head for these classes, and its image processor."""
+    labels: dict[str, Any] = {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
+    if recipe.model_name_or_path is not None:
+        # A head for another number of classes is begun anew.
+        load = partial(AutoModelForImageClassification.from_pretrained, ignore_mismatched_sizes=True, **labels)
+        loads = [partial(each, recipe.model_name_or_path) for each in (load, AutoImageProcessor.from_pretrained)]
+        return tuple(load_or_explain(recipe.model_name_or_path, each) for each in loads)
+    shape = ("image_size", "patch_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
+    config = ViTConfig(
+        **{name: getattr(recipe, name) for name in shape}, intermediate_size=4 * recipe.hidden_size, **labels
+    )
+    size = {"height": recipe.image_size, "width": recipe.image_size}
+    processor = ViTImageProcessorPil(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    return ViTForImageClassification(config), processor
+
+
+def write_report(trainer: CMIMTrainer, recipe: RecipeArguments, figures: dict[str, Any]) -> None:
+    """Write results.json and the picture of the CMI curve, and print what matters."""
+    folder = Path(trainer.args.output_dir)
+    packages = ("hf_cmim", "torch", "transformers", "datasets", "accelerate")
+    figures |= {
+        "num_processes": trainer.args.world_size,
+        "device": torch.cuda.get_device_name() if trainer.args.device.type == "cuda" else f"{platform.machine()} CPU",
+        "versions": {each.name: each.version for each in importlib.metadata.distributions() if each.name in packages},
+        "date": time.strftime("%Y-%m-%d"),
+        "recipe": dataclasses.asdict(recipe),
+        "measurement": trainer.measurement.to_dict(),
+    }
+    (folder / "results.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    if importlib.util.find_spec("matplotlib") is not None:
+        from hf_cmim.plots import plot_cmi_curves
+
+        plot_cmi_curves({recipe.objective: trainer.measurement}).savefig(folder / "cmi_curve.png", dpi=150)
+    for name in ("accuracy", "nll", "ece", "cmi_sup", "within_total_ratio"):
+        print(f"test {name:20} {figures['test'][f'test_{name}']:.4f}")
+    print(f"The model, its results.json and cmi_curve.png are in {folder}.")
+
+
+def main() -> None:
+    """Train one model, measure it and save it."""
+    # ---- 1. Data ----
+    recipe, args = parse_arguments(sys.argv[1:])
+    check_launch(args.world_size)
+    with args.main_process_first(desc="opening the data"):
+        splits = open_splits(recipe)
+    features = splits["train"].features
+    images = [name for name, feature in features.items() if isinstance(feature, Image)]
+    classes = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
+    asked = recipe.label_column or LABEL_COLUMNS.get(recipe.dataset_name)
+    label_column = find_column("label", asked, classes or ["label"], list(features))
+    image_column = find_column("image", recipe.image_column, images, list(features))
+    numbers, names = read_labels(splits, label_column)
+
+    # ---- 2. Model ----
+    set_seed(args.seed)
+    model, processor = build_model(recipe, names)
+    transform = partial(to_inputs, processor=processor, columns=(image_column, label_column), numbers=numbers)
+    data = {name: split.with_transform(partial(transform, augment="none")) for name, split in splits.items()}
+    data["train"] = splits["train"].with_transform(partial(transform, augment=recipe.augment))
+
+    # ---- 3. Trainer ----
+    trainer = CMIMTrainer(
+        model, args, train_dataset=data["train"], eval_dataset=data["validation"], processing_class=processor
+    )
+
+    # ---- 4. Train ----
+    checkpoint = args.resume_from_checkpoint
+    outcome = trainer.train(resume_from_checkpoint=True if str(checkpoint).lower() == "true" else checkpoint)
+    trainer.save_model()
+
+    # ---- 5. Report ----
+    test = trainer.evaluate(data["test"], metric_key_prefix="test")
+    figures = {
+        "objective": recipe.objective,
+        "seed": args.seed,
+        "n": {name: len(split) for name, split in data.items()},
+    }
+    if trainer.is_world_process_zero():
+        write_report(trainer, recipe, figures | {"train": outcome.metrics, "test": test})
+    trainer.accelerator.end_training()  # what Trainer.end does; transformers 5.17 has no such method
+
+
+if __name__ == "__main__":
+    main()

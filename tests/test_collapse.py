@@ -1,0 +1,215 @@
+"""CollapseDetector: what it must see, and what it must not take for a collapse."""
+
+import copy
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from hf_cmim import CentroidBank, CMIMLoss, CollapseDetector
+from hf_cmim.collapse import LARGEST_NUM_CLASSES
+
+WINDOW = 100.0
+APART = [[0.9, 0.05, 0.05], [0.05, 0.9, 0.05], [0.05, 0.05, 0.9]]
+MERGED = [[0.49, 0.46, 0.05], [0.48, 0.47, 0.05], [0.05, 0.05, 0.9]]  # classes 0 and 1; both are answered with 0
+CLOSER = [[0.65, 0.30, 0.05], [0.30, 0.65, 0.05], [0.05, 0.05, 0.9]]  # their distance falls from .85 to .35
+
+
+def feed(bank, probs, counts=(1000, 1000, 1000)):
+    """Move the bank by samples whose output is exactly the row of their class."""
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    bank.accumulate(torch.tensor(probs).log()[labels], labels)
+    bank.step()
+    return bank
+
+
+def bank_of(probs, counts=(1000, 1000, 1000), temperatures=(1.0,)):
+    return feed(CentroidBank(3, temperatures, WINDOW), probs, counts)
+
+
+# What must be seen
+
+
+def test_merged_classes_are_named():
+    """Catches a detector that only watches falling distances: these two were never separated."""
+    (pair,) = CollapseDetector(3).check(bank_of(MERGED))
+    assert (pair.first, pair.second) == (0, 1)
+    assert pair.distance == pytest.approx(0.01, abs=1e-4)
+    assert pair.largest_distance == pytest.approx(0.01, abs=1e-4)
+
+
+def test_halved_distance_is_named():
+    """Catches a detector that waits until the classes are one, when most of the accuracy is gone."""
+    detector, bank = CollapseDetector(3), bank_of(APART)
+    assert detector.check(bank) == []
+    (pair,) = detector.check(feed(bank, CLOSER))
+    assert (pair.first, pair.second) == (0, 1)
+    assert pair.distance == pytest.approx(0.35, abs=1e-3)
+    assert pair.largest_distance == pytest.approx(0.85, abs=1e-3)
+    assert bank.recall.tolist() == [1, 1, 1]
+
+
+def test_distance_may_fall_a_little():
+    """Catches a threshold near the largest distance: concentration moves every centroid somewhat."""
+    detector, bank = CollapseDetector(3), bank_of(APART)
+    detector.check(bank)
+    assert detector.check(feed(bank, [[0.75, 0.2, 0.05], [0.2, 0.75, 0.05], [0.05, 0.05, 0.9]])) == []
+
+
+def test_pairs_that_never_were_far_apart_may_halve():
+    """Catches alarms over noise: half of next to nothing means nothing."""
+    detector = CollapseDetector(3)
+    bank = bank_of([[0.50, 0.35, 0.15], [0.42, 0.43, 0.15], [0.05, 0.05, 0.9]])
+    detector.check(bank)
+    closer = feed(bank, [[0.47, 0.38, 0.15], [0.45, 0.40, 0.15], [0.05, 0.05, 0.9]])
+    closer.recall.fill_(0.5)  # so that they do not count as merged
+    assert detector.check(closer) == []
+
+
+def test_closest_pair_comes_first():
+    """Catches a report whose first lines are the least urgent."""
+    detector, bank = CollapseDetector(3), bank_of(APART)
+    detector.check(bank)
+    pairs = detector.check(feed(bank, [[0.45, 0.30, 0.25], [0.30, 0.45, 0.25], [0.28, 0.27, 0.45]]))
+    assert [(pair.first, pair.second) for pair in pairs] == [(0, 1), (0, 2), (1, 2)]
+    assert [pair.distance for pair in pairs] == sorted(pair.distance for pair in pairs)
+
+
+def test_collapse_is_reported_once_until_it_recovers():
+    """Catches a warning, and a halved weight, at every check for one and the same collapse."""
+    detector, bank = CollapseDetector(3), bank_of(APART)
+    detector.check(bank)
+    assert len(detector.check(feed(bank, MERGED))) == 1
+    assert detector.check(bank) == []
+    assert detector.check(feed(bank, MERGED)) == []
+    assert detector.check(feed(bank, APART)) == []
+    assert len(detector.check(feed(bank, MERGED))) == 1
+
+
+@pytest.mark.parametrize("temperatures", [(16.0, 0.9, 0.25), (4.0, 1.2), (0.25, 0.5, 16.0)])
+def test_temperature_nearest_one_is_watched(temperatures):
+    """Catches the first level of the bank taken for T = 1: at T = 16 all centroids are close to each other."""
+    swapped = [[0.35, 0.6, 0.05], [0.6, 0.35, 0.05], [0.05, 0.05, 0.9]]
+    bank = bank_of(swapped, temperatures=temperatures)
+    assert bank.recall.tolist() == [0, 0, 1]
+    assert CollapseDetector(3).check(bank) == []
+    assert len(CollapseDetector(3).check(bank_of(swapped, temperatures=(16.0,)))) == 1
+
+
+# What must not be taken for a collapse
+
+
+@pytest.mark.parametrize("counts", [(1000, 40, 1000), (40, 1000, 1000)], ids=["second", "first"])
+def test_classes_with_few_samples_are_not_judged(counts):
+    """Catches a verdict on a centroid of a few samples: 40 are less than half a window's weight."""
+    assert CollapseDetector(3).check(bank_of(MERGED, counts)) == []
+
+
+def test_rare_classes_are_not_judged():
+    """Catches an alarm over a class the model neglects for lack of data, once enough of it has gone by."""
+    assert CollapseDetector(3).check(bank_of(MERGED, (3000, 500, 3000))) == []
+    assert len(CollapseDetector(3).check(bank_of(MERGED, (3000, 2000, 3000)))) == 1
+
+
+def test_close_classes_that_are_told_apart_are_not_merged():
+    """Catches an alarm over centroids alone: here the samples of each class are spread, and half of them are right."""
+    bank = CentroidBank(3, [1.0], WINDOW)
+    rows = torch.tensor([[0.6, 0.35, 0.05], [0.35, 0.6, 0.05]]).log()
+    bank.accumulate(rows[torch.arange(1000) % 2], torch.arange(1000) // 500)
+    bank.accumulate(torch.tensor(APART).log()[torch.full((500,), 2)], torch.full((500,), 2))
+    bank.step()
+    assert torch.equal(bank.probs[0, 0], bank.probs[0, 1])
+    assert bank.recall.tolist() == pytest.approx([0.5, 0.5, 1])
+    assert CollapseDetector(3).check(bank) == []
+
+
+def test_empty_bank_is_silent():
+    """Catches classes without a centroid, all zeros and so all alike, taken for merged."""
+    assert CollapseDetector(3).check(CentroidBank(3, [1.0], WINDOW)) == []
+    assert CollapseDetector(3).check(bank_of(APART, (1000, 0, 0))) == []
+
+
+def test_too_many_classes_are_left_alone():
+    """Catches C^2 distances that cost more than the training step."""
+    detector = CollapseDetector(LARGEST_NUM_CLASSES + 1)
+    assert detector.check(CentroidBank(2, [1.0])) == []
+    assert sum(buffer.numel() for buffer in detector.buffers()) == 0
+
+
+def test_state_survives_a_round_trip():
+    """Catches a resumed run that forgets the largest distances, or reports the known collapse again."""
+    detector, bank = CollapseDetector(3), bank_of(APART)
+    detector.check(bank)
+    before, after = CollapseDetector(3), CollapseDetector(3)
+    before.load_state_dict(detector.state_dict())
+    assert before.check(feed(copy.deepcopy(bank), CLOSER)) == detector.check(feed(bank, CLOSER)) != []
+    after.load_state_dict(detector.state_dict())
+    assert after.check(bank) == []
+    assert CollapseDetector(3).check(bank) == []  # a new one never saw them apart
+
+
+# Real training
+
+
+def fired_on_digits(seed, hidden=None, learning_rate=0.1, epochs=10, watched_from=0.0, weight=0.0, rare=3):
+    """Train on digits with the class `rare` cut to 8 samples; return all pairs of a hundred checks, and the accuracy."""
+    torch.manual_seed(seed)
+    digits = load_digits()
+    inputs, labels = torch.tensor(digits.data / 16, dtype=torch.float32), torch.tensor(digits.target)
+    if rare is not None:
+        kept = (labels != rare) | ((labels == rare).cumsum(dim=0) <= 8)
+        inputs, labels = inputs[kept], labels[kept]
+    layers = [torch.nn.Linear(64, 10)]
+    if hidden:
+        layers = [torch.nn.Linear(64, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, 10)]
+    model = torch.nn.Sequential(*layers)
+    optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
+    loss = CMIMLoss() if weight else CMIMLoss([1.0])
+    bank, detector, pairs = CentroidBank(10, loss.temperatures), CollapseDetector(10), []
+    total = epochs * (len(labels) // 32)
+    order = torch.cat([torch.randperm(len(labels)) for _ in range(epochs + 1)])
+    for step in range(1, total + 1):
+        batch = order[32 * step : 32 * step + 32]
+        logits = model(inputs[batch])
+        components = loss(logits, labels[batch], bank.log_centroids, weight)
+        optimizer.zero_grad()
+        (components["ce"] + components["cmi"]).backward()
+        optimizer.step()
+        bank.accumulate(logits, labels[batch])
+        bank.step()
+        if step % max(1, total // 100) == 0 and step >= watched_from * total:
+            pairs += detector.check(bank)
+    return pairs, (model(inputs).argmax(dim=1) == labels).double().mean().item()
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("hidden", [None, 32], ids=["linear", "mlp"])
+def test_ordinary_training_with_a_rare_class_is_silent(hidden, seed):
+    """Catches a guard that disturbs healthy runs: nobody would leave it on."""
+    pairs, accuracy = fired_on_digits(seed, hidden)
+    assert accuracy > 0.9
+    assert pairs == []
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(
+    "run",
+    [
+        {"learning_rate": 0.03, "epochs": 20},
+        {"learning_rate": 0.02, "watched_from": 0.2},  # watched after the warm-up, as the trainer does
+    ],
+    ids=["from the start", "after the warm-up"],
+)
+def test_slow_training_is_silent(run, seed):
+    """Catches "not separated yet" taken for "merged" while cross-entropy is still separating every pair."""
+    pairs, accuracy = fired_on_digits(seed, hidden=32, **run)
+    assert accuracy > 0.75
+    assert pairs == []
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_far_too_strong_a_weight_is_seen(seed):
+    """Catches a guard that is silent because it sees nothing: this training merges some classes for good."""
+    pairs, accuracy = fired_on_digits(seed, hidden=32, weight=25.0, rare=None)
+    assert accuracy < 0.8
+    assert pairs != []

@@ -1,0 +1,446 @@
+"""The recipes as users start them: real launchers, small data made here, no network."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Image, Value
+from PIL import Image as PILImage
+from torch.nn.functional import cross_entropy
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+COLOURS = ("red", "green", "blue")
+RECIPES = ("vit_cifar", "text_classification")
+# A model so small that starting Python takes longer than training it; 7 samples a batch leave a ragged last one.
+SMALL = ["--hidden_size", "16", "--num_hidden_layers", "2", "--num_attention_heads", "2", "--disable_tqdm", "true"]
+SMALL += ["--smoke", "--save_strategy", "steps", "--save_steps", "2", "--save_total_limit", "2", "--seed", "3"]
+OWN = {
+    "vit_cifar": ["--image_size", "12", "--patch_size", "4"],
+    "text_classification": ["--vocabulary_size", "300", "--max_length", "16"],
+}
+
+
+def load_recipe(name: str) -> ModuleType:
+    specification = importlib.util.spec_from_file_location(name, ROOT / "recipes" / f"{name}.py")
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[name] = module  # dataclasses look their module up
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def vit_cifar():
+    return load_recipe("vit_cifar")
+
+
+@pytest.fixture(scope="module")
+def text_classification():
+    return load_recipe("text_classification")
+
+
+def picture(label: int, generator: np.random.Generator) -> PILImage.Image:
+    pixels = generator.integers(0, 120, size=(12, 12, 3), dtype=np.uint8)
+    pixels[..., label] += 120
+    return PILImage.fromarray(pixels)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    """A data set folder for each recipe: train.parquet with 150 rows and test.parquet with 43."""
+    generator = np.random.default_rng(0)
+    words = np.array(["the", "a", "of", "sun", "sea", "tree", "red", "green", "blue", "light", "dark", "old"])
+    made = {}
+    for name in RECIPES:
+        made[name] = tmp_path_factory.mktemp(name)
+        for split, size in (("train", 150), ("test", 43)):
+            labels = generator.integers(0, 3, size).tolist()
+            images = [picture(label, generator) for label in labels]
+            texts = [" ".join([*generator.choice(words, generator.integers(2, 9)), COLOURS[each]]) for each in labels]
+            column, values, feature = (
+                ("image", images, Image()) if name == "vit_cifar" else ("text", texts, Value("string"))
+            )
+            features = Features({column: feature, "label": ClassLabel(names=list(COLOURS))})
+            rows = Dataset.from_dict({column: values, "label": labels}, features=features)
+            rows.to_parquet(made[name] / f"{split}.parquet")
+    return made
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory) -> dict[str, str]:
+    """One offline machine with an empty cache, as far as the recipes can see."""
+    kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    ours = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path_factory.mktemp("hf_home"))}
+    return kept | ours | {"PYTHONPATH": str(ROOT), "COVERAGE_PROCESS_START": ""}
+
+
+def start(environment, recipe, *flags, launcher=(sys.executable,)):
+    command = [*launcher, ROOT / "recipes" / f"{recipe}.py", *flags]
+    return subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=170)
+
+
+def results_of(process, folder: Path) -> dict:
+    assert process.returncode == 0, process.stdout + process.stderr
+    return json.loads((folder / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def smoke_runs(folders, environment, tmp_path_factory) -> dict[str, tuple[Path, dict]]:
+    """Each recipe run once, with the folder it wrote and its results."""
+    done = {}
+    for name in RECIPES:
+        folder = tmp_path_factory.mktemp("smoke") / name
+        process = start(environment, name, "--dataset_name", folders[name], "--output_dir", folder, *SMALL, *OWN[name])
+        done[name] = folder, results_of(process, folder)
+    return done
+
+
+def reloaded_log_probs(name: str, folder: Path, rows: Dataset) -> torch.Tensor:
+    """Log-probabilities by plain transformers classes, as someone who downloads the model would compute them."""
+    if name == "vit_cifar":
+        model, processor = (
+            AutoModelForImageClassification.from_pretrained(folder),
+            AutoImageProcessor.from_pretrained(folder),
+        )
+        inputs = processor(list(rows["image"]), return_tensors="pt")
+    else:
+        model, processor = (
+            AutoModelForSequenceClassification.from_pretrained(folder),
+            AutoTokenizer.from_pretrained(folder),
+        )
+        inputs = processor(list(rows["text"]), return_tensors="pt", padding=True, truncation=True, max_length=16)
+    with torch.no_grad():
+        return model.eval()(**inputs).logits.log_softmax(dim=-1)
+
+
+# One process
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_saved_model_is_the_one_that_was_measured(name, smoke_runs, folders):
+    """A recipe that saves another model than it tested, or prepares inputs otherwise than its saved processor does."""
+    folder, results = smoke_runs[name]
+    rows = Dataset.from_parquet(str(folders[name] / "test.parquet"))
+    log_probs = reloaded_log_probs(name, folder, rows)
+    labels = torch.tensor(rows["label"])
+    assert results["test"]["test_nll"] == pytest.approx(cross_entropy(log_probs, labels).item(), abs=1e-5)
+    assert results["test"]["test_accuracy"] == pytest.approx(
+        (log_probs.argmax(dim=-1) == labels).float().mean().item()
+    )
+    names = json.loads((folder / "config.json").read_text())["id2label"]
+    assert [names[str(number)] for number in range(3)] == list(COLOURS)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_results_say_what_was_run(name, smoke_runs):
+    """A report without the number of samples, the seed, the versions or the device could not be compared with any."""
+    folder, results = smoke_runs[name]
+    assert results["n"] == {"train": 135, "validation": 15, "test": 43}
+    assert (results["objective"], results["seed"], results["num_processes"]) == ("cmim", 3, 1)
+    assert results["measurement"]["num_samples"] == 43
+    assert {"torch", "transformers", "datasets"} <= set(results["versions"])
+    assert results["device"]
+    assert results["date"]
+    assert results["train"]["epoch"] < 1  # 4 steps
+    assert (folder / "cmi_curve.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_resumed_run_equals_the_uninterrupted_one(name, smoke_runs, folders, environment, tmp_path):
+    """A tokenizer or an augmentation that comes out otherwise the second time would train another model."""
+    folder, straight = smoke_runs[name]
+    flags = ["--output_dir", tmp_path / "resumed", "--resume_from_checkpoint", folder / "checkpoint-2"]
+    process = start(environment, name, "--dataset_name", folders[name], *SMALL, *OWN[name], *flags)
+    resumed = results_of(process, tmp_path / "resumed")
+    assert resumed["measurement"] == straight["measurement"]
+    assert not (tmp_path / "resumed" / "checkpoint-2").exists()  # it did not train from the start
+
+
+def test_checkpoint_is_hardened_further_with_its_own_processor(smoke_runs, folders, environment, tmp_path):
+    """A recipe that builds a new model, or new image statistics, although a checkpoint was named."""
+    trained, before = smoke_runs["vit_cifar"]
+    flags = [
+        "--dataset_name",
+        folders["vit_cifar"],
+        "--model_name_or_path",
+        trained,
+        "--output_dir",
+        tmp_path / "more",
+    ]
+    # Training with rate 0 changes no weight; the flags' shape must be ignored in favour of the checkpoint's.
+    process = start(environment, "vit_cifar", *flags, "--smoke", "--learning_rate", "0", "--objective", "ls")
+    after = results_of(process, tmp_path / "more")
+    assert after["test"]["test_nll"] == pytest.approx(before["test"]["test_nll"], abs=1e-6)
+    assert after["objective"] == "ls"
+
+
+# Several processes
+
+
+def test_two_processes_work_together(folders, environment, tmp_path):
+    """Workers that each train their own model would report a world of 1."""
+    launcher = [BIN / "torchrun", "--nproc_per_node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    flags = ["--dataset_name", folders["text_classification"], "--output_dir", tmp_path / "two", "--use_cpu"]
+    process = start(environment, "text_classification", *flags, *SMALL, *OWN["text_classification"], launcher=launcher)
+    results = results_of(process, tmp_path / "two")
+    assert results["num_processes"] == 2
+    assert results["measurement"]["num_samples"] == 43  # 22 + 21: the sample repeated to fill a batch is not counted
+    assert results["train"]["epoch"] == pytest.approx(4 / 3)  # 135 samples in steps of 2 x 32 and a rest
+
+
+ACCELERATE_CONFIG = """
+compute_environment: LOCAL_MACHINE
+distributed_type: MULTI_CPU
+use_cpu: true
+num_processes: 2
+num_machines: 1
+mixed_precision: 'no'
+"""
+
+
+@pytest.mark.parametrize("launcher", ["accelerate flags", "accelerate config file", "torchrun without --use_cpu"])
+def test_launch_that_would_train_otherwise_than_asked_is_refused(launcher, environment, tmp_path):
+    """One process instead of two, or two that overwrite each other, would go unnoticed."""
+    (tmp_path / "config.yaml").write_text(ACCELERATE_CONFIG)
+    commands = {
+        "accelerate flags": [BIN / "accelerate", "launch", "--cpu", "--num_processes", "2"],
+        "accelerate config file": [BIN / "accelerate", "launch", "--config_file", tmp_path / "config.yaml"],
+        "torchrun without --use_cpu": [
+            BIN / "torchrun", "--nproc_per_node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0",
+        ],
+    }  # fmt: skip
+    if launcher.startswith("torchrun") and torch.cuda.is_available():
+        pytest.skip("with GPUs this launch is the right one")
+    process = start(environment, "vit_cifar", "--output_dir", tmp_path / "never", launcher=commands[launcher])
+    assert process.returncode != 0
+    assert "Expected 2 processes" in process.stderr
+    assert "torchrun --nproc_per_node N script.py --use_cpu" in process.stderr
+    assert not (tmp_path / "never").exists()
+
+
+# The Hub
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_unreachable_hub_stops_the_recipe_at_once(name, environment, tmp_path):
+    """The Hub's clients try again for 24 to 70 seconds, and then do not say how to go on without it."""
+    online = {key: value for key, value in environment.items() if key != "HF_HUB_OFFLINE"}
+    began = time.perf_counter()
+    start(environment, name, "--help")
+    imports = time.perf_counter() - began
+    process = start(online | {"HF_ENDPOINT": "http://127.0.0.1:9"}, name, "--output_dir", tmp_path / "never")
+    assert time.perf_counter() - began - imports < imports + 10
+    assert process.returncode != 0
+    assert f"HF_HUB_OFFLINE=1 python recipes/{name}.py" in process.stderr
+    assert "Traceback" not in process.stderr
+    assert not (tmp_path / "never").exists()
+
+
+def test_local_data_need_no_hub(vit_cifar, folders, monkeypatch):
+    """A probe that came before looking at the disk would stop every run without a network."""
+    monkeypatch.setattr(vit_cifar.huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(vit_cifar.socket, "create_connection", lambda *_, **__: pytest.fail("asked the network"))
+    recipe = vit_cifar.RecipeArguments(dataset_name=str(folders["vit_cifar"]))
+    assert len(vit_cifar.open_splits(recipe)["test"]) == 43
+
+
+# Arguments
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("vit_cifar", "cifar100"),
+        ("vit_cifar", "fashion_mnist"),
+        ("text_classification", "wordnet_offline"),
+        ("text_classification", "text_pretrained"),
+    ],
+)
+def test_every_config_parses(name, config, request):
+    """A key that was renamed in the code would be found by the user."""
+    recipe_module = request.getfixturevalue(name)
+    recipe, args = recipe_module.parse_arguments([str(ROOT / "recipes" / "configs" / f"{config}.yaml")])
+    assert recipe.objective == "cmim"
+    assert isinstance(args.learning_rate, float)
+    assert {path.stem for path in (ROOT / "recipes/configs").iterdir()} == {
+        "cifar100", "fashion_mnist", "wordnet_offline", "text_pretrained",
+    }  # fmt: skip
+
+
+def test_default_run_is_the_cifar100_config(vit_cifar):
+    """The file that users copy would drift from what the recipe does without arguments."""
+    plain, plain_args = vit_cifar.parse_arguments([])
+    recipe, args = vit_cifar.parse_arguments([str(ROOT / "recipes/configs/cifar100.yaml")])
+    assert recipe == plain
+    assert args.to_dict() == plain_args.to_dict()
+
+
+def test_flags_override_the_file_which_overrides_the_defaults(vit_cifar, tmp_path):
+    """A file that won over flags, or was ignored beside them, would run another experiment than was typed."""
+    (tmp_path / "run.yaml").write_text("learning_rate: 7e-4\nobjective: ls\nhidden_size: 48\naugment: crop\n")
+    recipe, args = vit_cifar.parse_arguments([str(tmp_path / "run.yaml"), "--hidden_size", "96", "--seed", "5"])
+    assert args.learning_rate == 7e-4  # YAML 1.1 reads 7e-4 as text
+    assert (recipe.objective, recipe.hidden_size, recipe.augment, args.seed) == ("ls", 96, "crop", 5)
+    assert args.weight_decay == vit_cifar.DEFAULTS["weight_decay"]
+
+
+def test_unknown_setting_in_a_file_is_refused(vit_cifar, tmp_path):
+    """A misspelt key would be dropped in silence."""
+    (tmp_path / "run.yaml").write_text("learning_rat: 0.1\n")
+    with pytest.raises(SystemExit, match="learning_rat"):
+        vit_cifar.parse_arguments([str(tmp_path / "run.yaml")])
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_checkpoint_is_not_trained_at_the_rate_of_a_new_model(name, request, tmp_path):
+    """A rate that suits random weights would destroy pretrained ones; one that was asked for must stand."""
+    parse_arguments = request.getfixturevalue(name).parse_arguments
+    rate = request.getfixturevalue(name).FINE_TUNING["learning_rate"]
+    (tmp_path / "run.yaml").write_text("model_name_or_path: some/checkpoint\n")
+    assert parse_arguments([])[1].learning_rate > 10 * rate
+    assert parse_arguments(["--model_name_or_path", "some/checkpoint"])[1].learning_rate == rate
+    assert parse_arguments([str(tmp_path / "run.yaml")])[1].learning_rate == rate
+    assert parse_arguments([str(tmp_path / "run.yaml"), "--learning_rate", "0.5"])[1].learning_rate == 0.5
+    (tmp_path / "run.yaml").write_text("model_name_or_path: some/checkpoint\nlearning_rate: 0.25\n")
+    assert parse_arguments([str(tmp_path / "run.yaml")])[1].learning_rate == 0.25
+
+
+@pytest.mark.parametrize(
+    ("flags", "weight", "smoothing"),
+    [
+        (["--objective", "ce"], 0.0, 0.0),
+        (["--objective", "ls"], 0.0, 0.1),
+        (["--objective", "ls", "--label_smoothing_factor", "0.3"], 0.0, 0.3),
+        (["--objective", "cmim", "--cmi_weight", "2"], 2.0, 0.0),
+        (["--objective", "cmim", "--label_smoothing_factor", "0.2"], 1.0, 0.2),
+    ],
+)
+@pytest.mark.parametrize("name", RECIPES)
+def test_objective_sets_weight_and_smoothing(name, flags, weight, smoothing, request):
+    """A baseline trained with the CMI's weight left on would be no baseline."""
+    _, args = request.getfixturevalue(name).parse_arguments(flags)
+    assert (args.cmi_weight, args.label_smoothing_factor) == (weight, smoothing)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--objective", "ce", "--label_smoothing_factor", "0.1"], ["--objective", "cmim", "--cmi_weight", "0"]],
+)
+@pytest.mark.parametrize("name", RECIPES)
+def test_contradicting_objective_is_refused(name, flags, request):
+    """Results would carry the name of another objective than was trained."""
+    with pytest.raises(SystemExit, match="Expected"):
+        request.getfixturevalue(name).parse_arguments(flags)
+
+
+# Data
+
+
+def test_columns_are_inferred_or_asked_for(vit_cifar, tmp_path, monkeypatch):
+    """With two label columns the first would be trained on, whatever was meant."""
+    labels = ClassLabel(names=list(COLOURS))
+    features = Features({"img": Image(), "fine": labels, "coarse": labels})
+    pictures = [picture(0, np.random.default_rng(0))] * 20
+    rows = Dataset.from_dict({"img": pictures, "fine": [0, 1] * 10, "coarse": [2, 1] * 10}, features=features)
+    rows.to_parquet(tmp_path / "train.parquet")
+    flags = ["vit_cifar.py", "--dataset_name", str(tmp_path), "--output_dir", str(tmp_path / "never"), "--use_cpu"]
+    monkeypatch.setattr(sys, "argv", flags)
+    with pytest.raises(SystemExit, match=r"\['fine', 'coarse'\].*--label_column"):
+        vit_cifar.main()
+    monkeypatch.setattr(sys, "argv", [*flags, "--label_column", "middle"])
+    with pytest.raises(SystemExit, match=r"none among \['img', 'fine', 'coarse'\]"):
+        vit_cifar.main()
+    assert not (tmp_path / "never").exists()
+
+
+def test_single_file_is_split_in_three_disjoint_and_fixed_parts(text_classification, tmp_path):
+    """A test share that overlapped training, or moved with the seed, would flatter the model."""
+    rows = Dataset.from_dict({"text": [f"text {number}" for number in range(100)], "label": [0, 1] * 50})
+    rows.to_parquet(tmp_path / "all.parquet")
+    recipe = text_classification.RecipeArguments(dataset_name=str(tmp_path / "all.parquet"), max_eval_samples=7)
+    parts = [text_classification.open_splits(recipe) for _ in range(2)]
+    texts = [{name: list(split["text"]) for name, split in part.items()} for part in parts]
+    assert texts[0] == texts[1]
+    assert {name: len(values) for name, values in texts[0].items()} == {"train": 81, "validation": 7, "test": 7}
+    every = [text for values in texts[0].values() for text in values]
+    assert len(set(every)) == len(every)
+
+
+def test_missing_split_is_named(text_classification, folders):
+    """A misspelt split would fall back on another one."""
+    recipe = text_classification.RecipeArguments(
+        dataset_name=str(folders["text_classification"]), test_split="validate"
+    )
+    with pytest.raises(SystemExit, match=r"--test_split to be one of \['train', 'test'\]"):
+        text_classification.open_splits(recipe)
+
+
+def test_folder_of_grey_images_opens(vit_cifar, tmp_path):
+    """Grey images would reach a model of three channels as one."""
+    for split in ("train", "test"):
+        for label in COLOURS:
+            (tmp_path / split / label).mkdir(parents=True)
+            for number in range(4):
+                PILImage.new("L", (9, 12), 60 * number).save(tmp_path / split / label / f"{number}.png")
+    splits = vit_cifar.open_splits(vit_cifar.RecipeArguments(dataset_name=str(tmp_path)))
+    numbers, names = vit_cifar.read_labels(splits, "label")
+    _, processor = vit_cifar.build_model(vit_cifar.RecipeArguments(image_size=8), names)
+    inputs = vit_cifar.to_inputs(splits["test"][:5], processor, ("image", "label"), numbers, "crop_flip")
+    assert inputs["pixel_values"].shape == (5, 3, 8, 8)
+    assert names == sorted(COLOURS)
+    assert inputs["labels"] == splits["test"][:5]["label"]
+
+
+def test_labels_may_be_words_or_any_numbers_but_not_missing(text_classification):
+    """Labels taken as they come would be out of range, or count classes that nobody named."""
+    splits = {"train": Dataset.from_dict({"label": [7, 3, 7]}), "test": Dataset.from_dict({"label": [9]})}
+    assert text_classification.read_labels(splits, "label") == ({3: 0, 7: 1, 9: 2}, ["3", "7", "9"])
+    words = {"train": Dataset.from_dict({"label": ["no", "yes"]})}
+    assert text_classification.read_labels(words, "label") == ({"no": 0, "yes": 1}, ["no", "yes"])
+    hidden = Dataset.from_dict({"label": [0, -1]}, features=Features({"label": ClassLabel(names=["no", "yes"])}))
+    with pytest.raises(SystemExit, match=r"got also \{-1\}"):
+        text_classification.read_labels({"train": hidden}, "label")
+
+
+def test_augmentation_is_drawn_by_torch_and_keeps_the_size(vit_cifar):
+    """An augmentation that draws elsewhere would not resume; one that always or never mirrors is none."""
+    image = picture(1, np.random.default_rng(0))
+    torch.manual_seed(0)
+    first = [np.asarray(vit_cifar.augmented(image, flip=True)) for _ in range(40)]
+    torch.manual_seed(0)
+    second = [np.asarray(vit_cifar.augmented(image, flip=True)) for _ in range(40)]
+    assert np.array_equal(first, second)
+    assert first[0].shape == (12, 12, 3)
+    # The unshifted image and its mirror image both occur among many draws.
+    torch.manual_seed(0)
+    many = {vit_cifar.augmented(image, flip=True).tobytes() for _ in range(400)}
+    pixels = np.asarray(image)
+    assert {pixels.tobytes(), pixels[:, ::-1].tobytes()} <= many
+    torch.manual_seed(0)
+    assert pixels[:, ::-1].tobytes() not in {vit_cifar.augmented(image, flip=False).tobytes() for _ in range(400)}
+
+
+def test_tokenizer_is_the_same_every_time(text_classification):
+    """WordPiece's trainer breaks ties by the order of a hash map: two processes would disagree on the tokens."""
+    texts = ["Wel come to the Tok en izers libr ary.", "another line of quite different words", "naïve façade 日本"]
+    first, *others = (text_classification.train_tokenizer(texts, 320) for _ in range(12))
+    assert all(each.get_vocab() == first.get_vocab() for each in others)
+    encoded = first("Tok en izers")["input_ids"]
+    assert first.decode(encoded).split() == ["[CLS]", "tok", "en", "izers", "[SEP]"] or "tok" in first.decode(encoded)
+    assert (encoded[0], encoded[-1]) == (first.cls_token_id, first.sep_token_id)
