@@ -50,8 +50,11 @@ class CentroidBank(nn.Module):
         super().__init__()
         if num_classes < 2:
             raise ValueError(f"Expected at least 2 classes, got {num_classes}: one class has nothing to hide.")
-        if not window > 1:
-            raise ValueError(f"Expected a window above 1 sample a class, got {window}: nothing would be averaged.")
+        if not 1 < window < math.inf:
+            raise ValueError(
+                f"Expected a window above 1 sample a class and finite, got {window}: with 1 nothing is averaged, and"
+                " without end the centroids never leave the untrained model behind. Start near 500."
+            )
         self.num_classes = num_classes
         self.temperatures = check_temperatures(temperatures)
         self.window = window

@@ -17,6 +17,10 @@ TRUSTED_SHARE = 0.25
 """Samples a class needs, relative to the average class: a rarer one may be lost for lack of data alone."""
 NOTABLE_DISTANCE = 0.2
 """Largest distance a pair must have reached before its halving means anything."""
+STALLED_CHECKS = 15
+"""Checks in a row over which a merged pair must not have moved apart: slow training is not collapse."""
+STALLED_GROWTH = 1.1
+"""Growth of a merged pair's distance that counts as moving apart."""
 LARGEST_NUM_CLASSES = 4096
 """Above this the pairwise distances cost more than a training step, and nothing is checked."""
 
@@ -33,9 +37,10 @@ class CollapsedPair(NamedTuple):
 class CollapseDetector(nn.Module):
     """Watch the pairwise distances of a bank's centroids at the temperature nearest 1.
 
-    A pair of well-sampled classes is collapsing when its centroids stay closer than 0.05 in total variation while the
-    recall of one is below 0.05 (too strong a weight from the first step: cross-entropy never separated them), or when
-    its distance falls to half of the largest it ever had. Each pair is reported once until it recovers.
+    A pair of well-sampled classes is collapsing when, over 15 checks, its centroids stay closer than 0.05 in total
+    variation without moving apart while the recall of one is below 0.05 (too strong a weight from the first step:
+    cross-entropy never separated them), or when its distance falls to half of the largest it ever had. Each pair is
+    reported once until it recovers.
 
     Args:
         num_classes: `C`.
@@ -44,12 +49,16 @@ class CollapseDetector(nn.Module):
     """
 
     largest_distances: Tensor
+    merged_distances: Tensor
+    merged_checks: Tensor
     reported: Tensor
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         size = num_classes if num_classes <= LARGEST_NUM_CLASSES else 0
         self.register_buffer("largest_distances", torch.zeros(size, size))
+        self.register_buffer("merged_distances", torch.zeros(size, size))
+        self.register_buffer("merged_checks", torch.zeros(size, size, dtype=torch.int16))
         self.register_buffer("reported", torch.zeros(size, size, dtype=torch.bool))
 
     @torch.no_grad()
@@ -66,9 +75,12 @@ class CollapseDetector(nn.Module):
         self.largest_distances.copy_(torch.where(trusted, self.largest_distances.maximum(distances), 0.0))
 
         lost = bank.recall < LOST_RECALL
-        merged = (distances < MERGED_DISTANCE) & (lost.unsqueeze(0) | lost.unsqueeze(1))
+        merged = trusted & (distances < MERGED_DISTANCE) & (lost.unsqueeze(0) | lost.unsqueeze(1))
+        stalled = merged & (distances <= STALLED_GROWTH * self.merged_distances)
+        self.merged_checks.copy_(torch.where(stalled, self.merged_checks + 1, merged))
+        self.merged_distances.copy_(torch.where(stalled, self.merged_distances, torch.where(merged, distances, 0.0)))
         halved = (distances <= self.largest_distances / 2) & (self.largest_distances >= NOTABLE_DISTANCE)
-        collapsed = trusted & (merged | halved)
+        collapsed = trusted & ((self.merged_checks >= STALLED_CHECKS) | halved)
         fresh = (collapsed & ~self.reported).triu()
         self.reported.copy_(collapsed)
         pairs = [

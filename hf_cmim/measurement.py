@@ -29,7 +29,7 @@ class Measurement:
         temperatures: grid of the curves, relative to the model's logit scale by a power of two.
         cmi: CMI of all samples at each temperature.
         cmi_correct: CMI among correctly classified samples at each temperature.
-        ncmi: normalized CMI at T = 1.
+        ncmi: normalized CMI at T = 1; 0 when the data hold one class alone.
         separation: Gamma at T = 1, nats.
         prediction_entropy: H(argmax | label), the limit of `cmi` as T goes to 0.
         within_class_variance: trace of the within-class covariance of centred logits.
@@ -105,9 +105,9 @@ class Measurement:
 class MeasurementAccumulator:
     """Accumulate a `Measurement` batch by batch, keeping sums, and a few numbers a sample, never logits.
 
-    The temperature grid spans 2^-6 to 2^9 times the model's logit scale (taken from the first batch and rounded to a
-    power of two, so that it is the same for any batch order), because scaling the logits only shifts the curve: on a
-    fixed grid a model could hide by inflating its logits.
+    The temperature grid spans 2^-5 to 2^8 times the model's logit scale, because scaling the logits only shifts the
+    curve: on a fixed grid a model could hide by inflating its logits. The scale is that of the first batch, rounded to
+    a power of two, so that ordinary batches of one model all give the same grid.
 
     Args:
         temperatures: temperatures that must be on the grid besides 1 and the relative ones.
@@ -122,7 +122,7 @@ class MeasurementAccumulator:
         num_classes = logits.shape[-1]
         spread = logits.double().var(dim=-1, correction=0).mean().sqrt().item()
         scale = math.exp2(round(math.log2(spread))) if 0 < spread < math.inf else 1.0
-        grid = sorted({*self._wanted, *octave_grid(-6, 9, scale=scale)})
+        grid = sorted({*self._wanted, *octave_grid(-5, 8, per_octave=2, scale=scale)})
         self._clusters = ClusterStatistics(num_classes, grid)
         self._correct = ClusterStatistics(num_classes, grid, correct_only=True)
         self._calibration = CalibrationStatistics(octave_grid(-6, 9, per_octave=4, scale=scale))
@@ -160,7 +160,7 @@ class MeasurementAccumulator:
         num_samples = int(clusters.counts.sum().item())
         hits = (clusters.recalls() * clusters.counts).sum().item()
         plain = temperatures.index(1.0)
-        variance = clusters.total_variance().item()
+        separation = clusters.separation()[plain].item()
         return Measurement(
             num_samples=num_samples,
             accuracy=hits / num_samples,
@@ -169,10 +169,10 @@ class MeasurementAccumulator:
             temperatures=temperatures,
             cmi=tuple(clusters.cmi().tolist()),
             cmi_correct=tuple(self._correct.cmi().tolist()) if hits else (0.0,) * len(temperatures),
-            ncmi=clusters.normalized_cmi()[plain].item(),
-            separation=clusters.separation()[plain].item(),
+            ncmi=clusters.normalized_cmi()[plain].item() if separation else 0.0,
+            separation=separation,
             prediction_entropy=clusters.prediction_entropy().item(),
             within_class_variance=clusters.within_class_variance().item(),
-            within_total_ratio=clusters.within_total_ratio().item() if variance else 0.0,
+            within_total_ratio=clusters.within_total_ratio().item(),
             logit_scale=clusters.root_mean_square().item(),
         )

@@ -71,10 +71,10 @@ class CMIMLoss(nn.Module):
             raise ValueError(f'Expected temperature_weighting "squared" or "none", got {temperature_weighting!r}.')
         if reduction not in ("mean", "power_mean", "max"):
             raise ValueError(f'Expected reduction "mean", "power_mean" or "max", got {reduction!r}.')
-        if not order >= 1:
+        if not 1 <= order < math.inf:
             raise ValueError(
-                f"Expected an order of the power mean of at least 1, got {order}: below 1 the mean falls under the"
-                " average and rewards leaving one temperature unprotected."
+                f"Expected an order of the power mean of at least 1 and finite, got {order}: below 1 the mean falls"
+                ' under the average and rewards leaving one temperature unprotected. For infinity use "max".'
             )
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"Expected label_smoothing in [0, 1), got {label_smoothing}: 1 leaves no label.")
@@ -171,6 +171,13 @@ class CMIMLoss(nn.Module):
 
     def _terms(self, logits: Tensor, labels: Tensor, log_centroids: Tensor) -> Tensor:
         """Sum of the divergences of the valid samples from their class's centroid, `(K,)`."""
+        expected = (len(self.temperatures), logits.shape[-1], logits.shape[-1])
+        if log_centroids.shape != expected:
+            raise ValueError(
+                f"Expected log_centroids {expected} for {expected[0]} temperatures and {expected[1]} classes, got"
+                f" {tuple(log_centroids.shape)}: samples would be compared with another class or temperature. Build"
+                " the bank with the loss's temperatures and the model's number of classes."
+            )
         log_probs = tempered_log_probs(logits, self.temperatures)
         own_log_centroids = log_centroids[:, labels.clamp_min(0)]
         counted = (labels != IGNORE_INDEX) & (own_log_centroids > -torch.inf).any(dim=-1).all(dim=0)
@@ -182,7 +189,7 @@ class CMIMLoss(nn.Module):
     @torch.no_grad()
     def temperature_weights(self, terms: Tensor) -> Tensor:
         """Return the factor of each temperature's CMI in the loss, `(K,)`: the reduction's derivative at `terms`."""
-        weighted = self.factors.to(terms.device) * terms
+        weighted = self.factors.to(terms.device) * terms.clamp_min(0)  # rounding can leave -1e-9
         uniform = torch.full_like(weighted, 1 / len(self.temperatures))
         if self.reduction == "mean":
             shares = uniform

@@ -196,7 +196,7 @@ def to_inputs(rows: dict[str, list], processor: Any, columns: tuple[str, str], n
 
 
 def augmented(image: PIL.Image.Image, flip: bool) -> PIL.Image.Image:
-    """Shift the image by up to 1/8, then mirror it or not. Torch draws: its state is in every checkpoint."""
+    """Shift the image by up to 1/8, then mirror it or not. Torch draws, whose state a checkpoint keeps."""
     margin = max(1, round(min(image.size) / 8))
     left, top = torch.randint(0, 2 * margin + 1, (2,)).tolist()
     image = PIL.ImageOps.expand(image, margin).crop((left, top, left + image.width, top + image.height))
@@ -283,6 +283,7 @@ def main() -> None:
     }
     if trainer.is_world_process_zero():
         write_report(trainer, recipe, figures | {"train": outcome.metrics, "test": test})
+    trainer.accelerator.wait_for_everyone()  # a process that leaves early can hang at its exit
     trainer.accelerator.end_training()  # what Trainer.end does; transformers 5.17 has no such method
 
 

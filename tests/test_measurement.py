@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import weakref
 
 import pytest
 import reference
@@ -85,11 +86,11 @@ def test_model_that_is_always_wrong_has_a_headline_of_zero():
     assert max(found.cmi) > 0
 
 
-def test_constant_model_has_no_variance_to_share():
-    """Catches rounding noise over rounding noise reported as a ratio of within-class to total variance."""
-    for size in (7, 10, 33):
-        found = measure((torch.tensor([[0.3, -1.7, 2.9]] * size), torch.arange(size) % 3))
-        assert found.within_total_ratio == pytest.approx(0, abs=1e-6)
+@pytest.mark.parametrize("size", [7, 10, 33])
+def test_constant_model_has_no_variance_to_share(size):
+    """Catches 0 / 0, and rounding noise over rounding noise, reported as a ratio of variances."""
+    found = measure((torch.tensor([[0.3, -1.7, 2.9]] * size), torch.arange(size) % 3))
+    assert found.within_total_ratio == pytest.approx(0, abs=1e-6)
 
 
 # The grid
@@ -103,22 +104,23 @@ def test_grid_holds_what_was_asked_for_and_follows_the_logits(case):
     assert {1.0, 3.0, 0.7} <= set(found.temperatures)
     assert list(found.temperatures) == sorted(set(found.temperatures))
     octaves = [t for t in found.temperatures if t not in (3.0, 0.7)]
-    assert all(math.log2(t).is_integer() for t in octaves)
-    assert octaves[0] <= found.logit_scale / 32
-    assert octaves[-1] >= found.logit_scale * 256
+    assert all(2 * math.log2(t) == pytest.approx(round(2 * math.log2(t))) for t in octaves)
+    assert octaves[0] <= found.logit_scale / 16
+    assert octaves[-1] >= found.logit_scale * 128
     scaled = measure((16 * logits, labels))
-    assert set(octave_grid(-6, 9, scale=16 * octaves[0] * 64)) <= set(scaled.temperatures)
+    assert set(octave_grid(-5, 8, per_octave=2, scale=16 * octaves[0] * 32)) <= set(scaled.temperatures)
 
 
 @by_case
-def test_scaling_the_logits_changes_neither_headline_nor_ranking(case):
-    """Catches a fixed grid: a model could hide its CMI by inflating its logits."""
+@pytest.mark.parametrize("scale", [16.0, 2.0**12, 2.0**-12])
+def test_scaling_the_logits_changes_no_figure_free_of_scale(scale, case):
+    """Catches a fixed grid, of the curve or of the calibration: a model could hide its CMI by inflating its logits."""
     logits, labels = samples(**case)
-    found, scaled = measure((logits, labels)), measure((16 * logits, labels))
+    found, scaled = measure((logits, labels)), measure((scale * logits, labels))
     assert scaled.cmi_sup == pytest.approx(found.cmi_sup, rel=1e-12)
-    assert scaled.cmi_sup_temperature == 16 * found.cmi_sup_temperature
+    assert scaled.cmi_sup_temperature == scale * found.cmi_sup_temperature
     assert scaled.within_total_ratio == pytest.approx(found.within_total_ratio, rel=1e-12)
-    assert scaled.calibration.temperature == 16 * found.calibration.temperature
+    assert scaled.calibration.temperature == scale * found.calibration.temperature
     assert scaled.calibration.nll_calibrated == pytest.approx(found.calibration.nll_calibrated, rel=1e-12)
 
 
@@ -137,10 +139,10 @@ def test_batches_equal_one_batch(sizes):
         assert other == pytest.approx(value, rel=1e-9, abs=1e-14), name
 
 
-def test_grid_is_the_same_for_any_batch_order():
-    """Catches a grid taken from the first batch: sorting the data, or another batch size, would change the curves."""
-    logits, labels = samples(size=40, num_classes=4, scale=1.0, ignored=0.0)
-    batches = [(logits, labels), (4 * logits, labels)]
+def test_grid_is_the_same_for_any_order_of_ordinary_batches():
+    """Catches a grid that follows the accidents of a batch: curves of two runs could not be laid over each other."""
+    logits, labels = samples(size=400, num_classes=4, scale=1.0, ignored=0.0)
+    batches = [(logits[start : start + 40], labels[start : start + 40]) for start in range(0, 400, 40)]
     assert measure(*batches).temperatures == measure(*reversed(batches)).temperatures
 
 
@@ -163,11 +165,33 @@ def test_token_classification_is_flattened():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_extreme_logits_stay_finite(dtype):
-    """Catches overflow in half precision."""
-    signs = torch.tensor([[1, -1, 0], [-1, 1, 0], [1, -1, 0.5], [0, 0, 1]])
-    found = measure(((1e4 * signs).to(dtype), torch.tensor([0, 1, 2, 2])), temperatures=[0.02, 500.0])
+    """Catches overflow in half precision, in the figures or only in the scale of the grid."""
+    signs, labels = torch.tensor([[1, -1, 0], [-1, 1, 0], [1, -1, 0.5], [0, 0, 1]]), torch.tensor([0, 1, 2, 2])
+    logits = (1e4 * signs).to(dtype)
+    found = measure((logits, labels), temperatures=[0.02, 500.0])
+    assert found == measure((logits.double(), labels), temperatures=[0.02, 500.0])
     values = [*found.metrics([0.02, 500.0]).values(), *found.cmi, *found.cmi_correct]
     assert all(math.isfinite(value) for value in values)
+
+
+def test_batches_are_let_go():
+    """Catches an evaluation that holds the graph, and with it all activations, of every batch."""
+
+    class Hook:
+        def __call__(self, *gradients):
+            pass
+
+    logits, labels = samples()
+    outputs = logits * torch.ones((), dtype=torch.float64, requires_grad=True)
+    hook = Hook()
+    outputs.grad_fn.register_hook(hook)  # lives as long as the graph
+    alive = weakref.ref(hook)
+    del hook
+    accumulator = MeasurementAccumulator()
+    accumulator.update(outputs, labels)
+    assert alive() is not None
+    del outputs
+    assert alive() is None
 
 
 # Names, JSON, errors

@@ -86,6 +86,17 @@ def test_previous_terms_weigh_the_temperatures(reduction, weighting):
     assert found["cmi"].item() == pytest.approx(expected, rel=1e-5)
 
 
+@by_reduction
+def test_first_step_weighs_all_temperatures_alike(reduction):
+    """Catches a first step without any CMI in its loss, or with that of the first temperature alone."""
+    loss = CMIMLoss(reduction=reduction)
+    logits, labels = samples()
+    log_centroids = log_centroids_of(loss)
+    found = loss(logits, labels, log_centroids, previous_terms=torch.zeros(7))
+    terms = weighted(loss, twin_terms(loss, logits, labels, log_centroids), "squared")
+    assert found["cmi"].item() == pytest.approx(reference.reduce_terms(terms, "mean"), rel=1e-6)
+
+
 @by_weighting
 def test_default_is_the_mean_over_powers_of_two(weighting):
     """Catches defaults that drift away from the documented ones."""
@@ -232,6 +243,16 @@ def test_class_without_centroid_adds_neither_value_nor_gradient():
     assert found["cmi"].item() == pytest.approx(alone["cmi"].item(), rel=1e-12)
     nothing = loss(logits, labels, torch.full_like(log_centroids, -torch.inf))
     assert nothing["cmi"].item() == 0
+
+
+def test_class_unseen_at_one_temperature_is_left_out_at_all():
+    """Catches a class judged by a centroid of log 0 everywhere, which is as far from its samples as can be."""
+    loss = CMIMLoss([1.0, 4.0])
+    logits, labels = samples()
+    log_centroids = log_centroids_of(loss)
+    everywhere, at_one = log_centroids.clone(), log_centroids.clone()
+    everywhere[:, 3] = at_one[0, 3] = -torch.inf
+    assert torch.equal(loss(logits, labels, at_one)["cmi"], loss(logits, labels, everywhere)["cmi"])
 
 
 def test_zero_probability_in_a_centroid_stays_finite():
@@ -405,8 +426,9 @@ def test_settings_show():
         ({"temperatures": [1.0, -1.0]}, "above 0 and finite, got -1.0"),
         ({"temperature_weighting": "square"}, "temperature_weighting.*got 'square'"),
         ({"reduction": "median"}, "reduction.*got 'median'"),
-        ({"order": 0.5}, "at least 1, got 0.5"),
-        ({"order": math.nan}, "at least 1, got nan"),
+        ({"order": 0.5}, "at least 1 and finite, got 0.5"),
+        ({"order": math.nan}, "at least 1 and finite, got nan"),
+        ({"order": math.inf}, "order.*got inf"),
         ({"label_smoothing": 1.0}, r"label_smoothing in \[0, 1\), got 1.0"),
         ({"label_smoothing": -0.1}, r"label_smoothing in \[0, 1\), got -0.1"),
     ],

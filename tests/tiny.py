@@ -60,12 +60,12 @@ def convnext(seed: int = 0) -> ConvNextForImageClassification:
     )  # fmt: skip
 
 
-def images(size: int = 64, seed: int = 0, num_classes: int = NUM_LABELS) -> Dataset:
-    """Noisy class means, so that training has something to learn."""
+def images(size: int = 64, seed: int = 0, num_classes: int = NUM_LABELS, signal: float = 1.0) -> Dataset:
+    """Noisy class means, so that training has something to learn; less of it with a weaker signal."""
     generator = torch.Generator().manual_seed(seed)
     means = torch.randn(num_classes, 1, 8, 8, generator=torch.Generator().manual_seed(99))
     labels = torch.randint(0, num_classes, (size,), generator=generator)
-    pixels = means[labels] + torch.randn(size, 1, 8, 8, generator=generator)
+    pixels = signal * means[labels] + torch.randn(size, 1, 8, 8, generator=generator)
     return [{"pixel_values": image, "labels": int(label)} for image, label in zip(pixels, labels, strict=True)]
 
 

@@ -123,12 +123,19 @@ class ClusterStatistics:
         return (self._square_sums.sum() / total - mean.square().sum()).clamp_min(0)
 
     def within_total_ratio(self) -> Tensor:
-        """Return within-class over total variance of centred logits, 0-d in [0, 1]; scaling logits leaves it."""
-        return self.within_class_variance() / self.total_variance()
+        """Return within-class over total variance of centred logits, 0-d in [0, 1]; scaling logits leaves it.
+
+        A total that is rounding beside the squared logits counts as none, and the ratio is 0.
+        """
+        variance = self.total_variance()
+        rounding = 1e-12 * self._square_sums.sum() / self._total()
+        ratio = self.within_class_variance() / variance.clamp_min(torch.finfo(self._dtype).tiny)
+        return torch.where(variance > rounding, ratio, torch.zeros_like(ratio))
 
     def root_mean_square(self) -> Tensor:
         """Return the root mean square of the centred logits, 0-d: the model's logit scale."""
-        return (self._square_sums.sum() / self._total() / self.num_classes).sqrt()
+        root: Tensor = (self._square_sums.sum() / self._total() / self.num_classes).sqrt()
+        return root
 
     def prediction_entropy(self) -> Tensor:
         """Return H(argmax | label), 0-d nats: the limit of the CMI as T goes to 0, which no concentration removes."""

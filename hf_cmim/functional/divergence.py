@@ -80,10 +80,11 @@ def summed_cross_entropy(
         class_weights: `(C,)` factors of each class, or None.
         label_smoothing: share of the target spread evenly over the classes, in [0, 1).
     """
+    raised = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return functional.cross_entropy(
-        logits.to(torch.promote_types(logits.dtype, torch.float32)),
+        raised,
         labels,
-        weight=class_weights,
+        weight=None if class_weights is None else class_weights.to(raised.dtype),
         ignore_index=IGNORE_INDEX,
         reduction="sum",
         label_smoothing=label_smoothing,

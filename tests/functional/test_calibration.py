@@ -97,6 +97,14 @@ def test_batches_equal_one_batch(sizes):
         assert getattr(streamed, name) == pytest.approx(getattr(whole, name), rel=1e-12)
 
 
+def test_lowest_bins_are_kept_apart():
+    """Catches bins shifted by one, which merge the lowest two: here the errors of both would partly cancel."""
+    logits = torch.zeros(4, 20)
+    logits[2:, 0] = math.log(19 / 9)  # confidence 1 / 10, in the second bin; those of the first rows are 1 / 20
+    found = calibration((logits, torch.tensor([7, 7, 0, 0])))
+    assert found.ece == pytest.approx((1 / 20 + 9 / 10) / 2)
+
+
 def test_equal_confidences_share_their_errors():
     """Catches an AURC that depends on the order of samples nobody can tell apart."""
     certain = torch.tensor([[1e4, -1e4], [1e4, -1e4], [1e4, -1e4], [1e4, -1e4], [1.0, 0.0]])

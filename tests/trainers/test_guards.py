@@ -160,12 +160,13 @@ class TestFirstBatch:
 
 
 class TestCollapse:
-    """Weight 20 from the first step merges the ten classes of this task; the defaults and plain training do not."""
+    """Weight 5 from the first step merges the ten classes of this task; the defaults and plain training do not."""
 
-    TASK = {"optim": "adamw_torch", "learning_rate": 3e-3, "per_device_train_batch_size": 32, "logging_strategy": "no"}
+    TASK = {"optim": "adamw_torch", "learning_rate": 1e-3, "per_device_train_batch_size": 32, "logging_strategy": "no"}
+    DATA = {"size": 1000, "num_classes": 10, "signal": 0.5}
 
     def run(self, tmp_path, data=None, **changes):
-        data = data or tiny.images(1000, num_classes=10)
+        data = data or tiny.images(**self.DATA)
         settings = self.TASK | {"num_train_epochs": 6} | changes
         trainer = tiny.cmim_trainer(tiny.vit(num_labels=10), data, tmp_path, **settings)
         trainer.train()
@@ -174,21 +175,21 @@ class TestCollapse:
     def test_warns_with_the_names_of_the_classes(self, tmp_path, caplog):
         """Catches a guard that never fires, or that names nothing."""
         with caplog.at_level("WARNING"):
-            trainer = self.run(tmp_path, cmi_weight=20.0, collapse_guard="warn")
+            trainer = self.run(tmp_path, cmi_weight=5.0, collapse_guard="warn")
         assert "Class collapse at step" in caplog.text
         assert "LABEL_" in caplog.text
         assert trainer.state.global_step == trainer.state.max_steps
-        assert trainer.final_weight == 20.0
+        assert trainer.final_weight == 5.0
 
     def test_reduces_the_weight_and_remembers_it(self, tmp_path, caplog):
         """Catches a reduced weight that a resumed run forgets."""
         with caplog.at_level("WARNING"):
-            trainer = self.run(tmp_path, cmi_weight=20.0, collapse_guard="reduce", save_strategy="epoch")
-        assert "the weight goes from 20 to 10" in caplog.text
-        assert trainer.final_weight < 20.0
+            trainer = self.run(tmp_path, cmi_weight=5.0, collapse_guard="reduce", save_strategy="epoch")
+        assert "the weight goes from 5 to 2.5" in caplog.text
+        assert trainer.final_weight < 5.0
         last = max(tmp_path.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
         resumed = tiny.cmim_trainer(
-            tiny.vit(num_labels=10), tiny.images(1000, num_classes=10), tmp_path, cmi_weight=20.0,
+            tiny.vit(num_labels=10), tiny.images(**self.DATA), tmp_path, cmi_weight=5.0,
             collapse_guard="reduce", **(self.TASK | {"num_train_epochs": 6}),
         )  # fmt: skip
         resumed.train(resume_from_checkpoint=str(last))
@@ -196,13 +197,13 @@ class TestCollapse:
 
     def test_stops(self, tmp_path):
         """Catches a guard that only talks."""
-        trainer = self.run(tmp_path, cmi_weight=20.0, collapse_guard="stop")
+        trainer = self.run(tmp_path, cmi_weight=5.0, collapse_guard="stop")
         assert trainer.state.global_step < trainer.state.max_steps
 
     @pytest.mark.parametrize("changes", [{"cmi_weight": 0.0}, {"cmi_warmup": 0.2, "cmi_ramp": 0.3}], ids=str)
     def test_is_silent_otherwise_with_rare_classes(self, changes, tmp_path, caplog):
         """Catches false alarms: a class with 12 samples is lost for a while in any training."""
-        data = tiny.images(1000, num_classes=10)
+        data = tiny.images(**self.DATA)
         rare = [row for row in data if row["labels"] == 3][12:] + [row for row in data if row["labels"] == 7][12:]
         kept = [row for row in data if not any(row is other for other in rare)]
         with caplog.at_level("WARNING"):
