@@ -33,7 +33,7 @@ import huggingface_hub
 import torch
 import yaml
 from datasets import ClassLabel, Dataset, load_dataset
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -199,10 +199,10 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTok
     and its resumption, would disagree on the meaning of a token.
     """
     raw = Tokenizer(models.BPE())
-    raw.normalizer = normalizers.BertNormalizer()
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel()
+    raw.normalizer, raw.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.ByteLevel()
     every = {"special_tokens": list(SPECIAL_TOKENS.values()), "initial_alphabet": pre_tokenizers.ByteLevel.alphabet()}
     raw.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocabulary_size, show_progress=False, **every))
+    raw.decoder = decoders.ByteLevel()
     ends = [(token, raw.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
     raw.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
     return PreTrainedTokenizerFast(tokenizer_object=raw, **SPECIAL_TOKENS)
@@ -222,9 +222,8 @@ def build_model(recipe: RecipeArguments, names: list[str], texts: Iterable[str])
         return model, tokenizer
     tokenizer = train_tokenizer(texts, recipe.vocabulary_size)
     shape = {name: getattr(recipe, name) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
-    tokens = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
-    limits = {"intermediate_size": 4 * recipe.hidden_size, "max_position_embeddings": recipe.max_length}
-    config = BertConfig(**shape, **tokens, **limits, **labels)
+    shape |= {"intermediate_size": 4 * recipe.hidden_size, "max_position_embeddings": recipe.max_length}
+    config = BertConfig(**shape, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **labels)
     return BertForSequenceClassification(config), tokenizer
 
 
@@ -261,8 +260,8 @@ def main() -> None:
     classes = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
     label_column = find_column("label", recipe.label_column, classes or ["label"], list(features))
     strings = [name for name in features if name != label_column and "string" in getattr(features[name], "dtype", "")]
-    texts = ["text"] if "text" in strings else strings
-    text_column = find_column("text", recipe.text_column, texts, list(features))
+    strings = ["text"] if "text" in strings else strings
+    text_column = find_column("text", recipe.text_column, strings, list(features))
     numbers, names = read_labels(splits, label_column)
 
     # ---- 2. Model ----

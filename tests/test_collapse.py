@@ -125,7 +125,11 @@ def test_temperature_nearest_one_is_watched(temperatures):
 @pytest.mark.parametrize("counts", [(1000, 40, 1000), (40, 1000, 1000)], ids=["second", "first"])
 def test_classes_with_few_samples_are_not_judged(counts):
     """Catches a verdict on a centroid of a few samples: 40 are less than half a window's weight."""
-    assert watch(bank_of(MERGED, counts)) == []
+    detector, bank = CollapseDetector(3), bank_of(MERGED, counts)
+    assert watch(bank, detector) == []
+    feed(bank, MERGED)
+    assert detector.check(bank) == []  # well sampled from now on, and not yet watched
+    assert len(watch(bank, detector)) == 1
 
 
 def test_rare_classes_are_not_judged():
@@ -169,6 +173,15 @@ def test_state_survives_a_round_trip():
     after.load_state_dict(detector.state_dict())
     assert after.check(bank) == []
     assert CollapseDetector(3).check(bank) == []  # a new one never saw them apart
+
+
+def test_resumed_run_goes_on_counting():
+    """Catches a resumed run that watches a merged pair from the beginning: interrupted often, it would never stop."""
+    detector, resumed, bank = CollapseDetector(3), CollapseDetector(3), bank_of(MERGED)
+    for _ in range(STALLED_CHECKS - 1):
+        assert detector.check(bank) == []
+    resumed.load_state_dict(detector.state_dict())
+    assert len(resumed.check(bank)) == len(detector.check(bank)) == 1
 
 
 # Real training

@@ -255,6 +255,15 @@ def test_ratio_is_zero_when_nothing_varies(row):
         assert ratio == pytest.approx(0, abs=1e-6)
 
 
+def test_small_variance_beside_large_logits_is_measured():
+    """Catches a threshold for rounding noise that swallows a real variance."""
+    logits, labels = samples(seed=0)
+    logits = 0.05 * logits + torch.tensor([100.0, -50.0, 0.0, 20.0, -70.0], dtype=torch.float64)
+    twin = reference.within_total_ratio(*lists(logits, labels))
+    assert 0.1 < twin < 0.9
+    assert within_total_ratio(logits, labels).item() == pytest.approx(twin, rel=1e-6)
+
+
 # Numbers
 
 
