@@ -20,7 +20,9 @@ NOTABLE_DISTANCE = 0.2
 STALLED_CHECKS = 15
 """Checks in a row over which a merged pair must not have moved apart: slow training is not collapse."""
 STALLED_GROWTH = 1.1
-"""Growth of a merged pair's distance that counts as moving apart."""
+"""Growth of a merged pair's distance that counts as moving apart, beyond `STALLED_NOISE`."""
+STALLED_NOISE = 0.001
+"""Change of a distance, in total variation, that means nothing: almost equal centroids only jitter."""
 LARGEST_NUM_CLASSES = 4096
 """Above this the pairwise distances cost more than a training step, and nothing is checked."""
 
@@ -76,7 +78,7 @@ class CollapseDetector(nn.Module):
 
         lost = bank.recall < LOST_RECALL
         merged = trusted & (distances < MERGED_DISTANCE) & (lost.unsqueeze(0) | lost.unsqueeze(1))
-        stalled = merged & (distances <= STALLED_GROWTH * self.merged_distances)
+        stalled = merged & (distances <= STALLED_GROWTH * self.merged_distances + STALLED_NOISE)
         self.merged_checks.copy_(torch.where(stalled, self.merged_checks + 1, merged))
         self.merged_distances.copy_(torch.where(stalled, self.merged_distances, torch.where(merged, distances, 0.0)))
         halved = (distances <= self.largest_distances / 2) & (self.largest_distances >= NOTABLE_DISTANCE)

@@ -1,6 +1,7 @@
 """CollapseDetector: what it must see, and what it must not take for a collapse."""
 
 import copy
+from itertools import pairwise
 
 import pytest
 import torch
@@ -187,7 +188,7 @@ def test_resumed_run_goes_on_counting():
 # Real training
 
 
-def fired_on_digits(seed, hidden=None, learning_rate=0.1, epochs=10, watched_from=0.0, weight=0.0, rare=3):
+def fired_on_digits(seed, hidden=(), learning_rate=0.1, epochs=10, watched_from=0.0, weight=0.0, rare=3):
     """Train on digits with the class `rare` cut to 8 samples; return the pairs of 100 checks, and the accuracy."""
     torch.manual_seed(seed)
     digits = load_digits()
@@ -195,12 +196,11 @@ def fired_on_digits(seed, hidden=None, learning_rate=0.1, epochs=10, watched_fro
     if rare is not None:
         kept = (labels != rare) | ((labels == rare).cumsum(dim=0) <= 8)
         inputs, labels = inputs[kept], labels[kept]
-    layers = [torch.nn.Linear(64, 10)]
-    if hidden:
-        layers = [torch.nn.Linear(64, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, 10)]
-    model = torch.nn.Sequential(*layers)
+    sizes = [64, *hidden, 10]
+    layers = [layer for ends in pairwise(sizes) for layer in (torch.nn.Linear(*ends), torch.nn.ReLU())]
+    model = torch.nn.Sequential(*layers[:-1])
     optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
-    loss = CMIMLoss() if weight else CMIMLoss([1.0])
+    loss = CMIMLoss([2.0**k for k in range(-2, 5)] if weight else [1.0])
     bank, detector, pairs = CentroidBank(10, loss.temperatures), CollapseDetector(10), []
     total = epochs * (len(labels) // 32)
     order = torch.cat([torch.randperm(len(labels)) for _ in range(epochs + 1)])
@@ -219,7 +219,7 @@ def fired_on_digits(seed, hidden=None, learning_rate=0.1, epochs=10, watched_fro
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("hidden", [None, 32], ids=["linear", "mlp"])
+@pytest.mark.parametrize("hidden", [(), (32,)], ids=["linear", "mlp"])
 def test_ordinary_training_with_a_rare_class_is_silent(hidden, seed):
     """Catches a guard that disturbs healthy runs: nobody would leave it on."""
     pairs, accuracy = fired_on_digits(seed, hidden)
@@ -238,14 +238,15 @@ def test_ordinary_training_with_a_rare_class_is_silent(hidden, seed):
 )
 def test_slow_training_is_silent(run, seed):
     """Catches "not separated yet" taken for "merged" while cross-entropy is still separating every pair."""
-    pairs, accuracy = fired_on_digits(seed, hidden=32, **run)
+    pairs, accuracy = fired_on_digits(seed, hidden=(32,), **run)
     assert accuracy > 0.75
     assert pairs == []
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_far_too_strong_a_weight_is_seen(seed):
-    """Catches a guard that is silent because it sees nothing: this training merges some classes for good."""
-    pairs, accuracy = fired_on_digits(seed, hidden=32, weight=25.0, rare=None)
+@pytest.mark.parametrize("hidden", [(32,), (32, 32, 32)], ids=["shallow", "deep"])
+def test_far_too_strong_a_weight_is_seen(hidden, seed):
+    """Catches a guard that is silent because it sees nothing: these trainings merge half of the classes for good."""
+    pairs, accuracy = fired_on_digits(seed, hidden, weight=25.0, rare=None)
     assert accuracy < 0.8
     assert pairs != []

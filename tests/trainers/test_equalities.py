@@ -92,6 +92,7 @@ class TestSplitsOfABatch:
         for batch, accumulation in ((16, 1), (8, 2), (4, 4)):
             trainer = tiny.cmim_trainer(
                 build(), data(58), tmp_path, cmi_weight=2.0, reduction=reduction, num_train_epochs=3,
+                temperatures=[0.25, 1.0, 4.0, 16.0],  # cold enough for the weight to act on a model this young
                 per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, centroid_window=30.0,
                 learning_rate=0.02,  # small, so that roundings are not amplified from step to step
             )  # fmt: skip

@@ -100,6 +100,8 @@ class TestSearch:
     @pytest.fixture
     def search(self, monkeypatch, tmp_path):
         class TwoTrials:
+            default_hp_space = staticmethod(lambda trial: {})
+
             def ensure_available(self):
                 pass
 
@@ -120,6 +122,9 @@ class TestSearch:
 
         backends = trainer_module.ALL_HYPERPARAMETER_SEARCH_BACKENDS
         monkeypatch.setitem(backends, HPSearchBackend.OPTUNA, TwoTrials)
+        monkeypatch.setattr(
+            "transformers.integrations.hp_params", lambda trial: {}
+        )  # it knows real backends' trials alone
         trainer = tiny.cmim_trainer(tiny.vit(), tiny.images(32), tmp_path, eval_dataset=tiny.images(32, seed=1))
         trainer.model_init = lambda: tiny.vit()
         trainer.objective_of_trial = lambda: trainer.compute_objective(trainer.evaluate())

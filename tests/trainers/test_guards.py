@@ -160,8 +160,9 @@ class TestFirstBatch:
 
 
 class TestCollapse:
-    """Weight 5 from the first step merges the ten classes of this task; the defaults and plain training do not."""
+    """Weight 5 from the first step, at cold temperatures too, merges classes; the defaults and plain training do not."""
 
+    COLD = [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0]
     TASK = {"optim": "adamw_torch", "learning_rate": 1e-3, "per_device_train_batch_size": 32, "logging_strategy": "no"}
     DATA = {"size": 1000, "num_classes": 10, "signal": 0.5}
 
@@ -175,7 +176,7 @@ class TestCollapse:
     def test_warns_with_the_names_of_the_classes(self, tmp_path, caplog):
         """Catches a guard that never fires, or that names nothing."""
         with caplog.at_level("WARNING"):
-            trainer = self.run(tmp_path, cmi_weight=5.0, collapse_guard="warn")
+            trainer = self.run(tmp_path, cmi_weight=5.0, temperatures=self.COLD, collapse_guard="warn")
         assert "Class collapse at step" in caplog.text
         assert "LABEL_" in caplog.text
         assert trainer.state.global_step == trainer.state.max_steps
@@ -184,12 +185,13 @@ class TestCollapse:
     def test_reduces_the_weight_and_remembers_it(self, tmp_path, caplog):
         """Catches a reduced weight that a resumed run forgets."""
         with caplog.at_level("WARNING"):
-            trainer = self.run(tmp_path, cmi_weight=5.0, collapse_guard="reduce", save_strategy="epoch")
+            changes = {"temperatures": self.COLD, "collapse_guard": "reduce", "save_strategy": "epoch"}
+            trainer = self.run(tmp_path, cmi_weight=5.0, **changes)
         assert "the weight goes from 5 to 2.5" in caplog.text
         assert trainer.final_weight < 5.0
         last = max(tmp_path.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
         resumed = tiny.cmim_trainer(
-            tiny.vit(num_labels=10), tiny.images(**self.DATA), tmp_path, cmi_weight=5.0,
+            tiny.vit(num_labels=10), tiny.images(**self.DATA), tmp_path, cmi_weight=5.0, temperatures=self.COLD,
             collapse_guard="reduce", **(self.TASK | {"num_train_epochs": 6}),
         )  # fmt: skip
         resumed.train(resume_from_checkpoint=str(last))
@@ -197,7 +199,7 @@ class TestCollapse:
 
     def test_stops(self, tmp_path):
         """Catches a guard that only talks."""
-        trainer = self.run(tmp_path, cmi_weight=5.0, collapse_guard="stop")
+        trainer = self.run(tmp_path, cmi_weight=5.0, temperatures=self.COLD, collapse_guard="stop")
         assert trainer.state.global_step < trainer.state.max_steps
 
     @pytest.mark.parametrize("changes", [{"cmi_weight": 0.0}, {"cmi_warmup": 0.2, "cmi_ramp": 0.3}], ids=str)
