@@ -142,8 +142,8 @@ class ClusterStatistics:
         total = self._total()
         joint = self._predictions / total
         label_entropy = torch.special.entr(self.counts / total).sum()
-        joint_entropy: Tensor = torch.special.entr(joint).sum()
-        return (joint_entropy - label_entropy).clamp_min(0)
+        entropy: Tensor = torch.special.entr(joint).sum() - label_entropy
+        return entropy.clamp_min(0)
 
     def recalls(self) -> Tensor:
         """Return the share of each class predicted as itself, `(C,)` in [0, 1]; 0 for classes without a sample."""

@@ -55,7 +55,7 @@ class TestSettings:
 
     def test_every_own_field_has_help(self):
         """Catches --help that teaches nothing, or a bare % that breaks argparse."""
-        inherited = {field for field in TrainingArguments.__dataclass_fields__}
+        inherited = set(TrainingArguments.__dataclass_fields__)
         own = [field for name, field in CMIMConfig.__dataclass_fields__.items() if name not in inherited]
         assert len(own) > 8
         for field in own:
@@ -160,7 +160,7 @@ class TestFirstBatch:
 
 
 class TestCollapse:
-    """Weight 5 from the first step, at cold temperatures too, merges classes; the defaults and plain training do not."""
+    """Weight 5 from the first step, with cold temperatures, merges classes; defaults and plain training do not."""
 
     COLD = [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0]
     TASK = {"optim": "adamw_torch", "learning_rate": 1e-3, "per_device_train_batch_size": 32, "logging_strategy": "no"}

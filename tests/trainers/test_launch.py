@@ -43,7 +43,7 @@ def test_accelerate_that_starts_one_process_on_cpu(way: str, tmp_path):
                 "machine_rank": 0,
                 "use_cpu": True,
                 "mixed_precision": "no",
-            }  # fmt: skip
+            }
         )
     )
     launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
