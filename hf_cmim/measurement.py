@@ -92,7 +92,7 @@ class Measurement:
         return figures | {f"cmi_T{temperature:g}": self.cmi_at(temperature) for temperature in curve}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain numbers, lists and dicts, ready for JSON."""
+        """Return plain numbers, tuples and dicts, ready for JSON."""
         return dataclasses.asdict(self)
 
     @classmethod

@@ -140,8 +140,8 @@ class CMIMLoss(nn.Module):
             weight: w.
             num_items: number of valid labels by which sums are divided: that of the whole optimizer step over all
                 processes when this batch is a part of it; None for this batch's own.
-            previous_terms: `(K,)` CMI per temperature of the previous step, for "power_mean" and "max"; None (or all
-                0) uses this batch's own.
+            previous_terms: `(K,)` CMI per temperature of the previous step, for "power_mean" and "max"; all 0 weighs
+                every temperature alike, None uses this batch's own.
 
         Returns:
             `ce` and `cmi`, differentiable, 0-d, nats; `cmi_per_temperature`, `(K,)`, detached, unweighted, nats.
