@@ -5,9 +5,9 @@ The map X -> P_x = softmax(z / T) makes Y -> X -> Y^ a Markov chain, with Y^ dra
 spread: 0 when the output depends on the label alone.
 
 Every function takes `logits` `(..., C)` of any floating dtype and `labels` `(...)` with integers in [0, C) or -100
-(ignored), computes in float64 where the device has it, and returns float32 (float64 for float64 logits). Each but
-`prediction_entropy` is differentiable; each raises `ValueError` when no sample counts, and looks at all samples, or with `correct_only` at those
-whose largest logit is at their label. For data in batches use `ClusterStatistics`.
+(ignored), computes in float64 where the device has it, and returns float32 (float64 for float64 logits). Each looks at
+all samples, or with `correct_only` at those whose largest logit is at their label, and raises `ValueError` when there
+is none. All but `prediction_entropy` are differentiable. For data in batches use `ClusterStatistics`.
 
 Source: arXiv 2309.09123 (definitions), arXiv 2507.00012 (temperatures); the variance ratio is ours.
 """
