@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 REQUIRES = [
     "torch>=2.11,<3",  # the tensors; GPU images carry 2.11, continuous integration runs 2.13
     "transformers>=5.17.0,<6",  # Trainer and TrainingArguments, which ours extend
-    "accelerate>=1.3.0,<2",  # Trainer runs on it; 1.2 lacks an argument that transformers 5.17 passes
+    "accelerate>=1.12.0,<2",  # Trainer runs on it; with 1.3 resuming inside an epoch was not exact
     "huggingface-hub>=1.5.0,<3",  # model cards and uploads; transformers 5.17 asks for 1.5
     "safetensors>=0.8.0,<1",  # the centroid bank inside a checkpoint
     "numpy>=2.0.0,<3",  # predictions as Trainer hands them over
