@@ -121,7 +121,10 @@ def fashion_mnist(data_dir: str) -> Task:
 
 
 def wordnet(data_dir: str) -> Task:
-    """WordNet glosses, 20,000 / 10,000 / 9,508 texts of 40 classes, and a small BERT."""
+    """WordNet glosses, 20,000 / 10,000 / 9,508 texts of 40 classes, and a small BERT.
+
+    Training a WordPiece tokenizer is not deterministic: compare arms of one invocation alone.
+    """
     from datasets import load_dataset
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psutil
 import yaml
+from accelerate.commands.config.config_args import default_config_file
 
 WORKING_COMMANDS = (
     "On CPU use `torchrun --nproc_per_node N script.py --use_cpu`, or `accelerate launch --multi_gpu --num_processes N"
@@ -45,11 +46,14 @@ def _asked_of_accelerate(parent: psutil.Process | None) -> int:
         words = parent.cmdline() if parent is not None else []
     except psutil.Error:
         return 1
-    if "launch" not in words or not any("accelerate" in Path(word).name for word in words[:3]):
+    # `accelerate launch`, `accelerate-launch`, `python -m accelerate.commands.launch`
+    launcher = [Path(word).name for word in words[:4]]
+    if not any("accelerate" in name for name in launcher) or not any("launch" in name for name in launcher):
         return 1
     options = dict(pairwise(words)) | dict(word.split("=", 1) for word in words if "=" in word)
     number = options.get("--num_processes") or options.get("--num-processes")
     config_file = options.get("--config_file") or options.get("--config-file")
-    if number is None and config_file is not None and Path(config_file).is_file():
+    config_file = config_file or default_config_file
+    if number is None and Path(config_file).is_file():
         number = (yaml.safe_load(Path(config_file).read_text()) or {}).get("num_processes")
     return int(number or 1)

@@ -28,7 +28,7 @@ def test_workers_that_do_not_work_together(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ["flag", "flag with =", "config file"])
+@pytest.mark.parametrize("way", ["flag", "flag with =", "config file", "module", "default config"])
 def test_accelerate_that_starts_one_process_on_cpu(way: str, tmp_path):
     """Catches the silent case: accelerate launch --cpu --num_processes 2 trains on one process."""
     (tmp_path / "script.py").write_text(SCRIPT)
@@ -51,7 +51,14 @@ def test_accelerate_that_starts_one_process_on_cpu(way: str, tmp_path):
         "flag": ["--cpu", "--num_processes", "2"],
         "flag with =": ["--cpu", "--num_processes=2"],
         "config file": ["--config_file", str(config)],
+        "module": ["--cpu", "--num_processes", "2"],
+        "default config": [],
     }[way]
+    if way == "module":
+        launch = [sys.executable, "-m", "accelerate.commands.launch"]
+    if way == "default config":
+        (tmp_path / "accelerate").mkdir()
+        config.rename(tmp_path / "accelerate" / "default_config.yaml")
     done = subprocess.run(
         [*launch, *options, str(tmp_path / "script.py")],
         capture_output=True, text=True, timeout=120, env=os.environ | {"HF_HOME": str(tmp_path)}, check=False,
