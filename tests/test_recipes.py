@@ -236,8 +236,7 @@ def test_launch_that_would_train_otherwise_than_asked_is_refused(launcher, envir
             BIN / "torchrun", "--nproc_per_node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0",
         ],
     }  # fmt: skip
-    if launcher.startswith("torchrun") and torch.cuda.is_available():
-        pytest.skip("with GPUs this launch is the right one")
+    environment = environment | {"CUDA_VISIBLE_DEVICES": ""}  # with GPUs the third launch is the right one
     process = start(environment, "vit_cifar", "--output_dir", tmp_path / "never", launcher=commands[launcher])
     assert process.returncode != 0
     assert "Expected 2 processes" in process.stderr
