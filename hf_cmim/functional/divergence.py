@@ -53,6 +53,49 @@ def tempered_log_probs(logits: Tensor, temperatures: Sequence[float]) -> Tensor:
     return functional.log_softmax(raised.unsqueeze(0) / scale, dim=-1)
 
 
+def softened_log_probs(logits: Tensor, temperature: float | Tensor) -> Tensor:
+    """Return log softmax(logits / T) at one temperature; of log-probabilities it gives their normalised power 1/T.
+
+    Args:
+        logits: `(..., C)` logits or log-probabilities.
+        temperature: T > 0: a number, a 0-d tensor, or `(..., 1)` one for each row.
+    """
+    raised = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    log_probs: Tensor = functional.log_softmax(raised / temperature, dim=-1)
+    return log_probs
+
+
+def standard_deviation(logits: Tensor) -> Tensor:
+    """Return the unbiased standard deviation of each row, `(..., 1)`; its gradient at a constant row is 0."""
+    # `Tensor.std` warns about a batch without samples.
+    centred = logits - logits.mean(dim=-1, keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(centred, dim=-1, keepdim=True)
+    return norm / math.sqrt(logits.shape[-1] - 1)
+
+
+def standardized(logits: Tensor, floor: float = 1e-7) -> Tensor:
+    """Return each row less its mean, over its standard deviation (unbiased) plus `floor`."""
+    return (logits - logits.mean(dim=-1, keepdim=True)) / (standard_deviation(logits) + floor)
+
+
+def pearson_correlation(first: Tensor, second: Tensor, floor: float = 1e-8) -> Tensor:
+    """Return the correlation of the rows of two tensors, `(...)` in [-1, 1]; a constant row has none, 0.
+
+    Args:
+        first: `(..., D)`.
+        second: `(..., D)`.
+        floor: smallest norm of a centred row.
+    """
+    first, second = (values - values.mean(dim=-1, keepdim=True) for values in (first, second))
+    correlation: Tensor = functional.cosine_similarity(first, second, dim=-1, eps=floor)
+    return correlation
+
+
+def batch_mean(values: Tensor) -> Tensor:
+    """Return the mean over samples `(N,)`, and a differentiable 0 where there is none."""
+    return values.sum() / max(len(values), 1)
+
+
 def kl_divergence(log_probs: Tensor, other_log_probs: Tensor) -> Tensor:
     """Return KL(p || q) along the last dimension, not averaged.
 

@@ -185,16 +185,6 @@ class CMIMTrainer(ComponentTrainer):
             self._evaluation.update(every_logits, every_labels, summed)
         return loss
 
-    def gather_samples(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Gather logits and labels from all processes, without the samples Accelerate repeats to fill a batch."""
-        if logits.ndim > 2:
-            logits = self.accelerator.pad_across_processes(logits, dim=1, pad_index=0)
-            labels = self.accelerator.pad_across_processes(labels, dim=1, pad_index=IGNORE_INDEX)
-        gathered: tuple[Tensor, Tensor] = self.accelerator.gather_for_metrics(
-            (logits.detach().contiguous(), labels.contiguous())
-        )
-        return gathered
-
     # Steps
 
     def training_step(

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 from transformers.utils import logging
 
+from hf_cmim.functional.divergence import IGNORE_INDEX
 from hf_cmim.trainers.checkpoints import clear_marker, find_fault, last_complete_checkpoint, write_marker
 
 logger = logging.get_logger(__name__)
@@ -46,6 +47,16 @@ class ComponentTrainer(Trainer):
     def loss_scale(self) -> int:
         """Factor that undoes the averaging of gradients over processes when labels are counted over all of them."""
         return self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+
+    def gather_samples(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Gather logits and labels from all processes, without the samples Accelerate repeats to fill a batch."""
+        if logits.ndim > 2:
+            logits = self.accelerator.pad_across_processes(logits, dim=1, pad_index=0)
+            labels = self.accelerator.pad_across_processes(labels, dim=1, pad_index=IGNORE_INDEX)
+        gathered: tuple[Tensor, Tensor] = self.accelerator.gather_for_metrics(
+            (logits.detach().contiguous(), labels.contiguous())
+        )
+        return gathered
 
     # Steps and logs
 

@@ -71,14 +71,27 @@ def logits_and_labels(outputs: Any, labels: Tensor | None, inputs: Mapping[str, 
             f"Expected 'labels' in every batch, got only {sorted(inputs)}: without them there is no cluster to"
             " concentrate. Name the label column 'label' or 'labels', and see that remove_unused_columns keeps it."
         )
-    if isinstance(outputs, Mapping):
-        if "logits" not in outputs:
-            raise ValueError(
-                f"Expected a model that returns 'logits', got {sorted(outputs)}: the base model without its head?"
-                " Use an AutoModelFor...Classification class."
-            )
-        logits = outputs["logits"]
-    else:
-        logits = outputs[0]
+    logits = model_logits(outputs)
     flatten_samples(logits, labels)
     return logits, labels
+
+
+def model_logits(outputs: Any) -> Tensor:
+    """Return the logits of a model's output, `(..., C)`.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if isinstance(outputs, Mapping) and "logits" not in outputs:
+        raise ValueError(
+            f"Expected a model that returns 'logits', got {sorted(outputs)}: the base model without its head?"
+            " Use an AutoModelFor...Classification class."
+        )
+    logits: Tensor = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
+    return logits
+
+
+def class_names_of(model: nn.Module) -> list[str] | None:
+    """Return the names of a model's classes in the order of its logits, or None where its config gives none."""
+    names = getattr(getattr(model, "config", None), "id2label", None)
+    return None if names is None else [str(names[number]) for number in sorted(names)]

@@ -1,0 +1,165 @@
+"""A whole attack: one loss, answer transforms in order, and at most one protocol of each kind."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_cmim.attacks.base import AbstractAttack, AbstractTransform, AttackPart, valid_answers
+from hf_cmim.attacks.kd import KD
+from hf_cmim.attacks.protocols import (
+    AbstractOptimizerProtocol,
+    AbstractQueryProtocol,
+    AbstractStudentProtocol,
+    Components,
+)
+
+Answers = Sequence[tuple[Tensor, Tensor]]
+
+
+class Composition(nn.Module):
+    """One loss with the transforms and protocols around it.
+
+    Args:
+        parts: in any order: at most one loss (`KD()` without one), any number of answer transforms (applied in the
+            order given), at most one protocol each for the queries, the student and the optimizer.
+
+    Attributes:
+        loss: the distillation loss.
+        transforms: what happens to an answer before the loss sees it.
+        query_protocol: what changes the queries, or None.
+        student_protocol: what changes the student, or None.
+        optimizer_protocol: what changes the optimizer, or None.
+
+    Raises:
+        ValueError: no part, two of a kind that stands alone, or parts that cannot work together.
+
+    Source: ours.
+
+    >>> from hf_cmim.attacks.dkd import DKD
+    >>> Composition(DKD(beta=2.0)).loss.beta
+    2.0
+    """
+
+    def __init__(self, *parts: AttackPart) -> None:
+        super().__init__()
+        kinds = (AbstractAttack, AbstractTransform, AbstractQueryProtocol, AbstractStudentProtocol,
+                 AbstractOptimizerProtocol)  # fmt: skip
+        strange = [type(part).__name__ for part in parts if not isinstance(part, kinds)]
+        if strange or not parts:
+            raise ValueError(
+                f"Expected losses, answer transforms or protocols, got {strange or 'nothing'}: there would be nothing"
+                " to train with. Compose parts of hf_cmim.attacks, for instance Composition(DKD(), Averager())."
+            )
+        self._given = parts
+        self.loss: AbstractAttack = _single(parts, AbstractAttack) or KD()
+        self.transforms = nn.ModuleList(part for part in parts if isinstance(part, AbstractTransform))
+        self.query_protocol: AbstractQueryProtocol | None = _single(parts, AbstractQueryProtocol)
+        self.student_protocol: AbstractStudentProtocol | None = _single(parts, AbstractStudentProtocol)
+        self.optimizer_protocol: AbstractOptimizerProtocol | None = _single(parts, AbstractOptimizerProtocol)
+        if self.optimizer_protocol is not None and not self.loss.ce_weight:
+            raise ValueError(
+                f"Expected a loss with a cross-entropy beside {self.optimizer_protocol!r}, got {self.loss!r} with"
+                " ce_weight 0: there are no two gradients to keep apart. Give the loss a ce_weight."
+            )
+
+    @classmethod
+    def of(cls, attack: "AttackPart | Composition") -> "Composition":
+        """Return the attack itself where it is composed already, else the composition of this part alone."""
+        return attack if isinstance(attack, Composition) else cls(attack)
+
+    def __repr__(self) -> str:
+        return f"Composition({', '.join(map(repr, self._given))})"
+
+    # What a trainer has to know
+
+    @property
+    def active_parts(self) -> list[AttackPart]:
+        """Every part, the default loss included, transforms before the loss."""
+        protocols = (self.query_protocol, self.student_protocol, self.optimizer_protocol)
+        return [*self._transforms, self.loss, *(part for part in protocols if part is not None)]
+
+    @property
+    def _transforms(self) -> list[AbstractTransform]:
+        return [part for part in self.transforms if isinstance(part, AbstractTransform)]
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether anything reads the answers."""
+        return self.loss.needs_teacher or len(self.transforms) > 0
+
+    @property
+    def needs_every_class(self) -> bool:
+        """Whether an answer that hides classes is of no use; a transform that copes with it makes it whole again."""
+        copes = any(not part.needs_every_class for part in self._transforms)
+        return any(part.needs_every_class for part in self._transforms) or (self.loss.needs_every_class and not copes)
+
+    @property
+    def needs_survey(self) -> bool:
+        """Whether the teacher's answers must be looked at once before training."""
+        return any(part.needs_survey for part in self.active_parts)
+
+    def prepare(self, num_classes: int) -> None:
+        """Build what depends on the number of classes."""
+        for part in self.active_parts:
+            part.prepare(num_classes)
+
+    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
+        """Return optimizer groups of the parts' own parameters, without weight decay."""
+        groups = [
+            {"params": list(part.parameters()), "lr": learning_rate * part.learning_rate_factor, "weight_decay": 0.0}
+            for part in self.active_parts
+        ]
+        return [group for group in groups if group["params"]]
+
+    # Work
+
+    @torch.no_grad()
+    def survey(self, answers: Answers) -> None:
+        """Show every part that asks for it all answers, each as the transforms before it leave them.
+
+        Args:
+            answers: batches of `(N, C)` fp32 log-probabilities and `(N,)` labels, valid samples alone.
+        """
+        for position, part in enumerate([*self._transforms, self.loss]):
+            if part.needs_survey:
+                for log_probs, labels in answers:
+                    part.survey(self._transformed(log_probs, labels, self._transforms[:position]), labels)
+                part.settle()
+
+    def forward(
+        self, student_logits: Tensor, teacher_log_probs: Tensor, labels: Tensor, progress: float = 1.0
+    ) -> Components:
+        """Return the components of loss and transforms on one batch, as `AbstractAttack.forward` does."""
+        if not len(self.transforms):
+            return self._loss(student_logits, teacher_log_probs, labels, progress)
+        student_logits, log_probs, labels = valid_answers(student_logits, teacher_log_probs, labels)
+        own: Components = {}
+        with torch.autocast(student_logits.device.type, enabled=False):
+            for transform in self._transforms:
+                transformed = transform(log_probs, labels)
+                own |= transform.own_components(transformed, student_logits.detach())
+                log_probs = transformed.detach()
+            return self._loss(student_logits, log_probs, labels, progress) | own
+
+    def _loss(self, *samples: Any) -> Components:
+        components: Components = self.loss(*samples)
+        return components
+
+    @staticmethod
+    def _transformed(log_probs: Tensor, labels: Tensor, transforms: Sequence[AbstractTransform]) -> Tensor:
+        for transform in transforms:
+            log_probs = transform(log_probs, labels)
+        return log_probs
+
+
+def _single(parts: Sequence[AttackPart], kind: type[Any]) -> Any:
+    """Return the one part of a kind, or None; the caller's annotation says what it is."""
+    found = [part for part in parts if isinstance(part, kind)]
+    if len(found) > 1:
+        raise ValueError(
+            f"Expected at most one {kind.__name__.removeprefix('Abstract')}, got {found}: which one the student learns"
+            " by would be arbitrary. Leave one, or run them as separate attacks."
+        )
+    return found[0] if found else None

@@ -1,0 +1,98 @@
+"""Curriculum temperature: a temperature that learns to make the task harder."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_cmim.attacks.base import (
+    AbstractAttack,
+    Temperature,
+    check_fraction,
+    check_temperature,
+    check_weight,
+    linear_warmup,
+)
+from hf_cmim.attacks.kd import kd_loss
+from hf_cmim.functional.divergence import batch_mean
+
+INITIAL_OFFSET = 1.0
+"""What t starts from."""
+
+
+class ReversedGradient(torch.autograd.Function):
+    """The identity, whose gradient comes back times -strength."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, strength: float) -> Tensor:
+        """Return the value."""
+        ctx.strength = strength
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """Return the reversed gradient of the value."""
+        return -ctx.strength * gradients[0], None
+
+
+def reversal_strength(progress: float, curriculum: float) -> float:
+    """Return a factor that rises from 0 to 1 over the first `curriculum` of training, as half a cosine.
+
+    >>> [round(reversal_strength(progress, 0.5), 3) for progress in (0, 0.125, 0.25, 0.5, 1)]
+    [0.0, 0.146, 0.5, 1.0, 1.0]
+    """
+    return (1 - math.cos(math.pi * linear_warmup(progress, curriculum))) / 2
+
+
+class CTKD(AbstractAttack):
+    """ce_weight CE(y) + kd_weight T^2 KL(teacher at T || student at T), T = lowest + span sigmoid(t), t learned.
+
+    The gradient of t is reversed, so that t climbs the loss that the student descends, by a strength that grows from 0
+    to 1. It is one number for all samples.
+
+    Args:
+        lowest: lower end of the temperature, > 0.
+        span: width of its range.
+        curriculum: fraction of training over which the reversal grows, in [0, 1].
+        ce_weight: weight of the cross-entropy on the labels, at least 0.
+        kd_weight: weight of the distillation term, at least 0.
+
+    Source: Li et al., AAAI 2023, arXiv 2211.16231, its global version; the defaults are the released ones for
+    CIFAR-100, 10 of 240 epochs as a fraction (ImageNet: 5 of 100). t starts at 1, T at 15.6, as in every copy of the
+    authors' module that we found. The factor T^2, with its gradient, and the student's learning rate for t are theirs.
+    """
+
+    def __init__(
+        self,
+        *,
+        lowest: float = 1.0,
+        span: float = 20.0,
+        curriculum: float = 10 / 240,
+        ce_weight: float = 0.1,
+        kd_weight: float = 0.9,
+    ) -> None:
+        super().__init__(ce_weight)
+        check_temperature(lowest, "lowest temperature")
+        check_temperature(lowest + span, "temperature lowest + span")
+        check_fraction("curriculum", curriculum)
+        check_weight("kd_weight", kd_weight)
+        self.lowest = lowest
+        self.span = span
+        self.curriculum = curriculum
+        self.kd_weight = kd_weight
+        self.offset = nn.Parameter(torch.tensor(INITIAL_OFFSET))
+
+    @property
+    def nominal_temperature(self) -> Temperature:
+        """The temperature before training."""
+        return self.lowest + self.span / (1 + math.exp(-INITIAL_OFFSET))
+
+    def distillation(
+        self, student_logits: Tensor, teacher_log_probs: Tensor, labels: Tensor, progress: float
+    ) -> dict[str, Tensor]:
+        """Return `kd`."""
+        strength = reversal_strength(progress, self.curriculum)
+        offset: Tensor = ReversedGradient.apply(self.offset, strength)  # type: ignore[no-untyped-call]  # torch's own
+        temperature = self.lowest + self.span * torch.sigmoid(offset)
+        return {"kd": self.kd_weight * batch_mean(kd_loss(student_logits, teacher_log_probs, temperature))}

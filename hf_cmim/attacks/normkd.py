@@ -1,0 +1,67 @@
+"""Normalised-logit knowledge distillation: temperatures in proportion to each sample's logits."""
+
+from torch import Tensor
+
+from hf_cmim.attacks.base import AbstractAttack, check_temperature, check_weight
+from hf_cmim.functional.divergence import (
+    batch_mean,
+    kl_divergence,
+    softened_log_probs,
+    standard_deviation,
+    standardized,
+)
+
+
+def normkd_loss(student_logits: Tensor, teacher_log_probs: Tensor, scale: float) -> Tensor:
+    """Return T_t^2 KL(softmax(z_t / T_t) || softmax(z_s / T_s)) of each sample, T = scale std(z) on each side.
+
+    Args:
+        student_logits: `(N, C)` raw logits; the gradient also flows through their standard deviation.
+        teacher_log_probs: `(N, C)` log-probabilities; any constant added to a row changes nothing.
+        scale: temperature in units of the sample's standard deviation (unbiased, plus 1e-7), > 0.
+
+    Returns:
+        `(N,)` in nats; for a times the teacher's logits, a^2 times as much.
+
+    Source: see `NormKD`; the 1e-7 is ours, for a student whose logits are all equal.
+
+    >>> import torch
+    >>> round(normkd_loss(torch.tensor([[-5.0, 0.0, 5.0]]), torch.tensor([[1.0, 0.0, -1.0]]), 2.0).item(), 4)
+    1.2806
+    """
+    # z / (scale std) and standardized(z) / scale differ by a constant of the row.
+    teacher = softened_log_probs(standardized(teacher_log_probs), scale)
+    student = softened_log_probs(standardized(student_logits), scale)
+    temperatures = scale * standard_deviation(teacher_log_probs).squeeze(-1)
+    return temperatures.square() * kl_divergence(teacher, student)
+
+
+class NormKD(AbstractAttack):
+    """ce_weight CE(y) + kd_weight T_t^2 KL(teacher at T_t || student at T_s), T = scale std(logits of the sample).
+
+    It is KD on standardised logits (`LogitStandardization`) that weighs a sample by the variance of its answer.
+
+    Args:
+        scale: temperature in units of the standard deviation, > 0.
+        ce_weight: weight of the cross-entropy on the labels, at least 0.
+        kd_weight: weight of the distillation term, at least 0.
+
+    Source: Chi et al., arXiv 2308.00520; the defaults are the released ones for CIFAR-100 (ImageNet: scale 1). The
+    factor is the source's, the squared temperature of the teacher inside the mean; so is the gradient through the
+    student's standard deviation, which the released code does not detach.
+    """
+
+    needs_every_class = True
+
+    def __init__(self, *, scale: float = 2.0, ce_weight: float = 0.1, kd_weight: float = 0.9) -> None:
+        super().__init__(ce_weight)
+        check_temperature(scale, "scale")
+        check_weight("kd_weight", kd_weight)
+        self.scale = scale
+        self.kd_weight = kd_weight
+
+    def distillation(
+        self, student_logits: Tensor, teacher_log_probs: Tensor, labels: Tensor, progress: float
+    ) -> dict[str, Tensor]:
+        """Return `kd`."""
+        return {"kd": self.kd_weight * batch_mean(normkd_loss(student_logits, teacher_log_probs, self.scale))}

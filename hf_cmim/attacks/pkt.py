@@ -1,0 +1,69 @@
+"""Probabilistic knowledge transfer on outputs: which samples of a batch are neighbours."""
+
+from torch import Tensor
+
+from hf_cmim.attacks.base import AbstractAttack, check_weight
+from hf_cmim.attacks.relations import centred_logits, unit_vectors
+from hf_cmim.functional.divergence import batch_mean, kl_divergence
+
+
+def neighbour_log_probs(logits: Tensor, floor: float = 1e-7) -> Tensor:
+    """Return the log of s_ij / sum_k s_ik, `(N, N)`, for s = (1 + cosine of two samples' centred logits) / 2.
+
+    Args:
+        logits: `(N, C)` logits or log-probabilities.
+        floor: added to each s, so that opposite samples have a logarithm.
+    """
+    directions = unit_vectors(centred_logits(logits))
+    similarities = ((1 + directions @ directions.T) / 2).clamp_min(0) + floor
+    return similarities.log() - similarities.sum(dim=-1, keepdim=True).log()
+
+
+def pkt_loss(student_logits: Tensor, teacher_log_probs: Tensor) -> Tensor:
+    """Return KL(teacher's neighbours || student's neighbours) of each sample.
+
+    Args:
+        student_logits: `(N, C)` raw logits.
+        teacher_log_probs: `(N, C)` log-probabilities; any constant added to a row changes nothing.
+
+    Returns:
+        `(N,)` in nats; scaling a row of either side changes nothing.
+
+    Source: see `PKT`.
+
+    >>> import torch
+    >>> logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    >>> pkt_loss(logits, 3 * logits + 1).abs().max().item() < 1e-6
+    True
+    """
+    return kl_divergence(neighbour_log_probs(teacher_log_probs), neighbour_log_probs(student_logits))
+
+
+class PKT(AbstractAttack):
+    """ce_weight CE(y) + pkt_weight mean KL(teacher's neighbours || student's neighbours).
+
+    It compares the samples of a batch: each micro-batch on each process is compared within itself, and the losses are
+    averaged by numbers of samples; nothing is gathered.
+
+    Args:
+        pkt_weight: weight of the divergence, at least 0.
+        ce_weight: weight of the cross-entropy on the labels, at least 0.
+
+    Source: Passalis and Tefas, ECCV 2018, arXiv 1803.10837, made for features; that it looks at centred logits instead
+    is ours. There is no temperature. PLACEHOLDER
+    """
+
+    batch_level = True
+    smallest_batch = 2
+    needs_every_class = True
+
+    def __init__(self, *, pkt_weight: float = 500.0, ce_weight: float = 1.0) -> None:
+        super().__init__(ce_weight)
+        check_weight("pkt_weight", pkt_weight)
+        self.pkt_weight = pkt_weight
+
+    def distillation(
+        self, student_logits: Tensor, teacher_log_probs: Tensor, labels: Tensor, progress: float
+    ) -> dict[str, Tensor]:
+        """Return `pkt`."""
+        return {"pkt": self.pkt_weight * batch_mean(pkt_loss(student_logits, teacher_log_probs))}

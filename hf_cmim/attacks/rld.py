@@ -1,0 +1,122 @@
+"""Refined logit distillation: nothing of an answer that contradicts the label is taught."""
+
+from torch import Tensor
+
+from hf_cmim.attacks.base import (
+    AbstractAttack,
+    Temperature,
+    check_fraction,
+    check_temperature,
+    check_weight,
+    linear_warmup,
+)
+from hf_cmim.attacks.dkd import target_and_rest
+from hf_cmim.functional.divergence import batch_mean, kl_divergence, softened_log_probs
+
+HIDDEN = -1e30
+"""Logit of a hidden class: finite, so that a sample that hides every class gives 0 and not 0 / 0."""
+
+
+def confidence_divergence(
+    student_logits: Tensor, teacher_log_probs: Tensor, labels: Tensor, temperature: float | Tensor
+) -> Tensor:
+    """Return T^2 KL((p_max, 1 - p_max) || (q_y, 1 - q_y)) of each sample, at the temperature T.
+
+    The student learns to be as sure of the true class as the teacher is of whichever class it prefers.
+
+    Args:
+        student_logits: `(N, C)` raw logits.
+        teacher_log_probs: `(N, C)` log-probabilities; any constant added to a row changes nothing.
+        labels: `(N,)` integers in [0, C).
+        temperature: T > 0; a number or a 0-d tensor.
+
+    Returns:
+        `(N,)` in nats.
+
+    Source: see `RLD`; its "sample confidence".
+    """
+    best, _ = target_and_rest(softened_log_probs(teacher_log_probs, temperature), teacher_log_probs.argmax(dim=-1))
+    target, _ = target_and_rest(softened_log_probs(student_logits, temperature), labels)
+    return temperature**2 * kl_divergence(best, target)
+
+
+def masked_divergence(
+    student_logits: Tensor, teacher_log_probs: Tensor, labels: Tensor, temperature: float | Tensor
+) -> Tensor:
+    """Return T^2 KL(teacher at T || student at T) of each sample among the classes with z_t,i < z_t,y.
+
+    The true class, and every class that the teacher puts at least as high, is hidden on both sides, and the others are
+    renormalised. With one class left, or none (y is the teacher's last choice), it is 0.
+
+    Args:
+        student_logits: `(N, C)` raw logits.
+        teacher_log_probs: `(N, C)` log-probabilities; any constant added to a row changes nothing.
+        labels: `(N,)` integers in [0, C).
+        temperature: T > 0; a number or a 0-d tensor.
+
+    Returns:
+        `(N,)` in nats.
+
+    Source: see `RLD`; its "masked correlation".
+
+    >>> import torch
+    >>> teacher, student = torch.tensor([[9.0, 1.0, 1.0]]), torch.tensor([[0.0, 0.75, 0.25]]).log().clamp_min(-9)
+    >>> [round(masked_divergence(student, teacher, torch.tensor([y]), 1.0).item(), 4) for y in (0, 1)]
+    [0.1438, 0.0]
+    """
+    hidden = teacher_log_probs >= teacher_log_probs.gather(-1, labels.unsqueeze(-1))
+    teacher, student = (
+        softened_log_probs((logits / temperature).masked_fill(hidden, HIDDEN), 1.0)
+        for logits in (teacher_log_probs, student_logits)
+    )
+    return temperature**2 * kl_divergence(teacher, student)
+
+
+class RLD(AbstractAttack):
+    """ce_weight CE(y) + warm-up [alpha confidence divergence at T_a + beta masked divergence at T].
+
+    Args:
+        temperature: T of the masked divergence, > 0, or `Relative`.
+        alpha: weight of the confidence divergence, at least 0.
+        beta: weight of the masked divergence, at least 0.
+        target_temperature: T_a of the confidence divergence, > 0, or `Relative`.
+        warmup: fraction of training over which both rise linearly from 0, in [0, 1].
+        ce_weight: weight of the cross-entropy on the labels, at least 0.
+
+    Source: Sun et al., arXiv 2408.07703; the defaults are the released ones, the warm-up of 20 of 240 epochs as a
+    fraction. Each divergence has the factor of its own squared temperature, as in the source.
+    """
+
+    needs_every_class = True
+
+    def __init__(
+        self,
+        *,
+        temperature: Temperature = 4.0,
+        alpha: float = 1.0,
+        beta: float = 8.0,
+        target_temperature: Temperature = 1.0,
+        warmup: float = 20 / 240,
+        ce_weight: float = 1.0,
+    ) -> None:
+        super().__init__(ce_weight)
+        check_temperature(temperature)
+        check_weight("alpha", alpha)
+        check_weight("beta", beta)
+        check_temperature(target_temperature, "target_temperature")
+        check_fraction("warmup", warmup)
+        self.temperature = temperature
+        self.alpha = alpha
+        self.beta = beta
+        self.target_temperature = target_temperature
+        self.warmup = warmup
+
+    def distillation(
+        self, student_logits: Tensor, teacher_log_probs: Tensor, labels: Tensor, progress: float
+    ) -> dict[str, Tensor]:
+        """Return `confidence_kd` and `masked_kd`."""
+        answers = student_logits, teacher_log_probs, labels
+        confidence = batch_mean(confidence_divergence(*answers, self.resolved(self.target_temperature)))
+        masked = batch_mean(masked_divergence(*answers, self.resolved(self.temperature)))
+        warmth = linear_warmup(progress, self.warmup)
+        return {"confidence_kd": self.alpha * warmth * confidence, "masked_kd": self.beta * warmth * masked}

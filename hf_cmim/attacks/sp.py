@@ -1,0 +1,59 @@
+"""Similarity-preserving distillation on outputs: which samples of a batch look alike, and how much."""
+
+from torch import Tensor
+
+from hf_cmim.attacks.base import AbstractAttack, check_weight
+from hf_cmim.attacks.relations import centred_logits, unit_vectors
+from hf_cmim.functional.divergence import batch_mean
+
+
+def sp_loss(student_logits: Tensor, teacher_log_probs: Tensor) -> Tensor:
+    """Return sum_j (g_s,ij - g_t,ij)^2 of each sample i, g_i = row i of F F' over its norm, F = centred logits.
+
+    Args:
+        student_logits: `(N, C)` raw logits.
+        teacher_log_probs: `(N, C)` log-probabilities; any constant added to a row changes nothing.
+
+    Returns:
+        `(N,)` in [0, 4]; scaling all logits of one side changes nothing.
+
+    Source: see `SP`.
+
+    >>> import torch
+    >>> sp_loss(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])).tolist()
+    [2.0, 2.0]
+    """
+    student, teacher = (
+        unit_vectors(values @ values.T) for values in map(centred_logits, (student_logits, teacher_log_probs))
+    )
+    return (student - teacher).square().sum(dim=-1)
+
+
+class SP(AbstractAttack):
+    """ce_weight CE(y) + sp_weight mean_i sum_j (g_s,ij - g_t,ij)^2.
+
+    It compares the samples of a batch: each micro-batch on each process is compared within itself, and the losses are
+    averaged by numbers of samples; nothing is gathered.
+
+    Args:
+        sp_weight: weight of the differences, at least 0.
+        ce_weight: weight of the cross-entropy on the labels, at least 0.
+
+    Source: Tung and Mori, ICCV 2019, arXiv 1907.09682, made for features; that it looks at centred logits instead is
+    ours. There is no temperature. PLACEHOLDER
+    """
+
+    batch_level = True
+    smallest_batch = 2
+    needs_every_class = True
+
+    def __init__(self, *, sp_weight: float = 50.0, ce_weight: float = 1.0) -> None:
+        super().__init__(ce_weight)
+        check_weight("sp_weight", sp_weight)
+        self.sp_weight = sp_weight
+
+    def distillation(
+        self, student_logits: Tensor, teacher_log_probs: Tensor, labels: Tensor, progress: float
+    ) -> dict[str, Tensor]:
+        """Return `sp`."""
+        return {"sp": self.sp_weight * batch_mean(sp_loss(student_logits, teacher_log_probs))}

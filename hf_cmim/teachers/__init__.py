@@ -1,0 +1,14 @@
+"""Black-box teachers: whatever answers a batch with log-probabilities, and what its answers cost."""
+
+from hf_cmim.teachers.base import AbstractTeacher as AbstractTeacher
+from hf_cmim.teachers.cache import cache_answers as cache_answers
+from hf_cmim.teachers.classes import match_classes as match_classes
+from hf_cmim.teachers.endpoint import EndpointTeacher as EndpointTeacher
+from hf_cmim.teachers.function import FunctionTeacher as FunctionTeacher
+from hf_cmim.teachers.ledger import QueryLedger as QueryLedger
+from hf_cmim.teachers.model import ModelTeacher as ModelTeacher
+from hf_cmim.teachers.nulls import ArgmaxNull as ArgmaxNull
+from hf_cmim.teachers.nulls import CentroidNull as CentroidNull
+from hf_cmim.teachers.nulls import LabelOnlyTeacher as LabelOnlyTeacher
+from hf_cmim.teachers.nulls import hard_log_probs as hard_log_probs
+from hf_cmim.teachers.table import TableTeacher as TableTeacher

@@ -1,0 +1,119 @@
+"""What a teacher may answer with, checked and brought to log-probabilities."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from hf_cmim.functional.channels import label_log_probs, normalized, raise_zeros
+
+Representation = Literal["log_probs", "probs", "logits", "labels"]
+"""Log-probabilities, probabilities, logits `(B, ..., C)`, or labels alone `(B, ...)`."""
+
+TOLERANCE = 1e-3
+"""How far the log of a row's sum may be from 0."""
+
+
+def check_representation(returns: str) -> None:
+    """Raise a `ValueError` unless the representation is known."""
+    if returns not in ("log_probs", "probs", "logits", "labels"):
+        raise ValueError(f'Expected returns "log_probs", "probs", "logits" or "labels", got {returns!r}.')
+
+
+def check_shape(values: Tensor, returns: Representation, num_classes: int, labels: Tensor | None) -> None:
+    """Check everything about an answer that is known without looking at its numbers.
+
+    Raises:
+        ValueError: no tensor, other dimensions, another number of classes or samples, or numbers of another kind.
+    """
+    if not isinstance(values, Tensor):
+        raise ValueError(f"Expected a tensor of {returns}, got {type(values).__name__}. Return the tensor alone.")
+    of_labels = returns == "labels"
+    if of_labels == values.is_floating_point() or values.dtype in (torch.bool, torch.complex64):
+        kind = "integers" if of_labels else "floating point numbers"
+        raise ValueError(f"Expected {returns} as {kind}, got {values.dtype}. Say with `returns` what the answers are.")
+    if of_labels:
+        shape, expected = values.shape, "(B, ...)"
+    else:
+        shape, expected = values.shape[:-1], f"(B, ..., {num_classes})"
+        if values.ndim < 2 or values.shape[-1] != num_classes:
+            raise ValueError(
+                f"Expected {returns} {expected}, one for each of the {num_classes} classes, got"
+                f" {tuple(values.shape)}: other classes would be compared. Give the teacher's own class_names."
+            )
+    if labels is not None and shape[:1] != labels.shape[:1]:
+        raise ValueError(
+            f"Expected {returns} {expected} for labels {tuple(labels.shape)}, got {tuple(values.shape)}: answers and"
+            " samples would be paired wrongly. Give one answer a sample."
+        )
+
+
+def check_answers(values: Tensor, returns: Representation, num_classes: int) -> None:
+    """Check the numbers of an answer. Waits for the device.
+
+    Raises:
+        ValueError: NaN or infinite values, rows that are no distribution although one is promised, rows that are one
+            although logits are promised, or labels outside [0, C).
+    """
+    if returns == "labels":
+        wrong = values[(values < 0) | (values >= num_classes)]
+        if wrong.numel():
+            raise ValueError(
+                f"Expected labels in [0, {num_classes}), got {sorted(set(wrong.tolist()))[:8]}: they name no class."
+            )
+        return
+    values = values.to(torch.promote_types(values.dtype, torch.float32)).reshape(-1, num_classes)
+    # A logit or log-probability of -inf is a probability of 0, which is an answer.
+    bad = values.isnan() | (values == torch.inf) | (values.isneginf() if returns == "probs" else False)
+    if bad.any():
+        raise ValueError(
+            f"Expected finite {returns}, got nan or inf in {int(bad.any(dim=-1).sum())} of {len(values)} rows: every"
+            " gradient would become nan. Look for nan in the inputs or an overflow in half precision."
+        )
+    if returns == "logits":
+        _check_no_probs(values)
+    elif returns == "probs" and (values < 0).any():
+        raise ValueError(
+            f"Expected probabilities, got values down to {values.min().item():.4g}: these are logits or"
+            ' log-probabilities. Say returns="logits" or returns="log_probs", or apply softmax once.'
+        )
+    else:
+        _check_sums(values, returns)
+
+
+def _check_no_probs(logits: Tensor) -> None:
+    """Refuse a batch of logits of which every row is a distribution; chance does that to no batch of 4."""
+    sums = (logits.sum(dim=-1) - 1).abs()
+    if len(logits) >= 4 and bool(((logits >= 0) & (logits <= 1)).all()) and bool((sums < 1e-4).all()):
+        raise ValueError(
+            "Expected logits, got rows in [0, 1] that all sum to 1: these are probabilities, and a second softmax"
+            ' would flatten them to almost uniform. Say returns="probs", or take the model\'s last softmax away.'
+        )
+
+
+def _check_sums(values: Tensor, returns: Representation) -> None:
+    """Refuse rows that do not sum to 1."""
+    logs = values.log() if returns == "probs" else values
+    excess = torch.logsumexp(logs, dim=-1)
+    if not bool((excess.abs() <= TOLERANCE).all()):
+        smallest, largest = (sums.item() for sums in excess.exp().aminmax())
+        raise ValueError(
+            f"Expected {returns} whose rows sum to 1, got sums from {smallest:.4g} to {largest:.4g}: logits,"
+            " scores of a sigmoid, or another representation than promised; every temperature would mean something"
+            ' else. Say returns="logits" (or what they are), or apply log_softmax.'
+        )
+
+
+def answer_log_probs(values: Tensor, returns: Representation, num_classes: int) -> Tensor:
+    """Return an answer as fp32 log-probabilities `(B, ..., C)`, finite and normalised.
+
+    A probability of 0 counts as FLOOR. Log-probabilities that are finite and sum to 1 to 1e-5 keep every bit.
+    """
+    if returns == "labels":
+        return label_log_probs(values, num_classes)
+    values = values.to(torch.promote_types(values.dtype, torch.float32))
+    if returns == "logits":
+        values = torch.log_softmax(values, dim=-1)
+    elif returns == "probs":
+        values = values.log()
+    return normalized(raise_zeros(values).float())

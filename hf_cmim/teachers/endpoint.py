@@ -1,0 +1,289 @@
+"""A deployed classifier that is asked over the network.
+
+For auditing a service of one's own, or one whose owner agreed. The agreement is stated in words and stored with the
+results, the number of requests is bounded, and so is their rate.
+"""
+
+import io
+import math
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from typing import Any, Literal, cast, final
+
+import torch
+from huggingface_hub import InferenceClient
+from huggingface_hub.errors import HfHubHTTPError
+from torch import Tensor
+
+from hf_cmim.teachers.answers import TOLERANCE
+from hf_cmim.teachers.base import AbstractTeacher
+from hf_cmim.teachers.fingerprints import digest
+from hf_cmim.teachers.ledger import QueryLedger
+
+Task = Literal["image-classification", "text-classification"]
+
+LONGEST_PAUSE = 60.0
+"""Seconds between two tries at most, whatever the service asks for."""
+
+_INPUT_NAMES = {"image-classification": "image", "text-classification": "text"}
+# HTTPError of httpx or httpx2, whichever this huggingface_hub runs on: no answer came.
+_TRANSPORT_ERROR = cast(type[Exception], HfHubHTTPError.__bases__[0])
+
+
+@final
+class EndpointTeacher(AbstractTeacher):
+    """An inference endpoint, asked sample by sample through `huggingface_hub.InferenceClient`.
+
+    Inputs are `{"image": [PIL images or encoded bytes]}` or `{"text": [strings]}`. PIL images are sent as PNG, without
+    loss. Answers are (label, score) pairs, mapped to classes by name; classes that are not shown share what is left.
+    A request that fails for now (429, 5xx, no connection, timeout) is sent again after a pause that doubles, or that
+    the service asks for. From outside nobody knows which requests are billed, so the budget counts every one, retries
+    included.
+
+    No fingerprint sees the weights behind an endpoint: keep its answers in a cache, and ask anew when it changes.
+
+    Args:
+        client_or_model: a client with a model and a timeout, or a Hub id or URL (then with 60 seconds, and the token
+            you are logged in with).
+        task: "image-classification" or "text-classification".
+        class_names: every label of the service, in any order.
+        authorization: who allowed this audit and how, in a sentence; stored with the results.
+        budget: most requests that may be sent.
+        requests_per_second: most requests begun in a second.
+        max_concurrency: most requests under way at once.
+        retries: times that a request is sent again.
+        first_pause: seconds before the first retry.
+        top_k: labels asked for; None for all of them, and then an answer without some of them is an error.
+
+    Attributes:
+        ledger: counts the requests.
+
+    Raises:
+        ValueError: no authorisation, no budget, no rate, or a client that would wait for ever.
+    """
+
+    def __init__(
+        self,
+        client_or_model: InferenceClient | str,
+        *,
+        task: Task = "image-classification",
+        class_names: Sequence[str],
+        authorization: str,
+        budget: int,
+        requests_per_second: float,
+        max_concurrency: int = 4,
+        retries: int = 5,
+        first_pause: float = 1.0,
+        top_k: int | None = None,
+    ) -> None:
+        num_classes = len(class_names)
+        super().__init__(
+            num_classes, class_names, returns="probs", hides_classes=top_k is not None and top_k < num_classes
+        )
+        self.client = (
+            InferenceClient(model=client_or_model, timeout=60) if isinstance(client_or_model, str) else client_or_model
+        )
+        _check_terms(self.client, task, authorization, requests_per_second)
+        if min(max_concurrency, 1 if top_k is None else top_k) < 1 or min(retries, first_pause) < 0:
+            raise ValueError(
+                "Expected max_concurrency and top_k of at least 1, retries and first_pause of at least 0, got"
+                f" {max_concurrency}, {top_k}, {retries} and {first_pause}."
+            )
+        self.task: Task = task
+        self.authorization = authorization.strip()
+        self.ledger = QueryLedger(budget)
+        self.max_concurrency = max_concurrency
+        self.retries = retries
+        self.first_pause = first_pause
+        self.top_k = num_classes if top_k is None else top_k
+        self._rate = RateLimit(requests_per_second)
+        self._columns = {name: column for column, name in enumerate(class_names)}
+
+    def record(self) -> dict[str, Any]:
+        """Return what to store beside results: with the authorisation, the endpoint and the requests sent."""
+        return super().record() | {
+            "authorization": self.authorization,
+            "endpoint": self.client.model,
+            "task": self.task,
+            "top_k": self.top_k,
+            "ledger": self.ledger.to_dict(),
+        }
+
+    def _identity(self) -> str:
+        return digest(self.client.model, self.client.provider, self.task, self.top_k)
+
+    def _answer(self, inputs: Mapping[str, Any], labels: Tensor | None) -> Tensor:
+        name = _INPUT_NAMES[self.task]
+        if name not in inputs:
+            raise ValueError(f"Expected {name!r} among the inputs for {self.task}, got {sorted(inputs)}.")
+        samples = [_sendable(sample, self.task) for sample in inputs[name]]
+        self.ledger.check(len(samples))  # all or none: half a batch would be paid and lost
+        executor = ThreadPoolExecutor(max_workers=self.max_concurrency)
+        try:
+            futures = [executor.submit(self._ask, sample) for sample in samples]
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+        finally:
+            executor.shutdown(cancel_futures=True)  # what was not begun is not sent
+        for future in done:
+            future.result()  # raises what went wrong
+        rows = [future.result() for future in futures]
+        return torch.tensor(rows, dtype=torch.float64).reshape(-1, self.num_classes)
+
+    def _ask(self, sample: Any) -> list[float]:
+        """Return the probabilities of one sample, trying again while that may help."""
+        for attempt in range(self.retries + 1):
+            self._rate.wait()
+            self.ledger.charge(1)
+            self.ledger.asked(1)
+            try:
+                return self._probs(self._send(sample))
+            except (HfHubHTTPError, _TRANSPORT_ERROR) as error:
+                pause = _pause(error, self.first_pause * 2**attempt)
+                if pause is None or attempt == self.retries:
+                    raise
+            time.sleep(pause)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _send(self, sample: Any) -> Any:
+        try:
+            if self.task == "image-classification":
+                return self.client.image_classification(sample, top_k=self.top_k)
+            return self.client.text_classification(sample, top_k=self.top_k)
+        except HfHubHTTPError:  # one of them is a ValueError as well
+            raise
+        # The client's parser recurses for ever on a score of nan.
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+            raise self._unreadable(str(error)) from error
+
+    def _unreadable(self, found: str) -> ValueError:
+        return ValueError(
+            f"Expected a JSON list of labels with scores from {self.client.model}, got something else ({found}):"
+            f" another service, or another task than {self.task}. Send it one request by hand and look."
+        )
+
+    def _probs(self, elements: Sequence[Any]) -> list[float]:
+        """Return one answer by class.
+
+        Raises:
+            ValueError: labels that are unknown, doubled or missing, or scores that are no probabilities.
+        """
+        shown: dict[int, float] = {}
+        for element in elements:
+            label, score = getattr(element, "label", None), getattr(element, "score", None)
+            if not isinstance(label, str) or not isinstance(score, int | float):
+                raise self._unreadable(repr(element))
+            column = self._columns.get(label)
+            if column is None:
+                raise ValueError(
+                    f"Expected labels among {list(self._columns)[:8]}, got {label!r} from {self.client.model}: its"
+                    " probability would be given to other classes. Give the service's own names as class_names."
+                )
+            if not 0 <= score <= 1 + TOLERANCE:
+                raise ValueError(
+                    f"Expected scores in [0, 1], got {score} for {label!r} from {self.client.model}: logits, perhaps."
+                    " Let the service answer with its softmax."
+                )
+            if column in shown:
+                raise ValueError(f"Expected each label once, got {label!r} twice from {self.client.model}.")
+            shown[column] = float(score)
+        missing = self.num_classes - len(shown)
+        if not shown or (missing and not self.hides_classes):
+            raise ValueError(
+                f"Expected all {self.num_classes} classes, got {len(shown)} from {self.client.model}: the service"
+                " hides the others, which would then look alike. Say so with top_k, the number that it shows."
+            )
+        return self._completed(shown, missing)
+
+    def _completed(self, shown: Mapping[int, float], missing: int) -> list[float]:
+        """Return a row that sums to 1, in which the missing classes share what is left.
+
+        Raises:
+            ValueError: the scores are no distribution.
+        """
+        total = math.fsum(shown.values())
+        if total > 1 + TOLERANCE or (not missing and total < 1 - TOLERANCE):
+            raise ValueError(
+                f"Expected scores that sum to {'at most ' if missing else ''}1, got {total:.4g} from"
+                f" {self.client.model}: sigmoid scores of a multi-label head. Let the service answer with its softmax."
+            )
+        rest = max(0.0, 1 - total) / missing if missing else 0.0
+        row = [shown.get(column, rest) for column in range(self.num_classes)]
+        return [probability / math.fsum(row) for probability in row]
+
+
+class RateLimit:
+    """Spaces the beginnings of requests evenly, over all threads.
+
+    Args:
+        per_second: most beginnings in a second, above 0.
+    """
+
+    def __init__(self, per_second: float) -> None:
+        self._interval = 1 / per_second
+        self._next = -math.inf
+        self._lock = threading.Lock()
+
+    def wait(self) -> None:
+        """Return when the next request may begin."""
+        with self._lock:
+            now = time.monotonic()
+            begin = max(now, self._next)
+            self._next = begin + self._interval
+        if begin > now:
+            time.sleep(begin - now)
+
+
+def _check_terms(client: InferenceClient, task: str, authorization: str, requests_per_second: float) -> None:
+    if task not in _INPUT_NAMES:
+        raise ValueError(f"Expected a task among {list(_INPUT_NAMES)}, got {task!r}.")
+    if client.model is None or client.timeout is None:
+        raise ValueError(
+            f"Expected a client with a model and a timeout, got model={client.model!r} and timeout={client.timeout!r}:"
+            " the Hub would choose some model, or an audit would wait for ever for an answer that was lost. Use"
+            " InferenceClient(model=..., timeout=60)."
+        )
+    if len(authorization.split()) < 3:
+        raise ValueError(
+            f"Expected authorization as a sentence that says who allowed these queries, got {authorization!r}: asking"
+            " a service in bulk without its owner's consent can break its terms and the law. Write down, for instance,"
+            ' "Our own endpoint; agreed with its operations team on 3 May."'
+        )
+    if not 0 < requests_per_second < math.inf:
+        raise ValueError(
+            f"Expected requests_per_second above 0 and finite, got {requests_per_second}: without a limit an audit is"
+            " a denial of service. Ask the owner what the service bears."
+        )
+
+
+def _sendable(sample: Any, task: Task) -> Any:
+    """Return an image as encoded bytes, or a text as it is.
+
+    Raises:
+        ValueError: anything else; a path or URL would be opened.
+    """
+    if task == "text-classification":
+        if isinstance(sample, str):
+            return sample
+        raise ValueError(f"Expected texts as strings, got {type(sample).__name__}.")
+    if isinstance(sample, bytes):
+        return sample
+    from PIL import Image  # only who sends images needs it
+
+    if not isinstance(sample, Image.Image):
+        raise ValueError(f"Expected images as PIL images or encoded bytes, got {type(sample).__name__}.")
+    encoded = io.BytesIO()
+    sample.save(encoded, format="PNG")
+    return encoded.getvalue()
+
+
+def _pause(error: Exception, backoff: float) -> float | None:
+    """Return the seconds to wait before trying again, or None where that does not help."""
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        if status != 429 and status < 500:
+            return None
+        asked = error.response.headers.get("Retry-After", "")
+        backoff = max(backoff, float(asked) if asked.isdigit() else 0.0)
+    return min(backoff, LONGEST_PAUSE)

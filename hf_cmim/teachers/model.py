@@ -1,0 +1,171 @@
+"""A classifier at hand as a black-box teacher."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, final
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import AutoConfig, PreTrainedModel
+
+from hf_cmim.functional.channels import AbstractChannel
+from hf_cmim.teachers.base import INDEX_NAME, AbstractTeacher
+from hf_cmim.teachers.fingerprints import digest
+
+HEADS = (
+    "ForImageClassification",
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForAudioClassification",
+    "ForVideoClassification",
+)
+"""Endings of the architectures that are loaded; each names its `AutoModel` class."""
+
+_PASSING_SETTINGS = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "_commit_hash")
+
+
+@final
+class ModelTeacher(AbstractTeacher):
+    """A model that answers with the softmax of its logits, in the precision of its weights whatever autocast does.
+
+    Its forward is given those inputs that it accepts; `labels` and `sample_index` never are. Token classification
+    answers `(B, L, C)`.
+
+    Args:
+        model_or_path: a `PreTrainedModel`, any module that returns logits (a tensor, or an output with `logits`), or a
+            folder or Hub id. From there only safetensors weights are loaded, and no code.
+        class_names: names in the order of the logits; by default those of the config's `id2label`. A module without a
+            config needs them.
+        channel: what an answer passes through before it is seen.
+        device: where the model is moved; by default it stays where it is.
+
+    Raises:
+        ValueError: a model in train mode, a head that is not single-label, or a checkpoint that cannot be loaded
+            without pickles, remote code or fresh weights.
+    """
+
+    def __init__(
+        self,
+        model_or_path: nn.Module | str | Path,
+        *,
+        class_names: Sequence[str] | None = None,
+        channel: AbstractChannel | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        model = model_or_path if isinstance(model_or_path, nn.Module) else load_classifier(str(model_or_path))
+        _check_evaluates(model)
+        names = class_names if class_names is not None else _config_names(model)
+        super().__init__(len(names), names, returns="logits", channel=channel)
+        self.model = model if device is None else model.to(device)
+        parameters = inspect.signature(model.forward).parameters.values()
+        # Transformers' own heads name their inputs, and take settings by **kwargs; a wrapper may take anything there.
+        self._accepts_all = not isinstance(model, PreTrainedModel) and any(
+            parameter.kind is parameter.VAR_KEYWORD for parameter in parameters
+        )
+        self._accepted = {parameter.name for parameter in parameters} - {"labels", INDEX_NAME}
+
+    def _answer(self, inputs: Mapping[str, Any], labels: Tensor | None) -> Tensor:
+        _check_evaluates(self.model)
+        device = next((tensor.device for tensor in self.model.parameters()), None)
+        accepted = {
+            name: value.to(device) if isinstance(value, Tensor) else value
+            for name, value in inputs.items()
+            if name in self._accepted or (self._accepts_all and name not in ("labels", INDEX_NAME))
+        }
+        if not accepted:
+            raise ValueError(
+                f"Expected inputs that the teacher's forward takes ({sorted(self._accepted)}), got {sorted(inputs)}."
+                " Give the teacher its own view of the batch, from its own processor or tokenizer."
+            )
+        outputs = self.model(**accepted)
+        if isinstance(outputs, Mapping) and "logits" in outputs:
+            outputs = outputs["logits"]
+        if not isinstance(outputs, Tensor):
+            raise ValueError(
+                f"Expected a model that returns logits, a tensor or an output with 'logits', got"
+                f" {type(outputs).__name__}: the base model without its head? Use a ...Classification class."
+            )
+        return outputs
+
+    def _identity(self) -> str:
+        """The weights, buffers and config; the code of `forward` is known by the name of its class alone."""
+        config = getattr(self.model, "config", None)
+        settings = config.to_diff_dict() if isinstance(self.model, PreTrainedModel) and config is not None else {}
+        # Names of classes are compared with the teacher; dtypes are those of the weights.
+        passing = (*_PASSING_SETTINGS, "id2label", "label2id")
+        settings = {name: repr(value) for name, value in settings.items() if name not in passing}
+        tensors = self.model.state_dict() | dict(self.model.named_buffers())
+        return digest(type(self.model).__qualname__, settings, tensors)
+
+
+def load_classifier(path: str) -> PreTrainedModel:
+    """Load a classifier in evaluation mode from a folder or the Hub: safetensors only, and no code of the repository.
+
+    Args:
+        path: folder or Hub id.
+
+    Raises:
+        ValueError: it needs a pickle or remote code, has no single-label head, or the head has no weights there.
+    """
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except ValueError as error:
+        raise ValueError(
+            f"Expected a model that transformers knows, got {path}: its configuration is of no known type, or needs"
+            " the repository's own code, which could do anything on this machine and is never run. Build the model"
+            " from code that you have read, and give the module."
+        ) from error
+    architecture = (config.architectures or ["none"])[0]
+    head = next((head for head in HEADS if architecture.endswith(head)), None)
+    if head is None:
+        raise ValueError(
+            f"Expected an architecture that ends with one of {', '.join(HEADS)}, got {architecture} in {path}: without"
+            " a classification head there are no answers. Give a checkpoint of a classifier, or the module itself."
+        )
+    try:
+        loaded, loading = getattr(transformers, f"AutoModel{head}").from_pretrained(
+            path, config=config, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+    except OSError as error:
+        raise ValueError(
+            f"Expected safetensors weights in {path}, got none that can be read: pickled weights (pytorch_model.bin)"
+            " run code when they are loaded and are refused. Convert them once, in a place where that does no harm,"
+            " with from_pretrained(...).save_pretrained(...)."
+        ) from error
+    if loading["missing_keys"]:
+        raise ValueError(
+            f"Expected all weights of {architecture} in {path}, got none for {sorted(loading['missing_keys'])[:4]}:"
+            " they would be drawn at random and teach noise. Give the checkpoint of a trained classifier."
+        )
+    model: PreTrainedModel = loaded.eval()
+    return model
+
+
+def _check_evaluates(model: nn.Module) -> None:
+    """Refuse a model of which any part is in train mode."""
+    training = [name or type(model).__name__ for name, module in model.named_modules() if module.training]
+    if training:
+        raise ValueError(
+            f"Expected a teacher in evaluation mode, got {len(training)} modules in train mode ({training[0]}, ...):"
+            " dropout would blur its answers, and batch statistics would mix the samples. Call .eval() on the model."
+        )
+
+
+def _config_names(model: nn.Module) -> list[str]:
+    """Return the names of `id2label` by number."""
+    config = getattr(model, "config", None)
+    names = getattr(config, "id2label", None)
+    if not isinstance(names, Mapping) or not names:
+        raise ValueError(
+            f"Expected class_names for a {type(model).__name__}, which has no config with id2label, got None: whether"
+            " its outputs are in the student's order could not be checked. Name the classes in their order."
+        )
+    problem = getattr(config, "problem_type", None)
+    if problem in ("multi_label_classification", "regression"):
+        raise ValueError(
+            f"Expected a single-label classifier, got problem_type={problem!r}: the softmax of its outputs is no"
+            " answer of this model. Use a single-label head."
+        )
+    return [str(names[number]) for number in sorted(names)]

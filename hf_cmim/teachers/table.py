@@ -1,0 +1,80 @@
+"""Answers that were given before, looked up by the position of a sample."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hf_cmim.functional.channels import AbstractChannel
+from hf_cmim.teachers.answers import Representation
+from hf_cmim.teachers.base import INDEX_NAME, AbstractTeacher
+from hf_cmim.teachers.fingerprints import digest
+
+
+@final
+class TableTeacher(AbstractTeacher):
+    """Precomputed answers: row i answers sample i of the data set, whatever its inputs are.
+
+    Args:
+        answers: `(N, C)` tensor (`(N,)` for labels), or a `datasets.Dataset`, which stays memory-mapped.
+        class_names: names in the order of the answers.
+        returns: what the answers are.
+        column: column of the data set that holds them.
+        channel: what an answer passes through before it is seen.
+        hides_classes: whether the answers were cut before they were stored, to the top k for instance.
+
+    Raises:
+        ValueError: answers of another kind or shape.
+    """
+
+    wants_index = True
+
+    def __init__(
+        self,
+        answers: Any,
+        *,
+        class_names: Sequence[str],
+        returns: Representation = "log_probs",
+        column: str = "log_probs",
+        channel: AbstractChannel | None = None,
+        hides_classes: bool = False,
+    ) -> None:
+        super().__init__(len(class_names), class_names, returns=returns, channel=channel, hides_classes=hides_classes)
+        self.answers = answers if isinstance(answers, Tensor) else _opened(answers, column)
+        self.column = column
+
+    def __len__(self) -> int:
+        return len(self.answers)
+
+    def _answer(self, inputs: Mapping[str, Any], labels: Tensor | None) -> Tensor:
+        index = torch.as_tensor(inputs[INDEX_NAME])
+        if index.ndim != 1 or index.is_floating_point():
+            raise ValueError(f"Expected {INDEX_NAME} as (B,) integers, got {tuple(index.shape)} {index.dtype}.")
+        index = index.cpu()
+        wrong = index[(index < 0) | (index >= len(self))]
+        if wrong.numel():
+            raise ValueError(
+                f"Expected {INDEX_NAME} in [0, {len(self)}), got {wrong.tolist()[:8]}: the table was made for another"
+                " data set, and would answer other samples. Use the data set it was made from, in the same order."
+            )
+        if isinstance(self.answers, Tensor):
+            return self.answers[index.to(self.answers.device)]
+        return torch.from_numpy(np.array(self.answers[index.tolist()][self.column]))
+
+    def _identity(self) -> str:
+        if isinstance(self.answers, Tensor):
+            return digest(self.answers)
+        return digest(self.answers._fingerprint, self.column)
+
+
+def _opened(answers: Any, column: str) -> Any:
+    """Return a data set that gives the column alone, as arrays."""
+    from datasets import Dataset  # only who has a data set needs the library
+
+    if not isinstance(answers, Dataset):
+        raise ValueError(f"Expected answers as a tensor or a datasets.Dataset, got {type(answers).__name__}.")
+    if column not in answers.column_names:
+        raise ValueError(f"Expected the answers in column {column!r}, got columns {answers.column_names}.")
+    return answers.with_format("numpy", columns=[column])

@@ -1,0 +1,58 @@
+"""What an attack needs before training: heads on the student, and a look at the teacher's answers."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from hf_cmim.functional.divergence import IGNORE_INDEX
+from hf_cmim.teachers.base import INDEX_NAME
+from hf_cmim.trainers.components import unchanged_random_states
+from hf_cmim.trainers.transfer_data import TEACHER_VIEW
+from hf_cmim.trainers.validation import model_logits
+
+if TYPE_CHECKING:
+    from hf_cmim.trainers.distillation_trainer import DistillationTrainer
+
+
+def _ordered_loader(trainer: "DistillationTrainer") -> DataLoader[Any]:
+    """The transfer set in order, whole on every process, so that all of them see the same."""
+    dataset: Any = trainer.train_dataset
+    return DataLoader(dataset, batch_size=trainer.args.per_device_eval_batch_size, collate_fn=trainer.data_collator)
+
+
+@torch.no_grad()
+def attach_heads(trainer: "DistillationTrainer") -> None:
+    """Let the student's protocol build what it needs, from the hidden states of the first samples."""
+    protocol = trainer.attack.student_protocol
+    if protocol is None:
+        return
+    student = trainer.accelerator.unwrap_model(trainer.model)
+    was_training = student.training
+    student.eval()
+    with unchanged_random_states(trainer.args.device):
+        batch = trainer._prepare_inputs(next(iter(_ordered_loader(trainer))))
+        inputs = {name: value for name, value in batch.items() if name not in ("labels", INDEX_NAME, TEACHER_VIEW)}
+        outputs = student(**inputs, output_hidden_states=True)
+        student.train(was_training)
+        protocol.attach(student, outputs["hidden_states"], model_logits(outputs).shape[-1])
+
+
+@torch.no_grad()
+def survey_teacher(trainer: "DistillationTrainer") -> None:
+    """Show the attack the teacher's answers to the whole transfer set, in order; answers stay in memory meanwhile.
+
+    Random states are left as they were, so that the training after it does not depend on the survey.
+    """
+    answers: list[tuple[Tensor, Tensor]] = []
+    with unchanged_random_states(trainer.args.device):
+        for batch in tqdm(_ordered_loader(trainer), desc="Survey", leave=False, disable=trainer.args.disable_tqdm):
+            inputs = dict(trainer._prepare_inputs(batch))
+            labels, index = inputs.pop("labels", None), inputs.pop(INDEX_NAME)
+            log_probs = trainer.queries.answers(inputs.pop(TEACHER_VIEW, inputs), labels, index)
+            labels = log_probs.argmax(dim=-1) if labels is None else labels
+            valid = labels.flatten() != IGNORE_INDEX
+            answers.append((log_probs.flatten(0, -2)[valid], labels.flatten()[valid]))
+    trainer.attack.survey(answers)

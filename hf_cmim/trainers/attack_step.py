@@ -1,0 +1,77 @@
+"""One batch under attack: query, answer, loss."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_cmim.attacks.composition import Composition
+from hf_cmim.attacks.protocols import Components, Query
+from hf_cmim.functional.divergence import IGNORE_INDEX
+from hf_cmim.trainers.teacher_queries import TeacherQueries
+from hf_cmim.trainers.validation import model_logits
+
+
+def attack_components(
+    attack: Composition,
+    teacher: TeacherQueries,
+    student: nn.Module,
+    query: Query,
+    index: Tensor | None,
+    progress: float,
+) -> tuple[Components, Tensor, Any]:
+    """Return the components of the attack's loss on a batch, the number of its valid labels, and the outputs.
+
+    Args:
+        attack: what is run.
+        teacher: who is asked.
+        student: who learns, in training mode.
+        query: the batch as it was loaded.
+        index: `(B,)` positions in the transfer set.
+        progress: fraction of the optimizer steps done.
+
+    Returns:
+        0-d components, each a mean over the batch's valid labels, and over the queries where there are several; the
+        number of valid labels, 0-d; the student's outputs for the last query.
+    """
+    queries = [query] if attack.query_protocol is None else attack.query_protocol(query)
+    components: Components = {}
+    for each in queries:
+        parts, count, outputs = _one_query(attack, teacher, student, each, index, progress)
+        for name, value in parts.items():
+            components[name] = components.get(name, torch.zeros_like(value)) + value / len(queries)
+    return components, count, outputs
+
+
+def _one_query(
+    attack: Composition,
+    teacher: TeacherQueries,
+    student: nn.Module,
+    query: Query,
+    index: Tensor | None,
+    progress: float,
+) -> tuple[Components, Tensor, Any]:
+    wants_hidden = {} if attack.student_protocol is None else {"output_hidden_states": True}
+    outputs = student(**query.student_inputs, **wants_hidden)
+    logits = model_logits(outputs)
+    if teacher.teacher is None:
+        log_probs = teacher.uniform(logits)
+    else:
+        log_probs = teacher.answers(query.teacher_inputs, query.labels, index)
+    labels = log_probs.argmax(dim=-1) if query.labels is None else query.labels
+
+    def components_with(labels: Tensor) -> Components:
+        loss = partial(attack, teacher_log_probs=log_probs, labels=labels, progress=progress)
+        protocol = attack.student_protocol
+        found: Components = (
+            loss(logits) if protocol is None else protocol(loss, logits, outputs["hidden_states"], labels)
+        )
+        return found
+
+    components = components_with(labels)
+    if query.partner_labels is not None:
+        share = query.share
+        partner = components_with(query.partner_labels)
+        components = {name: share * components[name] + (1 - share) * partner[name] for name in partner}
+    return components, (labels != IGNORE_INDEX).sum(), outputs

@@ -1,0 +1,302 @@
+"""The distillation trainer: a student trained by any attack from a black-box teacher's answers."""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+
+from hf_cmim.attacks.base import AttackPart
+from hf_cmim.attacks.composition import Composition
+from hf_cmim.attacks.protocols import Query
+from hf_cmim.functional.divergence import IGNORE_INDEX, summed_cross_entropy
+from hf_cmim.functional.inputs import check_label_range
+from hf_cmim.teachers.base import INDEX_NAME, AbstractTeacher
+from hf_cmim.trainers.attack_setup import attach_heads, survey_teacher
+from hf_cmim.trainers.attack_state import load_attack_state, save_attack_state, write_report
+from hf_cmim.trainers.attack_step import attack_components
+from hf_cmim.trainers.components import ComponentTrainer
+from hf_cmim.trainers.distillation_checks import (
+    as_teacher,
+    check_attack,
+    check_distillation_arguments,
+    count_classes,
+)
+from hf_cmim.trainers.distillation_config import DistillationConfig
+from hf_cmim.trainers.launch import check_launch
+from hf_cmim.trainers.student_evaluation import StudentEvaluation
+from hf_cmim.trainers.teacher_queries import TeacherQueries
+from hf_cmim.trainers.transfer_data import TEACHER_VIEW, Collator, DistillationCollator, IndexedDataset
+from hf_cmim.trainers.validation import check_head, class_names_of, model_logits
+
+
+class DistillationTrainer(ComponentTrainer):
+    """Train a student as `Trainer` would, with an attack's loss in place of the cross-entropy.
+
+    `train_dataset` is the transfer set: what the attacker asks about and learns from. Without labels (`Unlabelled`,
+    or data that have none) the teacher's most probable class stands in for them. Logs gain the components of the loss,
+    which add up to it. Evaluation gains accuracy, and where the teacher can answer evaluation samples `agreement`,
+    `teacher_accuracy` and `teacher_kl`, KL(teacher || student) in nats.
+
+    Args:
+        model: the student, or None with `model_init`.
+        args: settings.
+        others: further positional arguments of `transformers.Trainer`, in its order.
+        teacher: the black box; a `PreTrainedModel` or a path is wrapped in `ModelTeacher`; None for an attack that
+            needs none.
+        attack: a loss, transform, protocol or `Composition`; it is copied, so that the same object can be used again.
+        teacher_collator: collates the teacher's own view of the same samples (another size, normalisation or
+            tokenizer); None where it sees what the student sees.
+        keywords: further keyword arguments of `transformers.Trainer`.
+
+    Attributes:
+        attack: the composition in training, with its own parameters.
+        queries: the teacher with the account of what was asked.
+        correctness: `(N,)` bool, which samples of the last evaluation were right, in the data set's order, or None.
+
+    Raises:
+        ValueError: a student, teacher, attack, budget or launch that do not fit together, before anything is asked.
+
+    Source: ours; each attack names its own.
+    """
+
+    args: DistillationConfig
+    optimizer: Any  # Trainer's own annotation leaves out that it is None at first
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        args: DistillationConfig | None = None,
+        *others: Any,
+        teacher: AbstractTeacher | nn.Module | str | None = None,
+        attack: AttackPart | Composition,
+        teacher_collator: Collator | None = None,
+        **keywords: Any,
+    ) -> None:
+        args = DistillationConfig(output_dir="tmp_trainer") if args is None else args
+        check_distillation_arguments(args, keywords)
+        super().__init__(model, args, *others, **keywords)
+        check_launch(self.args.world_size)
+        student = self.accelerator.unwrap_model(self.model)
+        check_head(student, self.label_names, None)
+        self.attack = copy.deepcopy(Composition.of(attack))
+        self.correctness: Tensor | None = None
+        self._evaluation: StudentEvaluation | None = None
+        self._attack_step_is_over = True
+        names = class_names_of(student)
+        teacher = as_teacher(teacher)
+        num_classes = count_classes(names, teacher)
+        self.queries = TeacherQueries(teacher, names, num_classes, self.args.query_budget)
+        self.attack.prepare(num_classes)
+        self.attack.to(self.args.device)
+        self._set_signature_columns_if_needed()
+        columns = self._signature_columns if self.args.remove_unused_columns else None
+        self.data_collator = DistillationCollator(self.data_collator, teacher_collator, columns)
+        if self.train_dataset is not None:
+            self.train_dataset = IndexedDataset(self.train_dataset)
+            size = len(self.train_dataset)
+            check_attack(self.attack, self.args, size, given_optimizer=self.optimizer is not None)
+            self.queries.check(self.attack, size, self._planned_epochs(size))
+
+    def _planned_epochs(self, samples: int) -> float:
+        if self.args.max_steps <= 0:
+            return float(self.args.num_train_epochs)
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return float(self.args.max_steps * batch / samples)
+
+    # Data: the collator chooses columns, because the teacher's view may need those the student's does not
+
+    def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
+        return dataset
+
+    def _get_collator_with_removed_columns(self, data_collator: Any, description: str | None = None) -> Any:
+        return data_collator
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        """Count valid labels, or samples where the transfer set has no labels."""
+        if batch_samples and "labels" not in batch_samples[0] and INDEX_NAME in batch_samples[0]:
+            batch_samples = [{"labels": batch[INDEX_NAME]} for batch in batch_samples]
+        return super()._get_num_items_in_batch(batch_samples, device)
+
+    # Loss
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Return the attack's loss in training, the cross-entropy on the labels in evaluation."""
+        student_inputs = dict(inputs)
+        labels, index = student_inputs.pop("labels", None), student_inputs.pop(INDEX_NAME, None)
+        query = Query(student_inputs, student_inputs.pop(TEACHER_VIEW, student_inputs), labels)
+        if labels is not None and labels.device.type == "cpu":
+            check_label_range(labels, self.queries.num_classes)
+        if model.training:
+            loss, outputs = self._training_loss(model, query, index, num_items_in_batch)
+        else:
+            loss, outputs = self._evaluation_loss(model, query)
+        return (loss, outputs if isinstance(outputs, dict) else (loss, *outputs)) if return_outputs else loss
+
+    def _training_loss(
+        self, model: nn.Module, query: Query, index: Tensor | None, num_items: Tensor | int | None
+    ) -> tuple[Tensor, Any]:
+        progress = self.state.global_step / max(self.state.max_steps, 1)
+        components, count, outputs = attack_components(self.attack, self.queries, model, query, index, progress)
+        if num_items is None:
+            num_items = count
+        elif isinstance(num_items, Tensor):
+            num_items = num_items.flatten()[0]  # Trainer repeats the count for each replica of nn.DataParallel
+        scale = self.loss_scale * count / num_items
+        components = {name: value * scale for name, value in components.items()}
+        self.record_components(components)
+        if self.attack.optimizer_protocol is not None:
+            trained: list[Tensor] = [parameter for parameter in model.parameters() if parameter.requires_grad]
+            self.attack.optimizer_protocol.collect(components["ce"], trained)
+        return torch.stack(list(components.values())).sum(), outputs
+
+    def _evaluation_loss(self, model: nn.Module, query: Query) -> tuple[Tensor, Any]:
+        outputs = model(**query.student_inputs)
+        logits, labels = model_logits(outputs), query.labels
+        assert labels is not None  # prediction_step comes here with labels alone
+        log_probs = None
+        if self.args.compare_with_teacher and self.queries.can_answer_any_sample:
+            log_probs = self.queries.answers(query.teacher_inputs, labels, None, paid=False)
+            log_probs, _ = self.gather_samples(log_probs, labels)
+        logits, labels = self.gather_samples(logits, labels)
+        if self._evaluation is not None:
+            self._evaluation.update(logits, labels, log_probs)
+        count = (labels != IGNORE_INDEX).sum().clamp_min(1)
+        return summed_cross_entropy(logits.flatten(0, -2), labels.flatten()) / count, outputs
+
+    # Steps
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Train on one micro-batch; after the last one of a step share the attack's own gradients among processes."""
+        if self._attack_step_is_over:
+            self.attack.zero_grad()
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._attack_step_is_over = self.accelerator.sync_gradients
+        if self._attack_step_is_over:
+            self._finish_gradients()
+        return loss
+
+    def _finish_gradients(self) -> None:
+        protocol = self.attack.optimizer_protocol
+        if self.accelerator.num_processes > 1:
+            for parameter in self.attack.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.copy_(self.accelerator.reduce(parameter.grad, reduction="mean"))
+            for gradient in ({} if protocol is None else protocol.task_gradients).values():
+                gradient.copy_(self.accelerator.reduce(gradient, reduction="mean"))
+        if protocol is not None:
+            protocol.seal()
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Build the optimizer of the student and, at the rates the attack asks for, of its own parameters."""
+        if self.optimizer is not None:
+            return cast(torch.optim.Optimizer, self.optimizer)
+        trained: Any = self.model if model is None else model
+        attach_heads(self)
+        learning_rate = self.args.learning_rate
+        if self.attack.optimizer_protocol is None:
+            super().create_optimizer(model)
+        else:
+            decayed = set(self.get_decay_parameter_names(trained))
+            groups = [
+                {"params": [value for name, value in trained.named_parameters()
+                            if value.requires_grad and (name in decayed) == decays],
+                 "weight_decay": self.args.weight_decay if decays else 0.0}
+                for decays in (True, False)
+            ]  # fmt: skip
+            self.optimizer = self.attack.optimizer_protocol.build_optimizer(groups, learning_rate)
+            learning_rate = self.optimizer.defaults["lr"]
+        optimizer = cast(torch.optim.Optimizer, self.optimizer)
+        for group in self.attack.parameter_groups(learning_rate):
+            optimizer.add_param_group(group)
+        return optimizer
+
+    # Evaluation
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], *others: Any, **keywords: Any
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Predict as `Trainer` does; without labels the student alone is asked."""
+        if inputs.get("labels") is None:
+            inputs = {name: value for name, value in inputs.items() if name not in (INDEX_NAME, TEACHER_VIEW)}
+        prediction: tuple[Tensor | None, Tensor | None, Tensor | None] = super().prediction_step(
+            model, inputs, *others, **keywords
+        )
+        return prediction
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader[Any],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Evaluate as `Trainer` does, adding accuracy and, where the teacher can be asked, agreement with it."""
+        self._evaluation = StudentEvaluation()
+        try:
+            output = super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
+            metrics = self._evaluation.compute()
+            correctness = self._evaluation.correctness
+        finally:
+            self._evaluation = None
+        if metrics and output.metrics is not None:
+            named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+            # A metric the user computes keeps its name and value.
+            output.metrics.update(named | output.metrics | {f"{metric_key_prefix}_loss": metrics["loss"]})
+            self.correctness = torch.cat(correctness)
+            if self.args.save_correctness and self.args.should_save:
+                path = Path(str(self.args.output_dir)) / f"{metric_key_prefix}_correctness.npy"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                np.save(path, self.correctness.numpy())
+        return output
+
+    # Checkpoints and results
+
+    def train(self, *others: Any, **keywords: Any) -> TrainOutput:
+        """Train, and write attack, teacher and queries to distillation.json in output_dir."""
+        result = super().train(*others, **keywords)
+        report = self.query_report()
+        if self.args.should_save:
+            write_report(Path(str(self.args.output_dir)), report)
+        return result
+
+    def _inner_training_loop(self, *others: Any, **keywords: Any) -> TrainOutput:
+        if self.attack.needs_survey and keywords.get("resume_from_checkpoint") is None:
+            survey_teacher(self)
+        result: TrainOutput = super()._inner_training_loop(*others, **keywords)
+        return result
+
+    def query_report(self) -> dict[str, Any]:
+        """Return what was run and asked, over all processes, ready for JSON."""
+        teacher = self.queries.teacher
+        record: Mapping[str, Any] = {"teacher": None} if teacher is None else teacher.record()
+        return {"attack": repr(self.attack), **record, "queries": self.queries.merged_ledger().to_dict()}
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        ledger = self.queries.merged_ledger()
+        if self.args.should_save:
+            save_attack_state(Path(output_dir), self.attack, ledger)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            ledger = load_attack_state(Path(checkpoint), self.attack, self.args.query_budget)
+            if self.is_world_process_zero():  # it is that of all processes, and would count once for each
+                self.queries.ledger = ledger

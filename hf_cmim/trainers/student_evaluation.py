@@ -1,0 +1,51 @@
+"""Evaluation of a student, batch by batch, over all processes."""
+
+import torch
+from torch import Tensor
+
+from hf_cmim.functional.divergence import (
+    IGNORE_INDEX,
+    kl_divergence,
+    softened_log_probs,
+    summed_cross_entropy,
+)
+
+
+class StudentEvaluation:
+    """Accumulate accuracy, cross-entropy, and agreement with the teacher, over valid labels.
+
+    Attributes:
+        correctness: batches of `(N,)` bool, which valid samples were right, in the order seen.
+    """
+
+    def __init__(self) -> None:
+        self.correctness: list[Tensor] = []
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    @torch.no_grad()
+    def update(self, logits: Tensor, labels: Tensor, teacher_log_probs: Tensor | None) -> None:
+        """Add a batch gathered from all processes, its duplicates removed.
+
+        Args:
+            logits: `(..., C)` outputs of the student.
+            labels: `(...)` integers in [0, C), or -100 to ignore.
+            teacher_log_probs: `(..., C)` answers of the teacher, or None.
+        """
+        valid = labels.flatten() != IGNORE_INDEX
+        labels, logits = labels.flatten()[valid], logits.flatten(0, -2)[valid]
+        right = logits.argmax(dim=-1) == labels
+        self.correctness.append(right.cpu())
+        sums = {"accuracy": right.sum(), "loss": summed_cross_entropy(logits, labels)}
+        if teacher_log_probs is not None:
+            answers = teacher_log_probs.flatten(0, -2)[valid]
+            sums["agreement"] = (logits.argmax(dim=-1) == answers.argmax(dim=-1)).sum()
+            sums["teacher_accuracy"] = (answers.argmax(dim=-1) == labels).sum()
+            sums["teacher_kl"] = kl_divergence(answers, softened_log_probs(logits, 1.0)).sum()
+        self._count += len(labels)
+        for name, value in sums.items():
+            self._sums[name] = self._sums.get(name, torch.zeros_like(value, dtype=torch.float64)) + value.double()
+
+    def compute(self) -> dict[str, float]:
+        """Return the means over valid labels, without prefix; nothing when there was none."""
+        return {name: value.item() / self._count for name, value in self._sums.items()} if self._count else {}

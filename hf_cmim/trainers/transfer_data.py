@@ -1,0 +1,128 @@
+"""The attacker's data: which samples are asked about, and each model's own view of them."""
+
+from collections.abc import Callable, Mapping, Sequence, Sized
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset, IterableDataset
+
+from hf_cmim.teachers.base import INDEX_NAME
+
+Collator = Callable[[list[Any]], Mapping[str, Any]]
+TEACHER_VIEW = "teacher_inputs"
+"""Key of the teacher's own view in a batch, where it has one."""
+
+
+class IndexedDataset(Dataset[dict[str, Any]]):
+    """A map-style data set whose samples say where they stand, under `sample_index`.
+
+    Args:
+        dataset: yields mappings of names to values, by position.
+
+    Raises:
+        ValueError: no length or no positions (an iterable data set).
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
+            raise ValueError(
+                f"Expected a transfer set with a length and positions, got {type(dataset).__name__}: queries could not"
+                " be counted, and precomputed answers not be found. Load it whole, or take a part of it into a list."
+            )
+        self.dataset: Any = dataset
+        self._size = len(dataset)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        sample = self.dataset[position]
+        if not isinstance(sample, Mapping):
+            raise ValueError(
+                f"Expected samples that are mappings of names to values, got {type(sample).__name__}: labels and"
+                " inputs could not be told apart. Yield {'pixel_values': ..., 'labels': ...}."
+            )
+        return {**sample, INDEX_NAME: int(position)}
+
+
+class Unlabelled(Dataset[dict[str, Any]]):
+    """A transfer set without its labels: the attacker has inputs alone, and takes the teacher's answers as labels.
+
+    Args:
+        dataset: yields mappings of names to values, by position.
+        label_names: what is left out of each sample.
+    """
+
+    def __init__(self, dataset: Any, label_names: Sequence[str] = ("label", "labels", "label_ids")) -> None:
+        self.dataset = dataset
+        self.label_names = tuple(label_names)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        return {name: value for name, value in self.dataset[position].items() if name not in self.label_names}
+
+
+class Fraction(Dataset[Any]):
+    """A random part of a transfer set, the same for the same seed: what an attacker with few samples has.
+
+    Args:
+        dataset: any map-style data set.
+        share: fraction of its samples, in (0, 1].
+        seed: seed of the choice.
+
+    Raises:
+        ValueError: a share that leaves no sample.
+    """
+
+    def __init__(self, dataset: Any, share: float, seed: int = 0) -> None:
+        count = round(share * len(dataset)) if 0 < share <= 1 else 0
+        if count < 1:
+            raise ValueError(
+                f"Expected a share in (0, 1] that leaves a sample of {len(dataset)}, got {share}: there would be"
+                " nothing to ask."
+            )
+        self.dataset = dataset
+        self.share = share
+        self.seed = seed
+        chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:count]
+        self.positions: list[int] = sorted(chosen.tolist())
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, position: int) -> Any:
+        return self.dataset[self.positions[position]]
+
+
+class DistillationCollator:
+    """Collate a batch for the student, and for the teacher where it has its own view of the same samples.
+
+    Args:
+        student_collator: makes the student's batch.
+        teacher_collator: makes the teacher's batch of the same samples, or None where it sees what the student sees.
+        student_columns: columns the student's batch keeps, or None for all.
+    """
+
+    def __init__(
+        self, student_collator: Collator, teacher_collator: Collator | None, student_columns: Sequence[str] | None
+    ) -> None:
+        self.student_collator = student_collator
+        self.teacher_collator = teacher_collator
+        self.student_columns = None if student_columns is None else set(student_columns)
+
+    def __call__(self, samples: list[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return the student's batch, with `sample_index` and `teacher_inputs` where there are such."""
+        plain = [{name: value for name, value in sample.items() if name != INDEX_NAME} for sample in samples]
+        batch = dict(self.student_collator([self._kept(sample) for sample in plain]))
+        if INDEX_NAME in samples[0]:
+            batch[INDEX_NAME] = torch.tensor([sample[INDEX_NAME] for sample in samples])
+        if self.teacher_collator is not None:
+            batch[TEACHER_VIEW] = dict(self.teacher_collator(plain))
+        return batch
+
+    def _kept(self, sample: dict[str, Any]) -> dict[str, Any]:
+        if self.student_columns is None:
+            return sample
+        return {name: value for name, value in sample.items() if name in self.student_columns}
