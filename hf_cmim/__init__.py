@@ -7,13 +7,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hf_cmim.attacks.base import Relative
+    from hf_cmim.attacks.composition import Composition
     from hf_cmim.centroids import CentroidBank
     from hf_cmim.collapse import CollapseDetector
     from hf_cmim.measurement import Measurement, MeasurementAccumulator
     from hf_cmim.objective import CMIMLoss
     from hf_cmim.trainers.cmim_config import CMIMConfig
     from hf_cmim.trainers.cmim_trainer import CMIMTrainer
+    from hf_cmim.trainers.distillation_config import DistillationConfig
+    from hf_cmim.trainers.distillation_trainer import DistillationTrainer
     from hf_cmim.trainers.launch import check_launch
+    from hf_cmim.trainers.transfer_data import Fraction, Unlabelled
 
     __version__: str
 
@@ -23,8 +28,14 @@ __all__ = [
     "CMIMTrainer",
     "CentroidBank",
     "CollapseDetector",
+    "Composition",
+    "DistillationConfig",
+    "DistillationTrainer",
+    "Fraction",
     "Measurement",
     "MeasurementAccumulator",
+    "Relative",
+    "Unlabelled",
     "__version__",
     "check_launch",
 ]
@@ -35,8 +46,14 @@ _MODULES = {
     "CMIMTrainer": "hf_cmim.trainers.cmim_trainer",
     "CentroidBank": "hf_cmim.centroids",
     "CollapseDetector": "hf_cmim.collapse",
+    "Composition": "hf_cmim.attacks.composition",
+    "DistillationConfig": "hf_cmim.trainers.distillation_config",
+    "DistillationTrainer": "hf_cmim.trainers.distillation_trainer",
+    "Fraction": "hf_cmim.trainers.transfer_data",
     "Measurement": "hf_cmim.measurement",
     "MeasurementAccumulator": "hf_cmim.measurement",
+    "Relative": "hf_cmim.attacks.base",
+    "Unlabelled": "hf_cmim.trainers.transfer_data",
     "check_launch": "hf_cmim.trainers.launch",
 }
 

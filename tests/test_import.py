@@ -17,14 +17,20 @@ PUBLIC = {
     "CMIMTrainer",
     "CentroidBank",
     "CollapseDetector",
+    "Composition",
+    "DistillationConfig",
+    "DistillationTrainer",
+    "Fraction",
     "Measurement",
     "MeasurementAccumulator",
+    "Relative",
+    "Unlabelled",
     "__version__",
     "check_launch",
 }
 FACE = Path(hf_cmim.__file__)
 PACKAGE_PATH = str(FACE.parents[1])
-MATHS = ["hf_cmim.functional", "hf_cmim.objective", "hf_cmim.centroids", "hf_cmim.collapse", "hf_cmim.measurement"]
+MATHS = [f"hf_cmim.{name}" for name in ("functional", "attacks", "objective", "centroids", "collapse", "measurement")]
 LARGEST_SECONDS = 0.1
 
 PROBE = """

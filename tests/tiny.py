@@ -17,7 +17,7 @@ from transformers import (
     set_seed,
 )
 
-from hf_cmim import CMIMConfig, CMIMTrainer
+from hf_cmim import CMIMConfig, CMIMTrainer, DistillationConfig, DistillationTrainer
 
 NUM_LABELS = 4
 Dataset = list[dict[str, Any]]
@@ -27,8 +27,9 @@ def vit(seed: int = 0, dropout: float = 0.0, **settings: Any) -> ViTForImageClas
     set_seed(seed)
     return ViTForImageClassification(
         ViTConfig(
-            hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=8,
-            patch_size=4, num_channels=1, hidden_dropout_prob=dropout, **({"num_labels": NUM_LABELS} | settings),
+            hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+            patch_size=4, num_channels=1, hidden_dropout_prob=dropout,
+            **({"num_labels": NUM_LABELS, "image_size": 8} | settings),
         )
     )  # fmt: skip
 
@@ -117,3 +118,13 @@ def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def largest_difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
     assert first.keys() == second.keys()
     return max((first[name].double() - second[name].double()).abs().max().item() for name in first)
+
+
+def distillation_trainer(
+    student: torch.nn.Module, data: Any, output_dir: Path | str, attack: Any, teacher: Any = None, **changes: Any
+) -> DistillationTrainer:
+    """A trainer of a student, with any of Trainer's own arguments among the changes."""
+    others = {name: changes.pop(name) for name in ("eval_dataset", "data_collator", "teacher_collator", "callbacks",
+                                                   "optimizers", "compute_loss_func") if name in changes}  # fmt: skip
+    config = DistillationConfig(**settings(output_dir, **changes))
+    return DistillationTrainer(student, config, train_dataset=data, teacher=teacher, attack=attack, **others)

@@ -46,7 +46,8 @@ def rkd_losses(student_logits: Tensor, teacher_log_probs: Tensor) -> tuple[Tenso
     ([torch.Size([3]), torch.Size([3])], 0.0)
     """
     student, teacher = (
-        values.unsqueeze(1) - values.unsqueeze(0) for values in map(centred_logits, (student_logits, teacher_log_probs))
+        values.unsqueeze(1) - values.unsqueeze(0)
+        for values in map(centred_logits, (student_logits, teacher_log_probs))
     )
     distances = functional.smooth_l1_loss(relative_distances(student), relative_distances(teacher), reduction="none")
     angles = functional.smooth_l1_loss(angle_cosines(student), angle_cosines(teacher), reduction="none")

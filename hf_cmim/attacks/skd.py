@@ -10,7 +10,7 @@ from hf_cmim.functional.divergence import batch_mean
 
 
 def gram_distances(student_logits: Tensor, teacher_log_probs: Tensor, tikhonov: float) -> Tensor:
-    """Return the Mahalanobis norm of each row of D = (G_s - G_t) / C.
+    """Return the Mahalanobis norm of each row of D = G_s - G_t.
 
     sqrt(D_i (S + tikhonov I)^-1 D_i'), S = covariance of the N rows of D (over N - 1), G_ij = cosine of the centred
     logits of samples i and j.
@@ -31,9 +31,9 @@ def gram_distances(student_logits: Tensor, teacher_log_probs: Tensor, tikhonov: 
     >>> gram_distances(logits, 3 * logits + 1, 0.1).tolist()
     [0.0, 0.0, 0.0]
     """
-    size, num_classes = student_logits.shape
+    size = len(student_logits)
     student, teacher = (unit_vectors(centred_logits(values)) for values in (student_logits, teacher_log_probs))
-    differences = (student @ student.T - teacher @ teacher.T) / num_classes
+    differences = student @ student.T - teacher @ teacher.T
     centred = differences - differences.sum(dim=0) / max(size, 1)
     covariance = centred.T @ centred / max(size - 1, 1)
     factor = torch.linalg.cholesky(covariance + tikhonov * torch.eye(size, dtype=centred.dtype, device=centred.device))
@@ -56,10 +56,10 @@ class SKD(AbstractAttack):
         tikhonov: what is added to the diagonal of the covariance, > 0.
         ce_weight: weight of the cross-entropy on the labels, at least 0.
 
-    Source: Jeong et al., "Streamlined Knowledge Distillation", CVPR 2026. Seen: the released code (T = 4, both weights
-    and that of the cross-entropy .5, Tikhonov .1, T^2, D over C) and a summary of the paper, which has no division by
-    C. That code multiplies both batch means by the mean of a median mask, about .5, which the summary does not
-    mention; there are no masks here. Centring the logits is ours: a black box tells them up to a constant.
+    Source: Jeong et al., "Streamlined Knowledge Distillation", CVPR 2026, whose released code and a summary we have
+    read. From the code are the defaults and T^2. Two things in it are not in the summary, and not here: D divided by C,
+    which leaves little of it beside Tikhonov's .1, and both means multiplied by the mean of a median mask, about .5.
+    Centring the logits is ours: a black box tells them up to a constant.
     """
 
     batch_level = True

@@ -51,7 +51,9 @@ def survey_teacher(trainer: "DistillationTrainer") -> None:
         for batch in tqdm(_ordered_loader(trainer), desc="Survey", leave=False, disable=trainer.args.disable_tqdm):
             inputs = dict(trainer._prepare_inputs(batch))
             labels, index = inputs.pop("labels", None), inputs.pop(INDEX_NAME)
-            log_probs = trainer.queries.answers(inputs.pop(TEACHER_VIEW, inputs), labels, index)
+            view = inputs.pop(TEACHER_VIEW, inputs)
+            # Every process looks at all answers, so that all know the same; the attacker pays for them once.
+            log_probs = trainer.queries.answers(view, labels, index, paid=trainer.is_world_process_zero())
             labels = log_probs.argmax(dim=-1) if labels is None else labels
             valid = labels.flatten() != IGNORE_INDEX
             answers.append((log_probs.flatten(0, -2)[valid], labels.flatten()[valid]))

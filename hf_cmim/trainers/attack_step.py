@@ -55,7 +55,7 @@ def _one_query(
     wants_hidden = {} if attack.student_protocol is None else {"output_hidden_states": True}
     outputs = student(**query.student_inputs, **wants_hidden)
     logits = model_logits(outputs)
-    if teacher.teacher is None:
+    if teacher.teacher is None or not attack.needs_teacher:
         log_probs = teacher.uniform(logits)
     else:
         log_probs = teacher.answers(query.teacher_inputs, query.labels, index)

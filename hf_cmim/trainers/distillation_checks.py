@@ -61,6 +61,14 @@ def count_classes(student_names: Sequence[str] | None, teacher: AbstractTeacher 
     return teacher.num_classes
 
 
+def planned_epochs(args: DistillationConfig, samples: int) -> float:
+    """Return how many times training passes over a transfer set of that many samples."""
+    if args.max_steps <= 0:
+        return float(args.num_train_epochs)
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return float(args.max_steps * batch / samples)
+
+
 def check_attack(attack: Composition, args: DistillationConfig, samples: int, *, given_optimizer: bool) -> None:
     """Check the attack against the settings of training.
 

@@ -26,6 +26,7 @@ from hf_cmim.trainers.distillation_checks import (
     check_attack,
     check_distillation_arguments,
     count_classes,
+    planned_epochs,
 )
 from hf_cmim.trainers.distillation_config import DistillationConfig
 from hf_cmim.trainers.launch import check_launch
@@ -101,13 +102,7 @@ class DistillationTrainer(ComponentTrainer):
             self.train_dataset = IndexedDataset(self.train_dataset)
             size = len(self.train_dataset)
             check_attack(self.attack, self.args, size, given_optimizer=self.optimizer is not None)
-            self.queries.check(self.attack, size, self._planned_epochs(size))
-
-    def _planned_epochs(self, samples: int) -> float:
-        if self.args.max_steps <= 0:
-            return float(self.args.num_train_epochs)
-        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return float(self.args.max_steps * batch / samples)
+            self.queries.check(self.attack, size, planned_epochs(self.args, size))
 
     # Data: the collator chooses columns, because the teacher's view may need those the student's does not
 

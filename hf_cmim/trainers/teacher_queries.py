@@ -71,7 +71,7 @@ class TeacherQueries:
                 f"Expected a teacher for {attack!r}, got None: there is nothing to distil. Give teacher=..., or an"
                 " attack without one such as LabelSmoothing()."
             )
-        if self.teacher is None:
+        if self.teacher is None or not attack.needs_teacher:
             return
         if attack.needs_every_class and self.teacher.hides_classes:
             raise ValueError(

@@ -1,35 +1,14 @@
 """Two real processes give what one gives."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import tiny
-import torch
+from two_processes import on_two_processes, torchrun
 
 pytestmark = pytest.mark.slow
 JOB = Path(__file__).with_name("distributed_job.py")
-
-
-def torchrun(folder: Path, settings: dict) -> subprocess.CompletedProcess[str]:
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d",
-        "--rdzv-endpoint", "localhost:0", str(JOB), str(folder), json.dumps(settings),
-    ]  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
-
-
-def on_two_processes(folder: Path, settings: dict) -> dict:
-    done = torchrun(folder, settings)
-    assert done.returncode == 0, done.stderr[-3000:]
-    result = torch.load(folder / "result.pt", weights_only=False)
-    assert result["world_size"] == 2
-    return result
 
 
 @pytest.mark.parametrize(("model", "data", "reduction"), [
@@ -56,7 +35,7 @@ def test_two_processes_equal_one(model: str, data: str, reduction: str, tmp_path
             "model": model, "data": data, "size": size, "per_device_train_batch_size": batch,
             "gradient_accumulation_steps": accumulation,
         }  # fmt: skip
-        both = on_two_processes(tmp_path / str(batch), settings)
+        both = on_two_processes(JOB, tmp_path / str(batch), settings)
         assert tiny.largest_difference(tiny.weights(alone.model), both["weights"]) < 5e-6
         assert tiny.largest_difference(alone.bank.state_dict(), both["bank"]) < 5e-6
         for ours, theirs in zip([e for e in alone.state.log_history if "loss" in e], both["logs"], strict=True):
@@ -74,17 +53,17 @@ def test_resume_on_two_processes_is_exact(tmp_path):
         "model": "vit", "data": "images", "size": 64, "optim": "adamw_torch", "learning_rate": 3e-3,
         "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 3,
     }  # fmt: skip
-    straight = on_two_processes(tmp_path / "straight", settings)
+    straight = on_two_processes(JOB, tmp_path / "straight", settings)
     checkpoint = tmp_path / "straight" / "checkpoint-6"
     marked = json.loads((checkpoint / "checkpoint_complete.json").read_text())
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= set(marked["files"])
-    resumed = on_two_processes(tmp_path / "resumed", settings | {"resume": str(checkpoint)})
+    resumed = on_two_processes(JOB, tmp_path / "resumed", settings | {"resume": str(checkpoint)})
     assert tiny.largest_difference(straight["weights"], resumed["weights"]) == 0
     assert tiny.largest_difference(straight["bank"], resumed["bank"]) == 0
 
 
 def test_two_workers_that_do_not_work_together_are_refused(tmp_path):
     """Catches two trainings that write the same folder because use_cpu was forgotten."""
-    done = torchrun(tmp_path, {"model": "vit", "data": "images", "size": 32, "use_cpu": False})
+    done = torchrun(JOB, tmp_path, {"model": "vit", "data": "images", "size": 32, "use_cpu": False})
     assert done.returncode != 0
     assert "Expected 2 processes working together (WORLD_SIZE), got 1" in done.stderr

@@ -1,0 +1,79 @@
+"""Distillation attacks: every published way we know to train a student from a black-box teacher's answers.
+
+A loss alone is an attack; answer transforms and protocols change what it works with, and `Composition` puts them
+together. A transform or protocol without a loss stands around `KD()`. `base.py` states the conventions.
+"""
+
+from hf_cmim.attacks.base import AttackPart as AttackPart
+from hf_cmim.attacks.base import Relative as Relative
+from hf_cmim.attacks.composition import Composition as Composition
+from hf_cmim.attacks.ctkd import CTKD as CTKD
+from hf_cmim.attacks.dist import DIST as DIST
+from hf_cmim.attacks.dkd import DKD as DKD
+from hf_cmim.attacks.dot import DOT as DOT
+from hf_cmim.attacks.function_matching import FunctionMatching as FunctionMatching
+from hf_cmim.attacks.htc import HTC as HTC
+from hf_cmim.attacks.ikl import IKL as IKL
+from hf_cmim.attacks.jsd import JSD as JSD
+from hf_cmim.attacks.kd import KD as KD
+from hf_cmim.attacks.knockoff import Knockoff as Knockoff
+from hf_cmim.attacks.label_only import LabelOnly as LabelOnly
+from hf_cmim.attacks.logit_mse import LogitMSE as LogitMSE
+from hf_cmim.attacks.logit_standardization import LogitStandardization as LogitStandardization
+from hf_cmim.attacks.mixup_queries import MixupQueries as MixupQueries
+from hf_cmim.attacks.mlkd import MLKD as MLKD
+from hf_cmim.attacks.nkd import NKD as NKD
+from hf_cmim.attacks.normkd import NormKD as NormKD
+from hf_cmim.attacks.perturbed_queries import PerturbedQueries as PerturbedQueries
+from hf_cmim.attacks.pkt import PKT as PKT
+from hf_cmim.attacks.rkd import RKD as RKD
+from hf_cmim.attacks.rld import RLD as RLD
+from hf_cmim.attacks.shifted_views import ShiftedViews as ShiftedViews
+from hf_cmim.attacks.skd import SKD as SKD
+from hf_cmim.attacks.skeptical import Skeptical as Skeptical
+from hf_cmim.attacks.sp import SP as SP
+from hf_cmim.attacks.teacher_free import CrossEntropy as CrossEntropy
+from hf_cmim.attacks.teacher_free import LabelSmoothing as LabelSmoothing
+from hf_cmim.attacks.teacher_free import TeacherFreeKD as TeacherFreeKD
+from hf_cmim.attacks.ttm import TTM as TTM
+from hf_cmim.attacks.ttm import WTTM as WTTM
+from hf_cmim.attacks.wsld import WSLD as WSLD
+
+ATTACKS: dict[str, type[AttackPart]] = {
+    # Losses
+    "ctkd": CTKD,
+    "dist": DIST,
+    "dkd": DKD,
+    "function-matching": FunctionMatching,
+    "htc": HTC,
+    "ikl": IKL,
+    "jsd": JSD,
+    "kd": KD,
+    "knockoff": Knockoff,
+    "label-only": LabelOnly,
+    "logit-mse": LogitMSE,
+    "logit-standardization": LogitStandardization,
+    "mlkd": MLKD,
+    "nkd": NKD,
+    "norm-kd": NormKD,
+    "pkt": PKT,
+    "rkd": RKD,
+    "rld": RLD,
+    "skd": SKD,
+    "sp": SP,
+    "ttm": TTM,
+    "wsld": WSLD,
+    "wttm": WTTM,
+    # Answer transforms
+    # Protocols
+    "dot": DOT,
+    "mixup-queries": MixupQueries,
+    "perturbed-queries": PerturbedQueries,
+    "shifted-views": ShiftedViews,
+    "skeptical": Skeptical,
+    # Arms without a teacher, to compare with
+    "cross-entropy": CrossEntropy,
+    "label-smoothing": LabelSmoothing,
+    "teacher-free-kd": TeacherFreeKD,
+}
+"""Every part by name. The arms at the end are no attacks: they never see an answer."""

@@ -1,0 +1,428 @@
+"""Every distillation loss against its slow twin, and the contract that all of them keep: one table, a row per attack.
+
+The twin of a row knows its settings by value, so it also guards the documented defaults.
+"""
+
+import math
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+
+import attack_reference as twins
+import pytest
+import reference
+import torch
+from torch.nn import functional
+
+from hf_cmim.attacks.base import AbstractAttack, Relative
+from hf_cmim.attacks.ctkd import CTKD
+from hf_cmim.attacks.dist import DIST
+from hf_cmim.attacks.dkd import DKD
+from hf_cmim.attacks.function_matching import FunctionMatching
+from hf_cmim.attacks.htc import HTC
+from hf_cmim.attacks.ikl import IKL
+from hf_cmim.attacks.jsd import JSD
+from hf_cmim.attacks.kd import KD
+from hf_cmim.attacks.knockoff import Knockoff
+from hf_cmim.attacks.label_only import LabelOnly
+from hf_cmim.attacks.logit_mse import LogitMSE
+from hf_cmim.attacks.logit_standardization import LogitStandardization
+from hf_cmim.attacks.nkd import NKD
+from hf_cmim.attacks.normkd import NormKD
+from hf_cmim.attacks.rld import RLD
+from hf_cmim.attacks.teacher_free import CrossEntropy, LabelSmoothing, TeacherFreeKD
+from hf_cmim.attacks.ttm import TTM, WTTM
+from hf_cmim.attacks.wsld import WSLD
+
+NAMES = dict(globals())
+EQUAL, STATIONARY, NEITHER = "zero loss and gradient", "zero gradient alone", "neither"
+
+
+@dataclass(frozen=True)
+class Case:
+    """An attack with what is true of it.
+
+    Attributes:
+        ce: its weight of the cross-entropy on the labels.
+        twin: its other components' sum for (student, teacher, labels), at the end of training.
+        at_teacher: what those are where the student equals the teacher.
+        smooth: whether autograd is the derivative: no part is detached.
+        warmup: fraction of training over which all but the cross-entropy rises from 0.
+        smoothing: share of that cross-entropy's target that is spread over all classes.
+        tolerance: relative, in fp32.
+    """
+
+    attack: AbstractAttack
+    ce: float
+    twin: Callable[..., float]
+    at_teacher: str = EQUAL
+    smooth: bool = True
+    warmup: float = 0.0
+    smoothing: float = 0.0
+    tolerance: float = 1e-5
+
+
+def nothing(student, teacher, labels):
+    return 0.0
+
+
+def on_standardized(twin):
+    return lambda student, teacher, labels: twin(*map(twins.standardized_rows, (student, teacher)), labels)
+
+
+CASES = [
+    Case(KD(), 0.1, partial(twins.kd, temperature=4, weight=0.9)),
+    Case(KD(temperature=0.5, ce_weight=0, kd_weight=2), 0, partial(twins.kd, temperature=0.5, weight=2)),
+    Case(DKD(), 1, partial(twins.dkd, temperature=4, alpha=1, beta=8), warmup=20 / 240),
+    Case(
+        DKD(temperature=2, alpha=3, beta=0.5, warmup=0.5, ce_weight=0.2),
+        0.2,
+        partial(twins.dkd, temperature=2, alpha=3, beta=0.5),
+        warmup=0.5,
+    ),
+    Case(LabelOnly(), 0, partial(twins.label_only, weight=1), NEITHER),
+    Case(LabelOnly(ce_weight=0.5, hard_weight=0.3), 0.5, partial(twins.label_only, weight=0.3), NEITHER),
+    Case(LogitMSE(), 1, partial(twins.logit_mse, weight=1, normalized=False)),
+    Case(
+        LogitMSE(mse_weight=3, normalized=True, ce_weight=0.5),
+        0.5,
+        partial(twins.logit_mse, weight=3, normalized=True),
+    ),
+    Case(Knockoff(), 0, twins.knockoff, STATIONARY),
+    Case(FunctionMatching(), 0, partial(twins.divergence, temperature=1)),
+    Case(FunctionMatching(temperature=3), 0, partial(twins.divergence, temperature=3)),
+    # T^2 = 2500 magnifies the roundings of log-probabilities.
+    Case(HTC(), 1, partial(twins.kd, temperature=50, weight=1), tolerance=1e-4),
+    Case(HTC(temperature=8, kd_weight=0.5, ce_weight=2), 2, partial(twins.kd, temperature=8, weight=0.5)),
+    Case(NKD(), 1, partial(twins.nkd, temperature=1, gamma=1.5), NEITHER),
+    Case(NKD(temperature=3, gamma=3.5, ce_weight=0.5), 0.5, partial(twins.nkd, temperature=3, gamma=3.5), NEITHER),
+    Case(TTM(), 1, partial(twins.ttm, gamma=0.1, weight=45, by_power=False), NEITHER),
+    Case(TTM(gamma=1, ttm_weight=2, ce_weight=0), 0, partial(twins.ttm, gamma=1, weight=2, by_power=False)),
+    Case(WTTM(), 1, partial(twins.ttm, gamma=0.2, weight=4, by_power=True), NEITHER),
+    Case(WTTM(gamma=1, wttm_weight=2, ce_weight=0), 0, partial(twins.ttm, gamma=1, weight=2, by_power=True)),
+    Case(LogitStandardization(), 0.1, on_standardized(partial(twins.kd, temperature=2, weight=9))),
+    Case(
+        LogitStandardization(base=DKD(temperature=1.5, alpha=2, beta=3, warmup=0.25, ce_weight=0.5)),
+        0.5,
+        on_standardized(partial(twins.dkd, temperature=1.5, alpha=2, beta=3)),
+        warmup=0.25,
+    ),
+    Case(NormKD(), 0.1, partial(twins.normkd, scale=2, weight=0.9)),
+    Case(NormKD(scale=0.7, ce_weight=1, kd_weight=0.5), 1, partial(twins.normkd, scale=0.7, weight=0.5)),
+    # Its temperature is learned; it starts at 1 + 20 sigmoid(1).
+    Case(CTKD(), 0.1, partial(twins.kd, temperature=twins.curriculum_temperature(1, 1, 20), weight=0.9)),
+    Case(
+        CTKD(lowest=0.5, span=3, curriculum=0.5, ce_weight=1, kd_weight=0.4),
+        1,
+        partial(twins.kd, temperature=twins.curriculum_temperature(1, 0.5, 3), weight=0.4),
+    ),
+    Case(WSLD(), 1, partial(twins.wsld, temperature=4, alpha=2.25), STATIONARY, smooth=False),
+    Case(
+        WSLD(temperature=2, alpha=1, ce_weight=0.5),
+        0.5,
+        partial(twins.wsld, temperature=2, alpha=1),
+        STATIONARY,
+        smooth=False,
+    ),
+    Case(RLD(), 1, partial(twins.rld, temperature=4, alpha=1, beta=8, target_temperature=1), NEITHER, warmup=20 / 240),
+    Case(
+        RLD(temperature=2, alpha=3, beta=0.5, target_temperature=2.5, warmup=0.5, ce_weight=0.2),
+        0.2,
+        partial(twins.rld, temperature=2, alpha=3, beta=0.5, target_temperature=2.5),
+        NEITHER,
+        warmup=0.5,
+    ),
+    Case(IKL(), 0, partial(twins.ikl, temperature=1, weight_temperature=100, alpha=1, beta=1), STATIONARY),
+    Case(
+        IKL(temperature=3, weight_temperature=2, alpha=2, beta=0.5, ce_weight=1),
+        1,
+        partial(twins.ikl, temperature=3, weight_temperature=2, alpha=2, beta=0.5),
+        STATIONARY,
+    ),
+    Case(IKL(beta=0), 0, partial(twins.ikl, temperature=1, weight_temperature=100, alpha=1, beta=0)),
+    *(
+        Case(
+            JSD(temperature=2, beta=beta, jsd_weight=3, ce_weight=0.5),
+            0.5,
+            partial(twins.jsd, temperature=2, beta=beta, weight=3),
+        )
+        for beta in (0.0, 0.2, 1.0)
+    ),
+    Case(JSD(), 0.1, partial(twins.jsd, temperature=1, beta=0.5, weight=0.9)),
+    Case(DIST(), 1, partial(twins.dist, temperature=1, beta=1, gamma=1, weight=2)),
+    Case(
+        DIST(temperature=4, beta=2, gamma=0.5, dist_weight=1, ce_weight=0.5),
+        0.5,
+        partial(twins.dist, temperature=4, beta=2, gamma=0.5, weight=1),
+    ),
+    Case(CrossEntropy(), 1, nothing),
+    Case(LabelSmoothing(), 1, nothing, smoothing=0.1),
+    Case(LabelSmoothing(smoothing=0.4), 1, nothing, smoothing=0.4),
+    Case(
+        TeacherFreeKD(), 0.9, partial(twins.virtual_teacher_kd, temperature=20, confidence=0.99, weight=0.1), NEITHER
+    ),
+    Case(
+        TeacherFreeKD(temperature=0.2, confidence=0.8, kd_weight=2, ce_weight=0.5),
+        0.5,
+        partial(twins.virtual_teacher_kd, temperature=0.2, confidence=0.8, weight=2),
+        NEITHER,
+    ),
+]
+
+
+@pytest.fixture(params=CASES, ids=lambda case: repr(case.attack))
+def case(request):
+    """A row of the table with an attack of its own."""
+    return Case(**{**vars(request.param), "attack": deepcopy(request.param.attack)})
+
+
+def draw(seed, dtype=torch.float64, size=12, classes=5, ignored=0.2, shift=True):
+    """Student logits, teacher logits (log-probabilities without the shift), and labels of which some are -100."""
+    student, _ = reference.random_samples(seed + 1000, size=size, num_classes=classes)
+    teacher, labels = reference.random_samples(seed, size=size, num_classes=classes, ignored=ignored)
+    student, teacher = torch.tensor(student, dtype=dtype), torch.tensor(teacher, dtype=dtype)
+    return student, teacher if shift else teacher.log_softmax(dim=-1), torch.tensor(labels)
+
+
+def valid(student, teacher, labels):
+    keep = labels != -100
+    return student[keep].tolist(), teacher[keep].tolist(), labels[keep].tolist()
+
+
+def total(parts):
+    return torch.stack(list(parts.values())).sum()
+
+
+def distillation(parts):
+    """The sum of the components other than the cross-entropy."""
+    return sum((value for name, value in parts.items() if name != "ce"), torch.zeros(()))
+
+
+def loss_and_gradient(attack, student, teacher, labels, **settings):
+    student = student.detach().clone().requires_grad_()
+    loss = total(attack(student, teacher, labels, **settings))
+    return loss.detach(), torch.autograd.grad(loss, student)[0]
+
+
+# Values
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
+def test_equals_twin(case, seed, dtype):
+    """Catches every wrong formula, weight, default, factor T^2, reduction, and ignored samples that count."""
+    samples = draw(seed, dtype)
+    student, teacher, labels = valid(*samples)
+    cross_entropy = reference.smoothed_cross_entropy(student, labels, label_smoothing=case.smoothing) / len(labels)
+    expected = case.ce * cross_entropy + case.twin(student, teacher, labels)
+    tolerance = case.tolerance if dtype == torch.float32 else 1e-10
+    assert total(case.attack.to(dtype)(*samples)).item() == pytest.approx(expected, rel=tolerance)
+
+
+def test_cross_entropy_component_is_that_of_torch(case):
+    """Catches a cross-entropy on standardised or tempered logits, and one that is computed though its weight is 0."""
+    student, teacher, labels = draw(3)
+    parts = case.attack(student, teacher, labels)
+    assert ("ce" in parts) == (case.ce > 0)
+    if case.ce:
+        cross_entropy = functional.cross_entropy(student, labels, label_smoothing=case.smoothing)
+        torch.testing.assert_close(parts["ce"], case.ce * cross_entropy)
+
+
+def test_vanishes_at_the_teacher(case):
+    """Catches a divergence between different views of the two sides, which pulls even a perfect student away."""
+    _, teacher, labels = draw(4, ignored=0)
+    student = teacher.clone().requires_grad_()
+    loss = distillation(case.attack(student, teacher, labels))
+    if case.at_teacher == EQUAL:
+        assert loss.item() == pytest.approx(0, abs=1e-12)
+    else:
+        assert loss.item() > 1e-3
+    gradient = torch.autograd.grad(loss, student, allow_unused=True)[0] if loss.requires_grad else None
+    largest = 0.0 if gradient is None else gradient.abs().max().item()
+    assert (largest > 1e-4) == (case.at_teacher == NEITHER)
+    assert largest < 1e-10 or case.at_teacher == NEITHER
+
+
+def test_a_constant_on_the_teachers_logits_changes_nothing(case):
+    """Catches use of logits that a black box tells only up to a constant for each sample."""
+    student, teacher, labels = draw(5)
+    log_probs = teacher.log_softmax(dim=-1)
+    shifts = torch.linspace(-30, 30, len(labels), dtype=torch.float64).unsqueeze(-1)
+    expected = loss_and_gradient(case.attack, student, log_probs, labels)
+    torch.testing.assert_close(
+        loss_and_gradient(case.attack, student, log_probs + shifts, labels), expected, rtol=1e-9, atol=1e-12
+    )
+
+
+def test_warm_up(case):
+    """Catches terms that start at full weight, never reach it, or a cross-entropy that is warmed up as well."""
+    samples = draw(6)
+    parts = case.attack(*samples)
+    for progress, factor in [(0.0, 0.0), (case.warmup / 2, 0.5), (case.warmup, 1.0), (1.0, 1.0)]:
+        expected = {name: value * (factor if case.warmup and name != "ce" else 1) for name, value in parts.items()}
+        torch.testing.assert_close(case.attack(*samples, progress=progress), expected)
+
+
+def test_relative_temperature_is_in_units_of_the_surveyed_teacher(case):
+    """Catches a temperature that is read before the survey, or that ignores the scale, or an uncentred scale."""
+    settings = case.attack.settings()
+    temperatures = [
+        name for name, value in settings.items() if "temperature" in name and isinstance(value, float | int)
+    ]
+    student, teacher, labels = draw(7, ignored=0)
+    log_probs = teacher.log_softmax(dim=-1)
+    scale = reference.root_mean_square(teacher.tolist(), labels.tolist())
+    for name in temperatures:
+        if type(case.attack) is TeacherFreeKD:
+            continue
+        relative = type(case.attack)(**settings | {name: Relative(0.7)})
+        assert relative.needs_survey
+        for chunk in (slice(0, 5), slice(5, None)):
+            relative.survey(log_probs[chunk].float(), labels[chunk])
+        relative.settle()
+        absolute = type(case.attack)(**settings | {name: 0.7 * scale})
+        assert not absolute.needs_survey
+        torch.testing.assert_close(
+            relative(student, log_probs, labels), absolute(student, log_probs, labels), rtol=1e-5, atol=1e-7
+        )
+
+
+# Gradients
+
+
+def test_gradients_reach_the_student_and_never_the_teacher(case):
+    """Catches a detached student, and a teacher that would be trained to be easy to imitate."""
+    student, teacher, labels = draw(8)
+    student.requires_grad_()
+    teacher.requires_grad_()
+    total(case.attack(student, teacher, labels)).backward()
+    assert (student.grad[labels != -100].abs().amax(dim=-1) > 0).all()
+    assert (student.grad[labels == -100] == 0).all()
+    assert teacher.grad is None
+    for parameter in case.attack.parameters():
+        assert parameter.grad.abs().min() > 0
+
+
+def test_gradients_equal_finite_differences(case):
+    """Catches a detach in the middle of a differentiable loss, and a missing one where the source detaches."""
+    student, teacher, labels = draw(9, size=4, classes=3, ignored=0)
+    student.requires_grad_()
+    equal = torch.autograd.gradcheck(
+        lambda logits: total(case.attack(logits, teacher, labels)), student, raise_exception=False
+    )
+    assert equal == case.smooth
+
+
+# Numerics
+
+
+EXTREME_ROWS = [[1e4, -1e4, 0.0], [-1e4, 1e4, 0.0], [0.0, 0.0, 0.0], [1e4, 1e4, 1e4], [-1e4, -1e4, 1e4]]
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+def test_extreme_logits_stay_finite(case, scale):
+    """Catches log 0, 0 / 0 of a constant row, and overflow, in the value or only in the gradient."""
+    pairs = [(s, t, y) for s in EXTREME_ROWS for t in EXTREME_ROWS for y in range(3)]
+    student, teacher = (scale * torch.tensor(rows) for rows in list(zip(*pairs, strict=True))[:2])
+    labels = torch.tensor([y for *_, y in pairs])
+    loss, gradient = loss_and_gradient(case.attack, student, teacher.log_softmax(dim=-1), labels)
+    assert loss.isfinite()
+    assert gradient.isfinite().all()
+
+
+def test_arithmetic_is_fp32_for_half_precision_and_autocast(case):
+    """Catches arithmetic in bf16, by its type or by its roundings."""
+    student, teacher, labels = draw(10, torch.float32, shift=False)
+    student = student.bfloat16()
+    expected = case.attack(student.float(), teacher, labels)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = case.attack(student, teacher, labels)
+    for parts in (found, case.attack(student, teacher, labels)):
+        assert {(value.dtype, value.ndim) for value in parts.values()} == {(torch.float32, 0)}
+        torch.testing.assert_close(parts, expected)
+
+
+# Batches
+
+
+def test_ignored_samples_change_nothing(case):
+    """Catches a mean over all samples, and statistics of a batch that include ignored ones."""
+    student, teacher, labels = draw(11, ignored=0.4)
+    keep = labels != -100
+    assert 1 < keep.sum() < len(keep)
+    loss, gradient = loss_and_gradient(case.attack, student, teacher, labels)
+    torch.testing.assert_close(
+        (loss, gradient[keep]), loss_and_gradient(case.attack, student[keep], teacher[keep], labels[keep])
+    )
+
+
+def test_batch_without_labels_is_a_differentiable_zero(case):
+    """Catches 0 / 0 in a micro-batch of ignored samples, which would poison the whole step."""
+    student, teacher, _ = draw(12, torch.float32)
+    student.requires_grad_()
+    loss = total(case.attack(student, teacher, torch.full((len(student),), -100)))
+    loss.backward()
+    assert loss.item() == 0
+    assert (student.grad == 0).all()
+    for parameter in case.attack.parameters():
+        assert parameter.grad is None or (parameter.grad == 0).all()
+
+
+def test_only_batch_level_losses_depend_on_the_split(case):
+    """Catches a per-sample loss that compares samples, and a flag that warns of nothing."""
+    student, teacher, labels = draw(13, ignored=0)
+    whole = total(case.attack(student, teacher, labels)).item()
+    splits = [(2, 10), (5, 7), (4, 4, 4), (6, 2, 4)]
+    weighted = []
+    for split in splits:
+        chunks = zip(student.split(split), teacher.split(split), labels.split(split), strict=True)
+        losses = [total(case.attack(*chunk)).item() for chunk in chunks]
+        weighted.append(math.fsum(size * loss for size, loss in zip(split, losses, strict=True)) / len(labels))
+    agree = [value == pytest.approx(whole, rel=1e-9) for value in weighted]
+    assert all(agree) if not case.attack.batch_level else not any(agree)
+
+
+def test_smallest_batch(case):
+    """Catches a loss that silently teaches nothing, or nan, from a batch that it cannot compare."""
+    student, teacher, _ = draw(14)
+    labels = torch.full((len(student),), -100)
+    labels[3] = 2
+    if case.attack.smallest_batch > 1:
+        with pytest.raises(ValueError, match="Expected at least 2 valid samples in a batch, got 1"):
+            case.attack(student, teacher, labels)
+    else:
+        assert total(case.attack(student, teacher, labels)).isfinite()
+
+
+def test_token_classification_is_flattened(case):
+    """Catches a sum over positions, or a softmax along them."""
+    student, teacher, labels = draw(15)
+    expected = case.attack(student, teacher, labels)
+    shaped = case.attack(student.reshape(2, 6, 5), teacher.reshape(2, 6, 5), labels.reshape(2, 6))
+    torch.testing.assert_close(shaped, expected)
+
+
+# Settings
+
+
+def test_repr_gives_the_attack_back(case):
+    """Catches a setting that is not kept, or is kept changed: reports name attacks by their repr."""
+    again = eval(repr(case.attack), NAMES)
+    assert type(again) is type(case.attack)
+    assert repr(again) == repr(case.attack)
+    samples = draw(16)
+    torch.testing.assert_close(again(*samples), case.attack(*samples))
+
+
+def test_every_weight_scales_its_component_alone(case):
+    """Catches a weight that is not used, is used twice, or belongs to another term."""
+    settings = case.attack.settings()
+    samples = draw(17)
+    parts = case.attack(*samples)
+    for name in (name for name in settings if name.endswith("_weight") and settings[name]):
+        doubled = type(case.attack)(**settings | {name: 2 * settings[name]})(*samples)
+        ratios = sorted((doubled[part] / parts[part]).item() for part in parts)
+        assert ratios == pytest.approx([1.0] * (len(parts) - 1) + [2.0])
+        assert type(case.attack)(**settings | {name: 0})(*samples).get("ce", torch.zeros(())).isfinite()
