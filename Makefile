@@ -8,9 +8,9 @@ PYTEST_FLAGS ?=
 
 PIP = $(VENV)/bin/python -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS)
 PYTEST = $(VENV)/bin/python -m pytest $(PYTEST_FLAGS)
-# Modules whose docstring examples are run too: those that need torch alone.
-DOCTESTED = hf_cmim/functional hf_cmim/centroids.py hf_cmim/collapse.py hf_cmim/measurement.py hf_cmim/objective.py \
-	hf_cmim/plots.py
+# Modules whose docstring examples are run too.
+DOCTESTED = hf_cmim/functional hf_cmim/attacks hf_cmim/teachers hf_cmim/centroids.py hf_cmim/collapse.py \
+	hf_cmim/measurement.py hf_cmim/objective.py hf_cmim/plots.py
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-gpu quality lowest clean

@@ -28,9 +28,9 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
     DataCollatorWithPadding,
+    PreTrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     ViTConfig,
     ViTForImageClassification,
@@ -63,11 +63,14 @@ class Task:
     collator: Any = None
 
 
-class ConvNet(torch.nn.Module):
-    """Three 3x3 convolutions with batch norm, 53,000 weights; pooling comes first because it commutes with ReLU."""
+class ConvNet(PreTrainedModel):
+    """Three 3x3 convolutions, a hidden layer and batch norm, 165,000 weights.
+
+    Pooling comes before ReLU, with which it commutes, because that is faster.
+    """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(PreTrainedConfig(num_labels=10))
         layers: list[torch.nn.Module] = []
         for inputs, outputs in ((1, 24), (24, 48), (48, 96)):
             layers += [
@@ -77,13 +80,35 @@ class ConvNet(torch.nn.Module):
                 torch.nn.ReLU(),
             ]
         self.features = torch.nn.Sequential(*layers)
-        self.classifier = torch.nn.Linear(96, 10)
+        self.classifier = torch.nn.Sequential(
+            torch.nn.Flatten(), torch.nn.Dropout(0.3), torch.nn.Linear(864, 128, bias=False),
+            torch.nn.BatchNorm1d(128), torch.nn.ReLU(), torch.nn.Dropout(0.3), torch.nn.Linear(128, 10),
+        )  # fmt: skip
         self.to(memory_format=torch.channels_last)
 
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
         """Return the logits; the trainer computes the loss."""
         features = self.features(pixel_values.contiguous(memory_format=torch.channels_last))
-        return {"logits": self.classifier(features.mean(dim=(2, 3)))}
+        return {"logits": self.classifier(features)}
+
+
+class DeepAveragingNet(PreTrainedModel):
+    """Mean of token embeddings and a hidden layer, 1,069,000 weights (Iyyer et al., ACL 2015)."""
+
+    def __init__(self) -> None:
+        super().__init__(PreTrainedConfig(num_labels=40))
+        self.embedding = torch.nn.Embedding(8_000, 128)
+        torch.nn.init.normal_(self.embedding.weight, std=0.1)
+        self.classifier = torch.nn.Sequential(
+            torch.nn.LayerNorm(128), torch.nn.Dropout(0.5), torch.nn.Linear(128, 256), torch.nn.ReLU(),
+            torch.nn.Dropout(0.5), torch.nn.Linear(256, 40),
+        )  # fmt: skip
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        """Return the logits; the trainer computes the loss."""
+        mask = attention_mask.unsqueeze(-1).float()
+        mean = (self.embedding(input_ids) * mask).sum(dim=1) / mask.sum(dim=1)
+        return {"logits": self.classifier(mean)}
 
 
 def _images(pixels: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
@@ -118,7 +143,7 @@ def digits(_: str) -> Task:
 
 
 def fashion_mnist(data_dir: str) -> Task:
-    """Fashion-MNIST, 20,000 / 10,000 / 10,000 images of 28x28, and a convnet of three layers."""
+    """Fashion-MNIST, 20,000 / 10,000 / 10,000 images of 28x28, and a small convnet."""
     from datasets import load_dataset
 
     data = load_dataset(data_dir)
@@ -128,7 +153,7 @@ def fashion_mnist(data_dir: str) -> Task:
         return _images(np.stack([np.asarray(image) for image in part["image"]]) / 255, np.asarray(part["label"]))
 
     schedule = {
-        "num_train_epochs": 8, "learning_rate": 5e-3, "lr_scheduler_type": "cosine",
+        "num_train_epochs": 8, "learning_rate": 3e-3, "lr_scheduler_type": "cosine",
         "per_device_train_batch_size": 128,
     }  # fmt: skip
     return Task(
@@ -138,7 +163,7 @@ def fashion_mnist(data_dir: str) -> Task:
 
 
 def wordnet(data_dir: str) -> Task:
-    """WordNet glosses, 20,000 / 10,000 / 9,508 texts of 40 classes, and a small BERT.
+    """WordNet glosses, 20,000 / 10,000 / 9,508 texts of 40 classes, and a deep averaging network.
 
     Byte-level BPE, because training a WordPiece tokenizer is not deterministic: runs could not be compared.
     """
@@ -167,18 +192,10 @@ def wordnet(data_dir: str) -> Task:
             {"input_ids": ids, "labels": label} for ids, label in zip(encoded["input_ids"], part["label"], strict=True)
         ]
 
-    def build() -> torch.nn.Module:
-        return BertForSequenceClassification(
-            BertConfig(
-                vocab_size=8_000, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128,
-                num_labels=40, max_position_embeddings=32,
-            )
-        )  # fmt: skip
-
-    schedule = {"num_train_epochs": 12, "learning_rate": 1.5e-3, "per_device_train_batch_size": 64}
+    schedule = {"num_train_epochs": 12, "learning_rate": 3e-3, "per_device_train_batch_size": 128}
     return Task(
         texts(train), texts(data["train"].select(range(75_000, 85_000))), texts(data["test"]),
-        build, schedule, DataCollatorWithPadding(tokenizer),
+        DeepAveragingNet, schedule, DataCollatorWithPadding(tokenizer),
     )  # fmt: skip
 
 

@@ -4,8 +4,10 @@ A loss alone is an attack; answer transforms and protocols change what it works 
 together. A transform or protocol without a loss stands around `KD()`. `base.py` states the conventions.
 """
 
+from hf_cmim.attacks.averager import Averager as Averager
 from hf_cmim.attacks.base import AttackPart as AttackPart
 from hf_cmim.attacks.base import Relative as Relative
+from hf_cmim.attacks.class_centroid import ClassCentroid as ClassCentroid
 from hf_cmim.attacks.composition import Composition as Composition
 from hf_cmim.attacks.ctkd import CTKD as CTKD
 from hf_cmim.attacks.dist import DIST as DIST
@@ -20,12 +22,15 @@ from hf_cmim.attacks.knockoff import Knockoff as Knockoff
 from hf_cmim.attacks.label_only import LabelOnly as LabelOnly
 from hf_cmim.attacks.logit_mse import LogitMSE as LogitMSE
 from hf_cmim.attacks.logit_standardization import LogitStandardization as LogitStandardization
+from hf_cmim.attacks.markov_kd import MarkovKD as MarkovKD
 from hf_cmim.attacks.mixup_queries import MixupQueries as MixupQueries
 from hf_cmim.attacks.mlkd import MLKD as MLKD
 from hf_cmim.attacks.nkd import NKD as NKD
 from hf_cmim.attacks.normkd import NormKD as NormKD
+from hf_cmim.attacks.partial_bayes import PartialBayes as PartialBayes
 from hf_cmim.attacks.perturbed_queries import PerturbedQueries as PerturbedQueries
 from hf_cmim.attacks.pkt import PKT as PKT
+from hf_cmim.attacks.restoration import Restoration as Restoration
 from hf_cmim.attacks.rkd import RKD as RKD
 from hf_cmim.attacks.rld import RLD as RLD
 from hf_cmim.attacks.shifted_views import ShiftedViews as ShiftedViews
@@ -37,6 +42,7 @@ from hf_cmim.attacks.teacher_free import LabelSmoothing as LabelSmoothing
 from hf_cmim.attacks.teacher_free import TeacherFreeKD as TeacherFreeKD
 from hf_cmim.attacks.ttm import TTM as TTM
 from hf_cmim.attacks.ttm import WTTM as WTTM
+from hf_cmim.attacks.wkd import WKD as WKD
 from hf_cmim.attacks.wsld import WSLD as WSLD
 
 ATTACKS: dict[str, type[AttackPart]] = {
@@ -62,9 +68,15 @@ ATTACKS: dict[str, type[AttackPart]] = {
     "skd": SKD,
     "sp": SP,
     "ttm": TTM,
+    "wkd": WKD,
     "wsld": WSLD,
     "wttm": WTTM,
     # Answer transforms
+    "averager": Averager,
+    "class-centroid": ClassCentroid,
+    "markov-kd": MarkovKD,
+    "partial-bayes": PartialBayes,
+    "restoration": Restoration,
     # Protocols
     "dot": DOT,
     "mixup-queries": MixupQueries,

@@ -38,8 +38,8 @@ class KD(AbstractAttack):
         ce_weight: weight of the cross-entropy on the labels, at least 0.
         kd_weight: weight of the distillation term, at least 0.
 
-    Source: Hinton, Vinyals, Dean, arXiv 1503.02531; defaults T = 4, .1 and .9 are the usual ones for CIFAR (mdistiller,
-    RepDistiller). The factor T^2 is the paper's.
+    Source: Hinton, Vinyals, Dean, arXiv 1503.02531; defaults T = 4, .1 and .9 are the usual ones for CIFAR
+    (mdistiller, RepDistiller). The factor T^2 is the paper's.
     """
 
     def __init__(self, *, temperature: Temperature = 4.0, ce_weight: float = 0.1, kd_weight: float = 0.9) -> None:

@@ -50,14 +50,16 @@ class PKT(AbstractAttack):
         ce_weight: weight of the cross-entropy on the labels, at least 0.
 
     Source: Passalis and Tefas, ECCV 2018, arXiv 1803.10837, made for features; that it looks at centred logits instead
-    is ours. There is no temperature. PLACEHOLDER
+    is ours, as is the mean over i of sums over j (the released code divides by N^2; mdistiller's weight 30,000 is 470
+    here at N = 64). The default is ours: on digits (10 classes, a small perceptron, 540 steps) the term's gradient
+    is then .3 to 1.2 of the cross-entropy's and it helps; ten times as much cost 28 points. There is no temperature.
     """
 
     batch_level = True
     smallest_batch = 2
     needs_every_class = True
 
-    def __init__(self, *, pkt_weight: float = 500.0, ce_weight: float = 1.0) -> None:
+    def __init__(self, *, pkt_weight: float = 5.0, ce_weight: float = 1.0) -> None:
         super().__init__(ce_weight)
         check_weight("pkt_weight", pkt_weight)
         self.pkt_weight = pkt_weight

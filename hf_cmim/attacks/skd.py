@@ -1,5 +1,7 @@
 """Streamlined distillation: divergences of samples, and directions of the batch."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,7 @@ from hf_cmim.functional.divergence import batch_mean
 
 
 def gram_distances(student_logits: Tensor, teacher_log_probs: Tensor, tikhonov: float) -> Tensor:
-    """Return the Mahalanobis norm of each row of D = G_s - G_t.
+    """Return the Mahalanobis norm of each row of D = (G_s - G_t) / C.
 
     sqrt(D_i (S + tikhonov I)^-1 D_i'), S = covariance of the N rows of D (over N - 1), G_ij = cosine of the centred
     logits of samples i and j.
@@ -31,9 +33,9 @@ def gram_distances(student_logits: Tensor, teacher_log_probs: Tensor, tikhonov: 
     >>> gram_distances(logits, 3 * logits + 1, 0.1).tolist()
     [0.0, 0.0, 0.0]
     """
-    size = len(student_logits)
+    size, num_classes = student_logits.shape
     student, teacher = (unit_vectors(centred_logits(values)) for values in (student_logits, teacher_log_probs))
-    differences = student @ student.T - teacher @ teacher.T
+    differences = (student @ student.T - teacher @ teacher.T) / num_classes
     centred = differences - differences.sum(dim=0) / max(size, 1)
     covariance = centred.T @ centred / max(size - 1, 1)
     factor = torch.linalg.cholesky(covariance + tikhonov * torch.eye(size, dtype=centred.dtype, device=centred.device))
@@ -57,9 +59,9 @@ class SKD(AbstractAttack):
         ce_weight: weight of the cross-entropy on the labels, at least 0.
 
     Source: Jeong et al., "Streamlined Knowledge Distillation", CVPR 2026, whose released code and a summary we have
-    read. From the code are the defaults and T^2. Two things in it are not in the summary, and not here: D divided by C,
-    which leaves little of it beside Tikhonov's .1, and both means multiplied by the mean of a median mask, about .5.
-    Centring the logits is ours: a black box tells them up to a constant.
+    read. The defaults, T^2 and D over C are the code's; the summary does not divide by C: norms about C times larger.
+    That code also multiplies both means by the mean of a median mask, about .5, of which the summary
+    says nothing; there are no masks here. Centring the logits is ours: a black box tells them up to a constant.
     """
 
     batch_level = True
@@ -79,10 +81,10 @@ class SKD(AbstractAttack):
         check_temperature(temperature)
         check_weight("kd_weight", kd_weight)
         check_weight("gram_weight", gram_weight)
-        if not 1e-6 <= tikhonov < float("inf"):
+        if not 1e-6 <= tikhonov < math.inf:
             raise ValueError(
-                f"Expected tikhonov of at least 1e-6 and finite, got {tikhonov}: the covariance of N differences has no"
-                " inverse of its own. The source uses .1."
+                f"Expected tikhonov of at least 1e-6 and finite, got {tikhonov}: a covariance estimated from N samples"
+                " has no inverse in N dimensions. The source uses .1."
             )
         self.temperature = temperature
         self.kd_weight = kd_weight

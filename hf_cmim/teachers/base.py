@@ -103,7 +103,7 @@ class AbstractTeacher(ABC):
             log_probs = answer_log_probs(values, self.returns, self.num_classes)
             if self.channel is not None:
                 log_probs = self.channel(log_probs.reshape(-1, self.num_classes)).reshape(log_probs.shape)
-        return log_probs.detach().to(device)
+        return log_probs.to(device)
 
     @abstractmethod
     def _answer(self, inputs: Mapping[str, Any], labels: Tensor | None) -> Tensor:

@@ -27,6 +27,7 @@ CHANNELS = [
     Sharpened(0.5),
     ReverseSigmoid(),
     ReverseSigmoid(beta=0.7, gamma=0.2),
+    ReverseSigmoid(gamma=0.0),
 ]
 HIDING = {TopK(2), TopK(2, renormalized=True), Argmax()}
 

@@ -1,0 +1,88 @@
+"""Means over the samples of a class: of one batch, and of a whole survey as state."""
+
+import torch
+from torch import Tensor, nn
+
+
+def same_class_means(values: Tensor, labels: Tensor) -> Tensor:
+    """Return for each sample the mean of `(N, D)` values over all samples of its class, itself included, `(N, D)`.
+
+    >>> same_class_means(torch.tensor([[1.0], [3.0], [7.0]]), torch.tensor([0, 0, 4])).flatten().tolist()
+    [2.0, 2.0, 7.0]
+    """
+    is_same = (labels.unsqueeze(1) == labels).to(values.dtype)
+    return is_same @ values / is_same.sum(dim=-1, keepdim=True)
+
+
+class ClassMeans(nn.Module):
+    """Class means of log-probabilities, or of anything else with one value a class, over a survey.
+
+    Attributes:
+        means: `(C, C)` float64, row c the mean over class c; (0, 0) until `prepare`.
+        counts: `(C,)` float64 samples surveyed of each class. Both stay in a checkpoint.
+    """
+
+    means: Tensor
+    counts: Tensor
+    _sums: Tensor
+    _sum_counts: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prepare(0, torch.device("cpu"))
+
+    def prepare(self, num_classes: int, device: torch.device) -> None:
+        """Make room for a number of classes, without any sample."""
+        square = torch.zeros(num_classes, num_classes, dtype=torch.float64, device=device)
+        self.register_buffer("means", square)
+        self.register_buffer("counts", square.new_zeros(num_classes))
+        self.register_buffer("_sums", square.clone(), persistent=False)
+        self.register_buffer("_sum_counts", square.new_zeros(num_classes), persistent=False)
+        self._is_settled = False
+
+    def add(self, values: Tensor, labels: Tensor) -> None:
+        """Count `(N, C)` values of samples with labels in [0, C).
+
+        Raises:
+            ValueError: another number of classes than prepared for.
+        """
+        if values.shape[-1] != len(self.means):
+            raise ValueError(
+                f"Expected answers of {len(self.means)} classes, got {values.shape[-1]}: there is no room for their"
+                " means. Call prepare(num_classes) first."
+            )
+        self._sums.index_add_(0, labels, values.double())
+        self._sum_counts.index_add_(0, labels, torch.ones_like(labels, dtype=torch.float64))
+
+    def settle(self) -> None:
+        """Turn what was counted into means; the next survey starts from nothing."""
+        self.means.copy_(self._sums / self._sum_counts.clamp_min(1).unsqueeze(-1))
+        self.counts.copy_(self._sum_counts)
+        self._sums.zero_()
+        self._sum_counts.zero_()
+
+    def check_settled(self) -> None:
+        """Raise unless there was a survey. Waits for the device the first time alone.
+
+        Raises:
+            ValueError: no sample was surveyed.
+        """
+        self._is_settled = self._is_settled or bool(self.counts.any())
+        if not self._is_settled:
+            raise ValueError(
+                "Expected a survey of the teacher's answers before the first use, got none: there are no class means."
+                " Call prepare(num_classes), survey(log_probs, labels) for all answers, and settle(), as trainers do."
+            )
+
+    def of(self, labels: Tensor, otherwise: Tensor) -> Tensor:
+        """Return the mean of each sample's class, `(N, C)` float64.
+
+        Args:
+            labels: `(N,)` integers in [0, C).
+            otherwise: `(N, C)` what to return for classes of which the survey had no sample.
+
+        Raises:
+            ValueError: no sample was surveyed.
+        """
+        self.check_settled()
+        return torch.where(self.counts[labels].unsqueeze(-1) > 0, self.means[labels], otherwise.double())

@@ -1,0 +1,119 @@
+"""Markov distillation: answers pass through a map of classes that learns along with the student."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from hf_cmim.attacks.base import AbstractTransform, Temperature, check_temperature, check_weight
+from hf_cmim.attacks.kd import kd_loss
+from hf_cmim.functional.divergence import batch_mean, softened_log_probs
+
+
+def markov_log_probs(log_probs: Tensor, scales: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Return log of p M, M = softmax over each row of s I + A B', of each sample.
+
+    Args:
+        log_probs: `(N, C)` log p.
+        scales: `(N,)` s; as it grows, M becomes the identity.
+        left: `(N, C, n)` A.
+        right: `(N, C, n)` B.
+
+    Returns:
+        `(N, C)` normalised log-probabilities. Takes some times N C^2 of memory.
+
+    Source: see `MarkovKD`.
+
+    >>> log_probs = torch.tensor([[0.9, 0.1]]).log()
+    >>> markov_log_probs(log_probs, torch.zeros(1), torch.zeros(1, 2, 1), torch.zeros(1, 2, 1)).exp().tolist()
+    [[0.5, 0.5]]
+    """
+    identity = torch.eye(log_probs.shape[-1], dtype=left.dtype, device=left.device)
+    log_rows = softened_log_probs(scales.reshape(-1, 1, 1) * identity + left @ right.mT, 1.0)
+    return (log_probs.unsqueeze(-1) + log_rows).logsumexp(dim=-2)
+
+
+class MarkovKD(AbstractTransform):
+    """Replace each answer by p~ = softmax(log p / T) M_y, M_y = softmax over each row of s_y I + A_y B_y'.
+
+    The answers that come out are at temperature T exactly p~, so that KD at the same T learns p~. The maps learn from
+    T^2 KL(p~ || student at T), the student held fixed; there is one for each class, `C (1 + 2 C rank)` numbers in all.
+
+    Args:
+        temperature: T, > 0, or `Relative`; that of the loss which follows.
+        rank: columns of A and B, at least 1.
+        diagonal: initial weight of a class's own column in M, in (0, 1); towards 1 answers pass as they are.
+        learning_rate_factor: learning rate of the maps over the student's, at least 0.
+
+    Raises:
+        ValueError: a number out of its range.
+
+    Source: Yang and Ye, ECCV 2024 (paper 12478), known to us from a description and the first author's public script:
+    T = 4, rank 3 (CIFAR) and 5 (TinyImageNet), T^2, and Adam at 1/100 of the learning rate .1 of a student trained by
+    SGD (with an Adam student a factor nearer to 1 gives steps of the same size). That script normalises the columns of
+    M, so that p~ need not sum to 1, and passes p~ through softmax(p~ / T) again, which leaves it almost uniform; rows
+    are normalised here, and p~ is the target. How the maps start is ours: A small and random, the same in every run,
+    B = 0, and the diagonal.
+    """
+
+    scales: Tensor
+    left: Tensor
+    right: Tensor
+
+    def __init__(
+        self,
+        *,
+        temperature: Temperature = 4.0,
+        rank: int = 3,
+        diagonal: float = 0.9,
+        learning_rate_factor: float = 0.01,
+    ) -> None:
+        super().__init__()
+        check_temperature(temperature)
+        check_weight("learning_rate_factor", learning_rate_factor)
+        if rank < 1:
+            raise ValueError(
+                f"Expected rank of at least 1, got {rank}: the maps could only mix classes evenly. Give 3."
+            )
+        if not 0 < diagonal < 1:
+            raise ValueError(
+                f"Expected diagonal in (0, 1), got {diagonal}: at 0 nothing of an answer is left, at 1 the maps have"
+                " no gradient. Give .9."
+            )
+        self.temperature = temperature
+        self.rank = rank
+        self.diagonal = diagonal
+        self.learning_rate_factor = learning_rate_factor
+        self.prepare(0)
+
+    def prepare(self, num_classes: int) -> None:
+        """Build the maps, all alike."""
+        others = max(num_classes - 1, 1)
+        scale = math.log(self.diagonal * others / (1 - self.diagonal))
+        shape = (num_classes, num_classes, self.rank)
+        left = torch.randn(shape, generator=torch.Generator().manual_seed(0)) / math.sqrt(self.rank)
+        device = self.teacher_scale.device
+        self.scales = nn.Parameter(torch.full((num_classes,), scale, device=device))
+        self.left = nn.Parameter(left.to(device))
+        self.right = nn.Parameter(torch.zeros(shape, device=device))
+
+    def forward(self, teacher_log_probs: Tensor, labels: Tensor) -> Tensor:
+        """Return the mapped answers; see `AbstractTransform.forward`.
+
+        Raises:
+            ValueError: another number of classes than prepared for.
+        """
+        if teacher_log_probs.shape[-1] != len(self.scales):
+            raise ValueError(
+                f"Expected answers of {len(self.scales)} classes, got {teacher_log_probs.shape[-1]}: there are no maps"
+                " for them. Call prepare(num_classes) before training, as a trainer does."
+            )
+        temperature = self.resolved(self.temperature)
+        softened = softened_log_probs(teacher_log_probs, temperature)
+        mapped = markov_log_probs(softened, self.scales[labels], self.left[labels], self.right[labels])
+        return softened_log_probs(mapped, 1 / temperature)
+
+    def own_components(self, transformed_log_probs: Tensor, student_logits: Tensor) -> dict[str, Tensor]:
+        """Return `markov`, T^2 KL(p~ || student at T), by which the maps learn."""
+        losses = kd_loss(student_logits.detach(), transformed_log_probs, self.resolved(self.temperature))
+        return {"markov": batch_mean(losses)}

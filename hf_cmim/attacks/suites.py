@@ -1,0 +1,177 @@
+"""Named, frozen lists of attacks: what an audit tries before it says that a model cannot be distilled.
+
+A suite never changes once it is released; a new one gets a new name. Every family has at least as many settings as the
+label-only null has confidences (`NULL_CONFIDENCES`), so that the attacker is tuned as hard as the defender. Fixed
+temperatures stand beside ones relative to the teacher's logit scale, below 1 as well: a concentrated teacher has small
+logits, and T = 4 alone would over-smooth it.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from hf_cmim.attacks.averager import Averager
+from hf_cmim.attacks.base import AttackPart, Relative, Temperature
+from hf_cmim.attacks.class_centroid import ClassCentroid
+from hf_cmim.attacks.composition import Composition
+from hf_cmim.attacks.ctkd import CTKD
+from hf_cmim.attacks.dist import DIST
+from hf_cmim.attacks.dkd import DKD
+from hf_cmim.attacks.dot import DOT
+from hf_cmim.attacks.function_matching import FunctionMatching
+from hf_cmim.attacks.htc import HTC
+from hf_cmim.attacks.ikl import IKL
+from hf_cmim.attacks.jsd import JSD
+from hf_cmim.attacks.kd import KD
+from hf_cmim.attacks.knockoff import Knockoff
+from hf_cmim.attacks.label_only import LabelOnly
+from hf_cmim.attacks.logit_mse import LogitMSE
+from hf_cmim.attacks.logit_standardization import LogitStandardization
+from hf_cmim.attacks.markov_kd import MarkovKD
+from hf_cmim.attacks.mixup_queries import MixupQueries
+from hf_cmim.attacks.mlkd import MLKD
+from hf_cmim.attacks.nkd import NKD
+from hf_cmim.attacks.normkd import NormKD
+from hf_cmim.attacks.partial_bayes import PartialBayes
+from hf_cmim.attacks.perturbed_queries import PerturbedQueries
+from hf_cmim.attacks.pkt import PKT
+from hf_cmim.attacks.restoration import Restoration
+from hf_cmim.attacks.rkd import RKD
+from hf_cmim.attacks.rld import RLD
+from hf_cmim.attacks.shifted_views import ShiftedViews
+from hf_cmim.attacks.skd import SKD
+from hf_cmim.attacks.skeptical import Skeptical
+from hf_cmim.attacks.sp import SP
+from hf_cmim.attacks.ttm import TTM, WTTM
+from hf_cmim.attacks.wkd import WKD
+from hf_cmim.attacks.wsld import WSLD
+from hf_cmim.functional.channels import ReverseSigmoid, Rounded
+
+NULL_CONFIDENCES = (0.3, 0.5, 0.7, 0.9, 0.99)
+"""Confidences of the label-only null among which validation data choose."""
+TEMPERATURES: tuple[Temperature, ...] = (1.0, 4.0, Relative(0.5), Relative(1.0), Relative(2.0))
+
+
+@dataclass(frozen=True)
+class SuiteEntry:
+    """One setting of one family of attacks.
+
+    Attributes:
+        family: settings of a family compete on validation data; the best goes on.
+        attack: the composition; a trainer copies it, so that the suite stays as it is.
+    """
+
+    family: str
+    attack: Composition
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A named list of attacks.
+
+    Attributes:
+        name: with its version.
+        entries: every setting of every family.
+    """
+
+    name: str
+    entries: tuple[SuiteEntry, ...]
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """The families, in order."""
+        return tuple(dict.fromkeys(entry.family for entry in self.entries))
+
+    def of(self, family: str) -> tuple[Composition, ...]:
+        """Return the settings of a family."""
+        return tuple(entry.attack for entry in self.entries if entry.family == family)
+
+
+def _family(name: str, settings: Iterable[AttackPart | Sequence[AttackPart]]) -> Iterator[SuiteEntry]:
+    for parts in settings:
+        yield SuiteEntry(name, Composition(*([parts] if isinstance(parts, AttackPart) else parts)))
+
+
+def _standard_v1() -> Iterator[SuiteEntry]:
+    cold = (0.5, 1.0, 2.0, 4.0, 8.0)
+    yield from _family(
+        "label-only", (LabelOnly(ce_weight=1 - hard, hard_weight=hard) for hard in (1, 0.9, 0.75, 0.5, 0.25))
+    )
+    yield from _family("kd", (KD(temperature=t) for t in TEMPERATURES))
+    yield from _family("htc", (HTC(temperature=t) for t in (20.0, 50.0, Relative(4.0), Relative(8.0), Relative(16.0))))
+    yield from _family("logit-mse", (
+        LogitMSE(mse_weight=weight, normalized=normalized)
+        for weight, normalized in ((0.1, False), (1.0, False), (0.3, True), (1.0, True), (3.0, True))
+    ))  # fmt: skip
+    yield from _family("knockoff", [
+        Knockoff(), (Knockoff(), MixupQueries()), *((Knockoff(), PerturbedQueries(scale=s)) for s in (0.1, 0.25, 0.5)),
+    ])  # fmt: skip
+    yield from _family("function-matching", ((FunctionMatching(temperature=t), MixupQueries()) for t in TEMPERATURES))
+    yield from _family("dkd", (
+        DKD(temperature=t, beta=beta)
+        for t, beta in ((4.0, 2.0), (4.0, 8.0), (Relative(0.5), 2.0), (Relative(1.0), 2.0), (Relative(1.0), 8.0))
+    ))  # fmt: skip
+    yield from _family("nkd", (NKD(temperature=t, gamma=g) for t, g in (
+        (1.0, 1.5), (3.0, 3.5), (Relative(0.5), 1.5), (Relative(1.0), 1.5), (Relative(1.0), 3.5))))  # fmt: skip
+    yield from _family("dist", (DIST(temperature=t) for t in TEMPERATURES))
+    yield from _family("ttm", (TTM(gamma=g, ttm_weight=w) for g, w in (
+        (0.1, 45.0), (0.3, 5.0), (0.5, 2.0), (1.0, 1.0), (2.0, 1.0))))  # fmt: skip
+    yield from _family("wttm", (WTTM(gamma=g, wttm_weight=w) for g, w in (
+        (0.1, 5.0), (0.2, 4.0), (0.5, 2.0), (1.0, 1.0), (2.0, 1.0))))  # fmt: skip
+    yield from _family("logit-standardization", (LogitStandardization(base=base) for base in (
+        KD(temperature=2.0, kd_weight=9.0), KD(temperature=1.0, kd_weight=3.0), KD(temperature=0.5, kd_weight=1.0),
+        DKD(temperature=2.0), MLKD(temperatures=(1.0, 2.0, 3.0)))))  # fmt: skip
+    yield from _family("norm-kd", (NormKD(scale=scale) for scale in (0.25, 0.5, 1.0, 2.0, 4.0)))
+    yield from _family("mlkd", [
+        MLKD(), (MLKD(), ShiftedViews()),
+        *(MLKD(temperatures=(Relative(f), Relative(2 * f), Relative(4 * f))) for f in (0.25, 0.5, 1.0)),
+    ])  # fmt: skip
+    yield from _family("ctkd", (CTKD(lowest=low, span=span) for low, span in (
+        (1.0, 20.0), (0.5, 4.0), (0.25, 2.0), (0.1, 1.0), (1.0, 4.0))))  # fmt: skip
+    yield from _family("wsld", (WSLD(temperature=t) for t in TEMPERATURES))
+    yield from _family("rld", (RLD(temperature=t) for t in TEMPERATURES))
+    yield from _family("ikl", (IKL(temperature=t, ce_weight=1.0) for t in TEMPERATURES))
+    yield from _family("wkd", (WKD(temperature=t) for t in TEMPERATURES))
+    yield from _family("jsd", (JSD(temperature=t, beta=b) for t, b in (
+        (1.0, 0.1), (1.0, 0.5), (1.0, 0.9), (Relative(0.5), 0.5), (Relative(0.5), 1.0))))  # fmt: skip
+    yield from _family("rkd", (RKD(distance_weight=25 * f, angle_weight=50 * f) for f in (0.04, 0.1, 0.3, 1.0, 3.0)))
+    yield from _family("pkt", (PKT(pkt_weight=weight) for weight in (10.0, 50.0, 200.0, 500.0, 2000.0)))
+    yield from _family("sp", (SP(sp_weight=weight) for weight in (1.0, 5.0, 20.0, 50.0, 200.0)))
+    yield from _family("skd", (SKD(temperature=t) for t in TEMPERATURES))
+    yield from _family("averager", ((KD(temperature=t), Averager(temperature=t)) for t in cold))
+    yield from _family("class-centroid", ((KD(temperature=t), ClassCentroid()) for t in TEMPERATURES))
+    yield from _family("markov-kd", (
+        (KD(temperature=t), MarkovKD(temperature=t, rank=rank, learning_rate_factor=factor))
+        for t, rank, factor in ((4.0, 3, 0.01), (4.0, 3, 1.0), (4.0, 5, 1.0), (1.0, 3, 1.0), (Relative(1.0), 3, 1.0))
+    ))  # fmt: skip
+    yield from _family("skeptical", ((KD(temperature=t), Skeptical()) for t in TEMPERATURES))
+    yield from _family("dot", ((KD(temperature=t), DOT(delta=d, learning_rate=rate)) for t, d, rate in (
+        (4.0, 0.075, 0.05), (4.0, 0.09, 0.1), (Relative(1.0), 0.075, 0.02), (Relative(1.0), 0.075, 0.05),
+        (Relative(1.0), 0.075, 0.1))))  # fmt: skip
+    yield from _family("perturbed-queries", (
+        (KD(temperature=Relative(1.0)), PerturbedQueries(scale=scale, queries_per_sample=n))
+        for scale, n in ((0.1, 1), (0.25, 1), (0.5, 1), (1.0, 1), (0.25, 3))
+    ))  # fmt: skip
+    yield from _family("recovery", [
+        *((KD(temperature=t), PartialBayes(perturbation=Rounded(decimals=2))) for t in (1.0, 4.0)),
+        (KD(), PartialBayes(perturbation=ReverseSigmoid())),
+        (KD(), Restoration(perturbation=Rounded(decimals=2))), (KD(), Restoration(perturbation=ReverseSigmoid())),
+    ])  # fmt: skip
+
+
+STANDARD_V1 = Suite("standard-v1", tuple(_standard_v1()))
+"""Every family we know, frozen."""
+
+QUICK_V1 = Suite(
+    "quick-v1",
+    tuple(
+        SuiteEntry(family, Composition(*parts))
+        for family, parts in (
+            ("kd", [KD(temperature=Relative(1.0))]),
+            ("dkd", [DKD(temperature=Relative(1.0), beta=2.0)]),
+            ("logit-standardization", [LogitStandardization()]),
+            ("dist", [DIST()]),
+            ("markov-kd", [KD(), MarkovKD()]),
+        )
+    ),
+)
+"""Five attacks for a first look: no verdict should rest on it. Frozen."""
