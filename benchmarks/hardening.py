@@ -93,7 +93,7 @@ class ConvNet(PreTrainedModel):
 
 
 class DeepAveragingNet(PreTrainedModel):
-    """Mean of token embeddings and a hidden layer, 1,069,000 weights (Iyyer et al., ACL 2015)."""
+    """Mean of token embeddings and a hidden layer, 1,068,000 weights (Iyyer et al., ACL 2015)."""
 
     def __init__(self) -> None:
         super().__init__(PreTrainedConfig(num_labels=40))

@@ -16,6 +16,7 @@ from reference import (
     cross_entropy,
     kl,
     log_softmax,
+    mean_row,
     softmax,
     squared_distance,
 )
@@ -256,3 +257,159 @@ def dist(
     rows = 1 - mean([pearson(a, b) for a, b in zip(p, q, strict=True)])
     columns = 1 - mean([pearson(a, b) for a, b in zip(transposed(p), transposed(q), strict=True)])
     return weight * temperature**2 * (beta * rows + gamma * columns)
+
+
+def median(values: Row) -> float:
+    ordered = sorted(values)
+    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+
+
+def mlkd(
+    student: Rows,
+    teacher: Rows,
+    labels: list[int],
+    temperatures: Sequence[float],
+    kd_weight: float,
+    class_weight: float,
+    batch_weight: float,
+) -> float:
+    """Sum over T of the divergences, class relations and batch relations of those that the teacher is unsure of."""
+    probs = [softmax(row) for row in teacher]
+    confidences, masses = [max(row) for row in probs], [math.fsum(column) for column in transposed(probs)]
+    samples = [confidence <= median(confidences) for confidence in confidences]
+    classes = [mass <= median(masses) for mass in masses]
+    total = 0.0
+    for temperature in temperatures:
+        p, q = ([softmax(row, temperature) for row in rows] for rows in (teacher, student))
+        own = [temperature**2 * kl(a, b) * kept for a, b, kept in zip(p, q, samples, strict=True)]
+        among_classes = squared_differences(gram(transposed(p)), gram(transposed(q)), classes)
+        among_samples = squared_differences(gram(p), gram(q), samples)
+        total += kd_weight * mean(own) + class_weight * mean(among_classes) + batch_weight * mean(among_samples)
+    return total
+
+
+def squared_differences(first: Rows, second: Rows, kept: list[bool]) -> Row:
+    """Squared distance of each pair of rows, 0 for the rows that are not kept."""
+    return [squared_distance(a, b) * keep for a, b, keep in zip(first, second, kept, strict=True)]
+
+
+def huber(difference: float) -> float:
+    return difference**2 / 2 if abs(difference) <= 1 else abs(difference) - 1 / 2
+
+
+def rkd(student: Rows, teacher: Rows, labels: list[int], distance_weight: float, angle_weight: float) -> float:
+    """Huber losses of the distances in units of their mean over unequal pairs, and of the cosines at each corner."""
+    size = range(len(labels))
+    distances, angles = [], []
+    for rows in ([centred(row) for row in side] for side in (student, teacher)):
+        lengths = [[math.sqrt(squared_distance(first, second)) for second in rows] for first in rows]
+        unit_length = mean([lengths[i][j] for i in size for j in size if i != j])
+        distances.append([length / unit_length for row in lengths for length in row])
+        angles.append([corner(rows, i, j, k) for i in size for j in size for k in size])
+    losses = [mean([huber(s - t) for s, t in zip(*relations, strict=True)]) for relations in (distances, angles)]
+    return distance_weight * losses[0] + angle_weight * losses[1]
+
+
+def corner(rows: Rows, i: int, j: int, k: int) -> float:
+    """Cosine of the angle at sample i between samples j and k; 0 where there is none."""
+    if i in (j, k):
+        return 0.0
+    sides = [[a - b for a, b in zip(rows[other], rows[i], strict=True)] for other in (j, k)]
+    return dot(*map(unit, sides))
+
+
+def cosines(rows: Rows) -> Rows:
+    """Cosines between the centred rows."""
+    return gram([unit(centred(row)) for row in rows])
+
+
+def pkt(student: Rows, teacher: Rows, labels: list[int], weight: float) -> float:
+    """KL between each sample's neighbourhoods, the cosines of centred logits moved to [0, 1] and normalised."""
+    own, other = (
+        [renormalised([(1 + cosine) / 2 + FLOOR for cosine in row]) for row in cosines(rows)]
+        for rows in (teacher, student)
+    )
+    return weight * mean([kl(p, q) for p, q in zip(own, other, strict=True)])
+
+
+def sp(student: Rows, teacher: Rows, labels: list[int], weight: float) -> float:
+    """Squared distances of the normalised rows of the Gram matrices of centred logits."""
+    own, other = ([unit(row) for row in gram([centred(row) for row in rows])] for rows in (teacher, student))
+    return weight * mean([squared_distance(p, q) for p, q in zip(own, other, strict=True)])
+
+
+def solve(matrix: Rows, vector: Row) -> Row:
+    """Gaussian elimination, without pivots: the matrix is positive definite."""
+    rows = [[*row, value] for row, value in zip(matrix, vector, strict=True)]
+    for i, pivot in enumerate(rows):
+        for k in range(len(rows)):
+            if k != i:
+                factor = rows[k][i] / pivot[i]
+                rows[k] = [a - factor * b for a, b in zip(rows[k], pivot, strict=True)]
+    return [row[-1] / row[i] for i, row in enumerate(rows)]
+
+
+def skd(
+    student: Rows,
+    teacher: Rows,
+    labels: list[int],
+    temperature: float,
+    kd_weight: float,
+    gram_weight: float,
+    tikhonov: float,
+) -> float:
+    """KD, and the Mahalanobis norms of the rows of D = (G_s - G_t) / C, G the cosines of centred logits."""
+    classes, size = len(student[0]), range(len(labels))
+    pairs = zip(cosines(student), cosines(teacher), strict=True)
+    differences = [[(a - b) / classes for a, b in zip(s, t, strict=True)] for s, t in pairs]
+    centre = mean_row(differences)
+    deviations = [[a - b for a, b in zip(row, centre, strict=True)] for row in differences]
+    covariance = [
+        [math.fsum(row[i] * row[j] for row in deviations) / (len(labels) - 1) + tikhonov * (i == j) for j in size]
+        for i in size
+    ]
+    norms = [math.sqrt(dot(row, solve(covariance, row))) for row in differences]
+    return kd(student, teacher, labels, temperature, kd_weight) + gram_weight * mean(norms)
+
+
+def class_costs(teacher: Rows, labels: list[int]) -> Rows:
+    """1 less the correlation of the mean log-probabilities of two classes; a class without a sample has none."""
+    classes = range(len(teacher[0]))
+    means = {
+        c: mean_row([log_softmax(row) for row, y in zip(teacher, labels, strict=True) if y == c]) for c in set(labels)
+    }
+    return [
+        [0.0 if i == j else 1 - (pearson(means[i], means[j]) if i in means and j in means else 0.0) for j in classes]
+        for i in classes
+    ]
+
+
+def sinkhorn_cost(source: Row, target: Row, costs: Rows, epsilon: float, iterations: int) -> float:
+    """Cost of the plan u_i exp(-c_ij / epsilon) v_j after some rounds of scaling columns, then rows, from u = 1."""
+    kernel = [[math.exp(-cost / epsilon) for cost in row] for row in costs]
+    u = [1.0] * len(source)
+    for _ in range(iterations):
+        v = [q / dot(column, u) for q, column in zip(target, transposed(kernel), strict=True)]
+        u = [p / dot(row, v) for p, row in zip(source, kernel, strict=True)]
+    return math.fsum(u[i] * kernel[i][j] * v[j] * costs[i][j] for i in range(len(u)) for j in range(len(v)))
+
+
+def wkd(
+    student: Rows,
+    teacher: Rows,
+    labels: list[int],
+    costs: Rows,
+    temperature: float,
+    gamma: float,
+    epsilon: float,
+    iterations: int,
+) -> float:
+    """-p_y log q_y + gamma times the cost of moving the student's other classes to the teacher's."""
+
+    def loss(s: Row, t: Row, y: int) -> float:
+        source, target = (renormalised(without(softmax(row, temperature), y)) for row in (s, t))
+        own = [without(row, y) for k, row in enumerate(costs) if k != y]
+        moved = sinkhorn_cost(source, target, own, epsilon, iterations)
+        return -softmax(t)[y] * log_softmax(s)[y] + gamma * moved
+
+    return over_samples(loss, student, teacher, labels)

@@ -1,4 +1,4 @@
-"""What an attacker expects of clean answers, and what a perturbation that he knows makes of them."""
+"""What an attacker expects of clean answers, and what a known perturbation makes of them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -50,9 +50,9 @@ class IKL(AbstractAttack):
         ce_weight: weight of the cross-entropy on the labels, at least 0.
 
     Source: Cui et al., NeurIPS 2024, arXiv 2305.13948; alpha and beta are named as in the paper (recalled), the other
-    way round than in the released code. T, T_w, alpha and beta are that code's defaults; ce_weight 0 is ours, there it
-    is 1. Its settings for CIFAR-100 are T 4, differences weighted 8 or 12, and a warm-up of 20 epochs. The warm-up and
-    its weights from class-wise mean answers are left out here. Neither term has a factor T^2, as there.
+    way round than in the released code. All defaults are that code's; its settings for CIFAR-100 are T 4, differences
+    weighted 8 or 12, and a warm-up of 20 epochs. The warm-up and its weights from class-wise mean answers are left out
+    here. Neither term has a factor T^2, as there.
     """
 
     needs_every_class = True
@@ -64,7 +64,7 @@ class IKL(AbstractAttack):
         weight_temperature: Temperature = 100.0,
         alpha: float = 1.0,
         beta: float = 1.0,
-        ce_weight: float = 0.0,
+        ce_weight: float = 1.0,
     ) -> None:
         super().__init__(ce_weight)
         check_temperature(temperature)

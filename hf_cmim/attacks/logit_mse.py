@@ -42,7 +42,8 @@ class LogitMSE(AbstractAttack):
             teachers whose logits are tiny or huge.
         ce_weight: weight of the cross-entropy on the labels, at least 0.
 
-    Source: Ba, Caruana, arXiv 1312.6184; Kim et al., IJCAI 2021, arXiv 2105.08919, whose mean over classes this keeps.
+    Source: "Do deep nets really need to be deep?", NIPS 2014, arXiv 1312.6184; Kim et al., IJCAI 2021, arXiv
+    2105.08919, whose mean over classes this keeps.
     Both compare raw logits; a black box tells them only up to a constant, so both sides are centred. There is no
     temperature.
     """

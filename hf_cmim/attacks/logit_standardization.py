@@ -49,6 +49,10 @@ class LogitStandardization(AbstractAttack):
         """The temperature of the base, in units of the standardised logits."""
         return self.base.nominal_temperature
 
+    def prepare(self, num_classes: int) -> None:
+        """Prepare the base."""
+        self.base.prepare(num_classes)
+
     @property
     def needs_survey(self) -> bool:
         """Whether the base needs one."""

@@ -129,13 +129,13 @@ def _standard_v1() -> Iterator[SuiteEntry]:
         (1.0, 20.0), (0.5, 4.0), (0.25, 2.0), (0.1, 1.0), (1.0, 4.0))))  # fmt: skip
     yield from _family("wsld", (WSLD(temperature=t) for t in TEMPERATURES))
     yield from _family("rld", (RLD(temperature=t) for t in TEMPERATURES))
-    yield from _family("ikl", (IKL(temperature=t, ce_weight=1.0) for t in TEMPERATURES))
+    yield from _family("ikl", (IKL(temperature=t) for t in TEMPERATURES))
     yield from _family("wkd", (WKD(temperature=t) for t in TEMPERATURES))
     yield from _family("jsd", (JSD(temperature=t, beta=b) for t, b in (
         (1.0, 0.1), (1.0, 0.5), (1.0, 0.9), (Relative(0.5), 0.5), (Relative(0.5), 1.0))))  # fmt: skip
-    yield from _family("rkd", (RKD(distance_weight=25 * f, angle_weight=50 * f) for f in (0.04, 0.1, 0.3, 1.0, 3.0)))
-    yield from _family("pkt", (PKT(pkt_weight=weight) for weight in (10.0, 50.0, 200.0, 500.0, 2000.0)))
-    yield from _family("sp", (SP(sp_weight=weight) for weight in (1.0, 5.0, 20.0, 50.0, 200.0)))
+    yield from _family("rkd", (RKD(distance_weight=2.5 * f, angle_weight=5 * f) for f in (0.1, 0.3, 1.0, 3.0, 10.0)))
+    yield from _family("pkt", (PKT(pkt_weight=weight) for weight in (0.5, 1.5, 5.0, 15.0, 50.0)))
+    yield from _family("sp", (SP(sp_weight=weight) for weight in (0.03, 0.1, 0.3, 1.0, 3.0)))
     yield from _family("skd", (SKD(temperature=t) for t in TEMPERATURES))
     yield from _family("averager", ((KD(temperature=t), Averager(temperature=t)) for t in cold))
     yield from _family("class-centroid", ((KD(temperature=t), ClassCentroid()) for t in TEMPERATURES))

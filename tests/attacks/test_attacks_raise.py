@@ -6,25 +6,21 @@ import math
 import pytest
 import torch
 
-from hf_cmim.attacks.base import Relative
-from hf_cmim.attacks.ctkd import CTKD
-from hf_cmim.attacks.dist import DIST
-from hf_cmim.attacks.dkd import DKD
-from hf_cmim.attacks.function_matching import FunctionMatching
-from hf_cmim.attacks.htc import HTC
-from hf_cmim.attacks.ikl import IKL
-from hf_cmim.attacks.jsd import JSD
-from hf_cmim.attacks.kd import KD
-from hf_cmim.attacks.knockoff import Knockoff
-from hf_cmim.attacks.label_only import LabelOnly
-from hf_cmim.attacks.logit_mse import LogitMSE
-from hf_cmim.attacks.logit_standardization import LogitStandardization
-from hf_cmim.attacks.nkd import NKD
-from hf_cmim.attacks.normkd import NormKD
-from hf_cmim.attacks.rld import RLD
-from hf_cmim.attacks.teacher_free import CrossEntropy, LabelSmoothing, TeacherFreeKD
-from hf_cmim.attacks.ttm import TTM, WTTM
-from hf_cmim.attacks.wsld import WSLD
+from hf_cmim.attacks import (
+    ATTACKS,
+    CTKD,
+    DIST,
+    JSD,
+    KD,
+    MLKD,
+    TTM,
+    WKD,
+    WTTM,
+    CrossEntropy,
+    LogitStandardization,
+    Relative,
+)
+from hf_cmim.attacks.base import AbstractAttack
 
 POSITIVE, WEIGHT, FRACTION, FREE = "above 0", "at least 0", "in [0, 1]", "any"
 UNUSABLE = {
@@ -34,49 +30,38 @@ UNUSABLE = {
 }
 USABLE = {POSITIVE: [1e-3, 1e3], WEIGHT: [0.0, 1e3], FRACTION: [0.0, 1.0]}
 
-ATTACKS = [
-    CTKD,
-    CrossEntropy,
-    DIST,
-    DKD,
-    FunctionMatching,
-    HTC,
-    IKL,
-    JSD,
-    KD,
-    Knockoff,
-    LabelOnly,
-    LabelSmoothing,
-    LogitMSE,
-    LogitStandardization,
-    NKD,
-    NormKD,
-    RLD,
-    TTM,
-    TeacherFreeKD,
-    WSLD,
-    WTTM,
-]
+LOSSES = [kind for kind in ATTACKS.values() if issubclass(kind, AbstractAttack)]
 RANGES = {
     "alpha": WEIGHT,
+    "angle_weight": WEIGHT,
     "base": FREE,
+    "batch_weight": WEIGHT,
     "beta": WEIGHT,
     "ce_weight": WEIGHT,
+    "class_weight": WEIGHT,
     "confidence": FRACTION,
     "curriculum": FRACTION,
     "dist_weight": WEIGHT,
+    "distance_weight": WEIGHT,
+    "epsilon": FREE,
     "gamma": WEIGHT,
+    "gram_weight": WEIGHT,
     "hard_weight": WEIGHT,
+    "iterations": FREE,
     "jsd_weight": WEIGHT,
     "kd_weight": WEIGHT,
     "lowest": POSITIVE,
     "mse_weight": WEIGHT,
     "normalized": FREE,
+    "pkt_weight": WEIGHT,
     "scale": POSITIVE,
     "smoothing": FRACTION,
+    "sp_weight": WEIGHT,
     "span": FREE,
     "target_temperature": POSITIVE,
     "temperature": POSITIVE,
+    "temperatures": FREE,
+    "tikhonov": POSITIVE,
     "ttm_weight": WEIGHT,
     "warmup": FRACTION,
     "weight_temperature": POSITIVE,
@@ -85,14 +70,14 @@ RANGES = {
 OTHER_RANGES = {(JSD, "beta"): FRACTION, (TTM, "gamma"): POSITIVE, (WTTM, "gamma"): POSITIVE}
 SETTINGS = [
     (attack, name, OTHER_RANGES.get((attack, name), RANGES.get(name)))
-    for attack in ATTACKS
+    for attack in LOSSES
     for name in inspect.signature(attack).parameters
 ]
 BOUNDED = [setting for setting in SETTINGS if setting[2] is not FREE]
 by_setting = pytest.mark.parametrize(
     ("attack", "name", "kind"), BOUNDED, ids=lambda value: getattr(value, "__name__", value)
 )
-by_attack = pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
+by_attack = pytest.mark.parametrize("attack", LOSSES, ids=lambda attack: attack.__name__)
 
 
 @by_attack
@@ -118,8 +103,11 @@ def test_settings_at_the_edge_of_their_range_are_usable(attack, name, kind):
     """Catches a guard that is too strict: a weight of 0 is how a term is left out."""
     samples = torch.eye(4, requires_grad=True), torch.eye(4).flip(0).log_softmax(dim=-1), torch.arange(4)
     for value in USABLE[kind]:
-        parts = attack(**{name: value})(*samples)
-        assert sum(parts.values()).isfinite()
+        usable = attack(**{name: value})
+        usable.prepare(num_classes=4)
+        usable.survey(samples[1], samples[2])
+        usable.settle()
+        assert sum(usable(*samples).values()).isfinite()
 
 
 @pytest.mark.parametrize("span", [-1.0, -3.0, math.nan, math.inf])
@@ -127,6 +115,40 @@ def test_learned_temperature_stays_above_zero(span):
     """Catches a range of temperatures that reaches 0 at its other end."""
     with pytest.raises(ValueError, match=f"Expected.*lowest . span above 0 and finite, got {1 + span}"):
         CTKD(span=span)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"temperatures": ()}, "at least one temperature, got"),
+        *(({"temperatures": (2.0, value)}, f"above 0 and finite, got {value}") for value in UNUSABLE[POSITIVE]),
+    ],
+)
+def test_temperatures_of_mlkd_are_checked_one_by_one(settings, expected):
+    """Catches a loss without terms, and one bad temperature among good ones."""
+    with pytest.raises(ValueError, match=f"Expected.*{expected}"):
+        MLKD(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        *(({"epsilon": value}, f"epsilon.*got {value}") for value in (0.0, 0.001, -1.0, math.nan, math.inf)),
+        *(({"iterations": value}, f"iteration.*got {value}") for value in (0, -1)),
+    ],
+)
+def test_transport_of_wkd_is_checked(settings, expected):
+    """Catches exp(-cost / epsilon) that underflows to 0 everywhere, and a plan that nothing has shaped."""
+    with pytest.raises(ValueError, match=f"Expected.*{expected}"):
+        WKD(**settings)
+
+
+def test_wkd_without_a_survey_is_refused():
+    """Catches costs of nan, or equal costs that nobody asked for."""
+    attack = WKD()
+    attack.prepare(num_classes=4)
+    with pytest.raises(ValueError, match="Expected.*survey.*got"):
+        attack(torch.eye(4), torch.eye(4).log_softmax(dim=-1), torch.arange(4))
 
 
 @pytest.mark.parametrize("factor", UNUSABLE[POSITIVE])

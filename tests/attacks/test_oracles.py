@@ -2,28 +2,41 @@
 
 import math
 
+import attack_reference as twins
 import pytest
 import reference
+import scipy.optimize
 import torch
 from torch.nn import functional
 
-from hf_cmim.attacks.ctkd import CTKD
-from hf_cmim.attacks.dist import DIST
-from hf_cmim.attacks.dkd import DKD
-from hf_cmim.attacks.function_matching import FunctionMatching
-from hf_cmim.attacks.ikl import IKL
-from hf_cmim.attacks.jsd import JSD
-from hf_cmim.attacks.kd import KD
-from hf_cmim.attacks.knockoff import Knockoff
-from hf_cmim.attacks.label_only import LabelOnly
-from hf_cmim.attacks.logit_mse import LogitMSE
-from hf_cmim.attacks.logit_standardization import LogitStandardization
-from hf_cmim.attacks.nkd import NKD
-from hf_cmim.attacks.normkd import NormKD
-from hf_cmim.attacks.rld import RLD
-from hf_cmim.attacks.teacher_free import CrossEntropy, LabelSmoothing, TeacherFreeKD
-from hf_cmim.attacks.ttm import TTM, WTTM
-from hf_cmim.attacks.wsld import WSLD
+from hf_cmim.attacks import (
+    CTKD,
+    DIST,
+    DKD,
+    IKL,
+    JSD,
+    KD,
+    MLKD,
+    NKD,
+    PKT,
+    RKD,
+    RLD,
+    SKD,
+    SP,
+    TTM,
+    WKD,
+    WSLD,
+    WTTM,
+    CrossEntropy,
+    FunctionMatching,
+    Knockoff,
+    LabelOnly,
+    LabelSmoothing,
+    LogitMSE,
+    LogitStandardization,
+    NormKD,
+    TeacherFreeKD,
+)
 
 CLASSES = 5
 by_temperature = pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
@@ -410,3 +423,137 @@ def test_dist_of_opposite_answers_is_two(temperature):
             torch.tensor(2 * temperature**2, dtype=torch.float64),
             rtol=1e-6,
         )
+
+
+RELATIONAL = [
+    RKD(distance_weight=1, angle_weight=0, ce_weight=0),
+    RKD(distance_weight=0, angle_weight=1, ce_weight=0),
+    PKT(pkt_weight=1, ce_weight=0),
+    SP(sp_weight=1, ce_weight=0),
+    SKD(kd_weight=0, gram_weight=1, ce_weight=0),
+]
+by_relation = pytest.mark.parametrize("attack", RELATIONAL, ids=repr)
+
+
+@by_relation
+def test_relations_know_no_classes_and_no_scale(attack):
+    """Catches relations of uncentred logits, or that compare a sample with the other side instead of its own."""
+    student, teacher, labels = draw(24)
+    expected = value(attack, student, teacher, labels)
+    assert expected > 1e-3
+    close(value(attack, student, 3 * teacher[:, [2, 0, 1, 4, 3]] + 1, labels), expected)
+    close(value(attack, 0.2 * student, teacher, labels), expected)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    close(value(attack, student[order], teacher[order], labels[order]), expected)
+
+
+@by_relation
+def test_relations_of_single_directions_ignore_each_samples_scale(attack):
+    """Catches Gram matrices of unnormalised outputs in PKT and SKD; the others do tell the norms."""
+    student, teacher, labels = draw(25)
+    scales = torch.linspace(0.1, 3, len(labels), dtype=torch.float64).unsqueeze(-1)
+    changed = value(attack, student, scales * teacher, labels) - value(attack, student, teacher, labels)
+    assert (changed.abs() < 1e-9) == isinstance(attack, PKT | SKD)
+
+
+def test_rkd_of_samples_on_a_line():
+    """Catches a mean distance that counts a sample with itself, and angles at another corner; worked by hand."""
+    line = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    student, teacher = (torch.outer(torch.tensor(places).double(), line) for places in ([0, 1, 3], [0, 2, 1]))
+    labels = torch.tensor([0, 1, 0])
+    # Distances 1, 3, 2 over their mean 2, and 2, 1, 1 over 4 / 3: pairs differ by 1, 3 / 4 and 1 / 4.
+    distances = value(RKD(distance_weight=1, angle_weight=0, ce_weight=0), student, teacher, labels)
+    assert distances.item() == pytest.approx(2 * (1 / 2 + 9 / 32 + 1 / 32) / 9)
+    # On a line every angle is 0 or 180 degrees: 180 at the student's second sample, at the teacher's third.
+    angles = value(RKD(distance_weight=0, angle_weight=1, ce_weight=0), student, teacher, labels)
+    assert angles.item() == pytest.approx(4 * (2 - 1 / 2) / 27)
+
+
+def test_sp_of_unlike_and_like_samples():
+    """Catches rows of the Gram matrix that are not normalised, and a mean over both indices; worked by hand."""
+    apart = torch.tensor([[1.0, -1.0, 0.0], [1.0, 1.0, -2.0]], dtype=torch.float64)
+    alike = torch.tensor([[1.0, -1.0, 0.0], [1.0, -1.0, 0.0]], dtype=torch.float64)
+    found = value(SP(sp_weight=1, ce_weight=0), apart, alike, torch.tensor([0, 1]))
+    close(found, torch.tensor(2 - math.sqrt(2), dtype=torch.float64))  # (1, 0) against (1, 1) / sqrt 2
+
+
+def test_pkt_of_unlike_and_like_samples():
+    """Catches the divergence the wrong way round, and cosines that are not moved to [0, 1]; worked by hand."""
+    apart = torch.tensor([[1.0, -1.0, 0.0], [1.0, 1.0, -2.0]], dtype=torch.float64)
+    alike = torch.tensor([[1.0, -1.0, 0.0], [1.0, -1.0, 0.0]], dtype=torch.float64)
+    found = value(PKT(pkt_weight=1, ce_weight=0), apart, alike, torch.tensor([0, 1]))
+    expected = reference.kl([1 / 2, 1 / 2], [2 / 3, 1 / 3])  # cosines 1 and 0 become 1 and 1 / 2
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_skd_of_a_large_ridge_is_the_length_of_the_differences():
+    """Catches the squared norm, a ridge that is not used, and an average over the batch instead of C."""
+    student, teacher, labels = draw(26)
+    differences = torch.tensor(twins.cosines(student.tolist())) - torch.tensor(twins.cosines(teacher.tolist()))
+    expected = (differences / CLASSES).norm(dim=-1).mean() / math.sqrt(1e6)
+    found = value(SKD(kd_weight=0, gram_weight=1, tikhonov=1e6, ce_weight=0), student, teacher, labels)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_mlkd_of_one_sample():
+    """Catches a relation to the other side; of one sample only the lengths of both distributions are left."""
+    student, teacher, labels = draw(27, size=1)
+    squares = [(logits / 2).softmax(dim=-1).square().sum() for logits in (student, teacher)]
+    attack = MLKD(temperatures=(2.0,), ce_weight=0, kd_weight=0, class_weight=0, batch_weight=1)
+    close(value(attack, student, teacher, labels), (squares[0] - squares[1]) ** 2)
+
+
+def test_mlkd_teaches_what_the_teacher_is_unsure_of():
+    """Catches the sure half, a mask that multiplies the mean, and a mean over the masked samples alone."""
+    student, teacher, labels = draw(28, size=8)
+    confidences = teacher.exp().amax(dim=-1)
+    unsure = confidences <= confidences.quantile(0.5)
+    attack = MLKD(temperatures=(3.0,), ce_weight=0, kd_weight=1, class_weight=0, batch_weight=0)
+    divergences = each(KD(temperature=3, ce_weight=0, kd_weight=1), student, teacher, labels)
+    close(value(attack, student, teacher, labels), (divergences * unsure).mean())
+    slopes = gradient(attack, student, teacher, labels).abs().amax(dim=-1)
+    assert ((slopes > 0) == unsure).all()
+
+
+def surveyed(attack, teacher, labels):
+    attack.prepare(num_classes=CLASSES)
+    attack.survey(teacher, labels)
+    attack.settle()
+    return attack
+
+
+def test_wkd_cost_is_that_of_optimal_transport():
+    """Catches marginals that are exchanged or not reached, and the label among the classes that are moved."""
+    student, teacher, labels = draw(29)
+    attack = surveyed(WKD(temperature=1, gamma=1, epsilon=0.03, iterations=400, ce_weight=0), teacher, labels)
+    target = value(NKD(gamma=0, ce_weight=0), student, teacher, labels)
+    costs = twins.class_costs(teacher.tolist(), labels.tolist())
+    optimal = twins.over_samples(
+        lambda s, t, y: transport_cost(s, t, y, costs), student.tolist(), teacher.tolist(), labels.tolist()
+    )
+    found = (value(attack, student, teacher, labels) - target).item()
+    assert optimal > 0.1
+    assert optimal - 1e-4 < found < optimal + 0.03 * math.log(CLASSES - 1)
+
+
+def transport_cost(student, teacher, label, costs):
+    """Least cost of moving the student's other classes to the teacher's, by linear programming."""
+    source, target = (twins.renormalised(twins.without(reference.softmax(row), label)) for row in (student, teacher))
+    size = len(source)
+    own = [twins.without(row, label) for k, row in enumerate(costs) if k != label]
+    rows = [[float(k // size == i) for k in range(size**2)] for i in range(size)]
+    columns = [[float(k % size == j) for k in range(size**2)] for j in range(size)]
+    flat = [cost for row in own for cost in row]
+    return scipy.optimize.linprog(flat, A_eq=rows + columns, b_eq=source + target, bounds=(0, None)).fun
+
+
+@pytest.mark.parametrize("absent", [None, 2])
+def test_wkd_costs_come_from_the_survey(absent):
+    """Catches costs of one class shifted to another, and nan where a class has no sample."""
+    teacher, labels = reference.random_samples(30, size=40, num_classes=CLASSES, ignored=0, absent=absent)
+    log_probs = torch.tensor(teacher, dtype=torch.float64).log_softmax(dim=-1)
+    attack = surveyed(WKD(), log_probs, torch.tensor(labels))
+    expected = torch.tensor(twins.class_costs(teacher, labels), dtype=torch.float64)
+    close(attack.class_costs(), expected, rtol=1e-6, atol=1e-9)
+    if absent is not None:
+        assert attack.class_costs()[absent].tolist() == [1, 1, 0, 1, 1]
