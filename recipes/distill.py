@@ -7,15 +7,13 @@
     python recipes/distill.py recipes/configs/distill_fashion_mnist.yaml --seed 0  # local data, 2 CPU cores
     accelerate launch recipes/distill.py --teacher CHECKPOINT --dataset_name DATA --attack 'dkd:{"beta": 2.0}' dot
 
-A first argument that ends in .yaml gives defaults; flags override it. An attack or a channel is NAME or
-'NAME:{JSON settings}', in single quotes; {"temperature": {"relative": 1.0}} is in units of the teacher's logit scale.
-A data set is what `datasets.load_dataset` opens (a Hub id, a folder of parquet files, a folder of images in
-train/CLASS/) or one parquet, csv or json file. Its training split is what the attacker asks about, its classes are
-matched with the teacher's by name. The student is a checkpoint or a new, small ViT or BERT.
+A first argument that ends in .yaml gives defaults; flags override it. Attack and channel are NAME or, in single quotes,
+'NAME:{JSON settings}', in which {"relative": 1.0} is a temperature in units of the teacher's logit scale, and {"dkd":
+{}} or {"top-k": {"k": 3}} another part. A data set is what `datasets.load_dataset` opens, or one parquet, csv or json
+file. Images are not augmented: each view is a query, so views are the attack's (shifted-views, mixup-queries).
 """
 
 import argparse
-import dataclasses
 import difflib
 import importlib.metadata
 import inspect
@@ -25,46 +23,39 @@ import socket
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
-import huggingface_hub
-import PIL.Image
-import PIL.ImageOps
 import torch
 import transformers
 import yaml
 from accelerate.utils import gather_object
-from datasets import ClassLabel, Dataset, Image, load_dataset
+from datasets import Dataset, Image, load_dataset
+from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
+from transformers.hf_argparser import HfArg, HfArgumentParser
 
 from hf_cmim import Composition, DistillationConfig, DistillationTrainer, Fraction, Relative, Unlabelled, check_launch
 from hf_cmim.attacks import ATTACKS
 from hf_cmim.functional.channels import Argmax, ReverseSigmoid, Rounded, Sharpened, TopK
 from hf_cmim.teachers import ModelTeacher, QueryLedger, cache_answers, match_classes
 
-# Suits a small student trained from nothing.
+# Suits a small student trained from nothing. Each model's own collator chooses what it sees of a row.
 DEFAULTS: dict[str, Any] = {
     "output_dir": "outputs/distill", "num_train_epochs": 20, "learning_rate": 1e-3, "weight_decay": 0.05,
-    "warmup_steps": 0.1, "lr_scheduler_type": "cosine", "per_device_train_batch_size": 64,
+    "warmup_steps": 0.1, "lr_scheduler_type": "cosine", "per_device_train_batch_size": 64, "logging_steps": 50,
     "per_device_eval_batch_size": 256, "eval_strategy": "epoch", "save_strategy": "epoch", "save_total_limit": 1,
-    "logging_steps": 50,
+    "remove_unused_columns": False,
 }  # fmt: skip
 FINE_TUNING = {"num_train_epochs": 5, "learning_rate": 5e-5}  # instead, where the student is a checkpoint
-FILE_FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
-CHANNELS: dict[str, Callable[..., Any]] = {
-    "argmax": Argmax, "reverse-sigmoid": ReverseSigmoid, "rounded": Rounded, "sharpened": Sharpened, "top-k": TopK,
-}  # fmt: skip
+CHANNELS = {"argmax": Argmax, "reverse-sigmoid": ReverseSigmoid, "rounded": Rounded, "sharpened": Sharpened,
+            "top-k": TopK}  # fmt: skip
+PARTS: dict[str, Any] = ATTACKS | CHANNELS
 HEADS = {"image": "ForImageClassification", "text": "ForSequenceClassification"}
-TEACHER_VIEW = "teacher_view"
-
-
-def option(default: Any, text: str) -> Any:
-    """Return a setting with its help text."""
-    return field(default_factory=lambda: default, metadata={"help": text})
+PACKAGES = ("hf_cmim", "torch", "transformers", "datasets", "accelerate")
 
 
 @dataclass
@@ -73,43 +64,41 @@ class RecipeArguments:
 
     _argument_group_name = "recipe"
 
-    teacher: str | None = option(None, "Folder or Hub id; needed unless the attack asks nobody.")
-    teacher_class_names: list[str] | None = option(None, "Classes in the order of its logits, if its config has none.")
-    attack: list[str] = option(["kd"], "Parts to compose: a loss, answer transforms, protocols.")
-    list_attacks: bool = option(False, "Print every part with its defaults, and exit.")
-    channel: str | None = option(None, f"What answers pass through first: {', '.join(CHANNELS)}.")
-    cache_folder: str | None = option(None, "Ask each sample once and keep the answers here; not with --augment.")
-    transfer_fraction: float = option(1.0, "Share of the training data that is asked about.")
-    unlabelled: bool = option(False, "Learn from the answers alone, without true labels.")
-    dataset_name: str | None = option(None, "Hub id, folder or file.")
-    dataset_config: str | None = option(None, "Configuration of a Hub data set with several.")
-    image_column: str | None = option(None, "Unset: the one column of images.")
-    text_column: str | None = option(None, "Unset: the one column of texts, or 'text'.")
-    label_column: str | None = option(None, "Unset: the one column of labels, or 'label'.")
-    train_split: str = option("train", "Split to ask about, less the validation share.")
-    test_split: str | None = option(None, "Used once, at the end; unset: test or validation, else held out too.")
-    validation_share: float = option(0.1, "Share of training data held out for validation.")
-    max_train_samples: int | None = option(None, "Ask about at most this many.")
-    max_eval_samples: int | None = option(None, "Validate and test on at most this many.")
-    augment: Literal["crop_flip", "crop", "none"] = option("none", "Shift images by up to 1/8, mirror half of them.")
-    max_length: int = option(128, "Tokens after which a text is cut.")
-    student_name_or_path: str | None = option(None, "Checkpoint; unset: a new ViT, or BERT with the teacher's tokens.")
-    image_size: int | None = option(None, "Side in pixels of what a new ViT sees; unset: what the teacher sees.")
-    patch_size: int = option(4, "Side of a new ViT's patches; divides the image's.")
-    hidden_size: int = option(64, "Width of a new student; its MLPs are 4 times as wide.")
-    num_hidden_layers: int = option(4, "Layers of a new student.")
-    num_attention_heads: int = option(4, "Attention heads of a new student.")
-    smoke: bool = option(False, "256 samples and 4 steps: does everything fit together?")
+    teacher: str | None = HfArg(default=None, help="Folder or Hub id; needed unless the attack asks nobody.")
+    teacher_class_names: list[str] | None = field(default=None, metadata={"help": "In the order of its logits."})
+    attack: list[str] = field(default_factory=lambda: ["kd"], metadata={"help": "Loss, transforms and protocols."})
+    list_attacks: bool = HfArg(default=False, help="Print every part with its default settings, and exit.")
+    channel: str | None = HfArg(default=None, help=f"What answers pass through first: {', '.join(CHANNELS)}.")
+    cache_folder: str | None = HfArg(default=None, help="Ask about each sample once, and keep the answers here.")
+    transfer_fraction: float = HfArg(default=1.0, help="Share of the training data that is asked about.")
+    unlabelled: bool = HfArg(default=False, help="Learn from the answers alone, without true labels.")
+    dataset_name: str = HfArg(default="", help="Hub id, folder or file.")
+    image_column: str | None = HfArg(default=None, help="Unset: the one column of images, or 'image'.")
+    text_column: str | None = HfArg(default=None, help="Unset: the one column of texts, or 'text'.")
+    label_column: str | None = HfArg(default=None, help="Unset: the one column of class labels, or 'label'.")
+    train_split: str = HfArg(default="train", help="Split to ask about, less the validation share.")
+    test_split: str | None = HfArg(default=None, help="Used at the end; unset: test, validation, or a share held out.")
+    validation_share: float = HfArg(default=0.1, help="Share of training data held out for validation.")
+    max_train_samples: int | None = HfArg(default=None, help="Ask about at most this many.")
+    max_eval_samples: int | None = HfArg(default=None, help="Validate and test on at most this many.")
+    max_length: int = HfArg(default=128, help="Tokens after which a text is cut.")
+    student_name_or_path: str | None = HfArg(default=None, help="Checkpoint; unset: a new ViT or BERT.")
+    image_size: int | None = HfArg(default=None, help="Side in pixels of a new ViT's images; unset: as the teacher's.")
+    patch_size: int = HfArg(default=4, help="Side of a new ViT's patches; divides the image's.")
+    hidden_size: int = HfArg(default=64, help="Width of a new student; its MLPs are 4 times as wide.")
+    num_hidden_layers: int = HfArg(default=4, help="Layers of a new student.")
+    num_attention_heads: int = HfArg(default=4, help="Attention heads of a new student.")
+    smoke: bool = HfArg(default=False, help="256 samples and 4 steps: does everything fit together?")
 
 
 def parse_arguments(words: list[str]) -> tuple[RecipeArguments, DistillationConfig]:
     """Read a YAML file if the first word names one, then the flags, which override it."""
     formatters = (argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter)
     kinds = (RecipeArguments, DistillationConfig)
-    parser = transformers.HfArgumentParser(kinds, description=__doc__, formatter_class=type("", formatters, {}))
+    parser = HfArgumentParser(kinds, description=__doc__, formatter_class=type("_", formatters, {}))
     from_file = bool(words) and words[0].endswith((".yaml", ".yml"))
     settings = yaml.safe_load(Path(words.pop(0)).read_text(encoding="utf-8")) if from_file else {}
-    if unknown := set(settings) - {each.name for kind in kinds for each in dataclasses.fields(kind)}:
+    if unknown := set(settings) - {each.name for kind in kinds for each in fields(kind)}:
         sys.exit(f"Expected settings that --help lists, got {sorted(unknown)}: nothing would read them.")
     parser.set_defaults(**(DEFAULTS | settings))
     if parser.parse_known_args(words)[0].student_name_or_path is not None:
@@ -122,189 +111,221 @@ def parse_arguments(words: list[str]) -> tuple[RecipeArguments, DistillationConf
     return recipe, args
 
 
-def list_attacks() -> None:
-    """Print name, description and default settings of every part."""
-    for name, part in ATTACKS.items():
-        defaults = {each.name: each.default for each in inspect.signature(part).parameters.values()}
-        print(f"{name:22} {inspect.getdoc(part).splitlines()[0]}\n{'':22} {json.dumps(defaults)}")
+def meant(values: dict[str, Any]) -> Any:
+    """Return what an object in JSON settings stands for: a relative temperature, a part, or itself."""
+    name = next(iter(values), "")
+    return Relative(values[name]) if name == "relative" else PARTS[name](**values[name]) if name in PARTS else values
 
 
-def build_part(given: Any, kinds: Mapping[str, Callable[..., Any]], flag: str) -> Any:
-    """Build what NAME, NAME:{JSON settings} or, in a YAML file, {NAME: settings} says."""
+def build_part(given: str, names: Iterable[str], flag: str) -> Any:
+    """Build what NAME or NAME:{JSON settings} says."""
+    name, _, written = str(given).partition(":")
+    if name not in names:
+        near = difflib.get_close_matches(name, names, cutoff=0.4) or list(names)
+        sys.exit(f"Expected a known {flag}, got {name!r}: nothing has this name. Nearest: {', '.join(near)}.")
     try:
-        if isinstance(given, dict):
-            [(name, settings)] = given.items()
-        else:
-            name, _, written = given.partition(":")
-            settings = json.loads(written or "{}")
-        if name not in kinds:
-            near = difflib.get_close_matches(name, kinds, n=3, cutoff=0.4) or list(kinds)
-            sys.exit(f"Expected a known {flag}, got {name!r}: nothing has this name. Nearest: {', '.join(near)}.")
-        known = list(inspect.signature(kinds[name]).parameters)
-        if unknown := sorted(set(settings) - set(known)):
-            sys.exit(f"Expected settings of {flag} {name} among {known}, got {unknown}: nothing would read them.")
-        return kinds[name](**{key: meant(value) for key, value in settings.items()})
-    except (AttributeError, TypeError, ValueError) as error:
-        raise SystemExit(
-            f"Expected {flag} as NAME or, in single quotes, 'NAME:{{\"setting\": value}}', got {given!r}: {error}"
-        ) from error
-
-
-def meant(value: Any) -> Any:
-    """Return a setting as a part takes it: {"relative": F} is a temperature, {NAME: settings} another attack."""
-    if isinstance(value, list):
-        return [meant(each) for each in value]
-    if isinstance(value, dict):
-        return Relative(value["relative"]) if set(value) == {"relative"} else build_part(value, ATTACKS, "--attack")
-    return value
+        return PARTS[name](**json.loads(written or "{}", object_hook=meant))
+    except (TypeError, ValueError) as error:
+        form = f"""{flag} '{name}:{{"setting": value}}' in single quotes, settings {inspect.signature(PARTS[name])}"""
+        raise SystemExit(f"Expected {form}, got {given!r}: {error}") from error
 
 
 def compose(recipe: RecipeArguments) -> Composition:
-    """Return the attack, refused where what it needs is missing: before anything is loaded, or asked and paid."""
-    try:
-        parts = [recipe.attack] if isinstance(recipe.attack, str | dict) else recipe.attack  # as YAML may say
-        attack = Composition(*(build_part(each, ATTACKS, "--attack") for each in parts))
-    except ValueError as error:
-        raise SystemExit(f"--attack: {error}") from error
-    if recipe.teacher is None and (attack.needs_teacher or recipe.unlabelled or recipe.cache_folder):
-        sys.exit(f"Expected --teacher for {attack!r}, got none: nobody would answer. Give a folder or a Hub id.")
+    """Return the attack, refused before anything is loaded or asked where what it needs is missing."""
+    if recipe.list_attacks:
+        for name, part in ATTACKS.items():
+            print(f"{name:22} {inspect.getdoc(part).splitlines()[0]}\n{'':22} {inspect.signature(part)}")
+        sys.exit()
+    words = [recipe.attack] if isinstance(recipe.attack, str) else recipe.attack  # a file may name one alone
+    attack = Composition(*(build_part(word, ATTACKS, "--attack") for word in words))
+    if recipe.teacher is None and (attack.needs_teacher or recipe.unlabelled or not recipe.student_name_or_path):
+        sys.exit("Expected --teacher, got none. Without: labels, --student_name_or_path, an attack that asks nobody.")
     if recipe.cache_folder is not None and attack.query_protocol is not None:
-        sys.exit(
-            f"Expected no --cache_folder beside {attack.query_protocol!r}, got {recipe.cache_folder}: it asks about"
-            " inputs that no stored answer knows, so the teacher must answer live. Leave --cache_folder out."
-        )
+        sys.exit(f"Expected no --cache_folder beside {attack.query_protocol!r}: stored answers know no such queries.")
     return attack
 
 
-def load_or_explain(name: str, load: Callable[[], Any]) -> Any:
+def load_or_explain(name: str, load: Callable[[str], Any]) -> Any:
     """Load from the Hub or a path. Where the Hub is out of reach say so at once: its clients retry for a minute."""
-    hub, proxies = urlsplit(huggingface_hub.constants.ENDPOINT), urllib.request.getproxies()
-    # Offline the cache answers at once, and only a proxy knows what is behind it.
-    unasked = huggingface_hub.constants.HF_HUB_OFFLINE or hub.scheme in proxies or "all" in proxies
+    hub = urlsplit(ENDPOINT)
     try:
-        if not unasked and not Path(name).exists():
+        # Offline the cache answers at once, and only a proxy knows what is behind it.
+        if not (HF_HUB_OFFLINE or urllib.request.getproxies() or Path(name).exists()):
             port = hub.port or (80 if hub.scheme == "http" else 443)
             socket.create_connection((hub.hostname, port), timeout=5).close()
-        return load()
+        return load(name)
     except OSError as error:
-        raise SystemExit(
-            f"Expected {name!r} on the Hub or as a local path, got: {error}. To run offline, give local folders:\n\n"
-            "    HF_HUB_OFFLINE=1 python recipes/distill.py --teacher FOLDER --dataset_name FOLDER\n\n"
-            "What this machine has downloaded before is found with HF_HUB_OFFLINE=1 alone."
-        ) from error
+        usage = "HF_HUB_OFFLINE=1 python recipes/distill.py --teacher FOLDER --dataset_name PATH"
+        sys.exit(f"Expected {name!r} on the Hub or as a local path, got: {error}. To run offline:\n\n    {usage}")
 
 
-def open_splits(recipe: RecipeArguments) -> dict[str, Dataset]:
+def open_splits(recipe: RecipeArguments) -> list[Dataset]:
     """Return train, validation (held out from training) and test (not looked at before the end)."""
     path = Path(recipe.dataset_name)
-    source = (FILE_FORMATS[path.suffix], None, None, str(path)) if path.is_file() else (str(path), recipe.dataset_config)
-    data = load_or_explain(recipe.dataset_name, partial(load_dataset, *source))
+    source = (path.suffix[1:].rstrip("l"), None, None, str(path)) if path.is_file() else (recipe.dataset_name,)
+    data = load_or_explain(recipe.dataset_name, lambda _: load_dataset(*source))
     test_split = recipe.test_split or next((name for name in ("test", "validation") if name in data), None)
-    for flag, name in (("--train_split", recipe.train_split), ("--test_split", test_split)):
-        if name is not None and name not in data:
-            sys.exit(f"Expected {flag} to be one of {list(data)} in {recipe.dataset_name}, got {name!r}.")
-    train = data[recipe.train_split]
+    if unknown := {recipe.train_split, test_split} - {None, *data}:
+        sys.exit(f"Expected --train_split and --test_split among {list(data)}, got {unknown}.")
     hold_out = partial(Dataset.train_test_split, test_size=recipe.validation_share, seed=0)  # for every --seed
-    train, validation = hold_out(train).values()
+    train, validation = hold_out(data[recipe.train_split]).values()
     train, test = (train, data[test_split].shuffle(seed=0)) if test_split else hold_out(train).values()
-    splits, rest = {"train": train, "validation": validation, "test": test}, recipe.max_eval_samples
-    limits = {"train": recipe.max_train_samples, "validation": rest, "test": rest}
-    return {name: split.select(range(min(limits[name] or len(split), len(split)))) for name, split in splits.items()}
+    limits = [
+        (train, recipe.max_train_samples),
+        (validation, recipe.max_eval_samples),
+        (test, recipe.max_eval_samples),
+    ]
+    return [split.select(range(min(limit or len(split), len(split)))) for split, limit in limits]
 
 
-def find_column(kind: str, asked: str | None, candidates: list[str], columns: list[str]) -> str:
-    """Return the column asked for, or the only candidate."""
-    found = [name for name in ([asked] if asked is not None else candidates) if name in columns]
-    if len(found) != 1:
-        sys.exit(
-            f"Expected one {kind} column, got {found or 'none'} among {columns}: a wrong one would be another task"
-            f" than you mean. Choose with --{kind}_column NAME."
-        )
-    return found[0]
+def find_column(recipe: RecipeArguments, kind: str, features: dict[str, Any]) -> str:
+    """Return the column of labels, images or texts: the one asked for, or else the only one, or that of this name."""
+    word = {"label": "ClassLabel", "image": "Image", "text": "string"}[kind]
+    types = {name: f"{type(each).__name__} {getattr(each, 'dtype', '')}" for name, each in features.items()}
+    found = [name for name, described in types.items() if word in described]
+    column = getattr(recipe, f"{kind}_column") or (found[0] if len(found) == 1 else kind)
+    if column not in features:
+        sys.exit(f"Expected one {kind} column, got {found or 'none'} among {types}. Choose with --{kind}_column.")
+    return column
 
 
-def read_classes(splits: dict[str, Dataset], column: str) -> dict[Any, str]:
+def read_classes(splits: list[Dataset], column: str) -> dict[Any, str]:
     """Return the name of the class that each value in the label column stands for."""
-    feature = splits["train"].features[column]
-    found = {value for split in splits.values() for value in split.select_columns(column).unique(column)}
-    names = dict(enumerate(feature.names)) if isinstance(feature, ClassLabel) else {}
-    names = names or {value: str(value) for value in sorted(found - {None})}
-    if unknown := found - set(names):
-        sys.exit(f"Expected labels of {len(names)} classes in column {column!r}, got also {unknown}: rows without a"
-                 " label, as public test splits often have? Choose another --test_split.")  # fmt: skip
-    return names
+    values = {value for split in splits for value in split.select_columns(column).unique(column)}
+    names = getattr(splits[0].features[column], "names", None)  # of a ClassLabel
+    classes = {value: str(value) for value in sorted(values - {None})} if names is None else dict(enumerate(names))
+    if unknown := values - set(classes):
+        sys.exit(f"Expected labels {list(classes)[:8]}, got {unknown}: rows without one? Choose another --test_split.")
+    return classes
 
 
 def open_processor(recipe: RecipeArguments, path: str, config: Any, kind: str) -> Any:
     """Return a checkpoint's image processor, or its tokenizer, which cuts texts to what the model can read."""
-    auto = transformers.AutoImageProcessor if kind == "image" else transformers.AutoTokenizer
-    processor = load_or_explain(path, partial(auto.from_pretrained, path))
-    if kind == "text":
-        positions = getattr(config, "max_position_embeddings", None) or recipe.max_length
-        processor.model_max_length = min(recipe.max_length, processor.model_max_length, positions)
-        processor.pad_token = processor.pad_token or processor.eos_token  # generative models come without
-    return processor
-
-
-def open_teacher(recipe: RecipeArguments, names: list[str], device: Any) -> tuple[ModelTeacher, Any, str]:
-    """Return the teacher behind its channel, its image processor or tokenizer, and which of the two it is."""
-    channel = None if recipe.channel is None else build_part(recipe.channel, CHANNELS, "--channel")
-    load = partial(ModelTeacher, class_names=recipe.teacher_class_names, channel=channel, device=device)
-    teacher = load_or_explain(recipe.teacher, partial(load, recipe.teacher))
-    match_classes(teacher.class_names, names)  # says now which names differ, before anything is asked
-    architecture = type(teacher.model).__name__
-    kind = next((kind for kind, head in HEADS.items() if architecture.endswith(head)), None)
-    if kind is None:
-        sys.exit(f"Expected a classifier of images or texts, got {architecture}: this recipe prepares no other inputs.")
-    return teacher, open_processor(recipe, recipe.teacher, teacher.model.config, kind), kind
+    if kind == "image":
+        return load_or_explain(path, transformers.AutoImageProcessor.from_pretrained)
+    tokenizer = load_or_explain(path, transformers.AutoTokenizer.from_pretrained)
+    positions = getattr(config, "max_position_embeddings", None) or recipe.max_length
+    tokenizer.model_max_length = min(recipe.max_length, tokenizer.model_max_length, positions)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # generative models come without
+    config.pad_token_id = tokenizer.pad_token_id
+    return tokenizer
 
 
 def build_student(recipe: RecipeArguments, names: list[str], kind: str, processor: Any, sample: Any) -> tuple:
     """Return a checkpoint with a head for these classes, or a new ViT or BERT, and its processor or tokenizer."""
-    path = recipe.student_name_or_path
-    if path is not None:
-        config = load_or_explain(path, partial(transformers.AutoConfig.from_pretrained, path))
-        own = [name for _, name in sorted(config.id2label.items())]
-        names = own if sorted(own) == sorted(names) else names  # the order in which its head was trained
-    labels: dict[str, Any] = {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
-    if path is not None:
-        # A head for other classes is begun anew.
-        config.update(labels)
-        auto = getattr(transformers, f"AutoModel{HEADS[kind]}")
-        load = partial(auto.from_pretrained, path, config=config, ignore_mismatched_sizes=True)
-        model, processor = load_or_explain(path, load), open_processor(recipe, path, config, kind)
-        if kind == "text" and config.pad_token_id is None:
-            model.config.pad_token_id = processor.pad_token_id
-        return model, processor
-    if processor is None and (kind == "text" or recipe.image_size is None):
-        sys.exit("Expected --teacher, --student_name_or_path or, for images, --image_size, got none: what the student"
-                 " sees would be anyone's guess. Give the teacher to compare with, even if nobody asks it.")  # fmt: skip
+    path, auto = recipe.student_name_or_path, getattr(transformers, f"AutoModel{HEADS[kind]}")
     shape = {name: getattr(recipe, name) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
-    shape |= {"intermediate_size": 4 * recipe.hidden_size, **labels}
-    if kind == "text":
-        vocabulary = {"vocab_size": len(processor), "pad_token_id": processor.pad_token_id}
-        config = transformers.BertConfig(**shape, **vocabulary, max_position_embeddings=processor.model_max_length)
-        return transformers.BertForSequenceClassification(config), processor
-    if recipe.image_size is not None:
-        size = {"height": recipe.image_size, "width": recipe.image_size}
-        processor = transformers.ViTImageProcessorPil(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3)
-    size = list(encoded(processor, [sample])["pixel_values"].shape[-2:])
-    config = transformers.ViTConfig(**shape, image_size=size, patch_size=recipe.patch_size)
-    return transformers.ViTForImageClassification(config), processor
+    shape["intermediate_size"] = 4 * recipe.hidden_size
+    if path is not None:
+        config = load_or_explain(path, transformers.AutoConfig.from_pretrained)
+        own = [config.id2label[number] for number in sorted(config.id2label)]
+        names = own if sorted(own) == sorted(names) else names  # the order in which its head was trained
+        processor = open_processor(recipe, path, config, kind)
+    elif kind == "text":
+        config = transformers.BertConfig(**shape, vocab_size=len(processor), pad_token_id=processor.pad_token_id)
+        config.max_position_embeddings = processor.model_max_length
+    else:
+        if recipe.image_size is not None:
+            size = {"height": recipe.image_size, "width": recipe.image_size}
+            processor = transformers.ViTImageProcessorPil(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+        size = list(processor(sample.convert("RGB"), return_tensors="pt")["pixel_values"].shape[-2:])
+        config = transformers.ViTConfig(**shape, image_size=size, patch_size=recipe.patch_size)
+    config.id2label, config.label2id = dict(enumerate(names)), {name: number for number, name in enumerate(names)}
+    load = partial(auto.from_pretrained, config=config, ignore_mismatched_sizes=True)  # another head is begun anew
+    return auto.from_config(config) if path is None else load_or_explain(path, load), processor
 
 
-def encoded(processor: Any, samples: list[Any]) -> dict[str, Any]:
-    """Return what a model takes of texts or images. Grey images become RGB, so that one processor serves every model."""
-    if isinstance(samples[0], str):
-        return dict(processor(samples, truncation=True))
-    return dict(processor([image.convert("RGB") for image in samples], return_tensors="pt"))
+def batch_of(rows: list[dict[str, Any]], processor: Any, columns: tuple[str, str], numbers: dict) -> dict[str, Any]:
+    """Collate rows for one model. Grey images become RGB, so that one processor serves every model."""
+    samples = [row[columns[0]] if isinstance(row[columns[0]], str) else row[columns[0]].convert("RGB") for row in rows]
+    how = {"truncation": True, "padding": True} if isinstance(samples[0], str) else {}
+    batch = dict(processor(samples, return_tensors="pt", **how))
+    if columns[1] in rows[0]:  # not where the attacker has no labels
+        batch["labels"] = torch.tensor([numbers[row[columns[1]]] for row in rows])
+    return batch
 
 
-def to_inputs(rows: dict[str, list], processors: tuple, columns: tuple[str, str], numbers: dict, augment: str) -> dict:
-    """Turn rows into what the student takes, and into what the teacher sees of the same samples where that differs."""
-    samples = rows[columns[0]]
-    if augment != "none":
-        samples = [augmented(image, flip=augment == "crop_flip") for image in samples]
-    views = [encoded(processor, samples) for processor in dict.fromkeys(processors)]
-    own = [[dict(zip(view, sample, strict=True)) for sample in zip(*view.values(), strict=True)] for view in views[1:]]
-    return views[0] | {"labels": [numbers[label] for label in rows[columns[1]]]} | dict.fromkeys([TEACHER_VIEW], *own)
+def write_report(trainer: DistillationTrainer, figures: dict[str, Any]) -> None:
+    """Write results.json, and print what matters."""
+    args, queries = trainer.args, figures["queries"]
+    figures |= {
+        "attack": repr(trainer.attack),
+        "seed": args.seed,
+        "num_processes": args.world_size,
+        "device": torch.cuda.get_device_name() if args.device.type == "cuda" else f"{platform.machine()} CPU",
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    Path(args.output_dir, "results.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    print(f"{figures['attack']}\nqueries: {queries['paid']} paid, {queries['asked']} asked")
+    for name in ("accuracy", "teacher_accuracy", "agreement", "teacher_kl"):
+        print(f"test {name:20} {figures['test'].get(f'test_{name}', 'not measured')}")
+    print(f"The student and its results.json are in {args.output_dir}.")
+
+
+def main() -> None:
+    """Attack one teacher with one student, measure the student and save it."""
+    # ---- 1. Data ----
+    recipe, args = parse_arguments(sys.argv[1:])
+    attack = compose(recipe)
+    channel = None if recipe.channel is None else build_part(recipe.channel, CHANNELS, "--channel")
+    check_launch(args.world_size)
+    with args.main_process_first(desc="opening the data"):
+        train, validation, test = open_splits(recipe)
+    label_column = find_column(recipe, "label", train.features)
+    classes = read_classes([train, validation, test], label_column)
+
+    # ---- 2. Teacher ----
+    teacher = theirs = None
+    kind = "image" if any(isinstance(each, Image) for each in train.features.values()) else "text"
+    if recipe.teacher is not None:
+        settings = {"class_names": recipe.teacher_class_names, "channel": channel, "device": args.device}
+        teacher = load_or_explain(recipe.teacher, partial(ModelTeacher, **settings))
+        match_classes(teacher.class_names, list(classes.values()))  # says what differs before anything is asked
+        kind = "image" if type(teacher.model).__name__.endswith(HEADS["image"]) else "text"
+        theirs = open_processor(recipe, recipe.teacher, teacher.model.config, kind)
+
+    # ---- 3. Student ----
+    transformers.set_seed(args.seed)
+    columns = find_column(recipe, kind, train.features), label_column
+    student, processor = build_student(recipe, list(classes.values()), kind, theirs, train[0][columns[0]])
+    numbers = {value: student.config.label2id[name] for value, name in classes.items()}
+    view, their_view = (partial(batch_of, processor=p, columns=columns, numbers=numbers) for p in (processor, theirs))
+    transfer = Fraction(train, recipe.transfer_fraction)
+    transfer = Unlabelled(transfer, label_names=[label_column]) if recipe.unlabelled else transfer
+
+    # ---- 4. Trainer ----
+    answers, ledger = teacher, QueryLedger(args.query_budget)
+    if recipe.cache_folder is not None:
+        ledger.check_plan(len(transfer), len(transfer))
+        how = {"collator": their_view, "batch_size": args.per_device_eval_batch_size, "ledger": ledger}
+        answers = cache_answers(teacher, transfer, recipe.cache_folder, **how)
+    other_view = None if theirs is None or repr(processor) == repr(theirs) else their_view
+    keywords = {"processing_class": processor, "data_collator": view, "teacher_collator": other_view}
+    build = partial(DistillationTrainer, args=args, attack=attack, **keywords)
+    trainer = build(model=student, teacher=answers, train_dataset=transfer, eval_dataset=validation)
+
+    # ---- 5. Train ----
+    checkpoint = args.resume_from_checkpoint
+    outcome = trainer.train(resume_from_checkpoint=True if str(checkpoint).lower() == "true" else checkpoint)
+    trainer.save_model()
+
+    # ---- 6. Report ----
+    # Stored answers know no test sample, so the teacher itself is asked; nobody learns from these answers.
+    judge = trainer if answers is teacher else build(model=trainer.model, teacher=teacher)
+    figures = {
+        "recipe": asdict(recipe),
+        "train": outcome.metrics,
+        "test": judge.evaluate(test, metric_key_prefix="test"),
+    }
+    figures["teacher"] = None if teacher is None else teacher.record() | {"name_or_path": recipe.teacher}
+    figures["queries"] = trainer.query_report()["queries"]
+    figures["queries"]["asked"] += sum(gather_object([ledger.num_asked]))
+    if trainer.is_world_process_zero():
+        write_report(trainer, figures)
+    trainer.accelerator.wait_for_everyone()  # a process that leaves early can hang at its exit
+    trainer.accelerator.end_training()  # what Trainer.end does; transformers 5.17 has no such method
+
+
+if __name__ == "__main__":
+    main()

@@ -11,7 +11,7 @@ from hf_cmim.attacks.answer_prior import Perturbation, own_randomness, perturbed
 from hf_cmim.attacks.base import AbstractTransform
 from hf_cmim.functional.divergence import batch_mean, kl_divergence, softened_log_probs
 
-BATCH_SIZE = 256
+BATCH_SIZE = 128
 LEARNING_RATE = 3e-3
 LOWEST = -30.0
 """Log-probabilities below this are read as it."""

@@ -51,6 +51,7 @@ from hf_cmim.attacks.base import AbstractAttack
 
 SURVEYED = reference.random_samples(77, size=40, num_classes=5, ignored=0)
 COSTS = twins.class_costs(*SURVEYED)
+STANDARDIZED_COSTS = twins.class_costs(twins.standardized_rows(SURVEYED[0]), SURVEYED[1])
 EQUAL, STATIONARY, NEITHER = "zero loss and gradient", "zero gradient alone", "neither"
 
 
@@ -148,14 +149,14 @@ CASES = [
         NEITHER,
         warmup=0.5,
     ),
-    Case(IKL(), 0, partial(twins.ikl, temperature=1, weight_temperature=100, alpha=1, beta=1), STATIONARY),
+    Case(IKL(), 1, partial(twins.ikl, temperature=1, weight_temperature=100, alpha=1, beta=1), STATIONARY),
     Case(
-        IKL(temperature=3, weight_temperature=2, alpha=2, beta=0.5, ce_weight=1),
-        1,
+        IKL(temperature=3, weight_temperature=2, alpha=2, beta=0.5, ce_weight=0.3),
+        0.3,
         partial(twins.ikl, temperature=3, weight_temperature=2, alpha=2, beta=0.5),
         STATIONARY,
     ),
-    Case(IKL(beta=0), 0, partial(twins.ikl, temperature=1, weight_temperature=100, alpha=1, beta=0)),
+    Case(IKL(beta=0, ce_weight=0), 0, partial(twins.ikl, temperature=1, weight_temperature=100, alpha=1, beta=0)),
     *(
         Case(
             JSD(temperature=2, beta=beta, jsd_weight=3, ce_weight=0.5),
@@ -207,6 +208,14 @@ CASES = [
         WKD(temperature=1, gamma=3, epsilon=0.2, iterations=3, ce_weight=0.5),
         0.5,
         partial(twins.wkd, costs=COSTS, temperature=1, gamma=3, epsilon=0.2, iterations=3),
+        NEITHER,
+    ),
+    Case(
+        LogitStandardization(base=WKD(temperature=0.5, gamma=3, epsilon=0.1, iterations=5, ce_weight=0.5)),
+        0.5,
+        on_standardized(
+            partial(twins.wkd, costs=STANDARDIZED_COSTS, temperature=0.5, gamma=3, epsilon=0.1, iterations=5)
+        ),
         NEITHER,
     ),
     Case(CrossEntropy(), 1, nothing),
