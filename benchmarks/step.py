@@ -60,6 +60,33 @@ def seconds_of_a_step(model: torch.nn.Module, trainer: Trainer, batch: dict[str,
     return time.perf_counter() - started
 
 
+def alternating_pairs(
+    ours: tuple[torch.nn.Module, Trainer],
+    theirs: tuple[torch.nn.Module, Trainer],
+    batches: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]],
+    counted: int,
+    warmup: int,
+) -> np.ndarray:
+    """Seconds of a step of both, `(counted, 2)`, each on its own batch, in an order that changes from pair to pair."""
+    sides = [(ours, batches[0]), (theirs, batches[1])]
+    pairs = []
+    for number in tqdm(range(warmup + counted), desc="Pairs"):
+        order = (0, 1) if number % 2 else (1, 0)
+        timed = {side: seconds_of_a_step(*sides[side][0], sides[side][1]) for side in order}
+        pairs.append((timed[0], timed[1]))
+    return np.array(pairs[warmup:])
+
+
+def ratio_with_interval(seconds: np.ndarray) -> str:
+    """The median ratio inside a pair, with its 95 % bootstrap interval, and both medians."""
+    ours, theirs = seconds.T
+    interval = stats.bootstrap((ours / theirs,), np.median, rng=0).confidence_interval
+    return (
+        f"median {np.median(ours / theirs):.3f}, 95 % [{interval.low:.3f}, {interval.high:.3f}],"
+        f" n = {len(ours)} pairs; medians {1e3 * np.median(ours):.2f} and {1e3 * np.median(theirs):.2f} ms"
+    )
+
+
 def main() -> None:
     """Print the ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -80,18 +107,11 @@ def main() -> None:
     size = (options.batch_size, 3, options.image_size, options.image_size)
     batch = {"pixel_values": torch.randn(size), "labels": torch.randint(0, options.num_labels, (options.batch_size,))}
     batch = {name: value.to(plain[1].args.device) for name, value in batch.items()}
-    pairs = []
-    for number in tqdm(range(options.warmup + options.pairs), desc="Pairs"):
-        order = (plain, hardened) if number % 2 else (hardened, plain)
-        timed = {id(one): seconds_of_a_step(*one, batch) for one in order}
-        pairs.append((timed[id(hardened)], timed[id(plain)]))
-    cmim, base = np.array(pairs[options.warmup :]).T
-    interval = stats.bootstrap((cmim / base,), np.median, rng=0).confidence_interval
+    seconds = alternating_pairs(hardened, plain, (batch, batch), options.pairs, options.warmup)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
     print(
-        f"CMIMTrainer / Trainer step: median {np.median(cmim / base):.3f}, 95 % [{interval.low:.3f},"
-        f" {interval.high:.3f}], n = {len(base)} pairs\n"
-        f"medians {1e3 * np.median(cmim):.2f} and {1e3 * np.median(base):.2f} ms; batch {options.batch_size},"
+        f"CMIMTrainer / Trainer step: {ratio_with_interval(seconds)}\n"
+        f"batch {options.batch_size},"
         f" {options.num_labels} classes, {sum(p.numel() for p in plain[0].parameters()):,} weights\n"
         f"{device}, {options.threads} thread(s), torch {torch.__version__}, transformers {transformers.__version__},"
         f" {time.strftime('%Y-%m-%d')}"

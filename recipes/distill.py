@@ -7,35 +7,30 @@
     python recipes/distill.py recipes/configs/distill_fashion_mnist.yaml --seed 0  # local data, 2 CPU cores
     accelerate launch recipes/distill.py --teacher CHECKPOINT --dataset_name DATA --attack 'dkd:{"beta": 2.0}' dot
 
-A first argument that ends in .yaml gives defaults; flags override it. Attack and channel are NAME or, in single quotes,
-'NAME:{JSON settings}', in which {"relative": 1.0} is a temperature in units of the teacher's logit scale, and {"dkd":
-{}} or {"top-k": {"k": 3}} another part. A data set is what `datasets.load_dataset` opens, or one parquet, csv or json
-file. Images are not augmented: each view is a query, so views are the attack's (shifted-views, mixup-queries).
+A first argument that ends in .yaml gives defaults; flags override it. Attack and channel are NAME or, in single
+quotes, 'NAME:{JSON settings}'; inside, {"relative": 1.0} is a temperature in units of the teacher's logit scale, and
+{NAME: {settings}} another part. A data set is what `datasets.load_dataset` opens, or one parquet, csv or json file.
+Images are not augmented: each view is a query, so views are the attack's own (shifted-views, mixup-queries).
 """
 
 import argparse
 import difflib
-import importlib.metadata
 import inspect
 import json
 import platform
-import socket
 import sys
 import time
-import urllib.request
-from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import torch
 import transformers
 import yaml
 from accelerate.utils import gather_object
 from datasets import Dataset, Image, load_dataset
-from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 from transformers.hf_argparser import HfArg, HfArgumentParser
 
 from hf_cmim import Composition, DistillationConfig, DistillationTrainer, Fraction, Relative, Unlabelled, check_launch
@@ -46,16 +41,15 @@ from hf_cmim.teachers import ModelTeacher, QueryLedger, cache_answers, match_cla
 # Suits a small student trained from nothing. Each model's own collator chooses what it sees of a row.
 DEFAULTS: dict[str, Any] = {
     "output_dir": "outputs/distill", "num_train_epochs": 20, "learning_rate": 1e-3, "weight_decay": 0.05,
-    "warmup_steps": 0.1, "lr_scheduler_type": "cosine", "per_device_train_batch_size": 64, "logging_steps": 50,
+    "warmup_steps": 0.1, "per_device_train_batch_size": 64, "logging_steps": 50, "remove_unused_columns": False,
     "per_device_eval_batch_size": 256, "eval_strategy": "epoch", "save_strategy": "epoch", "save_total_limit": 1,
-    "remove_unused_columns": False,
 }  # fmt: skip
 FINE_TUNING = {"num_train_epochs": 5, "learning_rate": 5e-5}  # instead, where the student is a checkpoint
 CHANNELS = {"argmax": Argmax, "reverse-sigmoid": ReverseSigmoid, "rounded": Rounded, "sharpened": Sharpened,
             "top-k": TopK}  # fmt: skip
 PARTS: dict[str, Any] = ATTACKS | CHANNELS
-HEADS = {"image": "ForImageClassification", "text": "ForSequenceClassification"}
 PACKAGES = ("hf_cmim", "torch", "transformers", "datasets", "accelerate")
+HEADS = {"image": "ForImageClassification", "text": "ForSequenceClassification"}
 
 
 @dataclass
@@ -91,24 +85,34 @@ class RecipeArguments:
     smoke: bool = HfArg(default=False, help="256 samples and 4 steps: does everything fit together?")
 
 
-def parse_arguments(words: list[str]) -> tuple[RecipeArguments, DistillationConfig]:
-    """Read a YAML file if the first word names one, then the flags, which override it."""
+def parse_arguments(words: list[str]) -> tuple[RecipeArguments, DistillationConfig, Composition]:
+    """Read a YAML file if the first word names one, then the flags, which override it, and build the attack."""
     formatters = (argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter)
     kinds = (RecipeArguments, DistillationConfig)
     parser = HfArgumentParser(kinds, description=__doc__, formatter_class=type("_", formatters, {}))
     from_file = bool(words) and words[0].endswith((".yaml", ".yml"))
-    settings = yaml.safe_load(Path(words.pop(0)).read_text(encoding="utf-8")) if from_file else {}
+    settings = yaml.safe_load(Path(words.pop(0)).read_bytes()) if from_file else {}
     if unknown := set(settings) - {each.name for kind in kinds for each in fields(kind)}:
         sys.exit(f"Expected settings that --help lists, got {sorted(unknown)}: nothing would read them.")
     parser.set_defaults(**(DEFAULTS | settings))
     if parser.parse_known_args(words)[0].student_name_or_path is not None:
         parser.set_defaults(**(FINE_TUNING | settings))
     recipe, args = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
+    if recipe.list_attacks:
+        for name, part in ATTACKS.items():
+            print(f"{name:22} {inspect.getdoc(part).splitlines()[0]}\n{'':22} {inspect.signature(part)}")
+        sys.exit()
     if recipe.smoke:
         args.max_steps, args.logging_steps, args.dataloader_num_workers = 4, 1, 0
         args.per_device_train_batch_size = min(args.per_device_train_batch_size, 32)
         recipe.max_train_samples, recipe.max_eval_samples = 256, 128
-    return recipe, args
+    words = [recipe.attack] if isinstance(recipe.attack, str) else recipe.attack  # a file may name one alone
+    attack = Composition(*(build_part(word, ATTACKS, "--attack") for word in words))
+    if recipe.teacher is None and (attack.needs_teacher or recipe.unlabelled or not recipe.student_name_or_path):
+        sys.exit("Expected --teacher, got none. Without: labels, --student_name_or_path, an attack that asks nobody.")
+    if recipe.cache_folder is not None and attack.query_protocol is not None:
+        sys.exit(f"Expected no --cache_folder beside {attack.query_protocol!r}: stored answers know no such queries.")
+    return recipe, args, attack
 
 
 def meant(values: dict[str, Any]) -> Any:
@@ -117,7 +121,7 @@ def meant(values: dict[str, Any]) -> Any:
     return Relative(values[name]) if name == "relative" else PARTS[name](**values[name]) if name in PARTS else values
 
 
-def build_part(given: str, names: Iterable[str], flag: str) -> Any:
+def build_part(given: str, names: dict[str, Any], flag: str) -> Any:
     """Build what NAME or NAME:{JSON settings} says."""
     name, _, written = str(given).partition(":")
     if name not in names:
@@ -130,62 +134,31 @@ def build_part(given: str, names: Iterable[str], flag: str) -> Any:
         raise SystemExit(f"Expected {form}, got {given!r}: {error}") from error
 
 
-def compose(recipe: RecipeArguments) -> Composition:
-    """Return the attack, refused before anything is loaded or asked where what it needs is missing."""
-    if recipe.list_attacks:
-        for name, part in ATTACKS.items():
-            print(f"{name:22} {inspect.getdoc(part).splitlines()[0]}\n{'':22} {inspect.signature(part)}")
-        sys.exit()
-    words = [recipe.attack] if isinstance(recipe.attack, str) else recipe.attack  # a file may name one alone
-    attack = Composition(*(build_part(word, ATTACKS, "--attack") for word in words))
-    if recipe.teacher is None and (attack.needs_teacher or recipe.unlabelled or not recipe.student_name_or_path):
-        sys.exit("Expected --teacher, got none. Without: labels, --student_name_or_path, an attack that asks nobody.")
-    if recipe.cache_folder is not None and attack.query_protocol is not None:
-        sys.exit(f"Expected no --cache_folder beside {attack.query_protocol!r}: stored answers know no such queries.")
-    return attack
-
-
-def load_or_explain(name: str, load: Callable[[str], Any]) -> Any:
-    """Load from the Hub or a path. Where the Hub is out of reach say so at once: its clients retry for a minute."""
-    hub = urlsplit(ENDPOINT)
-    try:
-        # Offline the cache answers at once, and only a proxy knows what is behind it.
-        if not (HF_HUB_OFFLINE or urllib.request.getproxies() or Path(name).exists()):
-            port = hub.port or (80 if hub.scheme == "http" else 443)
-            socket.create_connection((hub.hostname, port), timeout=5).close()
-        return load(name)
-    except OSError as error:
-        usage = "HF_HUB_OFFLINE=1 python recipes/distill.py --teacher FOLDER --dataset_name PATH"
-        sys.exit(f"Expected {name!r} on the Hub or as a local path, got: {error}. To run offline:\n\n    {usage}")
-
-
 def open_splits(recipe: RecipeArguments) -> list[Dataset]:
     """Return train, validation (held out from training) and test (not looked at before the end)."""
     path = Path(recipe.dataset_name)
     source = (path.suffix[1:].rstrip("l"), None, None, str(path)) if path.is_file() else (recipe.dataset_name,)
-    data = load_or_explain(recipe.dataset_name, lambda _: load_dataset(*source))
+    data = load_dataset(*source)
     test_split = recipe.test_split or next((name for name in ("test", "validation") if name in data), None)
     if unknown := {recipe.train_split, test_split} - {None, *data}:
         sys.exit(f"Expected --train_split and --test_split among {list(data)}, got {unknown}.")
     hold_out = partial(Dataset.train_test_split, test_size=recipe.validation_share, seed=0)  # for every --seed
     train, validation = hold_out(data[recipe.train_split]).values()
     train, test = (train, data[test_split].shuffle(seed=0)) if test_split else hold_out(train).values()
-    limits = [
-        (train, recipe.max_train_samples),
-        (validation, recipe.max_eval_samples),
-        (test, recipe.max_eval_samples),
-    ]
+    rest = recipe.max_eval_samples
+    limits = [(train, recipe.max_train_samples), (validation, rest), (test, rest)]
     return [split.select(range(min(limit or len(split), len(split)))) for split, limit in limits]
 
 
 def find_column(recipe: RecipeArguments, kind: str, features: dict[str, Any]) -> str:
     """Return the column of labels, images or texts: the one asked for, or else the only one, or that of this name."""
     word = {"label": "ClassLabel", "image": "Image", "text": "string"}[kind]
-    types = {name: f"{type(each).__name__} {getattr(each, 'dtype', '')}" for name, each in features.items()}
-    found = [name for name, described in types.items() if word in described]
+    found = [name for name, each in features.items() if word in f"{type(each).__name__} {getattr(each, 'dtype', '')}"]
     column = getattr(recipe, f"{kind}_column") or (found[0] if len(found) == 1 else kind)
     if column not in features:
-        sys.exit(f"Expected one {kind} column, got {found or 'none'} among {types}. Choose with --{kind}_column.")
+        sys.exit(
+            f"Expected one {kind} column, got {found or 'none'} among {list(features)}. Choose with --{kind}_column."
+        )
     return column
 
 
@@ -202,8 +175,8 @@ def read_classes(splits: list[Dataset], column: str) -> dict[Any, str]:
 def open_processor(recipe: RecipeArguments, path: str, config: Any, kind: str) -> Any:
     """Return a checkpoint's image processor, or its tokenizer, which cuts texts to what the model can read."""
     if kind == "image":
-        return load_or_explain(path, transformers.AutoImageProcessor.from_pretrained)
-    tokenizer = load_or_explain(path, transformers.AutoTokenizer.from_pretrained)
+        return transformers.AutoImageProcessor.from_pretrained(path)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
     positions = getattr(config, "max_position_embeddings", None) or recipe.max_length
     tokenizer.model_max_length = min(recipe.max_length, tokenizer.model_max_length, positions)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # generative models come without
@@ -217,7 +190,7 @@ def build_student(recipe: RecipeArguments, names: list[str], kind: str, processo
     shape = {name: getattr(recipe, name) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
     shape["intermediate_size"] = 4 * recipe.hidden_size
     if path is not None:
-        config = load_or_explain(path, transformers.AutoConfig.from_pretrained)
+        config = transformers.AutoConfig.from_pretrained(path)
         own = [config.id2label[number] for number in sorted(config.id2label)]
         names = own if sorted(own) == sorted(names) else names  # the order in which its head was trained
         processor = open_processor(recipe, path, config, kind)
@@ -231,8 +204,8 @@ def build_student(recipe: RecipeArguments, names: list[str], kind: str, processo
         size = list(processor(sample.convert("RGB"), return_tensors="pt")["pixel_values"].shape[-2:])
         config = transformers.ViTConfig(**shape, image_size=size, patch_size=recipe.patch_size)
     config.id2label, config.label2id = dict(enumerate(names)), {name: number for number, name in enumerate(names)}
-    load = partial(auto.from_pretrained, config=config, ignore_mismatched_sizes=True)  # another head is begun anew
-    return auto.from_config(config) if path is None else load_or_explain(path, load), processor
+    load = partial(auto.from_pretrained, path, config=config, ignore_mismatched_sizes=True)  # begins other heads anew
+    return auto.from_config(config) if path is None else load(), processor
 
 
 def batch_of(rows: list[dict[str, Any]], processor: Any, columns: tuple[str, str], numbers: dict) -> dict[str, Any]:
@@ -253,7 +226,7 @@ def write_report(trainer: DistillationTrainer, figures: dict[str, Any]) -> None:
         "seed": args.seed,
         "num_processes": args.world_size,
         "device": torch.cuda.get_device_name() if args.device.type == "cuda" else f"{platform.machine()} CPU",
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": {name: version(name) for name in PACKAGES},
         "date": time.strftime("%Y-%m-%d"),
     }
     Path(args.output_dir, "results.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
@@ -266,8 +239,7 @@ def write_report(trainer: DistillationTrainer, figures: dict[str, Any]) -> None:
 def main() -> None:
     """Attack one teacher with one student, measure the student and save it."""
     # ---- 1. Data ----
-    recipe, args = parse_arguments(sys.argv[1:])
-    attack = compose(recipe)
+    recipe, args, attack = parse_arguments(sys.argv[1:])
     channel = None if recipe.channel is None else build_part(recipe.channel, CHANNELS, "--channel")
     check_launch(args.world_size)
     with args.main_process_first(desc="opening the data"):
@@ -279,8 +251,8 @@ def main() -> None:
     teacher = theirs = None
     kind = "image" if any(isinstance(each, Image) for each in train.features.values()) else "text"
     if recipe.teacher is not None:
-        settings = {"class_names": recipe.teacher_class_names, "channel": channel, "device": args.device}
-        teacher = load_or_explain(recipe.teacher, partial(ModelTeacher, **settings))
+        names = recipe.teacher_class_names
+        teacher = ModelTeacher(recipe.teacher, class_names=names, channel=channel, device=args.device)
         match_classes(teacher.class_names, list(classes.values()))  # says what differs before anything is asked
         kind = "image" if type(teacher.model).__name__.endswith(HEADS["image"]) else "text"
         theirs = open_processor(recipe, recipe.teacher, teacher.model.config, kind)
@@ -301,9 +273,8 @@ def main() -> None:
         how = {"collator": their_view, "batch_size": args.per_device_eval_batch_size, "ledger": ledger}
         answers = cache_answers(teacher, transfer, recipe.cache_folder, **how)
     other_view = None if theirs is None or repr(processor) == repr(theirs) else their_view
-    keywords = {"processing_class": processor, "data_collator": view, "teacher_collator": other_view}
-    build = partial(DistillationTrainer, args=args, attack=attack, **keywords)
-    trainer = build(model=student, teacher=answers, train_dataset=transfer, eval_dataset=validation)
+    settings = {"attack": attack, "processing_class": processor, "teacher_collator": other_view}
+    trainer = DistillationTrainer(student, args, view, transfer, validation, teacher=answers, **settings)
 
     # ---- 5. Train ----
     checkpoint = args.resume_from_checkpoint
@@ -312,12 +283,9 @@ def main() -> None:
 
     # ---- 6. Report ----
     # Stored answers know no test sample, so the teacher itself is asked; nobody learns from these answers.
-    judge = trainer if answers is teacher else build(model=trainer.model, teacher=teacher)
-    figures = {
-        "recipe": asdict(recipe),
-        "train": outcome.metrics,
-        "test": judge.evaluate(test, metric_key_prefix="test"),
-    }
+    judge = trainer if answers is teacher else DistillationTrainer(student, args, view, teacher=teacher, **settings)
+    figures = {"recipe": asdict(recipe), "train": outcome.metrics}
+    figures["test"] = judge.evaluate(test, metric_key_prefix="test")
     figures["teacher"] = None if teacher is None else teacher.record() | {"name_or_path": recipe.teacher}
     figures["queries"] = trainer.query_report()["queries"]
     figures["queries"]["asked"] += sum(gather_object([ledger.num_asked]))

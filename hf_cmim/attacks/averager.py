@@ -103,6 +103,7 @@ class Averager(AbstractTransform):
         super().settle()
         self.class_means.settle()
 
+    @torch.no_grad()
     def forward(self, teacher_log_probs: Tensor, labels: Tensor) -> Tensor:
         """Return the averaged answers; see `AbstractTransform.forward`.
 

@@ -34,7 +34,7 @@ from hf_cmim.functional.inputs import flatten_samples
 class Relative:
     """A temperature relative to the teacher's own logit scale; ours.
 
-    A concentrated teacher has small logits, and a fixed T = 4 then over-smooths them: a mis-tuned attack looks like
+    A concentrated teacher has small logits, and a fixed T = 4 then over-smooths them: a badly tuned attack looks like
     protection. The scale is the root mean square of the teacher's centred log-probabilities over the survey, which the
     trainer makes before training.
 

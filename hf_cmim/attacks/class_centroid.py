@@ -51,6 +51,7 @@ class ClassCentroid(AbstractTransform):
         super().settle()
         self.class_means.settle()
 
+    @torch.no_grad()
     def forward(self, teacher_log_probs: Tensor, labels: Tensor) -> Tensor:
         """Return the centroids; see `AbstractTransform.forward`.
 

@@ -109,7 +109,7 @@ class MarkovKD(AbstractTransform):
                 " for them. Call prepare(num_classes) before training, as a trainer does."
             )
         temperature = self.resolved(self.temperature)
-        softened = softened_log_probs(teacher_log_probs, temperature)
+        softened = softened_log_probs(teacher_log_probs.detach(), temperature)
         mapped = markov_log_probs(softened, self.scales[labels], self.left[labels], self.right[labels])
         return softened_log_probs(mapped, 1 / temperature)
 

@@ -78,7 +78,7 @@ def test_is_refused_at_construction(case, tmp_path):
 
 
 @pytest.mark.parametrize(("values", "returns", "message"), [
-    (torch.tensor([[3.0, 1.0, 0.0, -2.0]]), "probs", "Expected .*probabilit.*got"),
+    (torch.tensor([[3.0, 1.0, 0.0, -2.0]]), "probs", "Expected .*prob.*got"),
     (torch.tensor([[3.0, 1.0, 0.0, -2.0]]), "log_probs", "Expected .*got"),
     (torch.tensor([[0.5, float("nan"), 0.25, 0.25]]), "probs", "Expected .*got"),
 ], ids=["logits for probs", "logits for log_probs", "nan"])  # fmt: skip
