@@ -57,9 +57,8 @@ class RecipeArguments:
     """What this recipe adds to the settings of `DistillationConfig`."""
 
     _argument_group_name = "recipe"
-
     teacher: str | None = HfArg(default=None, help="Folder or Hub id; needed unless the attack asks nobody.")
-    teacher_class_names: list[str] | None = field(default=None, metadata={"help": "In the order of its logits."})
+    class_names: list[str] | None = field(default=None, metadata={"help": "The teacher's, if its config has none."})
     attack: list[str] = field(default_factory=lambda: ["kd"], metadata={"help": "Loss, transforms and protocols."})
     list_attacks: bool = HfArg(default=False, help="Print every part with its default settings, and exit.")
     channel: str | None = HfArg(default=None, help=f"What answers pass through first: {', '.join(CHANNELS)}.")
@@ -100,7 +99,10 @@ def parse_arguments(words: list[str]) -> tuple[RecipeArguments, DistillationConf
     recipe, args = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
     if recipe.list_attacks:
         for name, part in ATTACKS.items():
-            print(f"{name:22} {inspect.getdoc(part).splitlines()[0]}\n{'':22} {inspect.signature(part)}")
+            settings = [
+                str(each.replace(annotation=each.empty)) for each in inspect.signature(part).parameters.values()
+            ]
+            print(f"{name:22} {inspect.getdoc(part).splitlines()[0]}\n{'':22} {', '.join(settings) or 'no settings'}")
         sys.exit()
     if recipe.smoke:
         args.max_steps, args.logging_steps, args.dataloader_num_workers = 4, 1, 0
@@ -232,7 +234,8 @@ def write_report(trainer: DistillationTrainer, figures: dict[str, Any]) -> None:
     Path(args.output_dir, "results.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
     print(f"{figures['attack']}\nqueries: {queries['paid']} paid, {queries['asked']} asked")
     for name in ("accuracy", "teacher_accuracy", "agreement", "teacher_kl"):
-        print(f"test {name:20} {figures['test'].get(f'test_{name}', 'not measured')}")
+        if (value := figures["test"].get(f"test_{name}")) is not None:
+            print(f"test {name:20} {value:.4f}")
     print(f"The student and its results.json are in {args.output_dir}.")
 
 
@@ -251,8 +254,7 @@ def main() -> None:
     teacher = theirs = None
     kind = "image" if any(isinstance(each, Image) for each in train.features.values()) else "text"
     if recipe.teacher is not None:
-        names = recipe.teacher_class_names
-        teacher = ModelTeacher(recipe.teacher, class_names=names, channel=channel, device=args.device)
+        teacher = ModelTeacher(recipe.teacher, class_names=recipe.class_names, channel=channel, device=args.device)
         match_classes(teacher.class_names, list(classes.values()))  # says what differs before anything is asked
         kind = "image" if type(teacher.model).__name__.endswith(HEADS["image"]) else "text"
         theirs = open_processor(recipe, recipe.teacher, teacher.model.config, kind)
@@ -285,6 +287,7 @@ def main() -> None:
     # Stored answers know no test sample, so the teacher itself is asked; nobody learns from these answers.
     judge = trainer if answers is teacher else DistillationTrainer(student, args, view, teacher=teacher, **settings)
     figures = {"recipe": asdict(recipe), "train": outcome.metrics}
+    figures["n"] = {"train": len(transfer), "validation": len(validation), "test": len(test)}
     figures["test"] = judge.evaluate(test, metric_key_prefix="test")
     figures["teacher"] = None if teacher is None else teacher.record() | {"name_or_path": recipe.teacher}
     figures["queries"] = trainer.query_report()["queries"]
