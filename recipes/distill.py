@@ -15,7 +15,6 @@ Images are not augmented: each view is a query, so views are the attack's own (s
 
 import argparse
 import difflib
-import inspect
 import json
 import platform
 import sys
@@ -23,6 +22,7 @@ import time
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from importlib.metadata import version
+from inspect import getdoc, signature
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ class RecipeArguments:
     """What this recipe adds to the settings of `DistillationConfig`."""
 
     _argument_group_name = "recipe"
+
     teacher: str | None = HfArg(default=None, help="Folder or Hub id; needed unless the attack asks nobody.")
     class_names: list[str] | None = field(default=None, metadata={"help": "The teacher's, if its config has none."})
     attack: list[str] = field(default_factory=lambda: ["kd"], metadata={"help": "Loss, transforms and protocols."})
@@ -99,10 +100,8 @@ def parse_arguments(words: list[str]) -> tuple[RecipeArguments, DistillationConf
     recipe, args = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
     if recipe.list_attacks:
         for name, part in ATTACKS.items():
-            settings = [
-                str(each.replace(annotation=each.empty)) for each in inspect.signature(part).parameters.values()
-            ]
-            print(f"{name:22} {inspect.getdoc(part).splitlines()[0]}\n{'':22} {', '.join(settings) or 'no settings'}")
+            settings = [str(each.replace(annotation=each.empty)) for each in signature(part).parameters.values()]
+            print(f"{name:22} {getdoc(part).splitlines()[0]}\n{'':22} {', '.join(settings) or 'no settings'}")
         sys.exit()
     if recipe.smoke:
         args.max_steps, args.logging_steps, args.dataloader_num_workers = 4, 1, 0
@@ -132,7 +131,7 @@ def build_part(given: str, names: dict[str, Any], flag: str) -> Any:
     try:
         return PARTS[name](**json.loads(written or "{}", object_hook=meant))
     except (TypeError, ValueError) as error:
-        form = f"""{flag} '{name}:{{"setting": value}}' in single quotes, settings {inspect.signature(PARTS[name])}"""
+        form = f"""{flag} '{name}:{{"setting": value}}' in single quotes, settings {signature(PARTS[name])}"""
         raise SystemExit(f"Expected {form}, got {given!r}: {error}") from error
 
 
@@ -286,8 +285,7 @@ def main() -> None:
     # ---- 6. Report ----
     # Stored answers know no test sample, so the teacher itself is asked; nobody learns from these answers.
     judge = trainer if answers is teacher else DistillationTrainer(student, args, view, teacher=teacher, **settings)
-    figures = {"recipe": asdict(recipe), "train": outcome.metrics}
-    figures["n"] = {"train": len(transfer), "validation": len(validation), "test": len(test)}
+    figures = {"recipe": asdict(recipe), "train": outcome.metrics, "n": {"train": len(transfer), "test": len(test)}}
     figures["test"] = judge.evaluate(test, metric_key_prefix="test")
     figures["teacher"] = None if teacher is None else teacher.record() | {"name_or_path": recipe.teacher}
     figures["queries"] = trainer.query_report()["queries"]

@@ -77,6 +77,8 @@ class MLKD(AbstractAttack):
     differ. That code averages a loss before it multiplies by the mask, so that its masks only halve the loss; here
     each sample and each class has its own. And it learns from a weak and a strong view of each input, which is a
     matter of the queries and not of this loss; its masks stand on the weak view's terms and both views' batch term.
+    With masks of their own, samples of which the teacher is sure are left to the cross-entropy alone: on digits, where
+    it is sure of most, the default weights cost 7 points, and ce_weight 1 with kd_weight .1 none.
     """
 
     batch_level = True

@@ -91,8 +91,7 @@ def _family(name: str, settings: Iterable[AttackPart | Sequence[AttackPart]]) ->
         yield SuiteEntry(name, Composition(*([parts] if isinstance(parts, AttackPart) else parts)))
 
 
-def _standard_v1() -> Iterator[SuiteEntry]:
-    cold = (0.5, 1.0, 2.0, 4.0, 8.0)
+def _losses() -> Iterator[SuiteEntry]:
     yield from _family(
         "label-only", (LabelOnly(ce_weight=1 - hard, hard_weight=hard) for hard in (1, 0.9, 0.75, 0.5, 0.25))
     )
@@ -119,13 +118,14 @@ def _standard_v1() -> Iterator[SuiteEntry]:
         (0.1, 5.0), (0.2, 4.0), (0.5, 2.0), (1.0, 1.0), (2.0, 1.0))))  # fmt: skip
     yield from _family("logit-standardization", (LogitStandardization(base=base) for base in (
         KD(temperature=2.0, kd_weight=9.0), KD(temperature=1.0, kd_weight=3.0), KD(temperature=0.5, kd_weight=1.0),
-        DKD(temperature=2.0), MLKD(temperatures=(1.0, 2.0, 3.0)))))  # fmt: skip
+        DKD(temperature=2.0), MLKD(temperatures=(1.0, 2.0, 3.0), ce_weight=1.0, kd_weight=0.1))))  # fmt: skip
     yield from _family("norm-kd", (NormKD(scale=scale) for scale in (0.25, 0.5, 1.0, 2.0, 4.0)))
     yield from _family("mlkd", [
         MLKD(), (MLKD(), ShiftedViews()),
-        # The term of the classes grows with the batch: at few classes the source's weight drowns the labels.
-        *(MLKD(temperatures=temperatures, class_weight=0.01, batch_weight=0.1) for temperatures in (
-            (2.0, 3.0, 4.0, 5.0, 6.0), (1.0, 2.0, 4.0), (Relative(0.5), Relative(1.0), Relative(2.0)))),
+        # Masks leave samples of which the teacher is sure to the cross-entropy: where most are, it must weigh more.
+        *(MLKD(temperatures=temperatures, ce_weight=1.0, kd_weight=kd, class_weight=kd / 10, batch_weight=kd / 10)
+          for temperatures, kd in (((2.0, 3.0, 4.0, 5.0, 6.0), 0.02), ((2.0, 3.0, 4.0, 5.0, 6.0), 0.1),
+                                   ((Relative(0.5), Relative(1.0), Relative(2.0)), 0.1))),
     ])  # fmt: skip
     yield from _family("ctkd", (CTKD(lowest=low, span=span) for low, span in (
         (1.0, 20.0), (0.5, 4.0), (0.25, 2.0), (0.1, 1.0), (1.0, 4.0))))  # fmt: skip
@@ -139,6 +139,10 @@ def _standard_v1() -> Iterator[SuiteEntry]:
     yield from _family("pkt", (PKT(pkt_weight=weight) for weight in (0.5, 1.5, 5.0, 10.0, 20.0)))
     yield from _family("sp", (SP(sp_weight=weight) for weight in (0.03, 0.1, 0.3, 1.0, 2.0)))
     yield from _family("skd", (SKD(temperature=t) for t in TEMPERATURES))
+
+
+def _transforms_and_protocols() -> Iterator[SuiteEntry]:
+    cold = (0.5, 1.0, 2.0, 4.0, 8.0)
     yield from _family("averager", ((KD(temperature=t), Averager(temperature=t)) for t in cold))
     yield from _family("class-centroid", ((KD(temperature=t), ClassCentroid()) for t in TEMPERATURES))
     yield from _family("markov-kd", (
@@ -160,7 +164,7 @@ def _standard_v1() -> Iterator[SuiteEntry]:
     ])  # fmt: skip
 
 
-STANDARD_V1 = Suite("standard-v1", tuple(_standard_v1()))
+STANDARD_V1 = Suite("standard-v1", (*_losses(), *_transforms_and_protocols()))
 """Every family we know, frozen."""
 
 QUICK_V1 = Suite(

@@ -70,8 +70,9 @@ def test_plain_module_needs_names():
     assert teacher.class_names == NAMES
 
 
-def test_wrapper_passes_everything_on():
-    """Catches an input dropped because a wrapper's forward does not name it, such as the types of token pairs."""
+def test_wrapper_gets_all_that_is_an_input():
+    """Catches an input dropped because a wrapper's forward does not name it, and labels that come along."""
+    seen = set()
 
     class Wrapper(nn.Module):
         def __init__(self, model):
@@ -79,6 +80,7 @@ def test_wrapper_passes_everything_on():
             self.model = model
 
         def forward(self, input_ids, **kwargs):
+            seen.update(kwargs)
             return self.model(input_ids=input_ids, **kwargs)
 
     inputs = batch(tiny.sentences(3), "input_ids", "attention_mask")
@@ -87,7 +89,9 @@ def test_wrapper_passes_everything_on():
     with torch.no_grad():
         expected = model(**inputs).logits.log_softmax(-1)
     wrapped = ModelTeacher(Wrapper(model).eval(), class_names=NAMES)
-    assert torch.equal(wrapped(inputs | {"labels": torch.zeros(3).long()}), expected)
+    others = {"labels": torch.zeros(3).long(), "sample_index": torch.arange(3)}
+    assert torch.equal(wrapped(inputs | others), expected)
+    assert seen == {"attention_mask", "token_type_ids"}
 
 
 def test_names_come_from_the_config_by_number():

@@ -69,7 +69,7 @@ def test_argmax_null_says_the_teachers_label():
     """Catches a null that says the true label, or lets the teacher's confidence through."""
     table = TableTeacher(ANSWERS, class_names=NAMES)
     null = ArgmaxNull(table, confidence=0.9, temperature=4.0)
-    answers = null({"sample_index": torch.arange(40)})
+    answers = null({"sample_index": torch.arange(40)}, LABELS)
     assert torch.equal(answers, hard_log_probs(ANSWERS.argmax(-1), NUM_CLASSES, 0.9, 4.0))
     assert (null.wants_index, null.wants_labels, null.class_names) == (True, False, NAMES)
     assert not ArgmaxNull(FunctionTeacher(lambda inputs: ANSWERS, class_names=NAMES), confidence=0.9).wants_index

@@ -110,7 +110,8 @@ class TestSplitsOfABatch:
         assert reference.state.log_history[-2]["cmi"] > 1e-4, "the weight never acted"
         for trainer in results.values():
             assert tiny.largest_difference(tiny.weights(reference.model), tiny.weights(trainer.model)) < 5e-6
-            assert tiny.largest_difference(reference.bank.state_dict(), trainer.bank.state_dict()) < 5e-6
+            # At T = .25 a rounding of the weights counts four times in a logit, and the terms are not below 1.
+            assert tiny.largest_difference(reference.bank.state_dict(), trainer.bank.state_dict()) < 2e-5
             for ours, theirs in zip(_logs(reference), _logs(trainer), strict=True):
                 for name in ("loss", "ce", "cmi", "cmi_T1"):
                     # A divergence is rounded at about 1e-7, which T^2 = 256 raises to 3e-5.
