@@ -273,9 +273,9 @@ def main() -> None:
         ledger.check_plan(len(transfer), len(transfer))
         how = {"collator": their_view, "batch_size": args.per_device_eval_batch_size, "ledger": ledger}
         answers = cache_answers(teacher, transfer, recipe.cache_folder, **how)
-    other_view = None if theirs is None or repr(processor) == repr(theirs) else their_view
-    settings = {"attack": attack, "processing_class": processor, "teacher_collator": other_view}
-    trainer = DistillationTrainer(student, args, view, transfer, validation, teacher=answers, **settings)
+    other = None if theirs is None or repr(processor) == repr(theirs) else their_view
+    settings = {"attack": attack, "processing_class": processor, "teacher_collator": other, "eval_dataset": validation}
+    trainer = DistillationTrainer(student, args, view, transfer, teacher=answers, **settings)
 
     # ---- 5. Train ----
     checkpoint = args.resume_from_checkpoint

@@ -207,7 +207,7 @@ def test_two_processes_attack_together(data, teachers, environment, tmp_path):
 
 
 def test_answers_are_asked_once_and_kept(run, data, teachers, tmp_path):
-    """A cache that were ignored, asked again or answered other samples; or a report about the table, not the teacher."""
+    """A cache that is ignored, asked again or answers other samples; or a report about the table, not the teacher."""
     flags = ["--teacher", teachers["image"], "--dataset_name", data["image"], "--per_device_eval_batch_size", "16"]
     live = run(*flags, folder=tmp_path / "live")
     cached = [*flags, "--cache_folder", tmp_path / "answers"]
@@ -393,7 +393,7 @@ def test_settings_reach_parts_inside_parts(distill):
     words = ['logit-standardization:{"base": {"mlkd": {"temperatures": [1.5, {"relative": 2.0}]}}}']
     words += ['partial-bayes:{"perturbation": {"reverse-sigmoid": {"beta": 0.5}}}']
     _, _, attack = distill.parse_arguments(["--teacher", "t", "--attack", *words])
-    assert "LogitStandardization(base=MLKD(temperatures=[1.5, Relative(factor=2.0)], " in repr(attack)
+    assert "LogitStandardization(base=MLKD(temperatures=(1.5, Relative(factor=2.0)), " in repr(attack)
     assert "PartialBayes(perturbation=ReverseSigmoid(beta=0.5, gamma=0.2), " in repr(attack)
 
 
