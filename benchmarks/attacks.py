@@ -178,7 +178,7 @@ def train(task: Task, attack: Composition, teacher: AbstractTeacher | None, seed
 
 
 class Results:
-    """Accuracies by (task, split, arm, setting, seed), each a line of a file."""
+    """Accuracies by (task, split, arm, attack, seed), each a line of a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -234,7 +234,7 @@ def main() -> None:
             trainer = train(problem.task, attack, who(problem, seed), seed)
             return float(trainer.evaluate(getattr(problem.task, split))["eval_accuracy"])
 
-        return results.of((options.task, split, name, setting, seed), measure)
+        return results.of((options.task, split, name, repr(attack), seed), measure)
 
     chosen = {}
     for name, settings in tqdm(found.items(), desc="Choosing settings"):

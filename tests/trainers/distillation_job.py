@@ -1,6 +1,8 @@
 """A distillation for `torchrun`: trains a student with the given attack and writes what came out.
 
 torchrun --nproc_per_node 2 distillation_job.py FOLDER '{"attack": "Composition(KD(), CTKD())", "model": "vit", ...}'
+
+With a list of attacks one student after the other is trained, and their weights are written.
 """
 
 import json
@@ -18,13 +20,18 @@ from hf_cmim import Composition, attacks
 def main() -> None:
     folder, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
     build, data = getattr(tiny, settings.pop("model")), getattr(tiny, settings.pop("data"))(settings.pop("size"))
-    attack = eval(settings.pop("attack"), vars(attacks) | {"Composition": Composition})
-    trainer = tiny.distillation_trainer(build(1), data, folder, attack, build(5).eval(), **settings)
-    trainer.train()
+    asked = settings.pop("attack")
+    students = {}
+    for each in asked if isinstance(asked, list) else [asked]:
+        attack = eval(each, vars(attacks) | {"Composition": Composition})
+        trainer = tiny.distillation_trainer(build(1), data, folder, attack, build(5).eval(), **settings)
+        trainer.train()
+        students[each] = tiny.weights(trainer.model)
     metrics = trainer.evaluate(data)
     report = trainer.query_report()
     if trainer.is_world_process_zero():
         result = {
+            "students": students,
             "weights": tiny.weights(trainer.model),
             "attack": dict(trainer.attack.state_dict()),
             "metrics": metrics,

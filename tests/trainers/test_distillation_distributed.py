@@ -8,6 +8,7 @@ import torch
 from two_processes import on_two_processes
 
 from hf_cmim import attacks
+from hf_cmim.attacks.base import AbstractAttack
 
 pytestmark = pytest.mark.slow
 JOB = Path(__file__).with_name("distillation_job.py")
@@ -45,3 +46,27 @@ def test_two_processes_equal_one(attack, model, data, tmp_path):
         assert both["metrics"][name] == pytest.approx(metrics[name], rel=1e-3, abs=1e-6), name
     assert torch.equal(both["correctness"], alone.correctness)
     assert both["queries"]["paid"] == alone.query_report()["queries"]["paid"]
+
+
+def test_every_per_sample_loss_on_two_processes(tmp_path):
+    """Catches a loss that divides by this process's own number of samples; one launch trains all students."""
+    kinds = [kind for kind in attacks.ATTACKS.values() if issubclass(kind, AbstractAttack) and not kind.batch_level]
+    names = [f"{kind.__name__}()" for kind in kinds]
+    common = {"num_train_epochs": 1, "learning_rate": 0.02}
+    settings = common | {
+        "attack": names, "model": "vit", "data": "images", "size": 32, "per_device_train_batch_size": 8,
+    }  # fmt: skip
+    both = on_two_processes(JOB, tmp_path / "both", settings)["students"]
+    assert list(both) == names
+    for kind, name in zip(kinds, names, strict=True):
+        alone = tiny.distillation_trainer(
+            tiny.vit(1),
+            tiny.images(32),
+            tmp_path,
+            kind(),
+            tiny.vit(5).eval(),
+            per_device_train_batch_size=16,
+            **common,
+        )
+        alone.train()
+        assert tiny.largest_difference(tiny.weights(alone.model), both[name]) < 2e-5, name
