@@ -353,8 +353,8 @@ def test_attacks_are_listed(environment):
 
 REFUSALS = [
     (["--attack", "averagr"], r"Expected a known --attack, got 'averagr'.*averager"),
-    (["--attack", 'kd:{"temprature": 2}'], r"unexpected keyword argument 'temprature'"),
-    (["--attack", 'kd:{"temprature": 2}'], r"settings .*temperature: .*ce_weight"),
+    (["--attack", 'kd:{"heat": 2}'], r"unexpected keyword argument 'heat'"),
+    (["--attack", 'kd:{"heat": 2}'], r"settings .*temperature: .*ce_weight"),
     (["--attack", "kd:{temperature:2}"], r"in single quotes"),
     (["--attack", 'kd:{"temperature": -1}'], r"Expected a temperature above 0"),
     (["--attack", 'kd:{"temperature": {"relative": 0}}'], r"Expected a factor above 0"),
