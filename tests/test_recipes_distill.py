@@ -412,8 +412,8 @@ def test_config_parses_and_flags_override_it(distill, tmp_path):
     _, _, attack = distill.parse_arguments([str(tmp_path / "run.yaml")])
     assert "gamma=2.5" in repr(attack)
     assert "MarkovKD(" in repr(attack)
-    (tmp_path / "run.yaml").write_text("atack: kd\n")
-    with pytest.raises(SystemExit, match="atack"):
+    (tmp_path / "run.yaml").write_text("attacks_of_mine: kd\n")
+    with pytest.raises(SystemExit, match="attacks_of_mine"):
         distill.parse_arguments([str(tmp_path / "run.yaml")])
 
 
