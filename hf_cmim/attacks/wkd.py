@@ -84,8 +84,8 @@ class WKD(AbstractAttack):
     Source: the logit part (WKD-L) of Lv et al., NeurIPS 2024, arXiv 2412.08139: the form, epsilon and iterations are
     those of copies of the released code, without a factor T^2; its late cosine decay of gamma is left out. There the
     costs come from the teacher's last layer or features, which a black box does not show; these are ours, and so is
-    gamma: on digits (10 classes, a small perceptron, 540 steps) the term's gradient is then .5 of the cross-entropy's
-    at the start, and 100 costs 2 points. A public configuration for CIFAR-100 has 600 at T = 8, and sharpened costs.
+    gamma: on digits (10 classes, a small perceptron, 540 steps, 3 seeds) its gradient is then at first .5 of the
+    cross-entropy's, and 100 cost 2 points. A public configuration for CIFAR-100 has 600 at T = 8, and sharpened costs.
     """
 
     needs_every_class = True
