@@ -17,7 +17,7 @@ class LogitStandardization(AbstractAttack):
             ce_weight .1 and kd_weight 9 where None.
 
     Raises:
-        ValueError: a temperature of `base` is `Relative`.
+        ValueError: a temperature of `base` is `Relative`, or `base` is an arm without a teacher.
 
     Source: Sun et al., CVPR 2024, arXiv 2403.01427, with its standard deviation (unbiased, plus 1e-7); the default
     base is the released setting for most pairs on CIFAR-100, others use T 3 to 4 and weights 6 to 18. The factor T^2
@@ -31,6 +31,11 @@ class LogitStandardization(AbstractAttack):
 
     def __init__(self, *, base: AbstractAttack | None = None) -> None:
         base = KD(temperature=2.0, ce_weight=0.1, kd_weight=9.0) if base is None else base
+        if not base.needs_teacher:
+            raise ValueError(
+                f"Expected a base that reads answers, got {base!r}: labels would be learned on standardised logits,"
+                " and nothing of the teacher. Use the arm itself."
+            )
         relative = [name for name, value in base.settings().items() if isinstance(value, Relative)]
         if relative:
             raise ValueError(

@@ -17,6 +17,7 @@ from hf_cmim.attacks import (
     WKD,
     WTTM,
     CrossEntropy,
+    LabelSmoothing,
     LogitStandardization,
     Relative,
 )
@@ -187,3 +188,9 @@ def test_labels_that_are_no_classes_are_refused():
     """Catches regression targets that are cut to integers."""
     with pytest.raises(ValueError, match="Expected integer labels in.*got dtype torch.float32"):
         KD()(torch.zeros(4, 5), torch.zeros(4, 5), torch.zeros(4))
+
+
+def test_standardization_of_an_arm_without_a_teacher():
+    """Catches smoothed labels learned on standardised logits under an attack's name."""
+    with pytest.raises(ValueError, match="Expected a base that reads answers, got LabelSmoothing"):
+        LogitStandardization(base=LabelSmoothing())
