@@ -217,7 +217,13 @@ class AbstractAttack(AttackPart, ABC):
 
 
 class AbstractTransform(AttackPart, ABC):
-    """Abstract answer transform: log-probabilities (and labels) to log-probabilities, before any loss."""
+    """Abstract answer transform: log-probabilities (and labels) to log-probabilities, before any loss.
+
+    Attributes:
+        restores_classes: whether it gives back probabilities of classes that an answer hides.
+    """
+
+    restores_classes: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, teacher_log_probs: Tensor, labels: Tensor) -> Tensor:

@@ -91,9 +91,9 @@ class Composition(nn.Module):
 
     @property
     def needs_every_class(self) -> bool:
-        """Whether an answer that hides classes is of no use; a transform that copes with it makes it whole again."""
-        copes = any(not part.needs_every_class for part in self._transforms)
-        return any(part.needs_every_class for part in self._transforms) or (self.loss.needs_every_class and not copes)
+        """Whether an answer that hides classes is of no use, and no transform gives the hidden ones back."""
+        restored = any(part.restores_classes for part in self._transforms)
+        return self.loss.needs_every_class and not restored
 
     @property
     def needs_survey(self) -> bool:

@@ -52,6 +52,7 @@ class PartialBayes(AbstractTransform):
     distribution), and so is the smaller table (there 1,000,000).
     """
 
+    restores_classes = True
     _clean: Tensor
     _perturbed: Tensor
 
@@ -100,6 +101,5 @@ class PartialBayes(AbstractTransform):
             rows = tops == top
             if len(clean) and rows.any():
                 probs = recovered_probs(recovered[rows].float().exp(), perturbed, clean, self.tolerance)
-                logs = probs.clamp_min(torch.finfo(probs.dtype).tiny).log()
-                recovered[rows] = softened_log_probs(logs, 1.0).to(recovered.dtype)
+                recovered[rows] = softened_log_probs(probs.log(), 1.0).to(recovered.dtype)
         return recovered

@@ -57,6 +57,8 @@ class Restoration(AbstractTransform):
     distribution), the residual form on log-probabilities and the training are ours.
     """
 
+    restores_classes = True
+
     def __init__(self, *, perturbation: Perturbation, steps: int = 1000, seed: int = 0) -> None:
         super().__init__()
         if steps < 1:

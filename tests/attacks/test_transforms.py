@@ -120,12 +120,25 @@ def test_state_survives_a_checkpoint(transform):
     log_probs, labels = answers()
     ready = surveyed(transform, log_probs, labels)
     with torch.no_grad():
-        for parameter in ready.parameters():
-            parameter.add_(torch.rand(parameter.shape))
+        for value in ready.state_dict().values():
+            value.add_(torch.rand(value.shape))
     resumed = eval(repr(transform), globals())  # also catches a `repr` that does not give the transform back
     resumed.prepare(NUM_CLASSES)
     resumed.load_state_dict(ready.state_dict())
     assert resumed(log_probs, labels).equal(ready(log_probs, labels))
+
+
+def test_only_what_looks_at_the_transfer_set_asks_for_a_survey():
+    """Catches a pass over all answers for nothing, and one that is left out."""
+    assert [transform.needs_survey for transform in TRANSFORMS] == [True, False, True, True, False, True, False, False]
+
+
+@every_transform
+def test_every_tensor_moves_with_the_transform(transform):
+    """Catches a table or a mean that stays on the CPU when the student trains on a GPU."""
+    ready = surveyed(transform, *answers())
+    for module in ready.modules():
+        assert not [name for name, value in vars(module).items() if isinstance(value, torch.Tensor)]
 
 
 @every_transform
@@ -265,6 +278,7 @@ def test_a_class_outside_the_survey_keeps_its_answers(transform):
     ready = surveyed(transform, log_probs[seen], labels[seen])
     out = ready(log_probs, labels)
     torch.testing.assert_close(out[~seen], log_probs[~seen])
+    assert ready.class_means.means.isfinite().all()  # WKD takes its costs from them
     assert not out[seen].isclose(log_probs[seen]).all()
 
 
@@ -420,6 +434,24 @@ def test_recovery_brings_answers_nearer_to_clean_ones(transform, gain):
     seen = transform.perturbation(clean)
     ready = surveyed(transform, clean, labels)
     assert distance(ready(seen, labels), clean) * gain < distance(seen, clean)
+
+
+def test_a_checkpoint_keeps_the_network():
+    """Catches weights that are only learned again, by a machine that may round differently."""
+    log_probs, labels = answers()
+    first, second = (surveyed(Restoration(perturbation=Argmax(), steps=20, seed=s), log_probs, labels) for s in (0, 1))
+    assert not second(log_probs, labels).equal(first(log_probs, labels))
+    second.load_state_dict(first.state_dict())
+    assert second(log_probs, labels).equal(first(log_probs, labels))
+
+
+def test_a_network_reads_hidden_classes_as_very_improbable():
+    """Catches extrapolation: a class at -1e4 would drown what the network says of the others."""
+    log_probs, labels = answers()
+    transform = surveyed(Restoration(perturbation=Rounded(decimals=2), steps=20), log_probs, labels)
+    log_probs[::2, 1] = -1e4
+    log_probs = log_probs.log_softmax(dim=-1)
+    torch.testing.assert_close(transform(log_probs, labels), transform(log_probs.clamp_min(-30), labels))
 
 
 def test_a_top_class_that_no_row_has_keeps_its_answers():

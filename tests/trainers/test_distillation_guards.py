@@ -7,7 +7,18 @@ from torch.utils.data import IterableDataset
 from transformers import Trainer, TrainingArguments
 
 from hf_cmim import Composition, DistillationConfig, DistillationTrainer, Fraction
-from hf_cmim.attacks import ATTACKS, DKD, DOT, KD, LabelOnly, MixupQueries, PerturbedQueries, ShiftedViews
+from hf_cmim.attacks import (
+    ATTACKS,
+    DKD,
+    DOT,
+    KD,
+    ClassCentroid,
+    LabelOnly,
+    MixupQueries,
+    PartialBayes,
+    PerturbedQueries,
+    ShiftedViews,
+)
 from hf_cmim.functional.channels import Argmax, TopK
 from hf_cmim.teachers import FunctionTeacher, ModelTeacher, TableTeacher
 
@@ -46,6 +57,10 @@ CASES = {
     "not a teacher": (KD(), lambda: 3, {}, "Expected a teacher of hf_cmim.teachers.*got int"),
     "hidden classes": (DKD(), lambda: ModelTeacher(teacher(), channel=TopK(2)), {}, "answers with a probability"),
     "labels alone": (DKD(), lambda: ModelTeacher(teacher(), channel=Argmax()), {}, "answers with a probability"),
+    "labels alone, averaged": (
+        Composition(DKD(), ClassCentroid()), lambda: ModelTeacher(teacher(), channel=Argmax()), {},
+        "answers with a probability",
+    ),
     "new queries of stored answers": (MixupQueries(), lambda: TABLE, {}, "Expected a teacher that answers live"),
     "a budget below an epoch": (KD(), teacher, {"query_budget": 19}, "within the first epoch"),
     "a budget below the training": (
@@ -150,3 +165,11 @@ def test_label_only_copes_with_hidden_classes(tmp_path):
     """Shows that the refusal is not blind."""
     channel = ModelTeacher(teacher(), channel=Argmax())
     tiny.distillation_trainer(tiny.vit(1), DATA, tmp_path, LabelOnly(), channel).train()
+
+
+def test_recovery_gives_hidden_classes_back():
+    """Catches a refusal, or a pass, that looks at any transform instead of at those that restore classes."""
+    recovery = PartialBayes(perturbation=TopK(2))
+    assert not Composition(DKD(), recovery).needs_every_class
+    assert Composition(DKD(), ClassCentroid()).needs_every_class
+    assert not Composition(KD(), ClassCentroid()).needs_every_class
