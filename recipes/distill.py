@@ -10,7 +10,6 @@
 A first argument that ends in .yaml gives defaults; flags override it. Attack and channel are NAME or, in single
 quotes, 'NAME:{JSON settings}'; inside, {"relative": 1.0} is a temperature in units of the teacher's logit scale, and
 {NAME: {settings}} another part. A data set is what `datasets.load_dataset` opens, or one parquet, csv or json file.
-Images are not augmented: each view is a query, so views are the attack's own (shifted-views, mixup-queries).
 """
 
 import argparse
@@ -90,13 +89,12 @@ def parse_arguments(words: list[str]) -> tuple[RecipeArguments, DistillationConf
     formatters = (argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter)
     kinds = (RecipeArguments, DistillationConfig)
     parser = HfArgumentParser(kinds, description=__doc__, formatter_class=type("_", formatters, {}))
-    from_file = bool(words) and words[0].endswith((".yaml", ".yml"))
-    settings = yaml.safe_load(Path(words.pop(0)).read_bytes()) if from_file else {}
-    if unknown := set(settings) - {each.name for kind in kinds for each in fields(kind)}:
+    given = yaml.safe_load(Path(words.pop(0)).read_bytes()) if words and words[0].endswith((".yaml", ".yml")) else {}
+    if unknown := set(given) - {each.name for kind in kinds for each in fields(kind)}:
         sys.exit(f"Expected settings that --help lists, got {sorted(unknown)}: nothing would read them.")
-    parser.set_defaults(**(DEFAULTS | settings))
+    parser.set_defaults(**(DEFAULTS | given))
     if parser.parse_known_args(words)[0].student_name_or_path is not None:
-        parser.set_defaults(**(FINE_TUNING | settings))
+        parser.set_defaults(**(FINE_TUNING | given))
     recipe, args = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
     if recipe.list_attacks:
         for name, part in ATTACKS.items():
@@ -109,8 +107,9 @@ def parse_arguments(words: list[str]) -> tuple[RecipeArguments, DistillationConf
         recipe.max_train_samples, recipe.max_eval_samples = 256, 128
     words = [recipe.attack] if isinstance(recipe.attack, str) else recipe.attack  # a file may name one alone
     attack = Composition(*(build_part(word, ATTACKS, "--attack") for word in words))
-    if recipe.teacher is None and (attack.needs_teacher or recipe.unlabelled or not recipe.student_name_or_path):
-        sys.exit("Expected --teacher, got none. Without: labels, --student_name_or_path, an attack that asks nobody.")
+    asks, prepares = attack.needs_teacher, recipe.teacher or recipe.student_name_or_path
+    if recipe.teacher is None if asks or recipe.cache_folder else recipe.unlabelled or prepares is None:
+        sys.exit("Expected --teacher, or an attack that asks nobody with true labels and --student_name_or_path.")
     if recipe.cache_folder is not None and attack.query_protocol is not None:
         sys.exit(f"Expected no --cache_folder beside {attack.query_protocol!r}: stored answers know no such queries.")
     return recipe, args, attack
@@ -293,6 +292,7 @@ def main() -> None:
     if trainer.is_world_process_zero():
         write_report(trainer, figures)
     trainer.accelerator.wait_for_everyone()  # a process that leaves early can hang at its exit
+    (trainer.model_wrapped,) = trainer.accelerator.free_memory(trainer.model_wrapped)  # or frees DDP after the group
     trainer.accelerator.end_training()  # what Trainer.end does; transformers 5.17 has no such method
 
 

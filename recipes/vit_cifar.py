@@ -284,6 +284,7 @@ def main() -> None:
     if trainer.is_world_process_zero():
         write_report(trainer, recipe, figures | {"train": outcome.metrics, "test": test})
     trainer.accelerator.wait_for_everyone()  # a process that leaves early can hang at its exit
+    (trainer.model_wrapped,) = trainer.accelerator.free_memory(trainer.model_wrapped)  # or frees DDP after the group
     trainer.accelerator.end_training()  # what Trainer.end does; transformers 5.17 has no such method
 
 

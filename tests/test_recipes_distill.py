@@ -170,6 +170,8 @@ def test_report_is_about_the_saved_student_and_its_teacher(kind, flags, attack, 
     assert test["test_teacher_kl"] == pytest.approx(divergence, abs=1e-5)
     same = student.argmax(dim=-1) == teacher.argmax(dim=-1)
     assert test["test_agreement"] == pytest.approx(same.double().mean().item())
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config.get("image_size") == (None if kind == "text" else [8, 8])
     assert results["attack"].startswith(attack)
     assert ("Averager(" in results["attack"]) == (kind == "text")
     assert results["teacher"]["fingerprint"] == ModelTeacher(teachers[kind]).fingerprint()
@@ -207,8 +209,9 @@ def test_two_processes_attack_together(data, teachers, environment, tmp_path):
 
 
 def test_answers_are_asked_once_and_kept(run, data, teachers, tmp_path):
-    """A cache that is ignored, asked again or answers other samples; or a report about the table, not the teacher."""
+    """A cache that is ignored, asked again, or asked about the student's view; a report about the table it makes."""
     flags = ["--teacher", teachers["image"], "--dataset_name", data["image"], "--per_device_eval_batch_size", "16"]
+    flags += ["--image_size", "8"]
     live = run(*flags, folder=tmp_path / "live")
     cached = [*flags, "--cache_folder", tmp_path / "answers"]
     first, second = (run(*cached, folder=tmp_path / name) for name in ("first", "second"))
@@ -328,7 +331,8 @@ def test_resumed_run_equals_the_uninterrupted_one(extra, run, data, teachers, tm
     """A survey, an account or a cache that began anew in the middle would train another student, or pay twice."""
     extra = [*extra, *[tmp_path / "answers"] * len(extra)]
     flags = ["--teacher", teachers["text"], "--dataset_name", data["text"], "--attack", "kd", "averager", *extra]
-    straight = run(*flags, "--save_total_limit", "2", folder=tmp_path / "straight")
+    flags += ["--save_total_limit", "2"]
+    straight = run(*flags, folder=tmp_path / "straight")
     checkpoint = tmp_path / "straight" / "checkpoint-2"
     resumed = run(*flags, "--resume_from_checkpoint", checkpoint, folder=tmp_path / "resumed")
     names = ("test_loss", "test_accuracy", "test_agreement", "test_teacher_kl")
@@ -352,7 +356,7 @@ def test_attacks_are_listed(environment):
 
 
 REFUSALS = [
-    (["--attack", "averagr"], r"Expected a known --attack, got 'averagr'.*averager"),
+    (["--attack", "averagr"], r"Expected a known --attack, got 'averagr'.*Nearest: averager"),
     (["--attack", 'kd:{"heat": 2}'], r"unexpected keyword argument 'heat'"),
     (["--attack", 'kd:{"heat": 2}'], r"settings .*temperature: .*ce_weight"),
     (["--attack", "kd:{temperature:2}"], r"in single quotes"),
@@ -361,10 +365,9 @@ REFUSALS = [
     (["--attack", "kd:[2]"], r"Expected --attack 'kd:"),
     (["--attack", "kd"], r"Expected --teacher"),
     (["--attack", "label-smoothing"], r"Expected --teacher.*--student_name_or_path"),
-    (
-        ["--attack", "cross-entropy", "--student_name_or_path", "some/checkpoint", "--unlabelled"],
-        r"Expected --teacher",
-    ),
+    (["--attack", "cross-entropy", "--student_name_or_path", "s", "--unlabelled"], r"with true labels"),
+    (["--attack", "cross-entropy", "--teacher", "t", "--unlabelled"], r"with true labels"),
+    (["--attack", "cross-entropy", "--student_name_or_path", "s", "--cache_folder", "c"], r"Expected --teacher"),
     (["--teacher", "t", "--attack", "kd", "mixup-queries", "--cache_folder", "c"], r"--cache_folder.*MixupQueries"),
 ]
 

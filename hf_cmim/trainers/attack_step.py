@@ -34,7 +34,15 @@ def attack_components(
     Returns:
         0-d components, each a mean over the batch's valid labels, and over the queries where there are several; the
         number of valid labels, 0-d; the student's outputs for the last query.
+
+    Raises:
+        ValueError: neither labels nor answers to learn from.
     """
+    if query.labels is None and (teacher.teacher is None or not attack.needs_teacher):
+        raise ValueError(
+            f"Expected labels for {attack!r}, which asks no teacher, got none in the transfer set: every sample would"
+            " be taken for class 0. Give labelled data, or an attack that learns from answers."
+        )
     queries = [query] if attack.query_protocol is None else attack.query_protocol(query)
     components: Components = {}
     for each in queries:

@@ -41,6 +41,7 @@ def main() -> None:
         }
         torch.save(result, folder / "result.pt")
     trainer.accelerator.wait_for_everyone()  # a rank that leaves early can leave the other hanging at exit
+    (trainer.model_wrapped,) = trainer.accelerator.free_memory(trainer.model_wrapped)  # or frees DDP after the group
     trainer.accelerator.end_training()
 
 

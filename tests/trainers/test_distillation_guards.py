@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import IterableDataset
 from transformers import Trainer, TrainingArguments
 
-from hf_cmim import Composition, DistillationConfig, DistillationTrainer, Fraction
+from hf_cmim import Composition, DistillationConfig, DistillationTrainer, Fraction, Unlabelled
 from hf_cmim.attacks import (
     ATTACKS,
     DKD,
@@ -14,6 +14,7 @@ from hf_cmim.attacks import (
     KD,
     ClassCentroid,
     LabelOnly,
+    LabelSmoothing,
     MixupQueries,
     PartialBayes,
     PerturbedQueries,
@@ -173,3 +174,10 @@ def test_recovery_gives_hidden_classes_back():
     assert not Composition(DKD(), recovery).needs_every_class
     assert Composition(DKD(), ClassCentroid()).needs_every_class
     assert not Composition(KD(), ClassCentroid()).needs_every_class
+
+
+def test_neither_labels_nor_answers(tmp_path):
+    """Catches an arm without a teacher that learns class 0 for every unlabelled sample."""
+    trainer = tiny.distillation_trainer(tiny.vit(1), Unlabelled(DATA), tmp_path, LabelSmoothing())
+    with pytest.raises(ValueError, match="Expected labels for .*LabelSmoothing.*got none"):
+        trainer.train()
