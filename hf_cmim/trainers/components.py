@@ -44,9 +44,14 @@ class ComponentTrainer(Trainer):
         self._loss_is_finite: Tensor | None = None
 
     @property
+    def num_processes(self) -> int:
+        """Processes that train this one model together."""
+        return int(self.accelerator.num_processes)
+
+    @property
     def loss_scale(self) -> int:
         """Factor that undoes the averaging of gradients over processes when labels are counted over all of them."""
-        return self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+        return self.num_processes if self.args.average_tokens_across_devices else 1
 
     def gather_samples(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Gather logits and labels from all processes, without the samples Accelerate repeats to fill a batch."""

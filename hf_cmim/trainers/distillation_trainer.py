@@ -32,7 +32,7 @@ from hf_cmim.trainers.distillation_config import DistillationConfig
 from hf_cmim.trainers.launch import check_launch
 from hf_cmim.trainers.student_evaluation import StudentEvaluation
 from hf_cmim.trainers.teacher_queries import TeacherQueries
-from hf_cmim.trainers.transfer_data import TEACHER_VIEW, Collator, DistillationCollator, IndexedDataset
+from hf_cmim.trainers.transfer_data import TEACHER_VIEW, Collator, DistillationCollator, EpochTeller, IndexedDataset
 from hf_cmim.trainers.validation import check_head, class_names_of, model_logits
 
 
@@ -100,6 +100,7 @@ class DistillationTrainer(ComponentTrainer):
         self.data_collator = DistillationCollator(self.data_collator, teacher_collator, columns)
         if self.train_dataset is not None:
             self.train_dataset = IndexedDataset(self.train_dataset)
+            self.add_callback(EpochTeller(self.train_dataset))
             size = len(self.train_dataset)
             check_attack(self.attack, self.args, size, given_optimizer=self.optimizer is not None)
             self.queries.check(self.attack, size, planned_epochs(self.args, size))
@@ -186,7 +187,7 @@ class DistillationTrainer(ComponentTrainer):
 
     def _finish_gradients(self) -> None:
         protocol = self.attack.optimizer_protocol
-        if self.accelerator.num_processes > 1:
+        if self.num_processes > 1:
             for parameter in self.attack.parameters():
                 if parameter.grad is not None:
                     parameter.grad.copy_(self.accelerator.reduce(parameter.grad, reduction="mean"))

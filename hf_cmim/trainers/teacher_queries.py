@@ -1,6 +1,6 @@
 """The attacker's side of a black box: what is asked, what it costs, and answers in the student's order of classes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ class TeacherQueries:
 
     Attributes:
         ledger: the account of this student.
+        ask: what passes a question on to the teacher; students trained side by side share one that asks it once.
 
     Raises:
         ValueError: classes that do not match.
@@ -37,6 +38,7 @@ class TeacherQueries:
         budget: int | None,
     ) -> None:
         self.teacher = teacher
+        self.ask: Callable[[Mapping[str, Any], Tensor | None], Tensor] | None = teacher
         self.num_classes = num_classes
         self.ledger = QueryLedger(budget)
         self._columns: list[int] | None = None
@@ -107,7 +109,7 @@ class TeacherQueries:
             index: `(B,)` positions in the transfer set.
             paid: whether the attacker learns from the answers and so pays for them.
         """
-        assert self.teacher is not None
+        assert self.teacher is not None and self.ask is not None
         if index is not None:
             inputs = {**inputs, INDEX_NAME: index}
         if self._is_asked and index is not None and paid:
@@ -117,7 +119,7 @@ class TeacherQueries:
                 self.ledger.charge(len(index))
         if self._is_asked and not self.teacher.wants_index:
             self.ledger.asked(_batch_size(inputs))
-        log_probs = self.teacher(inputs, labels)
+        log_probs = self.ask(inputs, labels)
         return log_probs if self._columns is None else log_probs[..., self._columns]
 
     @property

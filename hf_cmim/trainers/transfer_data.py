@@ -1,12 +1,17 @@
 """The attacker's data: which samples are asked about, and each model's own view of them."""
 
+import hashlib
+import random
 from collections.abc import Callable, Mapping, Sequence, Sized
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_cmim.teachers.base import INDEX_NAME
+from hf_cmim.trainers.components import unchanged_random_states
 
 Collator = Callable[[list[Any]], Mapping[str, Any]]
 TEACHER_VIEW = "teacher_inputs"
@@ -36,13 +41,86 @@ class IndexedDataset(Dataset[dict[str, Any]]):
         return self._size
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        sample = self.dataset[position]
-        if not isinstance(sample, Mapping):
-            raise ValueError(
-                f"Expected samples that are mappings of names to values, got {type(sample).__name__}: labels and"
-                " inputs could not be told apart. Yield {'pixel_values': ..., 'labels': ...}."
-            )
-        return {**sample, INDEX_NAME: int(position)}
+        return _indexed(self.dataset[position], position)
+
+    def __getitems__(self, positions: list[int]) -> list[dict[str, Any]]:
+        """Return a batch at once, as data loaders ask for it: much faster where the data set can do so."""
+        together = getattr(self.dataset, "__getitems__", None)
+        samples = [self.dataset[each] for each in positions] if together is None else together(positions)
+        return [_indexed(sample, position) for sample, position in zip(samples, positions, strict=True)]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the data set which pass over it comes, where it wants to know."""
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
+
+
+def _indexed(sample: Any, position: int) -> dict[str, Any]:
+    if not isinstance(sample, Mapping):
+        raise ValueError(
+            f"Expected samples that are mappings of names to values, got {type(sample).__name__}: labels and"
+            " inputs could not be told apart. Yield {'pixel_values': ..., 'labels': ...}."
+        )
+    return {**sample, INDEX_NAME: int(position)}
+
+
+class Repeatable(Dataset[Any]):
+    """A data set whose random augmentation depends on (seed, epoch, position) alone, not on who asked what before.
+
+    So a sample looks the same to every student of one seed, in whatever order, process or worker it is loaded.
+
+    Args:
+        dataset: any map-style data set; its transforms may draw from the generators of Python, NumPy and torch.
+        seed: seed of the augmentation.
+
+    Attributes:
+        epoch: the pass over the data; trainers set it.
+    """
+
+    def __init__(self, dataset: Any, seed: int) -> None:
+        self.dataset = dataset
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to another pass over the data."""
+        self.epoch = epoch
+
+    def __getitem__(self, position: int) -> Any:
+        return self.__getitems__([position])[0]
+
+    def __getitems__(self, positions: list[int]) -> list[Any]:
+        """Return a batch at once; the random states outside stay as they were."""
+        samples = []
+        with unchanged_random_states(torch.device("cpu")):
+            for position in positions:
+                text = f"{self.seed} {self.epoch} {int(position)}".encode()
+                seed = int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big")
+                random.seed(seed)
+                np.random.seed(seed)
+                torch.default_generator.manual_seed(seed)  # torch.manual_seed would also wake every accelerator
+                samples.append(self.dataset[position])
+        return samples
+
+
+class EpochTeller(TrainerCallback):
+    """Tell a data set the epoch, under several processes too, where Accelerate tells the sampler alone.
+
+    Args:
+        dataset: has `set_epoch`.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any
+    ) -> None:
+        """Tell it."""
+        self.dataset.set_epoch(int(state.epoch or 0))
 
 
 class Unlabelled(Dataset[dict[str, Any]]):

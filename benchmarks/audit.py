@@ -1,0 +1,140 @@
+"""Time training many students in the audit's pool over training them one by one: same students, whole trainings.
+
+    python benchmarks/audit.py                                   # 8 students, live ViT teacher, digits
+    python benchmarks/audit.py --students 1 2 4 8 16 --rounds 3  # growth with their number
+
+Each round trains the students three times, in an order that changes: together in the pool, one by one with
+`DistillationTrainer`, and one by one with the 15-line `Trainer` of the transformers documentation. The teacher answers
+live every time. The machine's speed drifts, so only ratios inside a round count.
+"""
+
+import argparse
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from distillation_step import DocumentedTrainer
+from scipy import stats
+from sklearn.datasets import load_digits
+from tqdm.auto import tqdm
+from transformers import TrainingArguments, ViTConfig, ViTForImageClassification, set_seed
+
+from hf_cmim import Composition, DistillationConfig, DistillationTrainer
+from hf_cmim.attacks import KD
+from hf_cmim.audit.pool import PooledArm, StudentPool
+from hf_cmim.teachers import ModelTeacher
+
+NUM_SAMPLES = 1280
+
+
+def vit(width: int, layers: int) -> ViTForImageClassification:
+    """A ViT for 8 x 8 digits."""
+    return ViTForImageClassification(
+        ViTConfig(hidden_size=width, num_hidden_layers=layers, num_attention_heads=4, intermediate_size=2 * width,
+                  image_size=8, patch_size=2, num_channels=1, num_labels=10)
+    )  # fmt: skip
+
+
+def digits() -> list[dict[str, Any]]:
+    """The first digits of scikit-learn."""
+    data = load_digits()
+    images = torch.tensor(data.images, dtype=torch.float32).unsqueeze(1) / 16
+    return [
+        {"pixel_values": image, "labels": int(label)}
+        for image, label in list(zip(images, data.target, strict=True))[:NUM_SAMPLES]
+    ]
+
+
+def contenders(options: argparse.Namespace, folder: str) -> dict[str, Callable[[int], None]]:
+    """What trains that many students, by name."""
+    samples = digits()
+    set_seed(0)
+    teacher = vit(options.teacher_width, options.teacher_layers).eval()
+    common: dict[str, Any] = {
+        "report_to": "none", "use_cpu": not torch.cuda.is_available(), "disable_tqdm": True, "logging_strategy": "no",
+        "save_strategy": "no", "per_device_train_batch_size": options.batch_size, "num_train_epochs": options.epochs,
+    }  # fmt: skip
+    args = DistillationConfig(folder, **common)
+    attack = Composition(KD(temperature=5.0, ce_weight=0.5, kd_weight=0.5))
+
+    def student() -> ViTForImageClassification:
+        return vit(options.width, options.layers)
+
+    def pooled(count: int) -> None:
+        pool = StudentPool(student, args, samples)
+        answering = ModelTeacher(teacher, device=args.device)
+        pool.train([PooledArm(f"kd {number}", attack, answering) for number in range(count)], seed=0)
+
+    def one_by_one(count: int) -> None:
+        for _ in range(count):
+            set_seed(0)
+            DistillationTrainer(student(), args, train_dataset=samples, teacher=teacher, attack=attack).train()
+
+    def documented(count: int) -> None:
+        for _ in range(count):
+            set_seed(0)
+            DocumentedTrainer(teacher, student(), TrainingArguments(folder, **common), train_dataset=samples).train()
+
+    return {"pool": pooled, "DistillationTrainer one by one": one_by_one, "documented Trainer one by one": documented}
+
+
+def seconds_of(train: Callable[[int], None], count: int) -> float:
+    """Wall seconds, device included."""
+    started = time.perf_counter()
+    train(count)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    """Print students a minute, and the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--students", type=int, nargs="+", default=[8], help="how many at once")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--width", type=int, default=32, help="hidden size of a student")
+    parser.add_argument("--layers", type=int, default=2, help="layers of a student")
+    parser.add_argument("--teacher_width", type=int, default=96)
+    parser.add_argument("--teacher_layers", type=int, default=4)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    with tempfile.TemporaryDirectory() as folder:
+        trains = contenders(options, folder)
+        names = list(trains)
+        for train in trains.values():
+            train(1)  # everything that happens once
+        for count in options.students:
+            seconds = []
+            for number in tqdm(range(options.rounds), desc=f"{count} students"):
+                order = names[number % 3 :] + names[: number % 3]
+                timed = {name: seconds_of(trains[name], count) for name in order}
+                seconds.append([timed[name] for name in names])
+            report(np.array(seconds), names, count)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU, one thread"
+    print(f"{vars(options)}\n{device}, torch {torch.__version__}, transformers {transformers.__version__},"
+          f" {time.strftime('%Y-%m-%d')}")  # fmt: skip
+
+
+def report(seconds: np.ndarray, names: list[str], count: int) -> None:
+    """Print a line for each rival: median ratio inside a round, its range, and students a minute of both."""
+    for column in range(1, len(names)):
+        ratios = seconds[:, column] / seconds[:, 0]
+        rates = 60 * count / np.median(seconds, axis=0)
+        interval = ""
+        if len(ratios) > 2:
+            found = stats.bootstrap((ratios,), np.median, rng=0).confidence_interval
+            interval = f" [{found.low:.2f}, {found.high:.2f}]"
+        print(f"{count} students, pool over {names[column]}: {np.median(ratios):.2f}x{interval}, n = {len(ratios)};"
+              f" {rates[0]:.0f} and {rates[column]:.0f} students a minute")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""The arms of an audit: which attack, and who answers it."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hf_cmim.attacks.base import AttackPart, Relative
+from hf_cmim.attacks.composition import Answers, Composition
+from hf_cmim.attacks.kd import KD
+from hf_cmim.attacks.mixup_queries import MixupQueries
+from hf_cmim.attacks.suites import NULL_CONFIDENCES, SuiteEntry
+from hf_cmim.attacks.teacher_free import CrossEntropy, LabelSmoothing, TeacherFreeKD
+from hf_cmim.report import Role
+from hf_cmim.teachers.fingerprints import digest
+
+Answering = Literal["teacher", "nobody", "label", "argmax", "centroid", "self"]
+"""Who answers: the audited teacher; nobody; a label-only null of true or of the teacher's labels; the teacher's class
+means; a cross-entropy student of another seed."""
+
+SMOOTHINGS = (0.05, 0.1, 0.2, 0.3, 0.4)
+LABEL_SMOOTHING = "LS"
+CROSS_ENTROPY = "CE"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One kind of student; with a seed it is one student.
+
+    Attributes:
+        family: arms of a family and role are settings of one thing, among which validation data choose.
+        role: what it is for.
+        attack: what it learns by, with every temperature a number.
+        answering: who answers.
+        confidence: of a label-only null, after the attack's temperature.
+    """
+
+    family: str
+    role: Role
+    attack: Composition
+    answering: Answering
+    confidence: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Its name in a report: unique among arms of which settings were chosen."""
+        prefix = {"null": "label null of ", "diagnostic": f"{self.answering} null of "}.get(self.role, "")
+        return prefix + self.family
+
+    @property
+    def knows_teacher(self) -> bool:
+        """Whether anything of the teacher reaches it."""
+        return self.answering in ("teacher", "argmax", "centroid")
+
+    @property
+    def teacher_in_words(self) -> str:
+        """Who answers, for people."""
+        words = {"teacher": "the teacher", "nobody": "nobody", "label": "the true label",
+                 "argmax": "the teacher's label", "centroid": "the teacher's class means",
+                 "self": "a student of its own kind"}[self.answering]  # fmt: skip
+        return words if self.confidence is None else f"{words}, {self.confidence:g}"
+
+    def key(self, teacher_fingerprint: str) -> str:
+        """Return what its students are kept under: arms without the teacher serve audits of other teachers too."""
+        known = teacher_fingerprint if self.knows_teacher else None
+        return digest(repr(self.attack), self.answering, self.confidence, known)[:24]
+
+    def null(self, confidence: float) -> "Arm":
+        """Return the label-only null under this arm's loss."""
+        return Arm(self.family, "null", self.attack, "label", confidence)
+
+    def nulls(self, num_classes: int) -> list["Arm"]:
+        """Return the label-only nulls of every confidence that names the label."""
+        return [self.null(confidence) for confidence in NULL_CONFIDENCES if confidence > 1 / num_classes]
+
+    def diagnostics(self, confidence: float) -> list["Arm"]:
+        """Return the nulls that tell the teacher's errors and similarities of classes from what else it knows."""
+        return [
+            Arm(self.family, "diagnostic", self.attack, "argmax", confidence),
+            Arm(self.family, "diagnostic", self.attack, "centroid"),
+        ]
+
+
+def references() -> list[Arm]:
+    """Return every setting of every named arm without a teacher; those of one family compete."""
+
+    def settings(family: str, attacks: Iterable[Composition], answering: Answering = "nobody") -> Iterator[Arm]:
+        for attack in attacks:
+            yield Arm(family, "reference", attack, answering)
+
+    return [
+        *settings(CROSS_ENTROPY, [Composition(CrossEntropy())]),
+        *settings(LABEL_SMOOTHING, [Composition(LabelSmoothing(smoothing=each)) for each in SMOOTHINGS]),
+        *settings("mixup", [Composition(CrossEntropy(), MixupQueries(alpha=each)) for each in (0.2, 1.0)]),
+        *settings("teacher-free KD", [Composition(TeacherFreeKD(temperature=each)) for each in (1.0, 20.0)]),
+        *settings("self-distillation", [Composition(KD(temperature=each)) for each in (2.0, 4.0)], "self"),
+    ]
+
+
+def knockoffs(entries: Iterable[SuiteEntry], answers: Answers) -> list[Arm]:
+    """Return a suite's settings as arms, relative temperatures resolved on the teacher's answers.
+
+    Args:
+        entries: of the suite.
+        answers: batches of `(N, C)` log-probabilities and `(N,)` labels over the transfer set.
+    """
+    return [
+        Arm(entry.family, "knockoff", with_numbers(entry.attack, answers), "teacher")
+        for entry in entries
+    ]  # fmt: skip
+
+
+def with_numbers(attack: Composition, answers: Answers) -> Composition:
+    """Return the attack with its relative temperatures as numbers, to four digits: those of these answers.
+
+    So a null is read at the same temperature as the teacher, and a student of one arm is the same in every audit.
+    """
+    surveyed = Composition(*(_rebuilt(part, None) for part in attack.active_parts))
+    if not any(_is_relative(part.settings()) for part in surveyed.active_parts):
+        return surveyed
+    surveyed.prepare(answers[0][0].shape[-1])
+    surveyed.survey(answers)
+    return Composition(*(_rebuilt(part, float(part.teacher_scale)) for part in surveyed.active_parts))
+
+
+def _is_relative(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_is_relative, value.values()))
+    return isinstance(value, Relative) or (isinstance(value, tuple) and any(map(_is_relative, value)))
+
+
+def _rebuilt(part: AttackPart, scale: float | None) -> AttackPart:
+    """Return a new part with the same settings, relative temperatures as numbers where a scale is given."""
+    values = {name: _number(value, scale) for name, value in part.settings().items()}
+    return type(part)(**values)
+
+
+def _number(value: Any, scale: float | None) -> Any:
+    if isinstance(value, Relative) and scale is not None:
+        return float(f"{value.factor * scale:.4g}")
+    if isinstance(value, tuple):
+        return tuple(_number(each, scale) for each in value)
+    return _rebuilt(value, scale) if isinstance(value, AttackPart) else value

@@ -1,0 +1,89 @@
+"""What an audit has to know of its data: fingerprints, labels, copies, and whether augmentation changes it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from hf_cmim.functional.divergence import IGNORE_INDEX
+from hf_cmim.teachers.base import INDEX_NAME
+from hf_cmim.teachers.fingerprints import digest
+from hf_cmim.trainers.transfer_data import TEACHER_VIEW, Repeatable
+
+_SAMPLED_FOR_CHANGE = 32
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """A data set as the student sees it.
+
+    Attributes:
+        size: samples.
+        labels: `(N,)` valid labels, in order.
+        samples: a digest of each sample's inputs, padding left out.
+        fingerprint: sha256 hex of them all.
+    """
+
+    size: int
+    labels: NDArray[np.int64]
+    samples: frozenset[bytes]
+    fingerprint: str
+
+
+def examine(batches: Any, size: int, name: str, *, quiet: bool) -> DataFacts:
+    """Look at every sample once.
+
+    Args:
+        batches: collated batches of the whole data set, in order.
+        size: samples in it.
+        name: for the progress bar and for errors.
+        quiet: without the bar.
+
+    Raises:
+        ValueError: a batch without labels: what an audit measures is accuracy.
+    """
+    digests: list[bytes] = []
+    labels: list[Tensor] = []
+    with tqdm(total=size, desc=f"Looking at the {name}", unit="sample", leave=False, disable=quiet) as bar:
+        for batch in batches:
+            if "labels" not in batch:
+                raise ValueError(
+                    f"Expected labels in the {name}, got {sorted(batch)}: criteria exist for labelled data alone. For"
+                    " an attack without labels use DistillationTrainer with Unlabelled, which reports accuracy."
+                )
+            digests += _digests(batch)
+            labels.append(batch["labels"].flatten().cpu())
+            bar.update(len(batch["labels"]))
+    every = torch.cat(labels)
+    fingerprint = digest(b"".join(digests), every)
+    return DataFacts(size, every[every != IGNORE_INDEX].numpy(), frozenset(digests), fingerprint)
+
+
+def _digests(batch: Mapping[str, Any]) -> list[bytes]:
+    """Return a digest of each sample's tensors; trailing zeros are padding."""
+    arrays = [
+        np.ascontiguousarray(value.cpu().numpy())
+        for name, value in sorted(batch.items())
+        if isinstance(value, Tensor) and name not in ("labels", INDEX_NAME, TEACHER_VIEW)
+    ]
+    return [
+        blake2b(b"|".join(array[row].tobytes().rstrip(b"\0") for array in arrays), digest_size=16).digest()
+        for row in range(len(arrays[0]))
+    ]
+
+
+def varies(dataset: Any) -> bool:
+    """Return whether samples of a data set change from epoch to epoch, as some of them show."""
+    positions = np.unique(np.linspace(0, len(dataset) - 1, _SAMPLED_FOR_CHANGE).astype(int)).tolist()
+    views = []
+    for epoch in range(2):
+        repeatable = Repeatable(dataset, 0)
+        repeatable.set_epoch(epoch)
+        views.append(digest(repeatable.__getitems__(positions)))
+    return views[0] != views[1]

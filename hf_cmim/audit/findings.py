@@ -1,0 +1,69 @@
+"""From accuracies to findings: decisions under each criterion, and the accounting of gains."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import get_args
+
+from hf_cmim.audit.plan import AuditPlan, Confirmation
+from hf_cmim.report import Accounting, Check, Criterion, CriterionResult, Interval
+from hf_cmim.statistics import Decision, paired_interval, replay
+
+Accuracies = Mapping[str, Sequence[float]]
+"""Of each arm's finished students, by name, in the order of their seeds."""
+
+
+def decide(plan: AuditPlan, chosen: Confirmation, criterion: Criterion, accuracies: Accuracies) -> Decision:
+    """Return the decision under a criterion, from the students there are."""
+    baselines = {
+        name: each
+        for name, each in chosen.baselines(criterion).items()
+        if criterion == plan.criterion or accuracies.get(each.chosen)
+    }
+    if not baselines:
+        return Decision("inconclusive", (), 1.0, 0, {})
+    decision = replay(accuracies, baselines, plan.design)
+    if len(baselines) < len(chosen.knockoffs) and decision.verdict != "distillable":
+        return replace(decision, verdict="inconclusive")  # what holds for some attacks need not hold for all
+    return decision
+
+
+def criterion_results(
+    plan: AuditPlan, chosen: Confirmation, accuracies: Accuracies, checks: Sequence[Check]
+) -> tuple[CriterionResult, ...]:
+    """Return every criterion's result, the primary one first; a fatal check leaves none of them decided."""
+    is_void = any(check.severity == "fatal" for check in checks)
+    names: list[Criterion] = [plan.criterion, *(each for each in get_args(Criterion) if each != plan.criterion)]
+    results = []
+    for name in names:
+        decision = decide(plan, chosen, name, accuracies)
+        results.append(
+            CriterionResult(
+                criterion=name,
+                primary=name == plan.criterion,
+                verdict="inconclusive" if is_void else decision.verdict,
+                comparisons=decision.comparisons,
+                smallest_margin=decision.smallest_margin,
+            )
+        )
+    return tuple(results)
+
+
+def account(decision: Decision, chosen: Confirmation, accuracies: Accuracies, count: int) -> tuple[Accounting, ...]:
+    """Return where the gains of the strongest attacks come from, as far as their nulls were trained."""
+    families = {arm.name: arm for arm in chosen.knockoffs}
+    found = []
+    for comparison in decision.comparisons[:count]:
+        arm = families[comparison.attack]
+        null = chosen.nulls.get(arm.family)
+        if null is None or null.confidence is None:
+            continue
+        argmax, centroid = arm.diagnostics(null.confidence)
+        steps = [comparison.baseline, null.name, argmax.name, centroid.name, arm.name]
+        if any(len(accuracies.get(name, ())) < 2 for name in steps):
+            continue
+        seeds = min(len(accuracies[name]) for name in steps)  # the terms add up only over the same seeds
+        values = [list(accuracies[name])[:seeds] for name in steps]
+        terms = [Interval(*paired_interval(after, before)) for before, after in pairwise(values)]
+        found.append(Accounting(arm.name, Interval(*paired_interval(values[-1], values[0])), *terms))
+    return tuple(found)

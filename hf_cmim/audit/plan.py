@@ -1,0 +1,161 @@
+"""Which students an audit trains: everything in a screen on validation data, then the best of each kind on test."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, get_args
+
+import numpy as np
+
+from hf_cmim.attacks.suites import QUICK_V1, STANDARD_V1, Suite
+from hf_cmim.audit.arms import CROSS_ENTROPY, LABEL_SMOOTHING, Arm
+from hf_cmim.report import Criterion
+from hf_cmim.statistics import Baselines, Design
+
+SUITES = {suite.name: suite for suite in (QUICK_V1, STANDARD_V1)}
+FIRST_SCREENING_SEED = 100_000
+"""Seeds of the screen start here, those of the confirming students at 0: no student is both."""
+
+
+@dataclass(frozen=True)
+class AuditPlan:
+    """What an audit does, decided before it runs.
+
+    Args:
+        suite: name of the attacks, `standard-v1` or `quick-v1`.
+        criterion: the primary one; the other two are described.
+        margin: gain that counts as distilling, a fraction.
+        looks: seeds of each attack at which verdicts are tried; longer later to continue an audit.
+        screening_seeds: seeds of each setting in the screen.
+        reference_multiple: seeds of a shared reference for each seed of an attack.
+        references: reference arms that go on beside label smoothing, the best on validation data.
+        null_families: attacks, strongest on validation data first, whose label-only nulls are tuned and go on; all of
+            them where the criterion is `no-leak`.
+        diagnosed: attacks, strongest first, whose gain is accounted for.
+        wave_size: students trained at once; None: as many as memory allows, at most 16.
+
+    Raises:
+        ValueError: a value out of its range.
+    """
+
+    suite: str = "standard-v1"
+    criterion: Criterion = "teacher-free"
+    margin: float = 0.005
+    looks: tuple[int, ...] = (3, 5, 8, 12, 18, 27, 40)
+    screening_seeds: int = 2
+    reference_multiple: int = 3
+    references: int = 2
+    null_families: int = 6
+    diagnosed: int = 3
+    wave_size: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        if self.suite not in SUITES:
+            raise ValueError(f"Expected a suite among {', '.join(SUITES)}, got {self.suite!r}: it names no attacks.")
+        if self.criterion not in get_args(Criterion):
+            raise ValueError(
+                f"Expected a criterion among {', '.join(get_args(Criterion))}, got {self.criterion!r}: no verdict"
+                " could be given."
+            )
+        self.design  # noqa: B018 (it checks margin and looks)
+        smallest = {"screening_seeds": 1, "references": 0, "null_families": 0, "diagnosed": 0}
+        for name, least in smallest.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"Expected {name} of at least {least}, got {getattr(self, name)}.")
+        if self.wave_size is not None and self.wave_size < 1:
+            raise ValueError(f"Expected a wave_size of at least 1, got {self.wave_size}: no student would be trained.")
+
+    @property
+    def design(self) -> Design:
+        """The sequential design."""
+        return Design(margin=self.margin, looks=tuple(self.looks), reference_multiple=self.reference_multiple)
+
+    @property
+    def attacks(self) -> Suite:
+        """The suite itself."""
+        return SUITES[self.suite]
+
+    def settings(self) -> dict[str, Any]:
+        """Return what must stay the same when an audit goes on; looks and waves may change."""
+        return {name: value for name, value in asdict(self).items() if name not in ("looks", "wave_size")}
+
+
+Scores = Mapping[Arm, Sequence[float]]
+
+
+def best_settings(arms: Iterable[Arm], scores: Scores) -> list[Arm]:
+    """Return for each family and role the arm of the highest mean validation accuracy; the first among equals."""
+    best: dict[tuple[str, str], Arm] = {}
+    for arm in arms:
+        kind = (arm.role, arm.family)
+        if kind not in best or np.mean(scores[arm]) > np.mean(scores[best[kind]]):
+            best[kind] = arm
+    return list(best.values())
+
+
+def strongest(arms: Iterable[Arm], scores: Scores, count: int) -> list[Arm]:
+    """Return the arms of the highest mean validation accuracy, highest first."""
+    return sorted(arms, key=lambda arm: -float(np.mean(scores[arm])))[:count]
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """The arms that go on to the test data.
+
+    Attributes:
+        knockoffs: the best setting of each family.
+        contenders: teacher-free arms that a knockoff has to beat, the best on validation data first, label smoothing
+            always among them.
+        nulls: the best label-only null of a knockoff's family.
+        described: cross-entropy, which is compared with nothing.
+    """
+
+    knockoffs: tuple[Arm, ...]
+    contenders: tuple[Arm, ...]
+    nulls: Mapping[str, Arm]
+    described: tuple[Arm, ...] = field(default=())
+
+    @classmethod
+    def choose(cls, plan: AuditPlan, arms: Sequence[Arm], scores: Scores) -> "Confirmation":
+        """Choose from everything that was screened.
+
+        Args:
+            plan: how many of each.
+            arms: all settings, in order.
+            scores: validation accuracies of each.
+        """
+        best = best_settings(arms, scores)
+        knockoffs = [arm for arm in best if arm.role == "knockoff"]
+        nulls = {arm.family: arm for arm in best if arm.role == "null"}
+        smoothing = next(arm for arm in best if arm.family == LABEL_SMOOTHING and arm.role == "reference")
+        others = [arm for arm in best if arm.role in ("reference", "null") and arm is not smoothing]
+        contenders = strongest([smoothing, *strongest(others, scores, plan.references)], scores, len(best))
+        cross_entropy = next(arm for arm in best if arm.family == CROSS_ENTROPY)
+        described = () if cross_entropy in contenders else (cross_entropy,)
+        return cls(tuple(knockoffs), tuple(contenders), nulls, described)
+
+    def baselines(self, criterion: Criterion) -> dict[str, Baselines]:
+        """Return what each knockoff is compared with; those without the null that a criterion needs are left out."""
+        if criterion == "no-leak":
+            with_null = [arm for arm in self.knockoffs if arm.family in self.nulls]
+            names = {arm.name: self.nulls[arm.family].name for arm in with_null}
+            return {knockoff: Baselines(null, (null,)) for knockoff, null in names.items()}
+        if criterion == "paper":
+            named: tuple[str, ...] = (LABEL_SMOOTHING,)
+        else:
+            named = tuple(arm.name for arm in self.contenders)
+        return {arm.name: Baselines(named[0], named) for arm in self.knockoffs}
+
+    def with_nulls(self, nulls: Mapping[str, Arm]) -> "Confirmation":
+        """Return the same with more label-only nulls; those there are stay."""
+        return replace(self, nulls={**nulls, **self.nulls})
+
+    def arms(self) -> dict[str, Arm]:
+        """Return every arm that may be trained, by name."""
+        every = (*self.knockoffs, *self.contenders, *self.nulls.values(), *self.described)
+        return {arm.name: arm for arm in every}
+
+
+def screening_seeds(plan: AuditPlan) -> range:
+    """Return the seeds of the screen."""
+    return range(FIRST_SCREENING_SEED, FIRST_SCREENING_SEED + plan.screening_seeds)

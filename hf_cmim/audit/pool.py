@@ -1,0 +1,327 @@
+"""The engine: the students of one seed learn in lockstep.
+
+Each batch is loaded, augmented and moved once, each teacher answers it once, then every student takes its own step.
+A pooled student ends with the very weights that `DistillationTrainer` gives it on `Repeatable` data.
+"""
+
+import copy
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain, islice
+from typing import Any, cast, final
+
+import numpy as np
+import torch
+from accelerate.data_loader import SeedableRandomSampler
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import BatchSampler, DataLoader
+from transformers import set_seed
+
+from hf_cmim.attacks.composition import Composition
+from hf_cmim.attacks.teacher_free import CrossEntropy
+from hf_cmim.audit.data import varies
+from hf_cmim.audit.shared_answers import SharedAnswers
+from hf_cmim.audit.student import PooledStudent
+from hf_cmim.functional.divergence import IGNORE_INDEX
+from hf_cmim.teachers.base import INDEX_NAME, AbstractTeacher
+from hf_cmim.trainers.components import unchanged_random_states
+from hf_cmim.trainers.distillation_config import DistillationConfig
+from hf_cmim.trainers.transfer_data import TEACHER_VIEW, Collator, IndexedDataset, Repeatable
+
+UNPOOLED = {
+    "auto_find_batch_size": False, "gradient_checkpointing": False, "neftune_noise_alpha": None, "deepspeed": None,
+    "fsdp": None, "load_best_model_at_end": False, "group_by_length": False, "max_grad_value": None,
+}  # fmt: skip
+"""Settings of Trainer that the pool has no step for, with the values at which they do nothing."""
+
+
+LARGEST_KEPT = 2**28
+"""Bytes of an evaluation set that may stay in memory, collated."""
+
+
+@dataclass(frozen=True)
+class PooledArm:
+    """What one student is trained by.
+
+    Attributes:
+        name: of the result.
+        attack: the composition; each student gets a copy.
+        teacher: who answers, or None for an arm without a teacher.
+    """
+
+    name: str
+    attack: Composition
+    teacher: AbstractTeacher | None
+
+
+@dataclass(frozen=True)
+class StudentResult:
+    """How one student ended.
+
+    Attributes:
+        name: of the arm.
+        seed: of initialisation, order, augmentation.
+        predictions: `(N,)` classes named for the valid labels of the evaluation set, in its order.
+        steps: optimizer steps taken.
+        queries: answers an attacker would have paid for.
+        has_diverged: whether a loss was not finite.
+        seconds: its share of the pool's time.
+    """
+
+    name: str
+    seed: int
+    predictions: NDArray[np.int32]
+    steps: int
+    queries: int
+    has_diverged: bool
+    seconds: float
+
+
+@final
+class StudentPool:
+    """Trains students of one architecture on one transfer set, many at once.
+
+    Args:
+        build_student: returns a new student; called once for each, right after its seed was set.
+        args: settings of every student; their seed, output and reports are the pool's.
+        transfer_set: map-style, labelled; what may be random in it becomes a function of (seed, epoch, position).
+        data_collator: makes the student's batches; None for Trainer's default.
+        teacher_collator: makes the teacher's view, or None where it is the student's.
+
+    Attributes:
+        shared: answers to the batch at hand, with the count of what was asked.
+
+    Raises:
+        ValueError: settings that only a whole Trainer can follow.
+    """
+
+    def __init__(
+        self,
+        build_student: Callable[[], nn.Module],
+        args: DistillationConfig,
+        transfer_set: Any,
+        data_collator: Collator | None = None,
+        teacher_collator: Collator | None = None,
+    ) -> None:
+        check_can_be_pooled(args)
+        self.build_student = build_student
+        self.args = args
+        self.transfer_set = transfer_set
+        self.data_collator = data_collator
+        self.teacher_collator = teacher_collator
+        self.shared = SharedAnswers()
+        self._varies: dict[int, tuple[Any, bool]] = {}
+        self._kept: dict[int, tuple[Any, list[dict[str, Any]]]] = {}
+
+    def varies(self, dataset: Any) -> bool:
+        """Return whether a data set's samples change from epoch to epoch."""
+        if id(dataset) not in self._varies:
+            self._varies[id(dataset)] = (dataset, varies(dataset))  # kept alive, so that no other takes its id
+        return self._varies[id(dataset)][1]
+
+    def _repeatable(self, dataset: Any, seed: int) -> Any:
+        return Repeatable(dataset, seed) if self.varies(dataset) else dataset
+
+    @cached_property
+    def num_steps(self) -> int:
+        """Optimizer steps of one student."""
+        student = self.student(PooledArm("counted", Composition(CrossEntropy()), None), 0)
+        return int(student.set_initial_training_values(student.args, self._training_loader(student, 0))[-1])
+
+    # Students
+
+    def untrained(self, seed: int) -> nn.Module:
+        """Return a student's model as its seed makes it."""
+        return cast(nn.Module, self.student(PooledArm("untrained", Composition(CrossEntropy()), None), seed).model)
+
+    def student(self, arm: PooledArm, seed: int) -> PooledStudent:
+        """Return a student as its seed makes it."""
+        set_seed(seed)
+        return PooledStudent(
+            self.build_student(),
+            shared=self.shared,
+            args=pooled_arguments(self.args, seed),
+            train_dataset=self._repeatable(self.transfer_set, seed),
+            data_collator=self.data_collator,
+            teacher_collator=self.teacher_collator,
+            teacher=arm.teacher,
+            attack=arm.attack,
+        )
+
+    def train(
+        self, arms: Sequence[PooledArm], seed: int, *, on_step: Callable[[int], None] | None = None
+    ) -> list[PooledStudent]:
+        """Train one student for each arm under one seed, in lockstep.
+
+        Args:
+            arms: what they learn by.
+            seed: sets initialisation, order of the data and augmentation, and is the same for all.
+            on_step: told after each step how many students took it.
+        """
+        students = [self.student(arm, seed) for arm in arms]
+        loader = self._training_loader(students[0], seed)
+        epochs, steps_in_epoch, *_, max_steps = students[0].set_initial_training_values(students[0].args, loader)
+        self._survey(students, seed)
+        for student in students:
+            student.begin(max_steps)
+        for epoch in range(epochs):
+            loader.dataset.set_epoch(epoch)  # type: ignore[attr-defined]  # DataLoader does not know its data set's type
+            loader.batch_sampler.sampler.set_epoch(epoch)  # type: ignore[union-attr]  # nor its sampler's
+            for student in students:
+                student.begin_epoch()
+            batches = iter(loader)
+            for step in range(steps_in_epoch):
+                if epoch * steps_in_epoch + step == max_steps:
+                    break
+                self._step(students, list(islice(batches, self.args.gradient_accumulation_steps)))
+                if on_step is not None:
+                    on_step(len(students))
+        for student in students:
+            student.check_loss_is_finite()
+        return students
+
+    def _step(self, students: Sequence[PooledStudent], batches: Sequence[dict[str, Any]]) -> None:
+        moved = [dict(students[0]._prepare_inputs(batch)) for batch in batches]
+        num_items = students[0]._get_num_items_in_batch(moved, self.args.device)
+        for student in students:
+            student.take_step(moved, num_items)
+        self.shared.forget()
+
+    def _training_loader(self, student: PooledStudent, seed: int) -> DataLoader[Any]:
+        """Load what `Trainer` loads under this seed, in its order."""
+        dataset: Any = student.train_dataset
+        sampler = SeedableRandomSampler(dataset, generator=torch.Generator(), data_seed=seed)
+        return DataLoader(
+            dataset,
+            batch_sampler=BatchSampler(sampler, self.args.per_device_train_batch_size, self.args.dataloader_drop_last),
+            collate_fn=student.data_collator,
+            generator=torch.Generator().manual_seed(seed),
+            **_loading(self.args),
+        )
+
+    def ordered_batches(self, student: PooledStudent, dataset: Any, seed: int = 0) -> Iterator[dict[str, Any]]:
+        """Yield the batches of a data set in order, collated, on the student's device, as a seed's epoch 0 sees it."""
+        indexed: Any = IndexedDataset(self._repeatable(dataset, seed))
+        loader = DataLoader(
+            indexed,
+            batch_size=self.args.per_device_eval_batch_size,
+            collate_fn=student.data_collator,
+            generator=torch.Generator().manual_seed(0),
+            **_loading(self.args),
+        )
+        for batch in loader:
+            yield dict(student._prepare_inputs(batch))
+
+    @torch.no_grad()
+    def _survey(self, students: Sequence[PooledStudent], seed: int) -> None:
+        """Show the attacks that want it the answers to the whole transfer set, as `DistillationTrainer` does."""
+        curious = [student for student in students if student.attack.needs_survey]
+        answers: list[list[tuple[Tensor, Tensor]]] = [[] for _ in curious]
+        for batch in self.ordered_batches(curious[0], self.transfer_set, seed) if curious else ():
+            labels, index = batch.pop("labels"), batch.pop(INDEX_NAME)
+            view = batch.pop(TEACHER_VIEW, batch)
+            valid = labels.flatten() != IGNORE_INDEX
+            for student, seen in zip(curious, answers, strict=True):
+                log_probs = student.queries.answers(view, labels, index).flatten(0, -2)
+                seen.append((log_probs[valid], labels.flatten()[valid]))
+            self.shared.forget()
+        for student, seen in zip(curious, answers, strict=True):
+            with student.own_randomness():
+                student.attack.survey(seen)
+
+    # Results
+
+    def predict(self, students: Sequence[PooledStudent], dataset: Any) -> list[NDArray[np.int32]]:
+        """Return for each student the classes it names for the valid labels of a data set, in its order."""
+        found: list[list[Tensor]] = [[] for _ in students]
+        for kept in self._evaluation_batches(students[0], dataset):
+            batch = dict(kept)
+            valid = batch.pop("labels").flatten() != IGNORE_INDEX
+            inputs = {name: value for name, value in batch.items() if name not in (INDEX_NAME, TEACHER_VIEW)}
+            for student, seen in zip(students, found, strict=True):
+                seen.append(student.classify(inputs).flatten()[valid].cpu())
+        return [torch.cat(seen).numpy().astype(np.int32) for seen in found]
+
+    def _evaluation_batches(self, student: PooledStudent, dataset: Any) -> Iterable[dict[str, Any]]:
+        """Return the batches of an evaluation set, kept for the next wave where they are small."""
+        if id(dataset) in self._kept:
+            return self._kept[id(dataset)][1]
+        batches = self.ordered_batches(student, dataset)
+        first = list(islice(batches, 1))
+        values = (value for batch in first for value in batch.values() if isinstance(value, Tensor))
+        size = sum(value.numel() * value.element_size() for value in values) / self.args.per_device_eval_batch_size
+        if size * len(dataset) > LARGEST_KEPT:
+            return chain(first, batches)
+        self._kept[id(dataset)] = (dataset, [*first, *batches])
+        return self._kept[id(dataset)][1]
+
+    def run(
+        self,
+        arms: Sequence[PooledArm],
+        seed: int,
+        evaluation_set: Any,
+        *,
+        on_step: Callable[[int], None] | None = None,
+    ) -> list[StudentResult]:
+        """Train and evaluate one student for each arm.
+
+        Args:
+            arms: what they learn by.
+            seed: of them all.
+            evaluation_set: what their last epoch is measured on.
+            on_step: told after each step how many students took it.
+        """
+        started = time.perf_counter()
+        with unchanged_random_states(self.args.device):
+            students = self.train(arms, seed, on_step=on_step)
+        predictions = self.predict(students, evaluation_set)
+        seconds = (time.perf_counter() - started) / len(students)
+        return [
+            StudentResult(
+                name=arm.name,
+                seed=seed,
+                predictions=predicted,
+                steps=student.state.global_step,
+                queries=student.queries.ledger.num_paid,
+                has_diverged=student.has_diverged,
+                seconds=seconds,
+            )
+            for arm, student, predicted in zip(arms, students, predictions, strict=True)
+        ]
+
+
+def _loading(args: DistillationConfig) -> dict[str, Any]:
+    return {"num_workers": args.dataloader_num_workers, "pin_memory": args.dataloader_pin_memory
+            and args.device.type == "cuda"}  # fmt: skip
+
+
+def pooled_arguments(args: DistillationConfig, seed: int) -> DistillationConfig:
+    """Return the settings of one student: the same but for its seed, silent, and of one process."""
+    own = copy.copy(args)
+    own.seed, own.data_seed = seed, None
+    own.report_to, own.disable_tqdm = [], True
+    own.average_tokens_across_devices = False  # no other process knows this student
+    own._n_gpu = min(own.n_gpu, 1)
+    return own
+
+
+def check_can_be_pooled(args: DistillationConfig) -> None:
+    """Raise a `ValueError` if settings ask for what only a whole Trainer does."""
+    asked = {
+        name: getattr(args, name)
+        for name, idle in UNPOOLED.items()
+        if hasattr(args, name) and getattr(args, name) not in (idle, [], {})
+    }
+    schedules = {"reduce_lr_on_plateau", "greedy"}
+    if str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)) in schedules:
+        asked["lr_scheduler_type"] = args.lr_scheduler_type
+    if args.train_sampling_strategy != "random":
+        asked["train_sampling_strategy"] = args.train_sampling_strategy
+    if asked:
+        raise ValueError(
+            f"Expected settings that students in lockstep can share, got {asked}: they would be ignored, and the"
+            " students would not be those that DistillationTrainer trains. Leave them out."
+        )

@@ -1,0 +1,262 @@
+"""Run an audit and write what it found."""
+
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch import nn
+
+from hf_cmim.attacks.composition import Composition
+from hf_cmim.attacks.teacher_free import CrossEntropy
+from hf_cmim.audit.checks import Evidence, find_faults
+from hf_cmim.audit.data import DataFacts, examine
+from hf_cmim.audit.findings import account, criterion_results
+from hf_cmim.audit.plan import AuditPlan
+from hf_cmim.audit.pool import PooledArm, StudentPool, StudentResult
+from hf_cmim.audit.state import AuditFolder, write_whole
+from hf_cmim.audit.subject import AuditData, Subject
+from hf_cmim.audit.teacher_audit import TeacherAudit
+from hf_cmim.audit.training import Trainees
+from hf_cmim.report import REPORT_NAME, AuditReport, ControlResult, Costs, ModelFacts, Scope
+from hf_cmim.teachers.base import AbstractTeacher
+from hf_cmim.teachers.fingerprints import digest
+from hf_cmim.trainers.distillation_config import DistillationConfig
+from hf_cmim.trainers.launch import check_launch
+from hf_cmim.trainers.transfer_data import Collator
+
+Teacher = AbstractTeacher | nn.Module | str
+TWIN = "CE twin"
+"""Name of the control teacher: the same model, trained with plain cross-entropy."""
+PACKAGES = ("hf_cmim", "torch", "transformers", "accelerate", "numpy", "scipy")
+TRAINING_SETTINGS = (
+    "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",
+    "optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm",
+    "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "bf16", "fp16", "torch_compile",
+    "dataloader_drop_last", "label_names", "query_budget",
+)  # fmt: skip
+"""Settings that determine a student."""
+
+
+def run_audit(
+    teacher: Teacher,
+    build_student: Callable[[], nn.Module],
+    args: DistillationConfig,
+    data: AuditData,
+    plan: AuditPlan | None = None,
+    *,
+    twin: Teacher | None = None,
+    controls: Mapping[str, Teacher] | None = None,
+    data_collator: Collator | None = None,
+    teacher_collator: Collator | None = None,
+    title: str = "",
+    student_name: str = "",
+) -> AuditReport:
+    """Find out whether a classifier can be distilled, by which attack, by how much, and how sure that is.
+
+    Finished students are kept in `args.output_dir`: an audit that was killed goes on where it was, and one that ended
+    can be continued with more looks. The report is written there as audit.json.
+
+    Args:
+        teacher: the classifier; a model or a path is wrapped in `ModelTeacher`.
+        build_student: returns a new student; called right after the student's seed was set.
+        args: how every student is trained, and the folder.
+        data: transfer, validation and test set, labelled.
+        plan: what to try, and when to be satisfied.
+        twin: the teacher's twin trained with plain cross-entropy, the control that has to leak.
+        controls: other teachers to compare with, by name.
+        data_collator: makes the student's batches; None for Trainer's default.
+        teacher_collator: makes the teachers' view of them; None where it is the student's.
+        title: of the report.
+        student_name: in words, for the report.
+
+    Raises:
+        ValueError: a teacher, student, data or settings that do not fit together, before anything is trained.
+    """
+    plan = plan or AuditPlan()
+    check_launch(args.world_size)
+    pool = StudentPool(build_student, args, data.transfer, data_collator, teacher_collator)
+    student = _examine_student(pool, student_name)
+    teachers: dict[str, Teacher] = {"teacher": teacher, **({} if twin is None else {TWIN: twin}), **(controls or {})}
+    subjects = {name: Subject(each, name, pool, data) for name, each in teachers.items()}
+    facts = _examine_data(pool, data)
+    manifest = _manifest(plan, args, student, facts, subjects)
+    is_main = PartialState().is_main_process
+    with AuditFolder(Path(str(args.output_dir)), manifest, is_main=is_main) as folder:
+        sittings = folder.begin_sitting(_sitting()) if is_main else []
+        sets = {"validation": (data.validation, facts[1].labels), "test": (data.test, facts[2].labels)}
+        trainees = Trainees(pool, folder, sets, plan.wave_size)
+        audits = {
+            name: TeacherAudit(subject, plan if name == "teacher" else replace(plan, diagnosed=0), trainees)
+            for name, subject in subjects.items()
+        }
+        for audit in audits.values():
+            audit.run()
+        report = _report(audits, student, facts, data.names, len(sittings), title)
+        if is_main:
+            write_whole(folder.path / REPORT_NAME, report.to_json())
+    return report
+
+
+@dataclass(frozen=True)
+class _StudentFacts:
+    words: str
+    fingerprint: str
+    is_pretrained: bool
+
+
+def _examine_student(pool: StudentPool, name: str) -> _StudentFacts:
+    """Look at two new students: weights of theirs that are random and yet equal were trained before."""
+    first, second = pool.untrained(0), pool.untrained(1)
+    pairs = [(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True) if a.numel() > 1]
+    is_pretrained = any(torch.equal(a, b) and bool(a.std() > 0) for a, b in pairs)
+    weights = sum(value.numel() for value in first.parameters())
+    words = name or f"{type(first).__name__}, {weights:,} weights"
+    return _StudentFacts(words, digest(repr(first), first.state_dict()), is_pretrained)
+
+
+def _examine_data(pool: StudentPool, data: AuditData) -> tuple[DataFacts, DataFacts, DataFacts]:
+    probe = pool.student(PooledArm("probe", Composition(CrossEntropy()), None), 0)
+    quiet = pool.args.disable_tqdm or not PartialState().is_main_process
+    sets = (data.transfer, data.validation, data.test)
+    transfer, validation, test = (
+        examine(pool.ordered_batches(probe, each), len(each), name, quiet=quiet)
+        for each, name in zip(sets, data.names, strict=True)
+    )
+    return transfer, validation, test
+
+
+def _training(args: DistillationConfig) -> dict[str, Any]:
+    values = {name: getattr(args, name, None) for name in TRAINING_SETTINGS}
+    return {name: getattr(value, "value", value) for name, value in values.items()}
+
+
+def _manifest(
+    plan: AuditPlan,
+    args: DistillationConfig,
+    student: _StudentFacts,
+    facts: tuple[DataFacts, DataFacts, DataFacts],
+    subjects: Mapping[str, Subject],
+) -> dict[str, Any]:
+    names = ("transfer set", "validation set", "test set")
+    return {
+        **{f"plan, {name}": value for name, value in plan.settings().items()},
+        **{f"training, {name}": value for name, value in _training(args).items()},
+        **{f"data, {name}": each.fingerprint for name, each in zip(names, facts, strict=True)},
+        "student": student.fingerprint,
+        **{f"teacher, {name}": subject.fingerprint for name, subject in subjects.items()},
+    }
+
+
+def _sitting() -> dict[str, Any]:
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "command": sys.argv,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU",
+        "processes": PartialState().num_processes,
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+
+
+def _report(
+    audits: Mapping[str, TeacherAudit],
+    student: _StudentFacts,
+    facts: tuple[DataFacts, DataFacts, DataFacts],
+    names: tuple[str, str, str],
+    sittings: int,
+    title: str,
+) -> AuditReport:
+    audit = audits["teacher"]
+    subject, plan, args = audit.subject, audit.plan, audit.trainees.pool.args
+    worth = {name: each.subject.facts() for name, each in audits.items()}
+    twin = audits.get(TWIN)
+    power = None if twin is None else twin.decision.verdict == "distillable"
+    arms = audit.results()
+    reference = audit.chosen.contenders[0] if plan.criterion != "paper" else None
+    named = "LS" if reference is None else reference.name
+    evidence = Evidence(
+        asked_twice=subject.asked_twice,
+        teacher=worth["teacher"],
+        num_classes=subject.teacher.num_classes,
+        baseline=next(arm for arm in arms if arm.name == named),
+        arms=arms,
+        chosen=audit.chosen.knockoffs,
+        screened=audit.screened,
+        scores=audit.scores,
+        margin=plan.margin,
+        data=facts,
+        power=power,
+        has_pretrained_student=student.is_pretrained,
+        skipped=audit.skipped,
+    )
+    checks = find_faults(evidence)
+    accuracies = audit.accuracies()
+    return AuditReport(
+        title=title or f"Audit of {subject.path or subject.name}",
+        date=time.strftime("%Y-%m-%d"),
+        scope=_scope(audit, student, facts, names, _training(args)),
+        teacher=worth["teacher"],
+        twin=worth.get(TWIN),
+        power=power,
+        margin=plan.margin,
+        error_rate=plan.design.error_rate,
+        criteria=criterion_results(plan, audit.chosen, accuracies, checks),
+        reference=named,
+        arms=tuple(arms),
+        accounting=account(audit.decision, audit.chosen, accuracies, plan.diagnosed),
+        controls=tuple(_control(name, each, worth[name]) for name, each in audits.items() if name != "teacher"),
+        costs=_costs(audits),
+        checks=checks,
+        looks=tuple(look for look in plan.looks if look <= audit.decision.look),
+        sittings=sittings,
+        reproduction={**_sitting(), "plan": {**plan.settings(), "looks": list(plan.looks)},
+                      "fingerprints": {"student": student.fingerprint, "transfer set": facts[0].fingerprint,
+                                       "validation set": facts[1].fingerprint, "test set": facts[2].fingerprint}},
+    )  # fmt: skip
+
+
+def _scope(
+    audit: TeacherAudit,
+    student: _StudentFacts,
+    facts: tuple[DataFacts, DataFacts, DataFacts],
+    names: tuple[str, str, str],
+    training: dict[str, Any],
+) -> Scope:
+    transfer, validation, test = facts
+    return Scope(
+        suite=audit.plan.suite,
+        student=student.words,
+        transfer_set=names[0],
+        validation_set=names[1],
+        test_set=names[2],
+        num_transfer=transfer.size,
+        num_validation=len(validation.labels),
+        num_test=len(test.labels),
+        num_classes=audit.subject.teacher.num_classes,
+        training=training,
+    )
+
+
+def _control(name: str, audit: TeacherAudit, facts: ModelFacts) -> ControlResult:
+    decision = audit.decision
+    largest = decision.comparisons[0] if decision.comparisons else None
+    return ControlResult(name, facts, decision.verdict, largest, decision.smallest_margin)
+
+
+def _costs(audits: Mapping[str, TeacherAudit]) -> Costs:
+    students: dict[tuple[str, str, int], StudentResult] = {}
+    for audit in audits.values():
+        students |= audit.finished()
+    return Costs(
+        queries_paid=max(each.queries for each in students.values()),
+        queries_asked=sum(each.queries for each in students.values()),
+        students=len(students),
+        student_steps=sum(each.steps for each in students.values()),
+        seconds=sum(each.seconds for each in students.values()),
+    )

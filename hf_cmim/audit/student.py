@@ -1,0 +1,137 @@
+"""A student among others: everything `DistillationTrainer` does in a step, without its loop."""
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import TrainerState
+
+from hf_cmim.audit.shared_answers import SharedAnswers
+from hf_cmim.trainers.distillation_trainer import DistillationTrainer
+
+
+@final
+class PooledStudent(DistillationTrainer):
+    """A student that takes its steps when it is told to, on batches that others see too.
+
+    It belongs to one process, whatever the launch, and owns its random state, so that its result depends neither on
+    who trains beside it nor on where. Loss, gradients, clipping, optimizer, schedule and precision are Trainer's own.
+
+    Args:
+        model: the student, just initialised under its seed.
+        shared: answers to the batch at hand.
+        keywords: what `DistillationTrainer` takes.
+
+    Attributes:
+        has_diverged: whether a loss was not finite; then the student stands still.
+    """
+
+    def __init__(self, model: nn.Module, *, shared: SharedAnswers, **keywords: Any) -> None:
+        super().__init__(model, **keywords)
+        if self.queries.teacher is not None:
+            self.queries.ask = partial(shared.ask, self.queries.teacher)
+        self.has_diverged = False
+        self._parameters_in_order: list[nn.Parameter] = []
+        self._random_states = _RandomStates.now(self.args.device)
+
+    @property
+    def num_processes(self) -> int:
+        """One: the arms are divided among processes, not the batches."""
+        return 1
+
+    def check_loss_is_finite(self) -> None:
+        """Note instead of raising: one diverged student must not end an audit."""
+        finite, self._loss_is_finite = self._loss_is_finite, None
+        self.has_diverged = self.has_diverged or (finite is not None and not bool(finite))
+
+    @contextmanager
+    def own_randomness(self) -> Iterator[None]:
+        """Draw from this student's generators inside. The pool gives those outside back when all is done."""
+        self._random_states.restore()
+        yield
+        self._random_states = _RandomStates.now(self.args.device)
+
+    def begin(self, max_steps: int) -> None:
+        """Build optimizer and schedule, as `Trainer.train` does before its first step."""
+        with self.own_randomness():
+            self.create_optimizer()
+            # Not prepare(): under several processes that would wrap the model to train it on all of them together.
+            self.model_wrapped = self.accelerator.prepare_model(self.model, evaluation_mode=True)
+            if self.accelerator.scaler is not None:  # elsewhere it would only cost time
+                self.optimizer = self.accelerator.prepare(self.optimizer)
+            self.create_scheduler(num_training_steps=max_steps)
+            self.state = TrainerState(max_steps=max_steps)
+            self._parameters_in_order = list(self.model_wrapped.parameters())
+            self._forget_gradients()
+
+    def _forget_gradients(self) -> None:
+        for parameter in self._parameters_in_order:
+            parameter.grad = None
+
+    def begin_epoch(self) -> None:
+        """Draw the number with which a data loader of its own would begin an epoch."""
+        with self.own_randomness():
+            torch.empty((), dtype=torch.int64).random_()
+
+    def take_step(self, batches: Sequence[dict[str, Any]], num_items: Tensor | int | None) -> None:
+        """Take one optimizer step.
+
+        Args:
+            batches: its micro-batches, on the student's device.
+            num_items: valid labels of them all.
+        """
+        with self.own_randomness():
+            for position, batch in enumerate(batches):
+                if not self.has_diverged:
+                    self.accelerator.gradient_state._set_sync_gradients(position == len(batches) - 1)
+                    self.training_step(self.model_wrapped, batch, num_items)
+            if not self.has_diverged:
+                self._update()
+
+    def _update(self) -> None:
+        if self.args.max_grad_norm > 0:
+            if self.accelerator.scaler is not None:
+                self.accelerator.unscale_gradients(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self._parameters_in_order, self.args.max_grad_norm)
+        self.optimizer.step()
+        assert self.lr_scheduler is not None  # begin() made it
+        if not self.accelerator.optimizer_step_was_skipped:
+            self.lr_scheduler.step()
+        self._forget_gradients()
+        self.state.global_step += 1
+
+    @torch.no_grad()
+    def classify(self, inputs: dict[str, Any]) -> Tensor:
+        """Return the `(B, ...)` classes it names, without changing anything."""
+        self.model_wrapped.eval()
+        with self.compute_loss_context_manager():
+            outputs = self.model_wrapped(**inputs)
+        logits: Tensor = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+        return logits.argmax(dim=-1)
+
+
+class _RandomStates:
+    """The states of every generator a student may draw from."""
+
+    def __init__(self, python: Any, numpy: Any, cpu: Tensor, device: tuple[torch.device, Tensor] | None) -> None:
+        self.python = python
+        self.numpy = numpy
+        self.cpu = cpu
+        self.device = device
+
+    @classmethod
+    def now(cls, device: torch.device) -> "_RandomStates":
+        on_device = (device, torch.cuda.get_rng_state(device)) if device.type == "cuda" else None
+        return cls(random.getstate(), np.random.get_state(), torch.get_rng_state(), on_device)
+
+    def restore(self) -> None:
+        random.setstate(self.python)
+        np.random.set_state(self.numpy)
+        torch.set_rng_state(self.cpu)
+        if self.device is not None:
+            torch.cuda.set_rng_state(self.device[1], self.device[0])

@@ -1,0 +1,93 @@
+"""The pool: the same students as one by one, and nothing that one student does reaches another."""
+
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from transformers import set_seed
+
+from hf_cmim import DistillationConfig, Relative
+from hf_cmim.attacks.composition import Composition
+from hf_cmim.attacks.ctkd import CTKD
+from hf_cmim.attacks.dot import DOT
+from hf_cmim.attacks.kd import KD
+from hf_cmim.attacks.markov_kd import MarkovKD
+from hf_cmim.attacks.mixup_queries import MixupQueries
+from hf_cmim.attacks.skeptical import Skeptical
+from hf_cmim.attacks.teacher_free import CrossEntropy, LabelSmoothing
+from hf_cmim.audit.pool import PooledArm, StudentPool
+from hf_cmim.teachers.model import ModelTeacher
+from hf_cmim.teachers.nulls import LabelOnlyTeacher
+from hf_cmim.trainers.transfer_data import Repeatable
+
+ATTACKS = {
+    "ce": CrossEntropy(), "ls": LabelSmoothing(), "kd": KD(), "relative": KD(temperature=Relative(1.0)),
+    "ctkd": CTKD(), "markov": Composition(KD(), MarkovKD()), "mixup": Composition(KD(), MixupQueries()),
+    "skeptical": Composition(KD(), Skeptical()), "dot": Composition(KD(), DOT()), "null": KD(temperature=2.0),
+}  # fmt: skip
+SETTINGS: dict[str, dict[str, Any]] = {
+    "sgd": {},
+    "adamw, accumulation, clipping, warm-up": {
+        "optim": "adamw_torch", "learning_rate": 3e-3, "gradient_accumulation_steps": 2, "max_grad_norm": 0.5,
+        "lr_scheduler_type": "cosine", "warmup_steps": 0.2, "weight_decay": 0.1, "num_train_epochs": 2,
+    },
+    "bf16, steps": {"bf16": True, "max_steps": 7, "dataloader_drop_last": True},
+}  # fmt: skip
+
+
+class Augmented(torch.utils.data.Dataset):
+    """Noisy images: another view each time, from torch's global generator."""
+
+    def __init__(self, samples: tiny.Dataset) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        sample = self.samples[position]
+        return sample | {"pixel_values": sample["pixel_values"] + 0.3 * torch.randn(1, 8, 8)}
+
+
+def student() -> torch.nn.Module:
+    """A student with dropout, initialised from the seed set before."""
+    seed = torch.initial_seed()
+    return tiny.vit(seed=seed % 2**32, dropout=0.1)
+
+
+def teachers() -> dict[str, Any]:
+    live = ModelTeacher(tiny.vit(seed=50).eval())
+    null = LabelOnlyTeacher(tiny.NUM_LABELS, confidence=0.7, temperature=2.0)
+    return {"ce": None, "ls": None, "null": null} | {
+        name: live for name in ATTACKS if name not in ("ce", "ls", "null")
+    }
+
+
+def arms(names: list[str]) -> list[PooledArm]:
+    answering = teachers()
+    return [PooledArm(name, Composition.of(ATTACKS[name]), answering[name]) for name in names]
+
+
+def pool(folder: Any, samples: Any, **changes: Any) -> StudentPool:
+    return StudentPool(student, DistillationConfig(**tiny.settings(folder, **changes)), samples)
+
+
+def alone(arm: PooledArm, samples: Any, folder: Any, seed: int, **changes: Any) -> dict[str, torch.Tensor]:
+    set_seed(seed)
+    trainer = tiny.distillation_trainer(
+        student(), Repeatable(samples, seed), folder, arm.attack, arm.teacher, **(changes | {"seed": seed})
+    )
+    trainer.train()
+    return tiny.weights(trainer.model)
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_a_pooled_student_is_the_student_trained_alone(settings, tmp_path):
+    """Catches any step of Trainer that the pool leaves out or does in another order, or a random state that is shared."""
+    samples, changes = Augmented(tiny.images(44)), SETTINGS[settings]
+    names = [name for name in ATTACKS if not (name == "dot" and changes.get("bf16"))]
+    together = pool(tmp_path, samples, **changes).train(arms(names), seed=3)
+    for arm, pooled in zip(arms(names), together, strict=True):
+        expected = alone(arm, samples, tmp_path, 3, **changes)
+        assert tiny.largest_difference(expected, tiny.weights(pooled.model)) == 0, arm.name
