@@ -1,7 +1,7 @@
 """Which students an audit trains: everything in a screen on validation data, then the best of each kind on test."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, get_args
 
 import numpy as np
@@ -10,6 +10,7 @@ from hf_cmim.attacks.suites import QUICK_V1, STANDARD_V1, Suite
 from hf_cmim.audit.arms import CROSS_ENTROPY, LABEL_SMOOTHING, Arm
 from hf_cmim.report import Criterion
 from hf_cmim.statistics import Baselines, Design
+from hf_cmim.teachers.fingerprints import digest
 
 SUITES = {suite.name: suite for suite in (QUICK_V1, STANDARD_V1)}
 FIRST_SCREENING_SEED = 100_000
@@ -21,7 +22,7 @@ class AuditPlan:
     """What an audit does, decided before it runs.
 
     Args:
-        suite: name of the attacks, `standard-v1` or `quick-v1`.
+        suite: the attacks: `standard-v1`, `quick-v1`, or a `Suite` of your own.
         criterion: the primary one; the other two are described.
         margin: gain that counts as distilling, a fraction.
         looks: seeds of each attack at which verdicts are tried; longer later to continue an audit.
@@ -37,7 +38,7 @@ class AuditPlan:
         ValueError: a value out of its range.
     """
 
-    suite: str = "standard-v1"
+    suite: str | Suite = "standard-v1"
     criterion: Criterion = "teacher-free"
     margin: float = 0.005
     looks: tuple[int, ...] = (3, 5, 8, 12, 18, 27, 40)
@@ -50,7 +51,7 @@ class AuditPlan:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        if self.suite not in SUITES:
+        if isinstance(self.suite, str) and self.suite not in SUITES:
             raise ValueError(f"Expected a suite among {', '.join(SUITES)}, got {self.suite!r}: it names no attacks.")
         if self.criterion not in get_args(Criterion):
             raise ValueError(
@@ -73,11 +74,14 @@ class AuditPlan:
     @property
     def attacks(self) -> Suite:
         """The suite itself."""
-        return SUITES[self.suite]
+        return SUITES[self.suite] if isinstance(self.suite, str) else self.suite
 
     def settings(self) -> dict[str, Any]:
         """Return what must stay the same when an audit goes on; looks and waves may change."""
-        return {name: value for name, value in asdict(self).items() if name not in ("looks", "wave_size")}
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        entries = [(entry.family, repr(entry.attack)) for entry in self.attacks.entries]
+        values["suite"] = f"{self.attacks.name}, {len(entries)} settings, {digest(entries)[:12]}"
+        return {name: value for name, value in values.items() if name not in ("looks", "wave_size")}
 
 
 Scores = Mapping[Arm, Sequence[float]]

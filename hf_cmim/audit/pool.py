@@ -4,7 +4,6 @@ Each batch is loaded, augmented and moved once, each teacher answers it once, th
 A pooled student ends with the very weights that `DistillationTrainer` gives it on `Repeatable` data.
 """
 
-import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from transformers import set_seed
 from hf_cmim.attacks.composition import Composition
 from hf_cmim.attacks.teacher_free import CrossEntropy
 from hf_cmim.audit.data import varies
+from hf_cmim.audit.settings import check_can_be_pooled, pooled_arguments
 from hf_cmim.audit.shared_answers import SharedAnswers
 from hf_cmim.audit.student import PooledStudent
 from hf_cmim.functional.divergence import IGNORE_INDEX
@@ -30,13 +30,6 @@ from hf_cmim.teachers.base import INDEX_NAME, AbstractTeacher
 from hf_cmim.trainers.components import unchanged_random_states
 from hf_cmim.trainers.distillation_config import DistillationConfig
 from hf_cmim.trainers.transfer_data import TEACHER_VIEW, Collator, IndexedDataset, Repeatable
-
-UNPOOLED = {
-    "auto_find_batch_size": False, "gradient_checkpointing": False, "neftune_noise_alpha": None, "deepspeed": None,
-    "fsdp": None, "load_best_model_at_end": False, "group_by_length": False, "max_grad_value": None,
-}  # fmt: skip
-"""Settings of Trainer that the pool has no step for, with the values at which they do nothing."""
-
 
 LARGEST_KEPT = 2**28
 """Bytes of an evaluation set that may stay in memory, collated."""
@@ -296,32 +289,3 @@ class StudentPool:
 def _loading(args: DistillationConfig) -> dict[str, Any]:
     return {"num_workers": args.dataloader_num_workers, "pin_memory": args.dataloader_pin_memory
             and args.device.type == "cuda"}  # fmt: skip
-
-
-def pooled_arguments(args: DistillationConfig, seed: int) -> DistillationConfig:
-    """Return the settings of one student: the same but for its seed, silent, and of one process."""
-    own = copy.copy(args)
-    own.seed, own.data_seed = seed, None
-    own.report_to, own.disable_tqdm = [], True
-    own.average_tokens_across_devices = False  # no other process knows this student
-    own._n_gpu = min(own.n_gpu, 1)
-    return own
-
-
-def check_can_be_pooled(args: DistillationConfig) -> None:
-    """Raise a `ValueError` if settings ask for what only a whole Trainer does."""
-    asked = {
-        name: getattr(args, name)
-        for name, idle in UNPOOLED.items()
-        if hasattr(args, name) and getattr(args, name) not in (idle, [], {})
-    }
-    schedules = {"reduce_lr_on_plateau", "greedy"}
-    if str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)) in schedules:
-        asked["lr_scheduler_type"] = args.lr_scheduler_type
-    if args.train_sampling_strategy != "random":
-        asked["train_sampling_strategy"] = args.train_sampling_strategy
-    if asked:
-        raise ValueError(
-            f"Expected settings that students in lockstep can share, got {asked}: they would be ignored, and the"
-            " students would not be those that DistillationTrainer trains. Leave them out."
-        )

@@ -15,12 +15,13 @@ from torch import nn
 
 from hf_cmim.attacks.composition import Composition
 from hf_cmim.attacks.teacher_free import CrossEntropy
+from hf_cmim.audit.arms import LABEL_SMOOTHING
 from hf_cmim.audit.checks import Evidence, find_faults
 from hf_cmim.audit.data import DataFacts, examine
 from hf_cmim.audit.findings import account, criterion_results
 from hf_cmim.audit.plan import AuditPlan
 from hf_cmim.audit.pool import PooledArm, StudentPool, StudentResult
-from hf_cmim.audit.state import AuditFolder, write_whole
+from hf_cmim.audit.state import CONTROL, AuditFolder, write_whole
 from hf_cmim.audit.subject import AuditData, Subject
 from hf_cmim.audit.teacher_audit import TeacherAudit
 from hf_cmim.audit.training import Trainees
@@ -150,7 +151,7 @@ def _manifest(
         **{f"training, {name}": value for name, value in _training(args).items()},
         **{f"data, {name}": each.fingerprint for name, each in zip(names, facts, strict=True)},
         "student": student.fingerprint,
-        **{f"teacher, {name}": subject.fingerprint for name, subject in subjects.items()},
+        **{name if name == "teacher" else CONTROL + name: each.fingerprint for name, each in subjects.items()},
     }
 
 
@@ -178,13 +179,12 @@ def _report(
     twin = audits.get(TWIN)
     power = None if twin is None else twin.decision.verdict == "distillable"
     arms = audit.results()
-    reference = audit.chosen.contenders[0] if plan.criterion != "paper" else None
-    named = "LS" if reference is None else reference.name
+    strongest = LABEL_SMOOTHING if plan.criterion == "paper" else audit.chosen.contenders[0].name
     evidence = Evidence(
         asked_twice=subject.asked_twice,
         teacher=worth["teacher"],
         num_classes=subject.teacher.num_classes,
-        baseline=next(arm for arm in arms if arm.name == named),
+        baseline=next(arm for arm in arms if arm.name == strongest),
         arms=arms,
         chosen=audit.chosen.knockoffs,
         screened=audit.screened,
@@ -207,7 +207,7 @@ def _report(
         margin=plan.margin,
         error_rate=plan.design.error_rate,
         criteria=criterion_results(plan, audit.chosen, accuracies, checks),
-        reference=named,
+        reference="" if plan.criterion == "no-leak" else strongest,
         arms=tuple(arms),
         accounting=account(audit.decision, audit.chosen, accuracies, plan.diagnosed),
         controls=tuple(_control(name, each, worth[name]) for name, each in audits.items() if name != "teacher"),
@@ -230,7 +230,7 @@ def _scope(
 ) -> Scope:
     transfer, validation, test = facts
     return Scope(
-        suite=audit.plan.suite,
+        suite=audit.plan.attacks.name,
         student=student.words,
         transfer_set=names[0],
         validation_set=names[1],

@@ -21,6 +21,8 @@ SITTINGS_NAME = "sittings.json"
 STUDENTS_NAME = "students"
 """Folder of finished students, a file each."""
 LOCK_NAME = "lock"
+CONTROL = "control, "
+"""How the manifest's entries of control teachers begin."""
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -68,9 +70,11 @@ class AuditFolder:
             write_whole(path, json.dumps(manifest, indent=1))
             return
         known = json.loads(path.read_text(encoding="utf-8"))
+        # Controls may come later or stay away: a student is kept under the fingerprint of the teacher it knows.
+        controls = {name for name in {*known} ^ {*manifest} if name.startswith(CONTROL)}
         different = [
             f"{name}: {_short(known.get(name))} there, {_short(manifest.get(name))} now"
-            for name in sorted({*known, *manifest})
+            for name in sorted({*known, *manifest} - controls)
             if known.get(name) != manifest.get(name)
         ]
         if different:
@@ -79,6 +83,7 @@ class AuditFolder:
                 " would be compared with ones trained on or with something else. Use what it was made with, or"
                 " another output_dir."
             )
+        write_whole(path, json.dumps({**known, **manifest}, indent=1))
 
     def close(self) -> None:
         """Let others use the folder."""

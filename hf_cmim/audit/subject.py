@@ -178,10 +178,8 @@ class Subject:
     def stored(self) -> StoredAnswers | None:
         """Its answers to the transfer set, where one look is enough: nothing in it varies from epoch to epoch."""
         shapes = {log_probs.shape[1:] for log_probs, _ in self._transfer_answers}
-        if (
-            self.pool.varies(self.data.transfer) or len(shapes) > 1
-        ):  # texts of tokens are padded differently in each batch
-            return None
+        if self.pool.varies(self.data.transfer) or len(shapes) > 1:
+            return None  # texts of tokens are padded differently in each batch
         log_probs = torch.cat([log_probs for log_probs, _ in self._transfer_answers])
         return StoredAnswers(log_probs, hides_classes=self.teacher.hides_classes)
 

@@ -114,7 +114,9 @@ class TeacherAudit:
         self._score(self._nulls_of(arm for arm in named if arm.family not in self.chosen.nulls), "Screening nulls")
         best = {arm.family: arm for arm in Confirmation.choose(self.plan, self.screened, self.scores).nulls.values()}
         self.chosen = self.chosen.with_nulls(best)
-        runs = [(arm, seed) for arm in self.chosen.described for seed in range(self.decision.look)]
+        # The other criteria are described by what the primary one left untrained.
+        described = {arm.name: arm for arm in (*self.chosen.described, *self.chosen.contenders)}.values()
+        runs = [(arm, seed) for arm in described for seed in range(self.decision.look)]
         seeds = {each.attack: each.seeds for each in self.decision.comparisons}
         for arm in named:
             null = self.chosen.nulls.get(arm.family)

@@ -70,8 +70,9 @@ class Trainees:
         self.processes.wait_for_everyone()  # nobody writes before all have looked
         waves = _waves(missing, self.wave_size)
         mine = waves[self.processes.process_index :: self.processes.num_processes]
-        total = sum(len(arms) for arms, _ in mine)
-        with tqdm(total=total, desc=what, unit="student", disable=not total or self._is_quiet) as bar:
+        total = self.pool.num_steps * sum(len(arms) for arms, _ in mine)
+        what = f"{what}, {len(missing)} students"
+        with tqdm(total=total, desc=what, unit="step", unit_scale=True, disable=not total or self._is_quiet) as bar:
             for arms, seed in mine:
                 self._train_wave(subject, arms, seed, data, bar.update)
         self.processes.wait_for_everyone()
@@ -81,15 +82,14 @@ class Trainees:
         return self.pool.args.disable_tqdm or not self.processes.is_main_process
 
     def _train_wave(
-        self, subject: Subject, arms: Sequence[Arm], seed: int, data: str, advance: Callable[[float], Any]
+        self, subject: Subject, arms: Sequence[Arm], seed: int, data: str, advance: Callable[[int], Any]
     ) -> None:
         own = self._own_teacher(seed) if any(arm.answering == "self" for arm in arms) else None
         pooled = [PooledArm(arm.name, arm.attack, own if arm.answering == "self" else subject.answering(arm))
                   for arm in arms]  # fmt: skip
-        steps = self.pool.num_steps
         for arm, result in zip(
             arms,
-            self.pool.run(pooled, seed, self.evaluation_sets[data][0], on_step=lambda count: advance(count / steps)),
+            self.pool.run(pooled, seed, self.evaluation_sets[data][0], on_step=advance),
             strict=True,
         ):
             self.folder.write(arm.key(subject.fingerprint), data, result)

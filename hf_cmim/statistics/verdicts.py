@@ -186,7 +186,7 @@ def _comparisons(
                 baseline_seeds=means[chosen].seeds,
                 gain=gain.estimate,
                 standard_error=gain.standard_error,
-                lower=max(-1.0, *lowers),
+                lower=max(-1.0, min(lowers)),
                 upper=min(1.0, gain.bound(1 - error)),
             )
     return comparisons

@@ -84,7 +84,7 @@ def alone(arm: PooledArm, samples: Any, folder: Any, seed: int, **changes: Any) 
 
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_a_pooled_student_is_the_student_trained_alone(settings, tmp_path):
-    """Catches any step of Trainer that the pool leaves out or does in another order, or a random state that is shared."""
+    """Catches a step of Trainer that is left out or in another order, and a random state that is shared."""
     samples, changes = Augmented(tiny.images(44)), SETTINGS[settings]
     names = [name for name in ATTACKS if not (name == "dot" and changes.get("bf16"))]
     together = pool(tmp_path, samples, **changes).train(arms(names), seed=3)

@@ -1,4 +1,4 @@
-"""A task whose truth is known: labels drawn from a known posterior, and teachers that give away a known share of it."""
+"""A task whose truth is known: labels drawn from a known posterior, teachers that give away a known share of it."""
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ def _network() -> tuple[Tensor, Tensor]:
 def posterior(features: Tensor) -> Tensor:
     """What is true: `(N, C)` probabilities of the labels."""
     first, second = _network()
-    return 0.7 * (torch.tanh(features @ first) @ second).softmax(-1) + 0.3 / CLASSES
+    return 0.9 * (2.0 * torch.tanh(features @ first) @ second).softmax(-1) + 0.1 / CLASSES
 
 
 class Samples(torch.utils.data.Dataset):
@@ -43,7 +43,7 @@ class Samples(torch.utils.data.Dataset):
 class Student(nn.Module):
     """One hidden layer."""
 
-    def __init__(self, width: int = 24) -> None:
+    def __init__(self, width: int = 64) -> None:
         super().__init__()
         self.config = PretrainedConfig(num_labels=CLASSES)
         self.hidden = nn.Linear(FEATURES, width)
@@ -70,7 +70,7 @@ class PlantedTeacher(AbstractTeacher):
 
     def _answer(self, inputs, labels):
         features = inputs["features"]
-        logits = 3.0 * torch.nn.functional.one_hot(labels, CLASSES) + _noise(features, CLASSES)
+        logits = 3.0 * torch.nn.functional.one_hot(labels, CLASSES) + 0.5 * _noise(features, CLASSES)
         probs = (1 - self.share) * logits.softmax(-1) + self.share * posterior(features)
         return softened_log_probs(probs.log(), 1.0)
 

@@ -1,0 +1,74 @@
+"""Verdicts on teachers of whom it is known how much of the truth they give away."""
+
+import planted
+import pytest
+import tiny
+
+from hf_cmim import Composition, DistillationConfig
+from hf_cmim.attacks.dkd import DKD
+from hf_cmim.attacks.kd import KD
+from hf_cmim.attacks.suites import Suite, SuiteEntry
+from hf_cmim.audit.plan import AuditPlan
+from hf_cmim.audit.runner import TWIN, run_audit
+from hf_cmim.audit.subject import AuditData
+from hf_cmim.report import AuditReport
+
+SUITE = Suite("planted", (
+    SuiteEntry("kd", Composition(KD(temperature=1.0))),
+    SuiteEntry("dkd", Composition(DKD(temperature=1.0, beta=2.0))),
+))  # fmt: skip
+# Of one-hot answers with noise, the share of the true posterior that lets KD gain about so many points on its null.
+SHARES = {"1 point": 0.27, "2 points": 0.36, TWIN: 0.8}
+
+
+def audit(folder, teacher, controls, num_test: int = 50_000, **plan) -> AuditReport:
+    data = AuditData(planted.Samples(250, 1), planted.Samples(5_000, 3), planted.Samples(num_test, 2))
+    args = DistillationConfig(
+        **tiny.settings(folder, num_train_epochs=18, learning_rate=0.02, per_device_train_batch_size=125,
+                        per_device_eval_batch_size=50_000, optim="adamw_torch", lr_scheduler_type="linear")
+    )  # fmt: skip
+    settings = {"suite": SUITE, "criterion": "no-leak", "screening_seeds": 1, "references": 0, "reference_multiple": 1,
+                "diagnosed": 1, "looks": (3, 5, 8, 12)} | plan  # fmt: skip
+    twin = controls.pop(TWIN, None)
+    return run_audit(teacher, planted.Student, args, data, AuditPlan(**settings), twin=twin, controls=controls)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory) -> AuditReport:
+    controls = {name: planted.PlantedTeacher(share) for name, share in SHARES.items()}
+    return audit(tmp_path_factory.mktemp("audit"), planted.PlantedTeacher(0.0), controls)
+
+
+def test_answers_that_carry_nothing_are_undistillable(report):
+    """Catches an audit that takes what a loss gains from labels and noise for what the teacher knows."""
+    assert report.primary.criterion == "no-leak"
+    assert report.primary.verdict == "undistillable within the margin"
+    assert {each.attack for each in report.primary.comparisons} == {"kd", "dkd"}
+    assert report.primary.smallest_margin < report.margin
+    assert not [check for check in report.checks if check.severity == "fatal"]
+
+
+def test_planted_leaks_are_found_in_their_order(report):
+    """Catches an audit that never finds anything, or ranks by something else than what leaks."""
+    found = {control.name: control for control in report.controls}
+    assert [found[name].verdict for name in SHARES] == ["distillable"] * 3
+    gains = [found[name].largest_gain.gain for name in SHARES]
+    assert gains == sorted(gains)
+    assert report.power is True
+
+
+def test_instance_information_is_what_was_planted(report):
+    """Catches an accounting whose terms do not add up, or that finds instances where none are."""
+    (terms,) = report.accounting
+    parts = (terms.loss_form, terms.teacher_errors, terms.class_similarity, terms.instance_information)
+    assert sum(part.estimate for part in parts) == pytest.approx(terms.gain.estimate, abs=1e-12)
+    assert terms.loss_form.estimate == 0  # the baseline of no-leak is the null itself
+    assert terms.instance_information.lower < 0.005
+
+
+def test_a_teacher_that_answers_at_random_is_flagged(tmp_path):
+    """Catches a verdict about a teacher that knows nothing and never answers the same."""
+    found = audit(tmp_path, planted.RandomTeacher(), {}, num_test=3_000, looks=(3,), diagnosed=0)
+    fatal = {check.name for check in found.checks if check.severity == "fatal"}
+    assert {"answers change", "teacher knows nothing"} <= fatal
+    assert found.primary.verdict == "inconclusive"
