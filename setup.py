@@ -12,7 +12,9 @@ REQUIRES = [
     "huggingface-hub>=1.5.0,<3",  # model cards and uploads; transformers 5.17 asks for 1.5
     "safetensors>=0.8.0,<1",  # the centroid bank inside a checkpoint
     "numpy>=2.0.0,<3",  # predictions as Trainer hands them over
+    "scipy>=1.13.0,<2",  # the audit's t quantiles; an independent oracle of the tests
     "psutil>=5.9.5,<8",  # sees a launcher that asked for more processes than it started
+    "jinja2>=3.1.6,<4",  # an audit's page and a model card; older releases have known security holes
     "pyyaml>=6.0.1,<7",  # reads that launcher's config file
     "datasets>=3.0.0,<6",  # the data of recipes and metrics; the core imports and trains without it
     "evaluate>=0.4.0,<1",  # loads hf_cmim/metrics; the core imports and trains without it
@@ -27,7 +29,6 @@ EXTRAS = {
     "test": [
         "pytest>=9,<10",  # runs the tests
         "pytest-xdist>=3.8,<4",  # runs them on two cores
-        "scipy>=1.13.0,<2",  # independent oracles
         SCIKIT_LEARN,
         MATPLOTLIB,
         "pillow>=10.4.0,<14",  # images for the image recipes
@@ -52,8 +53,9 @@ setup(
     license_expression="Apache-2.0",
     keywords="knowledge distillation, undistillable, conditional mutual information, transformers",
     packages=find_packages(include=["hf_cmim", "hf_cmim.*"]),
-    package_data={"hf_cmim": ["py.typed", "metrics/**/*.py", "metrics/**/*.md"]},
+    package_data={"hf_cmim": ["py.typed", "metrics/**/*.py", "metrics/**/*.md", "pages/templates/*"]},
     python_requires=">=3.11",
+    entry_points={"console_scripts": ["hf-cmim = hf_cmim.cli.main:main"]},
     install_requires=REQUIRES,
     extras_require=EXTRAS,
     classifiers=[

@@ -3,9 +3,9 @@
     python benchmarks/audit.py                                   # 8 students, live ViT teacher, digits
     python benchmarks/audit.py --students 1 2 4 8 16 --rounds 3  # growth with their number
 
-Each round trains the students three times, in an order that changes: together in the pool, one by one with
-`DistillationTrainer`, and one by one with the 15-line `Trainer` of the transformers documentation. The teacher answers
-live every time. The machine's speed drifts, so only ratios inside a round count.
+Each round trains the students four times, in an order that changes: in the pool, stacked and in mere lockstep, one by
+one with `DistillationTrainer`, and one by one with the 15-line `Trainer` of the transformers documentation. The
+teacher answers live every time. The machine's speed drifts, so only ratios inside a round count.
 """
 
 import argparse
@@ -13,6 +13,8 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,8 @@ from transformers import TrainingArguments, ViTConfig, ViTForImageClassification
 
 from hf_cmim import Composition, DistillationConfig, DistillationTrainer
 from hf_cmim.attacks import KD
-from hf_cmim.audit.pool import PooledArm, StudentPool
+from hf_cmim.audit.pool import StudentPool
+from hf_cmim.audit.pooled import PooledArm
 from hf_cmim.teachers import ModelTeacher
 
 NUM_SAMPLES = 1280
@@ -65,8 +68,8 @@ def contenders(options: argparse.Namespace, folder: str) -> dict[str, Callable[[
     def student() -> ViTForImageClassification:
         return vit(options.width, options.layers)
 
-    def pooled(count: int) -> None:
-        pool = StudentPool(student, args, samples)
+    def pooled(count: int, stacked: bool = True) -> None:
+        pool = StudentPool(student, args, samples, stacked=stacked)
         answering = ModelTeacher(teacher, device=args.device)
         pool.train([PooledArm(f"kd {number}", attack, answering) for number in range(count)], seed=0)
 
@@ -80,7 +83,8 @@ def contenders(options: argparse.Namespace, folder: str) -> dict[str, Callable[[
             set_seed(0)
             DocumentedTrainer(teacher, student(), TrainingArguments(folder, **common), train_dataset=samples).train()
 
-    return {"pool": pooled, "DistillationTrainer one by one": one_by_one, "documented Trainer one by one": documented}
+    return {"stacked": pooled, "lockstep": partial(pooled, stacked=False),
+            "DistillationTrainer one by one": one_by_one, "documented Trainer one by one": documented}  # fmt: skip
 
 
 def seconds_of(train: Callable[[int], None], count: int) -> float:
@@ -114,7 +118,7 @@ def main() -> None:
         for count in options.students:
             seconds = []
             for number in tqdm(range(options.rounds), desc=f"{count} students"):
-                order = names[number % 3 :] + names[: number % 3]
+                order = names[number % len(names) :] + names[: number % len(names)]
                 timed = {name: seconds_of(trains[name], count) for name in order}
                 seconds.append([timed[name] for name in names])
             report(np.array(seconds), names, count)
@@ -124,16 +128,16 @@ def main() -> None:
 
 
 def report(seconds: np.ndarray, names: list[str], count: int) -> None:
-    """Print a line for each rival: median ratio inside a round, its range, and students a minute of both."""
-    for column in range(1, len(names)):
-        ratios = seconds[:, column] / seconds[:, 0]
-        rates = 60 * count / np.median(seconds, axis=0)
+    """Print a line for each pair: median ratio inside a round, its interval, and students a minute of both."""
+    rates = 60 * count / np.median(seconds, axis=0)
+    for ours, theirs in product(range(2), range(2, len(names))):
+        ratios = seconds[:, theirs] / seconds[:, ours]
         interval = ""
         if len(ratios) > 2:
             found = stats.bootstrap((ratios,), np.median, rng=0).confidence_interval
             interval = f" [{found.low:.2f}, {found.high:.2f}]"
-        print(f"{count} students, pool over {names[column]}: {np.median(ratios):.2f}x{interval}, n = {len(ratios)};"
-              f" {rates[0]:.0f} and {rates[column]:.0f} students a minute")  # fmt: skip
+        print(f"{count} students, {names[ours]} over {names[theirs]}: {np.median(ratios):.2f}x{interval},"
+              f" n = {len(ratios)}; {rates[ours]:.0f} and {rates[theirs]:.0f} students a minute")  # fmt: skip
 
 
 if __name__ == "__main__":

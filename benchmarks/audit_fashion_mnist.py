@@ -17,6 +17,7 @@ import torch
 import transformers
 from datasets import load_dataset
 from hardening import ARMS, ConvNet, _images, fashion_mnist
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PretrainedConfig, set_seed
 
@@ -59,7 +60,9 @@ def teacher(arm: str, data_dir: str, folder: Path) -> nn.Module:
         trainer = CMIMTrainer(task.build_model(), config, train_dataset=task.train)
         trainer.train()
         trainer.save_model(str(path))
-    return ConvNet.from_pretrained(path)
+    model = ConvNet()
+    model.load_state_dict(load_file(path / "model.safetensors"))
+    return model.eval()
 
 
 def audit_data(data_dir: str) -> AuditData:

@@ -240,7 +240,7 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--output_dir", type=Path, default=Path("outputs/digits_demo"),
-        help="folder for the pictures and, inside it, hardened/ for the checkpoint (%(default)s)",
+        help="folder for the pictures and, inside it, hardened/ and plain/ for the models (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--epochs", type=int, default=30,
@@ -275,8 +275,8 @@ def main() -> None:
         train[arm] = trainer.measurement
         predicted = trainer.predict(data["test"])
         test[arm], logits[arm] = trainer.measurement, torch.as_tensor(predicted.predictions)
-    checkpoint = options.output_dir / "hardened"
-    trainer.save_model(str(checkpoint))
+        checkpoint = options.output_dir / ("hardened" if arm == "CMIM" else "plain")
+        trainer.save_model(str(checkpoint))
 
     print_table(test, train, trainer.args.temperatures)
     print_meaning(test, train)

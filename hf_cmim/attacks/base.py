@@ -46,15 +46,24 @@ class Relative:
 
     def __post_init__(self) -> None:
         """Check the range."""
-        check_temperature(self, "factor")
+        check_positive(self.factor, "factor")
 
 
 Temperature = float | Relative
 
 
 def check_temperature(temperature: Temperature, name: str = "temperature") -> None:
-    """Raise a `ValueError` unless the temperature is finite and above 0."""
-    value = temperature.factor if isinstance(temperature, Relative) else temperature
+    """Raise a `ValueError` unless the temperature, which may be `Relative`, is finite and above 0."""
+    check_positive(temperature.factor if isinstance(temperature, Relative) else temperature, name)
+
+
+def check_positive(value: Temperature, name: str = "temperature") -> None:
+    """Raise a `ValueError` unless the value is a number, finite and above 0."""
+    if isinstance(value, Relative):
+        raise ValueError(
+            f"Expected {name} as a number, got {value!r}: it is used as it stands, and no survey would put the"
+            " teacher's logit scale into it. Give a number."
+        )
     if not 0 < value < math.inf:
         raise ValueError(
             f"Expected a {name} above 0 and finite, got {value}: softmax(logits / T) is no distribution otherwise."
@@ -98,6 +107,7 @@ class AttackPart(nn.Module):
         super().__init__()
         self.register_buffer("teacher_scale", torch.tensor(math.nan))
         self.register_buffer("_squares", torch.zeros(2, dtype=torch.float64), persistent=False)
+        self._scale_was_checked = False
 
     def settings(self) -> dict[str, Any]:
         """Return the constructor's arguments with their values."""
@@ -134,10 +144,25 @@ class AttackPart(nn.Module):
         """End the survey: what was counted becomes what is used, and stays in the checkpoint."""
         self.teacher_scale.copy_((self._squares[0] / self._squares[1].clamp_min(1)).sqrt())
         self._squares.zero_()
+        self._scale_was_checked = False
 
     def resolved(self, temperature: Temperature) -> float | Tensor:
-        """Return a temperature as a number, or as a 0-d tensor where it is relative to the surveyed teacher."""
-        return temperature.factor * self.teacher_scale if isinstance(temperature, Relative) else temperature
+        """Return a temperature as a number, or as a 0-d tensor where it is relative to the surveyed teacher.
+
+        Raises:
+            ValueError: it is relative, and there was no survey, or one of answers that are all uniform. This waits for
+                the device the first time alone.
+        """
+        if not isinstance(temperature, Relative):
+            return temperature
+        if not (self._scale_was_checked or self.teacher_scale > 0):  # nan is not
+            raise ValueError(
+                f"Expected a survey of answers that differ from class to class before {temperature!r} is used, got a"
+                f" logit scale of {self.teacher_scale.item()}: the loss would be nan. Call survey(log_probs, labels)"
+                " for all answers, and settle(), as trainers do, or give the temperature as a number."
+            )
+        self._scale_was_checked = True
+        return temperature.factor * self.teacher_scale
 
 
 class AbstractAttack(AttackPart, ABC):

@@ -10,7 +10,7 @@ from hf_cmim.attacks.base import (
     AbstractAttack,
     Temperature,
     check_fraction,
-    check_temperature,
+    check_positive,
     check_weight,
     linear_warmup,
 )
@@ -53,7 +53,7 @@ class CTKD(AbstractAttack):
 
     Args:
         lowest: lower end of the temperature, > 0.
-        span: width of its range.
+        span: width of its range, at least 0; 0 keeps the temperature where it is.
         curriculum: fraction of training over which the reversal grows, in [0, 1].
         ce_weight: weight of the cross-entropy on the labels, at least 0.
         kd_weight: weight of the distillation term, at least 0.
@@ -73,8 +73,12 @@ class CTKD(AbstractAttack):
         kd_weight: float = 0.9,
     ) -> None:
         super().__init__(ce_weight)
-        check_temperature(lowest, "lowest temperature")
-        check_temperature(lowest + span, "temperature lowest + span")
+        check_positive(lowest, "lowest temperature")
+        if not 0 <= span < math.inf:
+            raise ValueError(
+                f"Expected span at least 0 and finite, got {span}: `lowest` would be the highest temperature, and the"
+                " other end could fall below 0. Give the lower end, and the width of the range."
+            )
         check_fraction("curriculum", curriculum)
         check_weight("kd_weight", kd_weight)
         self.lowest = lowest

@@ -36,7 +36,11 @@ class LogitStandardization(AbstractAttack):
                 f"Expected a base that reads answers, got {base!r}: labels would be learned on standardised logits,"
                 " and nothing of the teacher. Use the arm itself."
             )
-        relative = [name for name, value in base.settings().items() if isinstance(value, Relative)]
+        settings = base.settings().items()
+        relative = [
+            name for name, value in settings for each in (value if isinstance(value, tuple) else (value,))
+            if isinstance(each, Relative)
+        ]  # fmt: skip
         if relative:
             raise ValueError(
                 f"Expected a base whose temperatures are numbers, got {base!r} with a Relative {relative[0]}: a"

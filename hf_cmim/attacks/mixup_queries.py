@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_cmim.attacks.base import check_temperature
+from hf_cmim.attacks.base import check_positive
 from hf_cmim.attacks.protocols import AbstractQueryProtocol, Query
 
 
@@ -48,7 +48,7 @@ class MixupQueries(AbstractQueryProtocol):
 
     def __init__(self, *, alpha: float = 1.0) -> None:
         super().__init__()
-        check_temperature(alpha, "alpha")
+        check_positive(alpha, "alpha")
         self.alpha = alpha
 
     def forward(self, query: Query) -> Sequence[Query]:

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from hf_cmim.attacks.base import AbstractAttack, check_temperature, check_weight
+from hf_cmim.attacks.base import AbstractAttack, check_positive, check_weight
 from hf_cmim.functional.divergence import (
     batch_mean,
     kl_divergence,
@@ -55,7 +55,7 @@ class NormKD(AbstractAttack):
 
     def __init__(self, *, scale: float = 2.0, ce_weight: float = 0.1, kd_weight: float = 0.9) -> None:
         super().__init__(ce_weight)
-        check_temperature(scale, "scale")
+        check_positive(scale, "scale")
         check_weight("kd_weight", kd_weight)
         self.scale = scale
         self.kd_weight = kd_weight

@@ -7,7 +7,7 @@ FLOOR = 1e-4
 """Norm of centred logits below which an output has no direction; ours.
 
 A head that starts at 0 gives such outputs. The gradient of a normalised vector grows as 1 / norm, so that one step
-would otherwise undo the training before it. They get no gradient from relations; the cross-entropy sets them apart.
+would otherwise undo the training before it. They get no such gradient; the cross-entropy sets them apart.
 """
 
 

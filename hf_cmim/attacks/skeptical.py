@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from hf_cmim.attacks.base import check_fraction, check_temperature
+from hf_cmim.attacks.base import check_fraction, check_positive
 from hf_cmim.attacks.protocols import AbstractStudentProtocol, Components, Loss
 from hf_cmim.functional.divergence import (
     IGNORE_INDEX,
@@ -47,7 +47,7 @@ class Skeptical(AbstractStudentProtocol):
         check_fraction("depth", depth)
         check_fraction("hint_weight", hint_weight)
         check_fraction("ce_weight", ce_weight)
-        check_temperature(temperature)
+        check_positive(temperature)
         self.depth = depth
         self.temperature = temperature
         self.hint_weight = hint_weight

@@ -10,6 +10,9 @@ from hf_cmim.functional.divergence import batch_mean
 def sp_loss(student_logits: Tensor, teacher_log_probs: Tensor) -> Tensor:
     """Return sum_j (g_s,ij - g_t,ij)^2 of each sample i, g_i = row i of F F' over its norm, F = centred logits.
 
+    Row i is computed as u_i F' with u_i = f_i / |f_i|, which has the same direction: the norms that are too short to
+    divide by are then those of logits, not their squares.
+
     Args:
         student_logits: `(N, C)` raw logits.
         teacher_log_probs: `(N, C)` log-probabilities; any constant added to a row changes nothing.
@@ -25,7 +28,8 @@ def sp_loss(student_logits: Tensor, teacher_log_probs: Tensor) -> Tensor:
     [2.0, 2.0]
     """
     student, teacher = (
-        unit_vectors(values @ values.T) for values in map(centred_logits, (student_logits, teacher_log_probs))
+        unit_vectors(unit_vectors(values) @ values.T)
+        for values in map(centred_logits, (student_logits, teacher_log_probs))
     )
     return (student - teacher).square().sum(dim=-1)
 

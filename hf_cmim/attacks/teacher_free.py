@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from hf_cmim.attacks.base import AbstractAttack, check_fraction, check_temperature, check_weight
+from hf_cmim.attacks.base import AbstractAttack, check_fraction, check_positive, check_weight
 from hf_cmim.functional.divergence import batch_mean, kl_divergence, softened_log_probs, summed_cross_entropy
 
 
@@ -102,7 +102,7 @@ class TeacherFreeKD(AbstractAttack):
         ce_weight: float = 0.9,
     ) -> None:
         super().__init__(ce_weight)
-        check_temperature(temperature)
+        check_positive(temperature)
         check_fraction("confidence", confidence)
         check_weight("kd_weight", kd_weight)
         self.temperature = temperature

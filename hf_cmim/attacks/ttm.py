@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from hf_cmim.attacks.base import AbstractAttack, Temperature, check_temperature, check_weight
+from hf_cmim.attacks.base import AbstractAttack, Temperature, check_positive, check_weight
 from hf_cmim.functional.divergence import batch_mean, kl_divergence, softened_log_probs
 
 
@@ -43,7 +43,7 @@ class AbstractTransformedMatching(AbstractAttack):
 
     def __init__(self, gamma: float, ce_weight: float) -> None:
         super().__init__(ce_weight)
-        check_temperature(gamma, "gamma")
+        check_positive(gamma, "gamma")
         self.gamma = gamma
 
     @property

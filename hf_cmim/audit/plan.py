@@ -32,6 +32,8 @@ class AuditPlan:
         null_families: attacks, strongest on validation data first, whose label-only nulls are tuned and go on; all of
             them where the criterion is `no-leak`.
         diagnosed: attacks, strongest first, whose gain is accounted for.
+        stacked: run the students that allow it as one, equal to `DistillationTrainer`'s to rounding instead of to the
+            bit, and faster where students are small.
         wave_size: students trained at once; None: as many as memory allows, at most 16.
 
     Raises:
@@ -47,6 +49,7 @@ class AuditPlan:
     references: int = 2
     null_families: int = 6
     diagnosed: int = 3
+    stacked: bool = True
     wave_size: int | None = None
 
     def __post_init__(self) -> None:

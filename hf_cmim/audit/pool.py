@@ -6,7 +6,6 @@ A pooled student ends with the very weights that `DistillationTrainer` gives it 
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
 from typing import Any, cast, final
@@ -22,55 +21,18 @@ from transformers import set_seed
 from hf_cmim.attacks.composition import Composition
 from hf_cmim.attacks.teacher_free import CrossEntropy
 from hf_cmim.audit.data import varies
-from hf_cmim.audit.settings import check_can_be_pooled, pooled_arguments
+from hf_cmim.audit.pooled import PooledArm, StudentResult, check_can_be_pooled, pooled_arguments
 from hf_cmim.audit.shared_answers import SharedAnswers
+from hf_cmim.audit.stack import StudentStack, can_be_stacked, stacks_faithfully
 from hf_cmim.audit.student import PooledStudent
 from hf_cmim.functional.divergence import IGNORE_INDEX
-from hf_cmim.teachers.base import INDEX_NAME, AbstractTeacher
+from hf_cmim.teachers.base import INDEX_NAME
 from hf_cmim.trainers.components import unchanged_random_states
 from hf_cmim.trainers.distillation_config import DistillationConfig
 from hf_cmim.trainers.transfer_data import TEACHER_VIEW, Collator, IndexedDataset, Repeatable
 
 LARGEST_KEPT = 2**28
 """Bytes of an evaluation set that may stay in memory, collated."""
-
-
-@dataclass(frozen=True)
-class PooledArm:
-    """What one student is trained by.
-
-    Attributes:
-        name: of the result.
-        attack: the composition; each student gets a copy.
-        teacher: who answers, or None for an arm without a teacher.
-    """
-
-    name: str
-    attack: Composition
-    teacher: AbstractTeacher | None
-
-
-@dataclass(frozen=True)
-class StudentResult:
-    """How one student ended.
-
-    Attributes:
-        name: of the arm.
-        seed: of initialisation, order, augmentation.
-        predictions: `(N,)` classes named for the valid labels of the evaluation set, in its order.
-        steps: optimizer steps taken.
-        queries: answers an attacker would have paid for.
-        has_diverged: whether a loss was not finite.
-        seconds: its share of the pool's time.
-    """
-
-    name: str
-    seed: int
-    predictions: NDArray[np.int32]
-    steps: int
-    queries: int
-    has_diverged: bool
-    seconds: float
 
 
 @final
@@ -83,6 +45,8 @@ class StudentPool:
         transfer_set: map-style, labelled; what may be random in it becomes a function of (seed, epoch, position).
         data_collator: makes the student's batches; None for Trainer's default.
         teacher_collator: makes the teacher's view, or None where it is the student's.
+        stacked: run the passes of students that can be stacked as one: faster where students are small, equal to
+            rounding instead of to the bit.
 
     Attributes:
         shared: answers to the batch at hand, with the count of what was asked.
@@ -98,6 +62,8 @@ class StudentPool:
         transfer_set: Any,
         data_collator: Collator | None = None,
         teacher_collator: Collator | None = None,
+        *,
+        stacked: bool = False,
     ) -> None:
         check_can_be_pooled(args)
         self.build_student = build_student
@@ -105,6 +71,7 @@ class StudentPool:
         self.transfer_set = transfer_set
         self.data_collator = data_collator
         self.teacher_collator = teacher_collator
+        self.stacked = stacked
         self.shared = SharedAnswers()
         self._varies: dict[int, tuple[Any, bool]] = {}
         self._kept: dict[int, tuple[Any, list[dict[str, Any]]]] = {}
@@ -158,29 +125,44 @@ class StudentPool:
         loader = self._training_loader(students[0], seed)
         epochs, steps_in_epoch, *_, max_steps = students[0].set_initial_training_values(students[0].args, loader)
         self._survey(students, seed)
-        for student in students:
-            student.begin(max_steps)
+        units = self._units(students, seed)
+        for unit in units:
+            unit.begin(max_steps)
         for epoch in range(epochs):
             loader.dataset.set_epoch(epoch)  # type: ignore[attr-defined]  # DataLoader does not know its data set's type
             loader.batch_sampler.sampler.set_epoch(epoch)  # type: ignore[union-attr]  # nor its sampler's
-            for student in students:
-                student.begin_epoch()
+            for unit in units:
+                unit.begin_epoch()
             batches = iter(loader)
             for step in range(steps_in_epoch):
                 if epoch * steps_in_epoch + step == max_steps:
                     break
-                self._step(students, list(islice(batches, self.args.gradient_accumulation_steps)))
+                self._step(students[0], units, list(islice(batches, self.args.gradient_accumulation_steps)))
                 if on_step is not None:
                     on_step(len(students))
-        for student in students:
-            student.check_loss_is_finite()
+        for each in (*units, *students):
+            each.end()
         return students
 
-    def _step(self, students: Sequence[PooledStudent], batches: Sequence[dict[str, Any]]) -> None:
-        moved = [dict(students[0]._prepare_inputs(batch)) for batch in batches]
-        num_items = students[0]._get_num_items_in_batch(moved, self.args.device)
-        for student in students:
-            student.take_step(moved, num_items)
+    def _units(self, students: list[PooledStudent], seed: int) -> list[PooledStudent | StudentStack]:
+        """Return what takes steps: a stack of those students that can be stacked, and the others one by one."""
+        together = [student for student in students if self.stacked and can_be_stacked(student)]
+        if len(together) < 2:
+            return list(students)
+        batch = next(self.ordered_batches(students[0], self.transfer_set, seed))
+        few = {name: value[: self.args.per_device_train_batch_size] if isinstance(value, Tensor) else value
+               for name, value in batch.items()}  # fmt: skip
+        if not stacks_faithfully(together, few):
+            return list(students)
+        return [StudentStack(together), *(student for student in students if student not in together)]
+
+    def _step(
+        self, first: PooledStudent, units: Sequence[PooledStudent | StudentStack], batches: Sequence[dict[str, Any]]
+    ) -> None:
+        moved = [dict(first._prepare_inputs(batch)) for batch in batches]
+        num_items = first._get_num_items_in_batch(moved, self.args.device)
+        for unit in units:
+            unit.take_step(moved, num_items)
         self.shared.forget()
 
     def _training_loader(self, student: PooledStudent, seed: int) -> DataLoader[Any]:

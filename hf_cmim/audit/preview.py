@@ -19,7 +19,8 @@ from hf_cmim.attacks.suites import NULL_CONFIDENCES
 from hf_cmim.attacks.teacher_free import CrossEntropy
 from hf_cmim.audit.arms import LABEL_SMOOTHING, references
 from hf_cmim.audit.plan import AuditPlan
-from hf_cmim.audit.pool import PooledArm, StudentPool
+from hf_cmim.audit.pool import StudentPool
+from hf_cmim.audit.pooled import PooledArm
 from hf_cmim.audit.subject import AuditData
 from hf_cmim.audit.training import LARGEST_WAVE
 from hf_cmim.statistics import Baselines, Design, reachable_margin, replay
@@ -128,6 +129,7 @@ def preview_audit(
     hours_of_student = (seconds + live_seconds) / 3600 / processes
     size = len(data.transfer)
     asked_live = batches * min(size, args.per_device_train_batch_size)
+    cheapest = asked_live if varies else size
     return Preview(
         teachers=teachers,
         families=plan.attacks.families,
@@ -139,7 +141,7 @@ def preview_audit(
             _look(plan, count, teachers, screen_students, hours_of_student) for count in range(1, len(plan.looks) + 1)
         ),
         accounting_students=_accounting(plan, wrapped.num_classes),
-        queries=(asked_live if varies else size, max(size, asked_live * max(views))),
+        queries=(cheapest, max(cheapest, asked_live * max(views))),
         steps=pool.num_steps,
         seconds=seconds,
         live_seconds=live_seconds,

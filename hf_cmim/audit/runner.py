@@ -20,7 +20,8 @@ from hf_cmim.audit.checks import Evidence, find_faults
 from hf_cmim.audit.data import DataFacts, examine
 from hf_cmim.audit.findings import account, criterion_results
 from hf_cmim.audit.plan import AuditPlan
-from hf_cmim.audit.pool import PooledArm, StudentPool, StudentResult
+from hf_cmim.audit.pool import StudentPool
+from hf_cmim.audit.pooled import PooledArm, StudentResult
 from hf_cmim.audit.state import CONTROL, AuditFolder, write_whole
 from hf_cmim.audit.subject import AuditData, Subject
 from hf_cmim.audit.teacher_audit import TeacherAudit
@@ -82,7 +83,7 @@ def run_audit(
     """
     plan = plan or AuditPlan()
     check_launch(args.world_size)
-    pool = StudentPool(build_student, args, data.transfer, data_collator, teacher_collator)
+    pool = StudentPool(build_student, args, data.transfer, data_collator, teacher_collator, stacked=plan.stacked)
     student = _examine_student(pool, student_name)
     teachers: dict[str, Teacher] = {"teacher": teacher, **({} if twin is None else {TWIN: twin}), **(controls or {})}
     subjects = {name: Subject(each, name, pool, data) for name, each in teachers.items()}

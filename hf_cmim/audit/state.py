@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from hf_cmim.audit.pool import StudentResult
+from hf_cmim.audit.pooled import StudentResult
 
 MANIFEST_NAME = "manifest.json"
 """What the folder's students were trained on and with."""

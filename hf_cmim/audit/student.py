@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, final
+from typing import Any, cast, final
 
 import numpy as np
 import torch
@@ -68,6 +68,29 @@ class PooledStudent(DistillationTrainer):
             self.state = TrainerState(max_steps=max_steps)
             self._parameters_in_order = list(self.model_wrapped.parameters())
             self._forget_gradients()
+
+    def stand_by(self, max_steps: int) -> None:
+        """Prepare for a stack to do the work: losses are this student's, weights and optimizer the stack's."""
+        self.model_wrapped = cast(nn.Module, self.model)
+        self.state = TrainerState(max_steps=max_steps)
+
+    def loss_of(self, answer: Any, batch: dict[str, Any], num_items: Tensor | int | None) -> Tensor:
+        """Return this student's loss, noting where it is not finite.
+
+        Args:
+            answer: stands for the model; called, it returns the logits.
+            batch: micro-batch.
+            num_items: valid labels of the whole step.
+        """
+        with self.own_randomness():
+            loss: Tensor = self.compute_loss(answer, batch, num_items_in_batch=num_items)
+        finite = torch.isfinite(loss.detach())
+        self._loss_is_finite = finite if self._loss_is_finite is None else self._loss_is_finite & finite
+        return loss
+
+    def end(self) -> None:
+        """See whether every loss was finite."""
+        self.check_loss_is_finite()
 
     def _forget_gradients(self) -> None:
         for parameter in self._parameters_in_order:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from hf_cmim.attacks.composition import Composition
 from hf_cmim.attacks.kd import KD
 from hf_cmim.audit.arms import Arm
-from hf_cmim.audit.pool import PooledArm, StudentPool
+from hf_cmim.audit.pool import StudentPool
+from hf_cmim.audit.pooled import PooledArm
 from hf_cmim.functional.divergence import IGNORE_INDEX
 from hf_cmim.measurement import Measurement, MeasurementAccumulator
 from hf_cmim.report import ModelFacts

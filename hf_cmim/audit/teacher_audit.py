@@ -9,7 +9,7 @@ from hf_cmim.attacks.suites import SuiteEntry
 from hf_cmim.audit.arms import Arm, knockoffs, references
 from hf_cmim.audit.findings import decide
 from hf_cmim.audit.plan import AuditPlan, Confirmation, screening_seeds, strongest
-from hf_cmim.audit.pool import StudentResult
+from hf_cmim.audit.pooled import StudentResult
 from hf_cmim.audit.subject import Subject
 from hf_cmim.audit.training import Trainees
 from hf_cmim.report import ArmResult

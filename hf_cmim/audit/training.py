@@ -15,7 +15,8 @@ from tqdm.auto import tqdm
 from hf_cmim.attacks.composition import Composition
 from hf_cmim.attacks.teacher_free import CrossEntropy
 from hf_cmim.audit.arms import Arm
-from hf_cmim.audit.pool import PooledArm, StudentPool, StudentResult
+from hf_cmim.audit.pool import StudentPool
+from hf_cmim.audit.pooled import PooledArm, StudentResult
 from hf_cmim.audit.state import AuditFolder
 from hf_cmim.audit.subject import Subject
 from hf_cmim.teachers.base import AbstractTeacher

@@ -11,9 +11,11 @@ from torch import Tensor
 class QueryLedger:
     """Counts queries in two ways, and refuses those beyond a budget before they are sent.
 
-    *Paid* is what an attacker pays for: answers that could not have been kept from before. Asking the same sample with
-    the same view in every epoch costs one query (`charge_samples`), a new view of it costs another (`charge`).
-    *Asked* is what was physically sent, by whoever: second looks, retries, each epoch of a live teacher. The budget
+    *Paid* is what an attacker pays for. Whoever asks says which of two prices holds: an answer that is kept costs one
+    query a sample, however often it is used (`charge_samples`); one that is not kept costs a query each time
+    (`charge`). Trainers charge a teacher that looks answers up the first way, and one that answers live the second, in
+    every epoch: whether the view was the same as before, nobody can tell. Who asks the same views again stores their
+    answers first (`cache_answers`). *Asked* is what was physically sent, by whoever: second looks, retries. The budget
     limits what is paid. One ledger belongs to one student: what another student was told, this one pays for again.
 
     Args:
@@ -58,7 +60,7 @@ class QueryLedger:
             )
 
     def charge(self, count: int) -> None:
-        """Pay for queries that nobody was told the answer of, before they are sent.
+        """Pay for queries whose answers are not kept, before they are sent.
 
         Raises:
             ValueError: the budget does not cover them; then nothing is charged.
@@ -68,7 +70,7 @@ class QueryLedger:
             self.num_paid += count
 
     def charge_samples(self, indices: Iterable[int] | Tensor) -> int:
-        """Pay for those of the samples that were not paid for yet, before they are asked.
+        """Pay for those of the samples that were not paid for yet, and whose answers are kept, before they are asked.
 
         Args:
             indices: positions in the data set.
@@ -108,7 +110,8 @@ class QueryLedger:
         raise ValueError(
             f"Expected a budget that covers {per_epoch} queries in the first epoch and {total} in all, got"
             f" {self.remaining} (of {self.budget}): it would end {when}, and the student would be another than"
-            " planned. Raise the budget, take a smaller transfer set, or attack without new views in each epoch."
+            " planned. Raise the budget, take a smaller transfer set, or store the answers first (cache_answers): a"
+            " live teacher is paid in each epoch, stored answers once."
         )
 
     def to_dict(self) -> dict[str, Any]:

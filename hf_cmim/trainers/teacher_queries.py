@@ -90,7 +90,10 @@ class TeacherQueries:
         self.ledger.check_plan(once + each_epoch, once + round(each_epoch * epochs))
 
     def _cost(self, attack: Composition, samples: int) -> tuple[int, int]:
-        """Answers paid once, and in each epoch: stored ones once, live ones each time, the survey's once more."""
+        """Answers paid once, and in each epoch: stored ones once, live ones each time, the survey's once more.
+
+        A live teacher is paid for the same view again, since nobody can tell here whether it is the same.
+        """
         if not self._is_asked:
             return 0, 0
         if self.teacher is not None and self.teacher.wants_index:

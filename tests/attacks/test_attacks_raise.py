@@ -16,17 +16,24 @@ from hf_cmim.attacks import (
     TTM,
     WKD,
     WTTM,
+    Averager,
+    Composition,
     CrossEntropy,
     LabelSmoothing,
     LogitStandardization,
+    MarkovKD,
+    MixupQueries,
+    NormKD,
     Relative,
+    Skeptical,
+    TeacherFreeKD,
 )
 from hf_cmim.attacks.base import AbstractAttack
 
 POSITIVE, WEIGHT, FRACTION, FREE = "above 0", "at least 0", "in [0, 1]", "any"
 UNUSABLE = {
     POSITIVE: [0.0, -1.0, math.nan, math.inf],
-    WEIGHT: [-1.0, math.nan, math.inf],
+    WEIGHT: [-0.1, -1.0, math.nan, math.inf],
     FRACTION: [-0.1, 1.1, math.nan],
 }
 USABLE = {POSITIVE: [1e-3, 1e3], WEIGHT: [0.0, 1e3], FRACTION: [0.0, 1.0]}
@@ -58,7 +65,7 @@ RANGES = {
     "scale": POSITIVE,
     "smoothing": FRACTION,
     "sp_weight": WEIGHT,
-    "span": FREE,
+    "span": WEIGHT,
     "target_temperature": POSITIVE,
     "temperature": POSITIVE,
     "temperatures": FREE,
@@ -111,13 +118,6 @@ def test_settings_at_the_edge_of_their_range_are_usable(attack, name, kind):
         assert sum(usable(*samples).values()).isfinite()
 
 
-@pytest.mark.parametrize("span", [-1.0, -3.0, math.nan, math.inf])
-def test_learned_temperature_stays_above_zero(span):
-    """Catches a range of temperatures that reaches 0 at its other end."""
-    with pytest.raises(ValueError, match=f"Expected.*lowest . span above 0 and finite, got {1 + span}"):
-        CTKD(span=span)
-
-
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
@@ -152,6 +152,41 @@ def test_wkd_without_a_survey_is_refused():
         attack(torch.eye(4), torch.eye(4).log_softmax(dim=-1), torch.arange(4))
 
 
+NUMBERS = [
+    (TeacherFreeKD, "temperature"), (Skeptical, "temperature"), (CTKD, "lowest"), (NormKD, "scale"), (TTM, "gamma"),
+    (WTTM, "gamma"), (MixupQueries, "alpha"), (Relative, "factor"),
+]  # fmt: skip
+RELATIVE = [
+    *((attack, {name: Relative(1.0)}) for attack, name, kind in SETTINGS
+      if kind == POSITIVE and "temperature" in name and (attack, name) not in NUMBERS),
+    (MLKD, {"temperatures": (2.0, Relative(1.0))}),
+    (MarkovKD, {"temperature": Relative(1.0)}),
+    (Averager, {"temperature": Relative(1.0), "over": "batch"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "name"), NUMBERS)
+def test_what_no_survey_resolves_is_a_number(kind, name):
+    """Catches a relative temperature that is accepted, and ends in a TypeError in the first step of training."""
+    with pytest.raises(ValueError, match=f"Expected.*{name}.* as a number, got Relative"):
+        kind(**{name: Relative(1.0)})
+
+
+@pytest.mark.parametrize(("kind", "settings"), RELATIVE, ids=str)
+def test_relative_temperature_needs_a_survey(kind, settings):
+    """Catches a loss of nan in a loop without trainer, and T = 0 from answers that are all uniform."""
+    logits, answers, labels = torch.eye(4), torch.eye(4).flip(0).log_softmax(dim=-1), torch.arange(4)
+    attack = Composition(kind(**settings))
+    attack.prepare(num_classes=4)
+    with pytest.raises(ValueError, match="Expected a survey.*got a logit scale of nan"):
+        attack(logits, answers, labels)
+    attack.survey([(answers, labels)])
+    assert sum(attack(logits, answers, labels).values()).isfinite()
+    attack.survey([(torch.full((4, 4), 0.25).log(), labels)])
+    with pytest.raises(ValueError, match="Expected a survey.*got a logit scale of 0"):
+        attack(logits, answers, labels)
+
+
 @pytest.mark.parametrize("factor", UNUSABLE[POSITIVE])
 def test_relative_temperature_needs_a_positive_factor(factor):
     """Catches a factor that is only found wrong when the survey is over."""
@@ -159,10 +194,11 @@ def test_relative_temperature_needs_a_positive_factor(factor):
         Relative(factor)
 
 
-def test_relative_temperature_of_a_standardized_base_is_refused():
-    """Catches a temperature in units of a scale that standardisation has removed."""
+@pytest.mark.parametrize("base", [KD(temperature=Relative(1.0)), MLKD(temperatures=(2.0, Relative(1.0)))], ids=repr)
+def test_relative_temperature_of_a_standardized_base_is_refused(base):
+    """Catches a temperature in units of a scale that standardisation has removed, one of several too."""
     with pytest.raises(ValueError, match="Expected.*got.*Relative"):
-        LogitStandardization(base=KD(temperature=Relative(1.0)))
+        LogitStandardization(base=base)
 
 
 @pytest.mark.parametrize("attack", [KD(), DIST(), CrossEntropy()], ids=repr)

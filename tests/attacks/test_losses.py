@@ -422,6 +422,23 @@ def test_extreme_logits_stay_finite(case, scale):
     assert gradient.isfinite().all()
 
 
+def test_small_outputs_have_directions():
+    """Catches a floor on squared logits, under which a student with small ones learns no relations."""
+    student, teacher, labels = draw(19, ignored=0)
+    small = 1e-3 * student
+    expected = twins.sp(small.tolist(), teacher.tolist(), labels.tolist(), weight=0.3)
+    assert SP()(small, teacher, labels)["sp"].item() == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("attack", [PKT(), SP(), SKD()], ids=repr)
+def test_one_tiny_output_has_a_bounded_gradient(attack):
+    """Catches a floor on something else than its own norm: others make that large, and 1 / norm undoes training."""
+    student, teacher, labels = draw(19, ignored=0)
+    student[0] *= 5e-5 / student[0].norm()
+    _, gradient = loss_and_gradient(attack, student, teacher, labels)
+    assert gradient[0].norm() < 10
+
+
 def test_two_classes_are_enough(case):
     """Catches nan from the single class that is left beside the label."""
     logits, labels = reference.random_samples(10, size=8, num_classes=2, ignored=0)

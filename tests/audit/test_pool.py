@@ -16,7 +16,9 @@ from hf_cmim.attacks.markov_kd import MarkovKD
 from hf_cmim.attacks.mixup_queries import MixupQueries
 from hf_cmim.attacks.skeptical import Skeptical
 from hf_cmim.attacks.teacher_free import CrossEntropy, LabelSmoothing
-from hf_cmim.audit.pool import PooledArm, StudentPool
+from hf_cmim.audit.pool import StudentPool
+from hf_cmim.audit.pooled import PooledArm
+from hf_cmim.audit.stack import StudentStack
 from hf_cmim.teachers.model import ModelTeacher
 from hf_cmim.teachers.nulls import LabelOnlyTeacher
 from hf_cmim.trainers.transfer_data import Repeatable
@@ -91,3 +93,28 @@ def test_a_pooled_student_is_the_student_trained_alone(settings, tmp_path):
     for arm, pooled in zip(arms(names), together, strict=True):
         expected = alone(arm, samples, tmp_path, 3, **changes)
         assert tiny.largest_difference(expected, tiny.weights(pooled.model)) == 0, arm.name
+
+
+STACKED = ["ce", "ls", "kd", "relative", "null", "mixup", "ctkd"]
+
+
+@pytest.mark.parametrize("settings", ["sgd", "adamw, accumulation, clipping, warm-up", "bf16, steps"])
+def test_a_stacked_student_is_the_student_trained_alone_up_to_rounding(settings, tmp_path, monkeypatch):
+    """Catches gradients, clipping or schedules that mix students, and weights that never come back from the stack."""
+    stacks: list[int] = []
+    end = StudentStack.end
+    monkeypatch.setattr(StudentStack, "end", lambda self: (stacks.append(len(self.students)), end(self)))
+    samples, changes = Augmented(tiny.images(44)), SETTINGS[settings]
+    args = DistillationConfig(**tiny.settings(tmp_path, **changes))
+    stacked, lone = (
+        StudentPool(lambda: tiny.vit(seed=torch.initial_seed()), args, samples, stacked=stacked)
+        .train(arms(STACKED), seed=3)
+        for stacked in (True, False)
+    )  # fmt: skip
+    assert stacks == [5], "mixup and CTKD learn alone, all others in one stack"
+    tolerance = 5e-3 if changes.get("bf16") else 2e-5
+    for name, first, second in zip(STACKED, stacked, lone, strict=True):
+        assert tiny.largest_difference(tiny.weights(first.model), tiny.weights(second.model)) < tolerance, name
+        assert first.state.global_step == second.state.global_step
+        assert not first.has_diverged
+    assert tiny.largest_difference(tiny.weights(stacked[0].model), tiny.weights(stacked[2].model)) > 5 * tolerance

@@ -400,3 +400,23 @@ def test_trains_with_options(changes, teacher, tmp_path):
     trainer.train()
     entries = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert all(np.isfinite(entries))
+
+
+@pytest.mark.slow
+def test_torch_compile_trains_the_same(teacher, tmp_path, monkeypatch):
+    """Catches a loss, a teacher or a logged component that breaks or changes once the student is compiled."""
+    monkeypatch.setattr("torch._inductor.config.compile_threads", 1)  # workers take longer to start than to compile
+    curves, students = [], []
+    for compiled in (False, True):
+        trainer = tiny.distillation_trainer(
+            tiny.vit(1), tiny.images(64), tmp_path, KD(), teacher, torch_compile=compiled, learning_rate=0.02
+        )
+        trainer.train()
+        wrapped = type(trainer.model_wrapped).__name__
+        assert (wrapped == "OptimizedModule") == compiled
+        entries = [entry for entry in trainer.state.log_history if "loss" in entry]
+        curves.append([value for entry in entries for value in (entry["loss"], entry["ce"], entry["kd"])])
+        students.append(tiny.weights(trainer.accelerator.unwrap_model(trainer.model)))
+    assert len(curves[0]) == 3 * 8
+    assert curves[1] == pytest.approx(curves[0], rel=1e-5, abs=1e-6)
+    assert tiny.largest_difference(*students) < 1e-5

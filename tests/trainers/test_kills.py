@@ -1,6 +1,5 @@
 """kill -9 at any moment, inside a save too, then resume: the run ends as if nothing had happened."""
 
-import multiprocessing
 import os
 import random
 import signal
@@ -10,13 +9,12 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from trainers.killing import assert_a_cut_checkpoint_is_passed_over, die_in_write, lives
 from transformers import TrainerCallback
 
-from hf_cmim.trainers import checkpoints, hardening_state
 from hf_cmim.trainers.checkpoints import find_fault, last_complete_checkpoint
 
 pytestmark = pytest.mark.slow
-fork = multiprocessing.get_context("fork")  # spares each of many short lives the seconds of importing
 WRITES_OF_A_CHECKPOINT = 9
 """Weights, arguments, optimizer, bank, scheduler, random states, trainer state, arguments again, marker."""
 
@@ -39,50 +37,10 @@ def train(folder: Path, after: int | None = None, later: tuple[int, float] | Non
     torch.save((tiny.weights(trainer.model), trainer.bank.state_dict()), folder / "result.pt")
 
 
-def die_in_write(number: int) -> None:
-    """Make the `number`-th file written for checkpoints end half-way, with the process."""
-    import transformers.modeling_utils
-    from transformers import TrainerState
-
-    writes = 0
-
-    def counted(original, path_of):
-        def write(*args, **kwargs):
-            nonlocal writes
-            writes += 1
-            result = original(*args, **kwargs)
-            if writes == number:
-                path = path_of(*args)
-                if path is not None:
-                    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
-
-        return write
-
-    def second(_, path, *args):
-        return Path(path)
-
-    transformers.modeling_utils.safe_save_file = counted(transformers.modeling_utils.safe_save_file, second)
-    torch.save = counted(torch.save, second)
-    hardening_state.save_file = counted(hardening_state.save_file, second)
-    TrainerState.save_to_json = counted(TrainerState.save_to_json, second)
-    # The marker: its temporary file is complete, its name is not there yet.
-    checkpoints.os.fsync = counted(checkpoints.os.fsync, lambda _: None)
-
-
-def lives(folder: Path, *args) -> int:
-    process = fork.Process(target=train, args=(folder, *args))
-    process.start()
-    process.join(120)
-    assert process.exitcode is not None, "the training hangs"
-    return process.exitcode
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("uninterrupted")
-    assert lives(folder) == 0
+    assert lives(train, folder) == 0
     return torch.load(folder / "result.pt")
 
 
@@ -94,21 +52,14 @@ def assert_as_if_nothing_happened(folder: Path, expected) -> None:
 
 @pytest.mark.parametrize("write", range(1, WRITES_OF_A_CHECKPOINT + 1))
 def test_killed_inside_a_save(write: int, uninterrupted, tmp_path):
-    """Catches each file of a checkpoint that, cut in the middle, would still be resumed from.
-
-    The third checkpoint is cut while only the second is left: rotating before the marker would lose both.
-    """
-    assert lives(tmp_path, 2 * WRITES_OF_A_CHECKPOINT + write) == -signal.SIGKILL
-    folders = {path.name: find_fault(path) for path in tmp_path.glob("checkpoint-*")}
-    assert folders.pop("checkpoint-4") is None
-    assert folders["checkpoint-6"] is not None, "the cut was not inside the third checkpoint"
-    assert lives(tmp_path) == 0
+    """Catches each file of a checkpoint that, cut in the middle, would still be resumed from."""
+    assert_a_cut_checkpoint_is_passed_over(tmp_path, train, 2 * WRITES_OF_A_CHECKPOINT + write)
     assert_as_if_nothing_happened(tmp_path, uninterrupted)
 
 
 def test_the_writes_are_counted_right(tmp_path):
     """Shows that the cases above end with the marker: one write later the third checkpoint is whole."""
-    assert lives(tmp_path, 3 * WRITES_OF_A_CHECKPOINT + 1) == -signal.SIGKILL
+    assert lives(train, tmp_path, 3 * WRITES_OF_A_CHECKPOINT + 1) == -signal.SIGKILL
     assert find_fault(tmp_path / "checkpoint-6") is None
 
 
@@ -136,10 +87,10 @@ class DieLater(TrainerCallback):
 def test_killed_at_random_moments(seed: int, uninterrupted, tmp_path):
     """Catches what the cases above forgot: the process dies again and again, anywhere."""
     delays = random.Random(seed)
-    codes = [lives(tmp_path, None, (delays.randint(1, 6), delays.uniform(0, 0.02)))]
+    codes = [lives(train, tmp_path, None, (delays.randint(1, 6), delays.uniform(0, 0.02)))]
     while codes[-1] != 0 and len(codes) < 20:
-        codes.append(lives(tmp_path, None, (delays.randint(0, 6), delays.uniform(0, 0.02))))
+        codes.append(lives(train, tmp_path, None, (delays.randint(0, 6), delays.uniform(0, 0.02))))
     if codes[-1] != 0:
-        assert lives(tmp_path) == 0
+        assert lives(train, tmp_path) == 0
     assert codes[0] == -signal.SIGKILL, "it was never killed"
     assert_as_if_nothing_happened(tmp_path, uninterrupted)

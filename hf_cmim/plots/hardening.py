@@ -1,75 +1,26 @@
-"""Pictures of output clusters: CMI over temperature, three classes on the probability simplex, training curves.
+"""Pictures of output clusters: CMI over temperature, three classes on the probability simplex, training curves."""
 
-Every function returns a `matplotlib.figure.Figure` of its own, made without pyplot: no window opens, no setting of
-matplotlib stays changed, and `figure.savefig("curves.pdf")` writes it. Sizes and letters suit a paper's column
-(3.5 in) or text width (7 in). The n-th model of a mapping has the same colour in every picture; all colours stay apart
-for colour-blind eyes. Needs the extra "plots".
-"""
-
-import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Any, ParamSpec
 
-import matplotlib
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from torch import Tensor
 
 from hf_cmim.functional.divergence import tempered_log_probs
 from hf_cmim.functional.information import class_centroids, conditional_mutual_information
 from hf_cmim.functional.inputs import select_valid
 from hf_cmim.measurement import Measurement
+from hf_cmim.plots.style import GREY, ROUNDING, colours_of, legend_entry, logarithmic, styled
 
-# Okabe and Ito 2008, ordered so that neighbours differ in lightness too.
-MODEL_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 # Tol's high-contrast set: none of them is the colour of a model.
 CLASS_COLOURS = ("#004488", "#BB5566", "#DDAA33")
 CLASS_MARKERS = ("o", "s", "^")
-GREY = "#555555"
-STYLE: dict[Any, Any] = {
-    "font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7,
-    "legend.fontsize": 7, "legend.title_fontsize": 7, "legend.frameon": False,
-    "axes.linewidth": 0.6, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 200,
-}  # fmt: skip
-DECADES_SHOWN = 4  # powers of ten that a logarithmic axis shows below its largest value
-ROUNDING = 1e-12  # nats; a smaller CMI, a difference of entropies in float64, is taken as 0
-
-Parameters = ParamSpec("Parameters")
-_legend_entry = functools.partial(Line2D, [], [])
 
 
-def _styled(plot: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
-    """Draw with our sizes and leave matplotlib's settings as they were."""
-
-    @functools.wraps(plot)
-    def styled(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Figure:
-        with matplotlib.rc_context(STYLE):
-            return plot(*args, **kwargs)
-
-    return styled
-
-
-def _colours_of(models: Mapping[str, object]) -> dict[str, str]:
-    if not 1 <= len(models) <= len(MODEL_COLOURS):
-        raise ValueError(
-            f"Expected 1 to {len(MODEL_COLOURS)} models in one picture, got {len(models)}: colours would repeat, and"
-            " models could not be told apart. Draw several pictures."
-        )
-    return dict(zip(models, MODEL_COLOURS, strict=False))
-
-
-def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
-    """Make the y axis logarithmic and show the values' upper decades; a 0 lies below any such axis."""
-    positive = [value for value in values if ROUNDING < value < math.inf] or [1.0]
-    axes.set_yscale("log", nonpositive="clip")
-    axes.set_ylim(max(min(positive) / 1.5, max(positive) * 10.0**-DECADES_SHOWN), max(positive) * 1.5)
-
-
-@_styled
+@styled
 def plot_cmi_curves(measurements: Mapping[str, Measurement]) -> Figure:
     """Draw CMI (nats, logarithmic) over temperature (octaves), all models in one axes.
 
@@ -84,10 +35,10 @@ def plot_cmi_curves(measurements: Mapping[str, Measurement]) -> Figure:
     Raises:
         ValueError: no model, or more than 7.
     """
-    colours = _colours_of(measurements)
+    colours = colours_of(measurements)
     figure = Figure(figsize=(3.5, 2.7 + 0.14 * len(measurements)), layout="constrained")
     axes = figure.add_subplot()
-    _logarithmic(axes, [value for each in measurements.values() for value in (*each.cmi, *each.cmi_correct)])
+    logarithmic(axes, [value for each in measurements.values() for value in (*each.cmi, *each.cmi_correct)])
     coldest, warmest = _temperatures_shown(measurements, axes.get_ylim()[0])
     limit_start = coldest / 8
     for name, measured in measurements.items():
@@ -103,14 +54,14 @@ def plot_cmi_curves(measurements: Mapping[str, Measurement]) -> Figure:
     axes.set_xticks([limit_start, *map(float, ticks)], ["→ 0", *map(str, ticks)])
     axes.set(xlabel="temperature $T$", ylabel="CMI (nats)")
     entries = [
-        _legend_entry(color=colours[name], marker="o", markersize=4.5, label=f"{name}: {_headline(measured)}")
+        legend_entry(color=colours[name], marker="o", markersize=4.5, label=f"{name}: {_headline(measured)}")
         for name, measured in measurements.items()
     ]
     figure.legend(handles=entries, loc="outside upper center", title="Largest CMI among correctly classified samples")
     entries = [
-        _legend_entry(color=GREY, label="correctly classified"),
-        _legend_entry(color=GREY, linestyle="--", linewidth=0.9, label="all samples"),
-        _legend_entry(color=GREY, linestyle=":", linewidth=1.6, label="$H$(prediction | label)"),
+        legend_entry(color=GREY, label="correctly classified"),
+        legend_entry(color=GREY, linestyle="--", linewidth=0.9, label="all samples"),
+        legend_entry(color=GREY, linestyle=":", linewidth=1.6, label="$H$(prediction | label)"),
     ]
     figure.legend(handles=entries, loc="outside lower center", ncols=3, columnspacing=1.2, handlelength=1.8)
     return figure
@@ -161,7 +112,7 @@ def most_confused_classes(logits: Mapping[str, Tensor], labels: Tensor) -> list[
     return sorted((first, second, int(with_both.argmax())))
 
 
-@_styled
+@styled
 def plot_clusters(
     logits: Mapping[str, Tensor],
     labels: Tensor,
@@ -185,7 +136,7 @@ def plot_clusters(
     Raises:
         ValueError: fewer than three classes, not three distinct ones, no model, or more than 7.
     """
-    colours = _colours_of(logits)
+    colours = colours_of(logits)
     num_classes = min(each.shape[-1] for each in logits.values())
     if num_classes < 3:
         raise ValueError(
@@ -210,7 +161,7 @@ def plot_clusters(
             if column == 0:
                 axes.text(-0.22, 0.45, f"$T$ = {temperature:g}", rotation=90, va="center", ha="center")
         grid[0, column].set_title(name, color=colours[name], fontweight="bold")
-    entry = _legend_entry(color="black", linestyle="", marker="+", markersize=9, mew=0.5)
+    entry = legend_entry(color="black", linestyle="", marker="+", markersize=9, mew=0.5)
     figure.legend([entry], ["class centroids"], loc="outside lower center")
     return figure
 
@@ -239,7 +190,7 @@ def _draw_clusters(axes: Axes, logits: Tensor, labels: Tensor, classes: list[int
     axes.text(0.5, -0.05, cmi_text, ha="center", va="top", fontsize=7, color=GREY)
 
 
-@_styled
+@styled
 def plot_training(log_history: Mapping[str, Sequence[Mapping[str, float]]], temperature: float = 4.0) -> Figure:
     """Draw cross-entropy (left) and CMI at one temperature (right), both in nats and logarithmic, over epochs.
 
@@ -253,7 +204,7 @@ def plot_training(log_history: Mapping[str, Sequence[Mapping[str, float]]], temp
     Raises:
         ValueError: a run that logged no such figures, no run, or more than 7.
     """
-    colours = _colours_of(log_history)
+    colours = colours_of(log_history)
     key = f"cmi_T{temperature:g}"
     figure = Figure(figsize=(7.0, 2.7), layout="constrained")
     panels = figure.subplot_mosaic([["ce", key], ["ce", "cmi_weight"]], height_ratios=[5, 1], sharex=True)
@@ -272,9 +223,9 @@ def plot_training(log_history: Mapping[str, Sequence[Mapping[str, float]]], temp
     panels["ce"].set_xlabel("epoch")
     panels["cmi_weight"].set(xlabel="epoch", ylim=(0, None))
     panels["cmi_weight"].set_ylabel("weight", rotation=0, ha="right", va="center")
-    legend = [_legend_entry(color=colour, label=name) for name, colour in colours.items()]
-    legend += [_legend_entry(color=GREY, linestyle="-", label="training")]
-    legend += [_legend_entry(color=GREY, linestyle="--", linewidth=0.9, label="evaluation")]
+    legend = [legend_entry(color=colour, label=name) for name, colour in colours.items()]
+    legend += [legend_entry(color=GREY, linestyle="-", label="training")]
+    legend += [legend_entry(color=GREY, linestyle="--", linewidth=0.9, label="evaluation")]
     figure.legend(handles=legend, loc="outside upper center", ncols=len(legend))
     return figure
 
@@ -283,7 +234,7 @@ def _draw_series(
     axes: Axes, log_history: Mapping[str, Sequence[Mapping[str, float]]], key: str, colours: Mapping[str, str]
 ) -> None:
     kinds = ((key, "-", 1.5), (f"eval_{key}", "--", 0.9))
-    _logarithmic(axes, [v for log in log_history.values() for kind in kinds for v in _series(log, kind[0])[1]])
+    logarithmic(axes, [v for log in log_history.values() for kind in kinds for v in _series(log, kind[0])[1]])
     for name, entries in log_history.items():
         for logged, dashes, width in kinds:
             epochs, values = _series(entries, logged)

@@ -1,7 +1,13 @@
-"""The settings of a pool's students: what they can share, and what each has of its own."""
+"""What goes into a pool and what comes out: arms, settings, results."""
 
 import copy
+from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+from hf_cmim.attacks.composition import Composition
+from hf_cmim.teachers.base import AbstractTeacher
 from hf_cmim.trainers.distillation_config import DistillationConfig
 
 UNPOOLED = {
@@ -9,6 +15,44 @@ UNPOOLED = {
     "fsdp": None, "load_best_model_at_end": False, "group_by_length": False, "max_grad_value": None,
 }  # fmt: skip
 """Settings of Trainer that the pool has no step for, with the values at which they do nothing."""
+
+
+@dataclass(frozen=True)
+class PooledArm:
+    """What one student is trained by.
+
+    Attributes:
+        name: of the result.
+        attack: the composition; each student gets a copy.
+        teacher: who answers, or None for an arm without a teacher.
+    """
+
+    name: str
+    attack: Composition
+    teacher: AbstractTeacher | None
+
+
+@dataclass(frozen=True)
+class StudentResult:
+    """How one student ended.
+
+    Attributes:
+        name: of the arm.
+        seed: of initialisation, order, augmentation.
+        predictions: `(N,)` classes named for the valid labels of the evaluation set, in its order.
+        steps: optimizer steps taken.
+        queries: answers an attacker would have paid for.
+        has_diverged: whether a loss was not finite.
+        seconds: its share of the pool's time.
+    """
+
+    name: str
+    seed: int
+    predictions: NDArray[np.int32]
+    steps: int
+    queries: int
+    has_diverged: bool
+    seconds: float
 
 
 def pooled_arguments(args: DistillationConfig, seed: int) -> DistillationConfig:

@@ -1,0 +1,65 @@
+"""A preview of an audit as text for a terminal of 100 columns."""
+
+import textwrap
+from collections.abc import Iterator
+
+from hf_cmim.audit.preview import SPREADS, Preview
+
+WIDTH = 100
+MARGIN_NOTE = (
+    "Reachable margin: about the smallest one within which an audit that ends with this look calls the model"
+    " undistillable, with probability .8, if every attack in truth loses half a point. The spread is the standard"
+    " deviation of a student's test accuracy over seeds."
+)
+TIME_NOTE = (
+    "Times are measured now, on two students that took a few steps side by side on this machine. They are for every"
+    " attack going on to each look: an attack that is below the margin stops, and a proven leak ends the audit."
+)
+
+
+def preview_text(preview: Preview) -> str:
+    """Return what would be trained, how long it takes, and which margin can be reached."""
+    return "\n".join(_lines(preview))
+
+
+def _lines(preview: Preview) -> Iterator[str]:
+    transfer, validation, test = preview.sizes
+    yield f"Samples: {transfer:,} to ask about, {validation:,} to choose settings on, {test:,} to test on"
+    yield f"Teachers: {preview.teachers}, twin and controls included"
+    yield from textwrap.wrap(f"Attacks: {', '.join(preview.families)}", WIDTH, subsequent_indent="  ")
+    yield ""
+    yield "Screen of each teacher, on validation data"
+    yield from (f"{number:8,}  {name}" for name, number in preview.screened.items())
+    yield f"{preview.screen_students:8,}  students in all, {_hours(preview.screen_hours)}"
+    yield "Confirmation, on test data, for each teacher"
+    yield from (f"{number:8,}  {name}" for name, number in preview.confirmed.items())
+    yield f"{preview.accounting_students:8,}  students more at the end, at most, to say where gains come from"
+    yield ""
+    paid, most = preview.queries
+    yield f"One student: {preview.steps:,} steps, {_seconds(preview.seconds)}{_live(preview)}"
+    yield f"             {paid:,} answers to pay for, {most:,} under the most expensive attack"
+    yield f"Processes:   {preview.processes}"
+    yield ""
+    spreads = "".join(f"{f'{100 * spread:g}':>8}" for spread in SPREADS)
+    yield f"{'look':>6}{'students':>10}{'until then':>14}   reachable margin in points at a spread of"
+    yield f"{'seeds':>6}{'to confirm':>12}{'':12}  {spreads} points"
+    for look in preview.looks:
+        margins = "".join(f"{100 * margin:8.2f}" for margin in look.margins)
+        yield f"{look.seeds:6}{look.students:10,}{_hours(look.hours):>14}  {margins}"
+    yield ""
+    for note in (TIME_NOTE, MARGIN_NOTE):
+        yield from textwrap.wrap(note, WIDTH)
+
+
+def _live(preview: Preview) -> str:
+    if preview.live_seconds < 0.01 * preview.seconds:
+        return ""
+    return f", and {_seconds(preview.live_seconds)} on average to ask the teacher live"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:,.0f} s"
+
+
+def _hours(hours: float) -> str:
+    return f"{60 * hours:.1f} min" if hours < 1 else f"{hours:,.1f} h"

@@ -1,0 +1,79 @@
+"""Audit two small vision transformers on real digits, one hardened, one plain: a whole audit in a few minutes.
+
+The two are read from --models, where `python recipes/digits_demo.py` puts them (`make demo` does all of it). The suite
+is quick-v1, five attacks, and a perceptron is the student. Nothing is decided: 450 test digits are too few for the
+default margin, and the audit says so. A real audit is `hf-cmim audit`.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+EXAMPLES = """\
+examples:
+  make demo                                    train both models, then audit them
+  hf-cmim demo --models outputs/digits_demo    audit them again, or go on after a kill: about 3 minutes on 2 cores
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.add_argument(
+        "--models", type=Path, default=Path("outputs/digits_demo"),
+        help="folder with the checkpoints hardened/ and plain/ (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--output-dir", type=Path, default=Path("outputs/digits_demo/audit"),
+        help="folder of the students and the report; delete it to begin anew (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--epochs", type=int, default=10, help="of each student (%(default)s)")
+    parser.add_argument("--looks", type=int, nargs="+", default=[3, 5], help="seeds at which verdicts are tried")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Audit the hardened model, with the plain one as its control.
+
+    Raises:
+        ValueError: the models are not there.
+    """
+    missing = [name for name in ("hardened", "plain") if not (options.models / name / "config.json").is_file()]
+    if missing:
+        raise ValueError(
+            f"Expected checkpoints hardened/ and plain/ in {options.models}, got no {' and no '.join(missing)}: there"
+            " is nothing to audit. Train both with `make demo` or `python recipes/digits_demo.py`."
+        )
+    import torch
+    from accelerate import PartialState
+    from transformers.utils import logging
+
+    from hf_cmim.audit.plan import AuditPlan
+    from hf_cmim.audit.runner import run_audit
+    from hf_cmim.audit.subject import AuditData
+    from hf_cmim.cli.digits import Perceptron, load_splits
+    from hf_cmim.pages.html import audit_page
+    from hf_cmim.pages.terminal import audit_table
+    from hf_cmim.trainers.distillation_config import DistillationConfig
+
+    torch.set_num_threads(1)  # so small a student gains nothing from more
+    logging.disable_progress_bar()  # those of reading a file
+    args = DistillationConfig(
+        output_dir=str(options.output_dir), num_train_epochs=options.epochs, learning_rate=0.01, warmup_steps=0.1,
+        per_device_train_batch_size=128, per_device_eval_batch_size=512, report_to="none",
+        use_cpu=not torch.cuda.is_available(),
+    )  # fmt: skip
+    names = ("1,078 digits of scikit-learn", "269 other digits", "450 other digits")
+    plan = AuditPlan(suite="quick-v1", looks=tuple(options.looks), null_families=2, diagnosed=1)
+    report = run_audit(
+        str(options.models / "hardened"),
+        Perceptron,
+        args,
+        AuditData(*load_splits(), names=names),
+        plan,
+        twin=str(options.models / "plain"),
+        title="Digits demo: a hardened vision transformer",
+        student_name="perceptron with 32 hidden units",
+    )
+    if PartialState().is_main_process:
+        page: Any = options.output_dir / "audit.html"
+        page.write_text(audit_page(report), encoding="utf-8")
+        print(f"\n{audit_table(report)}\nThe whole report, with pictures: {page}")

@@ -1,0 +1,100 @@
+"""Show an audit again, or compare several in one page.
+
+One audit: its page and its section for a model card are written anew beside it. Several: one page
+with the verdict, the gain of each attack and the worth of each model, side by side.
+"""
+
+import argparse
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hf_cmim.report import AuditReport
+
+EXAMPLES = """\
+examples:
+  hf-cmim report outputs/audit                      seconds: audit.html and audit.md beside audit.json, and the table
+  hf-cmim report outputs/ce outputs/cmim            seconds: comparison.html
+  hf-cmim report a/audit.json b/audit.json --output ab.html
+"""
+COMPARISON_NAME = "comparison.html"
+MARK = "<!-- written by hf-cmim report -->"
+"""Last line of a comparison, by which it is known as one that may be written anew."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.add_argument("audits", metavar="AUDIT", nargs="+", help="folder of an audit, or its audit.json")
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help=f"page of a comparison, overwritten if it is one ({COMPARISON_NAME})",
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the pages, and print the table of a single audit."""
+    check_can_draw()
+    from hf_cmim.pages.terminal import audit_table
+    from hf_cmim.report import AuditReport
+
+    reports = {path: AuditReport.read(path) for path in dict.fromkeys(map(Path, options.audits))}
+    if len(reports) > 1:
+        print(f"Written: {_write_comparison(reports, options.output or Path(COMPARISON_NAME))}")
+        return
+    if options.output is not None:
+        raise ValueError(
+            f"Expected several audits beside --output, got one: its pages are written beside it. Leave --output"
+            f" {options.output} out, or name another audit to compare."
+        )
+    ((path, report),) = reports.items()
+    written = write_pages(report, path if path.is_dir() else path.parent)
+    print(f"{audit_table(report)}\nWritten: {', '.join(map(str, written))}")
+
+
+def check_can_draw() -> None:
+    """Raise a `ValueError` where the pages' pictures cannot be drawn."""
+    if find_spec("matplotlib") is None:
+        raise ValueError(
+            "Expected matplotlib for the pictures of a page, got none: the page could not be written. Install it with"
+            " pip install 'hf_cmim[plots]'."
+        )
+
+
+def write_pages(report: "AuditReport", folder: Path) -> list[Path]:
+    """Write an audit's page and its section of a model card, and return where they are.
+
+    Args:
+        report: what was found.
+        folder: where its audit.json is.
+    """
+    from hf_cmim.pages.html import audit_page
+    from hf_cmim.pages.markdown import audit_markdown
+
+    pages = {"audit.html": audit_page(report), "audit.md": audit_markdown(report)}
+    for name, text in pages.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return [folder / name for name in pages]
+
+
+def _write_comparison(reports: "dict[Path, AuditReport]", target: Path) -> Path:
+    from hf_cmim.pages.html import comparison_page
+
+    if target.exists() and not (target.is_file() and target.read_bytes().rstrip().endswith(MARK.encode())):
+        raise ValueError(
+            f"Expected --output to be a new file or an earlier comparison, got {target}, which is neither: it would be"
+            " lost. Choose another name, or move it away."
+        )
+    page = comparison_page({_name(path, reports): report for path, report in reports.items()})
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(f"{page.rstrip()}\n{MARK}\n", encoding="utf-8")
+    return target
+
+
+def _name(path: Path, reports: "dict[Path, AuditReport]") -> str:
+    """Return the name of an audit's folder, or the whole path where another has the same."""
+    folders = {each: each.resolve() if each.is_dir() else each.resolve().parent for each in reports}
+    name = folders[path].name
+    return name if sum(folder.name == name for folder in folders.values()) == 1 else str(path)

@@ -1,0 +1,108 @@
+"""The students' training from the command line: settings of `DistillationConfig`, and the plan of the audit."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from transformers.hf_argparser import HfArgumentParser
+
+from hf_cmim.audit.plan import AuditPlan
+from hf_cmim.cli.words import nearest
+from hf_cmim.trainers.distillation_config import DistillationConfig
+
+DEFAULTS: dict[str, Any] = {
+    "num_train_epochs": 20, "learning_rate": 1e-3, "weight_decay": 0.05, "warmup_steps": 0.1,
+    "per_device_train_batch_size": 64, "per_device_eval_batch_size": 256, "remove_unused_columns": False,
+    "report_to": "none", "save_strategy": "no",
+}  # fmt: skip
+"""What suits a small student trained from nothing; ours."""
+FINE_TUNING = {"num_train_epochs": 5, "learning_rate": 5e-5}
+"""Instead, where every student starts from a checkpoint; ours."""
+OWN = {
+    "output_dir": "Give --output-dir.",
+    "seed": "An audit numbers its seeds itself: screening ones from 100000, confirming ones from 0.",
+    "data_seed": "An audit numbers its seeds itself: screening ones from 100000, confirming ones from 0.",
+    "remove_unused_columns": "Choose columns with --image-column, --text-column and --label-column.",
+}
+"""Settings that are the audit's own."""
+SMALLEST_POINTS = 0.01
+"""A margin below this many points is taken for a fraction."""
+
+
+def training_settings(
+    given: Sequence[tuple[str, str]] | None, output_dir: str, *, from_checkpoint: bool
+) -> DistillationConfig:
+    """Return the settings of every student.
+
+    Args:
+        given: names with their values; the last one counts.
+        output_dir: of the audit.
+        from_checkpoint: whether students start from trained weights.
+
+    Raises:
+        ValueError: a name that is no setting, or a value it cannot have.
+    """
+    values = dict(given or ())
+    names = [field.name for field in fields(DistillationConfig)]
+    for name in values:
+        if name not in names:
+            raise ValueError(
+                f"Expected settings of DistillationConfig after --set, got {name!r}: nothing would read it."
+                f" {nearest(name, names)}"
+            )
+        if name in OWN:
+            raise ValueError(f"Expected no {name} after --set, got {values[name]!r}: it would do nothing. {OWN[name]}")
+    # Mappings come in a sequence, because the annotation of Hugging Face's parser knows no single class.
+    parser = HfArgumentParser([DistillationConfig], exit_on_error=False)  # type: ignore[list-item]
+    parser.set_defaults(**DEFAULTS, output_dir=output_dir)
+    if from_checkpoint:
+        parser.set_defaults(**FINE_TUNING)
+    try:
+        (settings,) = parser.parse_args_into_dataclasses(
+            [f"--{name}={value}" for name, value in values.items()], look_for_args_file=False
+        )
+    except argparse.ArgumentError as error:
+        raise ValueError(
+            f"Expected values that the settings after --set can have, got another: {error}. --set NAME=VALUE takes"
+            " them as DistillationConfig does."
+        ) from error
+    except ValueError as error:
+        if str(error).startswith("Expected "):
+            raise
+        raise ValueError(f"Expected settings after --set that go together, got others: {error}") from error
+    assert isinstance(settings, DistillationConfig)
+    return settings
+
+
+def audit_plan(options: argparse.Namespace) -> AuditPlan:
+    """Return the plan that the flags describe.
+
+    Raises:
+        ValueError: a value out of its range.
+    """
+    names = ("suite", "criterion", "screening_seeds", "null_families", "diagnosed")
+    settings: Mapping[str, Any] = {
+        name: getattr(options, name) for name in names if getattr(options, name) is not None
+    }
+    if options.looks is not None:
+        settings = {**settings, "looks": tuple(options.looks)}
+    if options.margin_points is not None:
+        points = options.margin_points
+        if not SMALLEST_POINTS <= points < 100:
+            raise ValueError(
+                f"Expected --margin-points in points of test accuracy, from {SMALLEST_POINTS} to less than 100, got"
+                f" {points:g}: was a fraction meant? Half a point, a fraction of 0.005, is --margin-points 0.5."
+            )
+        settings = {**settings, "margin": points / 100}
+    return AuditPlan(**settings)
+
+
+def check_margin(plan: AuditPlan, num_test: int) -> None:
+    """Raise a `ValueError` if a margin is finer than a test set can tell."""
+    if plan.margin < 3 / num_test:
+        raise ValueError(
+            f"Expected --margin-points of at least {300 / num_test:.2g} on {num_test} test samples, three of them, got"
+            f" {100 * plan.margin:g}: the audit would run to its end and could not decide. Test on at least"
+            f" {round(3 / plan.margin)} samples, for instance with --rest-as-test, or ask for a wider margin."
+        )

@@ -1,0 +1,132 @@
+"""Audits as one HTML file each: no network, no script, no font, pictures inside. Needs the extra "plots"."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from hf_cmim.pages import wording
+from hf_cmim.pages.quantities import bound_text, decimal, duration, percent, plain, points, spread
+from hf_cmim.pages.svg import inline_svg
+from hf_cmim.plots.audit import plot_accounting, plot_audit_curves, plot_forest, terms_of
+from hf_cmim.report import ArmResult, AuditReport, Costs, ModelFacts
+from hf_cmim.statistics.states import state_of
+
+
+def audit_page(report: AuditReport) -> str:
+    """Return the page of one audit: the verdict and its scope first, then everything that it rests on.
+
+    Args:
+        report: its primary criterion's verdict is the page's.
+
+    Returns:
+        A whole HTML document. What has no data has no section.
+    """
+    reproduction = {name: plain(value) for name, value in report.reproduction.items()}
+    return _rendered(
+        "audit.html",
+        report=report,
+        fatal=wording.fatal_sentences(report),
+        scope=_identity(report.teacher) | wording.scope_rows(report) | wording.control_row(report),
+        arms={arm.name: arm for arm in report.arms},
+        pictures=_pictures(report),
+        costs=_costs(report.costs, report.sittings),
+        command=reproduction.pop("command", ""),
+        reproduction=reproduction,
+        training={name: plain(value) for name, value in report.scope.training.items()},
+    )
+
+
+def comparison_page(reports: Mapping[str, AuditReport]) -> str:
+    """Return one page of several audits: verdicts, each attack's gain in each audit, and each model's worth.
+
+    Args:
+        reports: by the name of each audit. Where their scopes differ the page says so first: gains measured on other
+            data, students or suites cannot be compared.
+
+    Raises:
+        ValueError: no report.
+    """
+    if not reports:
+        raise ValueError(
+            "Expected at least one report, got none: the page would be empty. Name the audits to compare."
+        )
+    differences = dict(wording.scope_differences(reports))
+    scope = wording.scope_rows(next(iter(reports.values())))
+    gains = {name: {each.attack: each for each in report.primary.comparisons} for name, report in reports.items()}
+    return _rendered(
+        "comparison.html",
+        reports=reports,
+        differences=differences,
+        common={part: value for part, value in scope.items() if part not in differences},
+        gains=gains,
+        attacks=list(dict.fromkeys(attack for column in gains.values() for attack in column)),
+        fatal={name: wording.fatal_sentences(report) for name, report in reports.items()},
+    )
+
+
+def _rendered(template: str, **values: Any) -> str:
+    environment = Environment(
+        loader=PackageLoader("hf_cmim.pages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "bound": bound_text, "decimal": decimal, "percent": percent, "points": points, "spread": spread,
+    }  # fmt: skip
+    functions = (
+        wording.control_row, wording.error_sentence, wording.smallest_margin_sentence, wording.verdict_name,
+        wording.verdict_sentence, seed_accuracies, state_of, terms_of,
+    )  # fmt: skip
+    environment.globals |= {function.__name__: function for function in functions} | {"wording": wording}
+    page = environment.get_template(template).render(values)
+    return page.encode("utf-8", "replace").decode()  # a path may hold bytes that are no text
+
+
+def _pictures(report: AuditReport) -> dict[str, Markup]:
+    pictures = {
+        f"forest-{result.criterion}": inline_svg(
+            plot_forest(result, report.margin),
+            f"forest-{result.criterion}",
+            f"Gain of each attack, {wording.QUESTIONS[result.criterion].title}; the table of attacks has the numbers.",
+        )
+        for result in report.criteria
+        if result.comparisons
+    }
+    if report.accounting:
+        pictures["accounting"] = inline_svg(
+            plot_accounting(report.accounting), "accounting", "Terms of each attack's gain; a table has the numbers."
+        )
+    facts = {report.teacher.name: report.teacher}
+    if report.twin:
+        facts |= {report.twin.name if report.twin.name not in facts else f"{report.twin.name}, twin": report.twin}
+    facts = {name: each for name, each in facts.items() if each.curve}
+    if facts:
+        pictures["curves"] = inline_svg(
+            plot_audit_curves(facts), "curves", "Conditional mutual information over temperature."
+        )
+    return pictures
+
+
+def _identity(facts: ModelFacts) -> dict[str, str]:
+    rows = {"Model": facts.name, "Where": facts.path, "Fingerprint": facts.fingerprint}
+    return {name: value for name, value in rows.items() if value}
+
+
+def _costs(costs: Costs, sittings: int) -> dict[str, str]:
+    return {
+        "Answers an attacker would pay for": f"{costs.queries_paid:,} (the most expensive single student)",
+        "Answers asked for": f"{costs.queries_asked:,}",
+        "Students trained": f"{costs.students:,}",
+        "Steps of all students": f"{costs.student_steps:,}",
+        "Time of all processes": duration(costs.seconds),
+        "Started or continued": f"{sittings:,} times" if sittings != 1 else "once",
+    }
+
+
+def seed_accuracies(arm: ArmResult) -> Iterator[tuple[int, float]]:
+    """Yield each seed of an arm with its test accuracy."""
+    return zip(arm.seeds, arm.accuracies, strict=True)

@@ -1,0 +1,128 @@
+"""An audit as a section of a model card."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from hf_cmim.names import one_line
+from hf_cmim.pages import wording
+from hf_cmim.pages.quantities import bound_text, plain, points
+from hf_cmim.report import AuditReport
+from hf_cmim.statistics.states import state_of
+
+STRONGEST = 10  # attacks that a card shows
+ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+SPECIAL = re.compile(r"[\\`*_\[\]|~$#]")
+
+
+def audit_markdown(report: AuditReport) -> str:
+    """Return the section of a model card: verdict, criteria, the strongest attacks, utility, doubts, how to repeat it.
+
+    Args:
+        report: its names may hold any character; none of them becomes Markdown or HTML.
+    """
+    return "\n\n".join(_blocks(report)) + "\n"
+
+
+def escaped(text: str) -> str:
+    r"""Return text that Markdown shows as it is, on one line, inside a sentence or a table's cell.
+
+    >>> escaped("<b>|`kd`")
+    '&lt;b&gt;\\|\\`kd\\`'
+    """
+    text = "".join(ENTITIES.get(letter, letter) for letter in one_line(text))
+    return SPECIAL.sub(r"\\\g<0>", text)
+
+
+def _blocks(report: AuditReport) -> Iterator[str]:
+    yield "## Distillation audit"
+    if report.power is False:
+        yield f"**{wording.NO_POWER}**"
+    yield from _verdict(report)
+    yield escaped(wording.smallest_margin_sentence(report.primary))
+    if report.power is None:
+        yield wording.NO_CONTROL
+    scope = {"Model": report.teacher.name} | wording.scope_rows(report) | wording.control_row(report)
+    yield _table(("audit", report.title), "ll", (*scope.items(), ("Date", report.date)))
+    yield f"The verdict says nothing about: {'; '.join(name.lower() for name in wording.LIMITS)}."
+    yield "### Criteria"
+    yield _table(
+        ("criterion", "verdict", "largest gain", "smallest margin"),
+        "llrr",
+        (
+            (
+                wording.QUESTIONS[each.criterion].title + (" (named before the run)" if each.primary else ""),
+                wording.verdict_name(each.verdict, report.margin),
+                points(max(row.gain for row in each.comparisons)) if each.comparisons else "",
+                bound_text(each.smallest_margin),
+            )
+            for each in report.criteria
+        ),
+    )
+    if report.primary.comparisons:
+        yield from _attacks(report)
+    yield "### Worth to its owner"
+    yield _utility(report)
+    if report.checks:
+        yield "### Reasons for doubt"
+        yield "\n".join(f"- {escaped(each.name)}: {escaped(each.sentence)}" for each in report.checks)
+    if report.reproduction:
+        yield "### How to repeat it"
+        yield from _reproduction(report)
+
+
+def _verdict(report: AuditReport) -> Iterator[str]:
+    name = wording.verdict_name(report.primary.verdict, report.margin)
+    sentence = escaped(wording.verdict_sentence(report.primary, report.margin))
+    fatal = wording.fatal_sentences(report)
+    if not fatal:
+        yield f"**{name}.** {sentence}"
+        return
+    yield f"**{wording.NO_VERDICT}**"
+    yield "\n".join(f"- {escaped(each)}" for each in fatal)
+    yield f"{wording.LEFT_ASIDE} {name}. {sentence}"
+
+
+def _attacks(report: AuditReport) -> Iterator[str]:
+    comparisons = sorted(report.primary.comparisons, key=lambda each: each.gain, reverse=True)
+    yield "### Attacks"
+    yield (
+        f"The strongest {min(STRONGEST, len(comparisons))} of {len(comparisons)}. Gains in points of test accuracy"
+        f" over {wording.QUESTIONS[report.primary.criterion].rival}. {wording.BOUNDS} {wording.STATES}"
+    )
+    yield _table(
+        ("attack", "gain", "lower", "upper", "seeds", "state"),
+        "lrrrrl",
+        (
+            (each.attack, points(each.gain), points(each.lower), points(each.upper), str(each.seeds),
+             state_of(each, report.margin))
+            for each in comparisons[:STRONGEST]
+        ),
+    )  # fmt: skip
+
+
+def _utility(report: AuditReport) -> str:
+    teacher, twin = report.teacher, report.twin
+    if twin is None:
+        return _table(("measure", teacher.name), "lr", ((each.name, each.of(teacher)) for each in wording.UTILITY))
+    return _table(
+        ("measure", teacher.name, twin.name, "difference"),
+        "lrrr",
+        ((each.name, each.of(teacher), each.of(twin), each.change(teacher, twin)) for each in wording.UTILITY),
+    )
+
+
+def _reproduction(report: AuditReport) -> Iterator[str]:
+    rows = {name: plain(value) for name, value in report.reproduction.items()}
+    if command := rows.pop("command", ""):
+        runs = re.findall("`+", command)
+        fence = "`" * max(3, 1 + max(map(len, runs), default=0))
+        yield f"{fence}\n{command}\n{fence}"
+    if rows:
+        yield "\n".join(f"- {escaped(name)}: {escaped(value)}" for name, value in rows.items())
+
+
+def _table(head: Sequence[str], sides: str, rows: Iterable[Sequence[str]]) -> str:
+    """Return a table; `sides` has a letter for each column, l for text and r for numbers."""
+    rule = ["--:" if side == "r" else "---" for side in sides]
+    lines = [[escaped(cell) for cell in head], rule, *([escaped(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,257 @@
+"""How models see samples, and which students are built, from the command line."""
+
+import json
+
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Value
+from PIL import Image as PILImage
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    ConvNextImageProcessorPil,
+    PreTrainedTokenizerFast,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+    set_seed,
+)
+
+from hf_cmim.cli.audit_models import PreparedSamples, StudentBuilder, View, kind_of, open_classifier
+from hf_cmim.teachers import ModelTeacher
+
+COLOURS = ("red", "green", "blue")
+SHAPE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+WORDS = ["[PAD]", "[UNK]", "red", "green", "blue", "sky"]
+
+
+@pytest.fixture
+def rows(data):
+    return Dataset.from_parquet(str(data / "test.parquet")).select(range(20))
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    model = Tokenizer(WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    model.pre_tokenizer = Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=model, pad_token="[PAD]", unk_token="[UNK]")
+
+
+@pytest.fixture
+def built(teacher, audit_options, rows):
+    """Build students from flags, for the image teacher."""
+
+    def build(*words, names=COLOURS):
+        view = View.of(str(teacher), "image")
+        return StudentBuilder(audit_options(*words), names, view, view.prepare(rows["image"][:1])[0]), view
+
+    return build
+
+
+def weights(model):
+    return torch.cat([value.flatten() for value in model.state_dict().values()])
+
+
+# Views
+
+
+def test_view_is_the_processors_own_on_rgb(teacher, rows):
+    """Grey images as they come would have one channel, and another processor other statistics."""
+    view = View.of(str(teacher), "image")
+    grey = [PILImage.effect_noise((9, 7), 40.0), rows[0]["image"]]
+    prepared = view.batch(view.prepare(grey))
+    expected = AutoImageProcessor.from_pretrained(teacher)([each.convert("RGB") for each in grey], return_tensors="pt")
+    assert prepared.keys() == {"pixel_values"}
+    assert torch.equal(prepared["pixel_values"], expected["pixel_values"])
+    assert prepared["pixel_values"].shape == (2, 3, 12, 12)
+
+
+def test_texts_are_cut_and_padded(tokenizer, tmp_path):
+    """A longer text than a model has positions for would stop the audit at some batch."""
+    tokenizer.save_pretrained(tmp_path)
+    view = View.of(str(tmp_path), "text").limited_to(3)
+    batch = view.batch(view.prepare(["red sky red sky", "blue"]))
+    assert batch["input_ids"].tolist() == [[2, 5, 2], [4, 0, 0]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert View.of(str(tmp_path), "text").processor.model_max_length == 512
+    assert view.limited_to(7) is view
+
+
+def test_model_without_its_processor_is_refused(teacher, tmp_path):
+    """Statistics made up for it would spoil its answers."""
+    AutoModelForImageClassification.from_pretrained(teacher).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"Expected an image processor \(preprocessor_config.json\).*save_pretrained"):
+        View.of(str(tmp_path), "image")
+    with pytest.raises(ValueError, match="Expected a tokenizer beside the model"):
+        View.of(str(tmp_path / "none"), "text")
+
+
+@pytest.mark.parametrize("room", [0, 10**9])
+def test_samples_are_the_same_kept_and_prepared_anew(room, teacher, rows):
+    """Samples of one row under another's label, or a view under the other's name."""
+    small = View(ViTImageProcessorPil(size={"height": 8, "width": 8}), "image")
+    views = {"student": small, "teacher": View.of(str(teacher), "image")}
+    numbers = {0: 2, 1: 0, 2: 1}
+    samples = PreparedSamples(rows, ("image", "label"), numbers, views, room=room)
+    assert (samples._kept is None) == (room == 0)
+    assert len(samples) == 20
+    for position, sample in zip((7, 3, 7), samples.__getitems__([7, 3, 7]), strict=True):
+        row = rows[position]
+        assert sample["labels"] == numbers[row["label"]]
+        for name, view in views.items():
+            expected = view.prepare([row["image"]])[0]["pixel_values"]
+            assert torch.equal(sample[name]["pixel_values"], expected)
+    assert torch.equal(samples[-1]["student"]["pixel_values"], samples[19]["student"]["pixel_values"])
+
+
+def test_samples_that_do_not_fit_are_not_kept(teacher, rows):
+    """A data set larger than the memory would end the audit while it is prepared."""
+    size = 3 * 12 * 12 * 4 + 64  # fp32 pixels, and room for the label
+    views = {"student": View.of(str(teacher), "image")}
+    for room, is_kept in ((20 * size, True), (20 * size - 1, False)):
+        samples = PreparedSamples(rows, ("image", "label"), {0: 0, 1: 1, 2: 2}, views, room=room)
+        assert (samples._kept is not None) == is_kept
+
+
+# Classifiers
+
+
+def test_classifier_that_is_not_there_or_reads_something_else_is_refused(tmp_path):
+    """A traceback of a Hub's client does not say which flag is wrong."""
+    with pytest.raises(ValueError, match=r"Expected --twin as a folder or Hub id of a classifier, got 'no/model'"):
+        open_classifier("no/model", "--twin", torch.device("cpu"))
+    module = ModelTeacher(torch.nn.Linear(2, 2).eval(), class_names=["a", "b"])
+    with pytest.raises(ValueError, match=r"Expected a classifier of images or texts, got Linear.*run_audit"):
+        kind_of(module)
+
+
+# Students
+
+
+def test_shape_gets_classes_and_size_from_data_and_teacher(built, student_config):
+    """Ten of LABEL_0, or images of 224 pixels, would be refused far from here."""
+    builder, view = built("--student-config", student_config)
+    student = builder()
+    assert student.config.id2label == dict(enumerate(COLOURS))
+    assert list(student.config.image_size) == [12, 12]
+    assert student.config.hidden_size == 16
+    assert builder.view is view
+    builder.check(view.prepare([PILImage.new("RGB", (12, 12))])[0])
+
+
+def test_new_students_differ_by_the_seed_alone(built, student_config):
+    """One initialisation for all seeds would make their spread too small, and every verdict too sure."""
+    builder, _ = built("--student-config", student_config)
+    found = []
+    for seed in (0, 0, 1):
+        set_seed(seed)
+        found.append(weights(builder()))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_shape_in_a_folder_brings_its_own_view(built, tmp_path):
+    """A student of 8 pixels would be shown 12."""
+    ViTConfig(**SHAPE, image_size=8, patch_size=4).save_pretrained(tmp_path)
+    ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(tmp_path)
+    builder, _ = built("--student-config", tmp_path)
+    sample = builder.view.prepare([PILImage.new("RGB", (12, 12))])[0]
+    assert sample["pixel_values"].shape == (3, 8, 8)
+    builder.check(sample)
+
+
+def test_equal_processors_are_one_view(built, teacher, tmp_path):
+    """Two views of the same pixels would cost twice the memory, and shut out attacks that need a common one."""
+    ViTConfig(**SHAPE, image_size=12, patch_size=4).save_pretrained(tmp_path)
+    AutoImageProcessor.from_pretrained(teacher).save_pretrained(tmp_path)
+    builder, view = built("--student-config", tmp_path)
+    assert builder.view is view
+    ConvNextImageProcessorPil(size={"shortest_edge": 12}).save_pretrained(tmp_path)
+    builder, view = built("--student-config", tmp_path)
+    assert builder.view is not view
+
+
+def test_checkpoint_goes_on_with_its_trained_head(built, teacher):
+    """A head read in another order, or begun anew, is not the checkpoint's."""
+    builder, _ = built("--student", teacher)
+    first = builder()
+    expected = AutoModelForImageClassification.from_pretrained(teacher)
+    assert torch.equal(weights(first), weights(expected))
+    assert first.config.id2label == expected.config.id2label
+    assert list(first.config.id2label.values()) != list(COLOURS)
+
+
+def test_checkpoint_of_other_classes_gets_a_new_head(built, teacher):
+    """Its head would name classes that are not there; one drawn once would be the same for every seed."""
+    builder, _ = built("--student", teacher, names=("a", "b"))
+    heads = []
+    for seed in (0, 1):
+        set_seed(seed)
+        heads.append(builder())
+    assert heads[0].config.id2label == {0: "a", 1: "b"}
+    assert heads[0].classifier.weight.shape == (2, 16)
+    assert not torch.equal(heads[0].classifier.weight, heads[1].classifier.weight)
+    assert torch.equal(heads[0].vit.layernorm.weight, heads[1].vit.layernorm.weight)
+
+
+def test_text_student_gets_its_vocabulary_from_the_teacher(tokenizer, audit_options, tmp_path):
+    """Tokens beyond a default vocabulary would stop the first batch."""
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "student.json").write_text(json.dumps({"model_type": "bert", **SHAPE, "max_position_embeddings": 4}))
+    view = View.of(str(tmp_path), "text")
+    options = audit_options("--student-config", tmp_path / "student.json")
+    builder = StudentBuilder(options, ("no", "yes"), view, view.prepare(["red"])[0])
+    assert isinstance(student := builder(), BertForSequenceClassification)
+    assert (student.config.vocab_size, student.config.pad_token_id) == (6, 0)
+    assert len(builder.view.prepare(["red " * 9])[0]["input_ids"]) == 4
+    builder.check(builder.view.prepare(["red sky"])[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", r"Expected a configuration in .*none that can be read"),
+        ('{"hidden_size": 8}', r"Expected the model_type of a transformers model in .*got ''"),
+        ('{"model_type": "vitt"}', r"got 'vitt'"),
+    ],
+)
+def test_configuration_that_says_no_model_is_refused(text, message, built, tmp_path):
+    """A default model in its place would be another student."""
+    (tmp_path / "student.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        built("--student-config", tmp_path / "student.json")
+
+
+def test_student_that_is_not_there_or_does_not_fit_is_refused(built, tmp_path):
+    """It would be found out after the teacher was asked about everything."""
+    with pytest.raises(ValueError, match=r"Expected a student's configuration .*got 'no/student'"):
+        built("--student", "no/student")
+    (tmp_path / "student.json").write_text(json.dumps({"model_type": "vit", **SHAPE, "num_channels": 1}))
+    builder, view = built("--student-config", tmp_path / "student.json")
+    with pytest.raises(
+        ValueError, match=r"Expected a student that takes inputs of \{'pixel_values': \(2, 3, 12, 12\)"
+    ):
+        builder.check(view.prepare([PILImage.new("RGB", (12, 12))])[0])
+
+
+def test_text_samples_are_kept_as_lists_of_different_lengths(tokenizer, tmp_path):
+    """Texts padded when they are prepared would be padded to the longest of all."""
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
+    rows = Dataset.from_dict({"text": ["red", "red sky blue"], "label": [1, 0]}, features=features)
+    samples = PreparedSamples(rows, ("text", "label"), {0: 1, 1: 0}, {"student": View(tokenizer, "text")}, room=10**6)
+    assert [sample["labels"] for sample in samples.__getitems__([0, 1])] == [0, 1]
+    assert samples[0]["student"]["input_ids"] == [2]
+    assert samples[1]["student"]["input_ids"] == [2, 5, 4]
+
+
+def test_models_of_this_file_are_what_the_tests_think():
+    """Twin: a ViT whose classes are named is what `kind_of` lets through."""
+    vit = ViTForImageClassification(ViTConfig(**SHAPE, image_size=8, patch_size=4)).eval()
+    assert kind_of(ModelTeacher(vit)) == "image"
+    bert = BertForSequenceClassification(BertConfig(**SHAPE, vocab_size=9)).eval()
+    assert kind_of(ModelTeacher(bert)) == "text"
