@@ -9,20 +9,27 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hf_cmim.attacks.base import Relative
     from hf_cmim.attacks.composition import Composition
+    from hf_cmim.audit.plan import AuditPlan
+    from hf_cmim.audit.runner import run_audit
+    from hf_cmim.audit.subject import AuditData
     from hf_cmim.centroids import CentroidBank
     from hf_cmim.collapse import CollapseDetector
     from hf_cmim.measurement import Measurement, MeasurementAccumulator
     from hf_cmim.objective import CMIMLoss
+    from hf_cmim.report import AuditReport
     from hf_cmim.trainers.cmim_config import CMIMConfig
     from hf_cmim.trainers.cmim_trainer import CMIMTrainer
     from hf_cmim.trainers.distillation_config import DistillationConfig
     from hf_cmim.trainers.distillation_trainer import DistillationTrainer
     from hf_cmim.trainers.launch import check_launch
-    from hf_cmim.trainers.transfer_data import Fraction, Unlabelled
+    from hf_cmim.trainers.transfer_data import Fraction, Repeatable, Unlabelled
 
     __version__: str
 
 __all__ = [
+    "AuditData",
+    "AuditPlan",
+    "AuditReport",
     "CMIMConfig",
     "CMIMLoss",
     "CMIMTrainer",
@@ -35,12 +42,17 @@ __all__ = [
     "Measurement",
     "MeasurementAccumulator",
     "Relative",
+    "Repeatable",
     "Unlabelled",
     "__version__",
     "check_launch",
+    "run_audit",
 ]
 
 _MODULES = {
+    "AuditData": "hf_cmim.audit.subject",
+    "AuditPlan": "hf_cmim.audit.plan",
+    "AuditReport": "hf_cmim.report",
     "CMIMConfig": "hf_cmim.trainers.cmim_config",
     "CMIMLoss": "hf_cmim.objective",
     "CMIMTrainer": "hf_cmim.trainers.cmim_trainer",
@@ -53,8 +65,10 @@ _MODULES = {
     "Measurement": "hf_cmim.measurement",
     "MeasurementAccumulator": "hf_cmim.measurement",
     "Relative": "hf_cmim.attacks.base",
+    "Repeatable": "hf_cmim.trainers.transfer_data",
     "Unlabelled": "hf_cmim.trainers.transfer_data",
     "check_launch": "hf_cmim.trainers.launch",
+    "run_audit": "hf_cmim.audit.runner",
 }
 
 

@@ -12,6 +12,9 @@ import pytest
 import hf_cmim
 
 PUBLIC = {
+    "AuditData",
+    "AuditPlan",
+    "AuditReport",
     "CMIMConfig",
     "CMIMLoss",
     "CMIMTrainer",
@@ -24,9 +27,11 @@ PUBLIC = {
     "Measurement",
     "MeasurementAccumulator",
     "Relative",
+    "Repeatable",
     "Unlabelled",
     "__version__",
     "check_launch",
+    "run_audit",
 }
 FACE = Path(hf_cmim.__file__)
 PACKAGE_PATH = str(FACE.parents[1])

@@ -290,6 +290,7 @@ def test_every_config_parses(name, config, request):
     assert isinstance(args.learning_rate, float)
     assert {path.stem for path in (ROOT / "recipes/configs").iterdir()} == {
         "cifar100", "fashion_mnist", "wordnet_offline", "text_pretrained",
+        "audit_fashion_mnist",  # test_recipes_audit.py
         "distill_fashion_mnist",  # test_recipes_distill.py
     }  # fmt: skip
 

@@ -11,6 +11,8 @@ from hf_cmim.report import ArmResult, Check, ModelFacts
 
 LARGEST_CHANGE = 1e-3
 """Difference of a probability between two answers to the same question that rounding may explain."""
+KNOWING = 0.1
+"""Share of the way from guessing to knowing all, under which a teacher has nothing to protect."""
 NEAR = 0.01
 """A student this near to its teacher, a fraction of the test samples, leaves little to distil."""
 
@@ -31,7 +33,7 @@ class Evidence:
         data: of transfer, validation and test set.
         power: whether the control was distilled, or None without one.
         has_pretrained_student: whether students start from trained weights.
-        skipped: families that this teacher's answers do not allow.
+        skipped: families that this teacher or student does not allow, with the reason.
     """
 
     asked_twice: float
@@ -68,12 +70,13 @@ def _of_teacher(evidence: Evidence) -> Iterable[Check]:
             f"Asked the same question twice, the teacher changed a probability by up to {evidence.asked_twice:.2g}:"
             " what a student learns depends on when it asks, and an attacker who averages answers was not tried.",
         )
-    if teacher.accuracy < 2 / evidence.num_classes and teacher.accuracy < baseline - NEAR:
+    guessing = 1 / evidence.num_classes
+    if teacher.accuracy < guessing + KNOWING * (1 - guessing):
         yield Check(
             "teacher knows nothing",
             "fatal",
             f"The teacher is right on {_points(teacher.accuracy)} % of the test samples, where guessing one of"
-            f" {evidence.num_classes} classes gives {_points(1 / evidence.num_classes)} %: there is nothing to"
+            f" {evidence.num_classes} classes gives {_points(guessing)} %: there is nothing to"
             " protect.",
         )
     elif teacher.accuracy < baseline:
@@ -152,9 +155,9 @@ def _of_arms(evidence: Evidence) -> Iterable[Check]:
 
 
 def _is_flat(grid: Sequence[Arm], scores: Mapping[Arm, Sequence[float]]) -> bool:
-    """Return whether the settings do not differ by more than the first's two seeds do, or than a tenth of a point."""
+    """Return whether settings differ by no more than the seeds of one do on average, or than a tenth of a point."""
     means = [float(np.mean(scores[arm])) for arm in grid]
-    spread = max(float(np.ptp(scores[arm])) for arm in grid)
+    spread = float(np.mean([np.ptp(scores[arm]) for arm in grid]))
     return max(means) - min(means) <= max(spread, 0.001)
 
 
@@ -184,5 +187,5 @@ def _of_design(evidence: Evidence) -> Iterable[Check]:
         yield Check(
             "attacks left out",
             "warning",
-            f"The teacher hides classes, so these attacks could not be tried: {', '.join(evidence.skipped)}.",
+            f"These attacks could not be tried: {', '.join(evidence.skipped)}.",
         )

@@ -49,6 +49,8 @@ def examine(batches: Any, size: int, name: str, *, quiet: bool) -> DataFacts:
         ValueError: a batch without labels: what an audit measures is accuracy.
     """
     digests: list[bytes] = []
+    teacher_digests: list[bytes] = []
+    counts: list[Tensor] = []
     labels: list[Tensor] = []
     with tqdm(total=size, desc=f"Looking at the {name}", unit="sample", leave=False, disable=quiet) as bar:
         for batch in batches:
@@ -58,23 +60,31 @@ def examine(batches: Any, size: int, name: str, *, quiet: bool) -> DataFacts:
                     " an attack without labels use DistillationTrainer with Unlabelled, which reports accuracy."
                 )
             digests += _digests(batch)
-            labels.append(batch["labels"].flatten().cpu())
+            teacher_digests += _digests(batch.get(TEACHER_VIEW, {}))
+            valid = batch["labels"].cpu() != IGNORE_INDEX
+            labels.append(batch["labels"].cpu()[valid])
+            counts.append(valid.reshape(len(valid), -1).sum(dim=1))
             bar.update(len(batch["labels"]))
     every = torch.cat(labels)
-    fingerprint = digest(b"".join(digests), every)
-    return DataFacts(size, every[every != IGNORE_INDEX].numpy(), frozenset(digests), fingerprint)
+    fingerprint = digest(b"".join(digests), b"".join(teacher_digests), every, torch.cat(counts))
+    return DataFacts(size, every.numpy(), frozenset(digests), fingerprint)
 
 
 def _digests(batch: Mapping[str, Any]) -> list[bytes]:
-    """Return a digest of each sample's tensors; trailing zeros are padding."""
-    arrays = [
-        np.ascontiguousarray(value.cpu().numpy())
-        for name, value in sorted(batch.items())
-        if isinstance(value, Tensor) and name not in ("labels", INDEX_NAME, TEACHER_VIEW)
-    ]
+    """Return a digest of each sample's tensors; where the mask is 0, or else in trailing zeros, there is padding."""
+    tensors = {name: value.cpu() for name, value in sorted(batch.items())
+               if isinstance(value, Tensor) and name not in ("labels", INDEX_NAME)}  # fmt: skip
+    mask = tensors.get("attention_mask")
+
+    def content(tensor: Tensor, row: int) -> bytes:
+        is_masked = mask is not None and mask.ndim == 2 and tensor.shape[:2] == mask.shape
+        kept = tensor[row][mask[row].bool()] if is_masked and mask is not None else tensor[row]
+        return np.ascontiguousarray(kept.numpy()).tobytes().rstrip(b"\0")
+
+    size = len(next(iter(tensors.values()), ()))
     return [
-        blake2b(b"|".join(array[row].tobytes().rstrip(b"\0") for array in arrays), digest_size=16).digest()
-        for row in range(len(arrays[0]))
+        blake2b(b"|".join(content(tensor, row) for tensor in tensors.values()), digest_size=16).digest()
+        for row in range(size)
     ]
 
 

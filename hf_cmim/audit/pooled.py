@@ -12,7 +12,8 @@ from hf_cmim.trainers.distillation_config import DistillationConfig
 
 UNPOOLED = {
     "auto_find_batch_size": False, "gradient_checkpointing": False, "neftune_noise_alpha": None, "deepspeed": None,
-    "fsdp": None, "load_best_model_at_end": False, "group_by_length": False, "max_grad_value": None,
+    "fsdp": None, "dataloader_persistent_workers": False,
+    "load_best_model_at_end": False, "group_by_length": False, "max_grad_value": None,
 }  # fmt: skip
 """Settings of Trainer that the pool has no step for, with the values at which they do nothing."""
 

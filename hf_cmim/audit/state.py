@@ -132,12 +132,12 @@ class AuditFolder:
             with safe_open(path, framework="np") as file:
                 facts = json.loads(file.metadata()["facts"])
                 predictions = file.get_tensor("predictions")
+            return StudentResult(predictions=predictions.astype(np.int32), **facts)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"Expected a finished student in {path}, got a damaged file ({error}): its result is lost. Delete the"
                 " file, and the audit trains this student again."
             ) from error
-        return StudentResult(predictions=predictions.astype(np.int32), **facts)
 
     # Sittings
 

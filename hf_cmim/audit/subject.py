@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_cmim.attacks.composition import Composition
-from hf_cmim.attacks.kd import KD
+from hf_cmim.attacks.teacher_free import CrossEntropy
 from hf_cmim.audit.arms import Arm
 from hf_cmim.audit.pool import StudentPool
 from hf_cmim.audit.pooled import PooledArm
@@ -98,7 +98,8 @@ class Subject:
         self.path = teacher if isinstance(teacher, str) else str(getattr(teacher, "name_or_path", ""))
         self.pool = pool
         self.data = data
-        self._probe = pool.student(PooledArm("probe", Composition(KD()), wrapped), seed=0)
+        # An arm that asks nobody: these questions are the audit's, no attacker pays for them.
+        self._probe = pool.student(PooledArm("probe", Composition(CrossEntropy()), wrapped), seed=0)
         self.asked_twice = self._ask_twice()
 
     @cached_property
@@ -114,6 +115,7 @@ class Subject:
             labels = batch.pop("labels")
             batch.pop(INDEX_NAME)
             yield self._probe.queries.answers(batch.pop(TEACHER_VIEW, batch), labels, None, paid=False), labels
+            self.pool.shared.forget()
 
     def _ask_twice(self) -> float:
         """Return the largest difference of probabilities between two answers to the same questions."""
@@ -178,9 +180,8 @@ class Subject:
     @cached_property
     def stored(self) -> StoredAnswers | None:
         """Its answers to the transfer set, where one look is enough: nothing in it varies from epoch to epoch."""
-        shapes = {log_probs.shape[1:] for log_probs, _ in self._transfer_answers}
-        if self.pool.varies(self.data.transfer) or len(shapes) > 1:
-            return None  # texts of tokens are padded differently in each batch
+        if self.pool.varies(self.data.transfer) or self._transfer_answers[0][0].ndim > 2:
+            return None  # texts of labelled tokens are padded differently in each batch
         log_probs = torch.cat([log_probs for log_probs, _ in self._transfer_answers])
         return StoredAnswers(log_probs, hides_classes=self.teacher.hides_classes)
 

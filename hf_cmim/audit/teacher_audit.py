@@ -30,7 +30,7 @@ class TeacherAudit:
         scores: their validation accuracies.
         chosen: what went on.
         decision: the last one under the primary criterion.
-        skipped: families that the teacher's answers do not allow.
+        skipped: families that this teacher or student does not allow, with the reason.
     """
 
     def __init__(self, subject: Subject, plan: AuditPlan, trainees: Trainees) -> None:
@@ -41,12 +41,19 @@ class TeacherAudit:
         self.scores: dict[Arm, list[float]] = {}
         self.chosen: Confirmation
         self.decision: Decision
-        allowed = [entry for entry in plan.attacks.entries if self._is_possible(entry)]
-        self.skipped = [name for name in plan.attacks.families if name not in {entry.family for entry in allowed}]
+        allowed = [entry for entry in plan.attacks.entries if not self._obstacle(entry)]
+        possible = {entry.family for entry in allowed}
+        obstacles = {entry.family: self._obstacle(entry) for entry in plan.attacks.entries}
+        self.skipped = [f"{name} ({why})" for name, why in obstacles.items() if name not in possible]
         self.arms = [*references(), *knockoffs(allowed, subject.answers)]
 
-    def _is_possible(self, entry: SuiteEntry) -> bool:
-        return not (entry.attack.needs_every_class and self.subject.teacher.hides_classes)
+    def _obstacle(self, entry: SuiteEntry) -> str:
+        """Return why a setting cannot be tried, or nothing."""
+        if entry.attack.needs_every_class and self.subject.teacher.hides_classes:
+            return "the teacher hides classes"
+        if entry.attack.student_protocol is not None and not self.trainees.pool.shows_hidden_states:
+            return "the student shows no hidden states"
+        return ""
 
     def run(self) -> None:
         """Screen, confirm, describe."""

@@ -1,8 +1,9 @@
-"""Audit two small vision transformers on real digits, one hardened, one plain: a whole audit in a few minutes.
+"""Audit two small vision transformers on real digits, one hardened, one plain, in minutes.
 
-The two are read from --models, where `python recipes/digits_demo.py` puts them (`make demo` does all of it). The suite
-is quick-v1, five attacks, and a perceptron is the student. Nothing is decided: 450 test digits are too few for the
-default margin, and the audit says so. A real audit is `hf-cmim audit`.
+The two are read from --models, where `python recipes/digits_demo.py` puts them (`make demo` does
+all of it). The suite is quick-v1, five attacks, and a perceptron is the student. Nothing is
+decided: 450 test digits are too few for the default margin, and the audit says so. A real audit is
+`hf-cmim audit`.
 """
 
 import argparse
@@ -11,8 +12,8 @@ from typing import Any
 
 EXAMPLES = """\
 examples:
-  make demo                                    train both models, then audit them
-  hf-cmim demo --models outputs/digits_demo    audit them again, or go on after a kill: about 3 minutes on 2 cores
+  make demo       train both models, then audit them
+  hf-cmim demo    audit them again, or go on after a kill: about 3 minutes on 2 cores
 """
 
 

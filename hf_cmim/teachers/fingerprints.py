@@ -33,7 +33,7 @@ def _update(sha: Any, value: Any) -> None:
             _update(sha, item)
     elif isinstance(value, Tensor):
         sha.update(f"tensor {value.dtype} {tuple(value.shape)};".encode())
-        sha.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        sha.update(value.detach().cpu().flatten().clone().view(torch.uint8).numpy())
     elif isinstance(value, np.ndarray) and value.dtype != object:
         sha.update(f"array {value.dtype} {value.shape};".encode())
         sha.update(np.ascontiguousarray(value).tobytes())

@@ -112,7 +112,8 @@ class TeacherQueries:
             index: `(B,)` positions in the transfer set.
             paid: whether the attacker learns from the answers and so pays for them.
         """
-        assert self.teacher is not None and self.ask is not None
+        assert self.teacher is not None
+        assert self.ask is not None
         if index is not None:
             inputs = {**inputs, INDEX_NAME: index}
         if self._is_asked and index is not None and paid:

@@ -69,7 +69,7 @@ def test_looks_and_waves_alone_may_change():
     plan = AuditPlan()
     changes = {
         "suite": "quick-v1", "criterion": "paper", "margin": 0.01, "screening_seeds": 3, "reference_multiple": 2,
-        "references": 1, "null_families": 5, "diagnosed": 2,
+        "references": 1, "null_families": 5, "diagnosed": 2, "stacked": False,
     }  # fmt: skip
     assert set(changes) | {"looks", "wave_size"} == set(AuditPlan.__dataclass_fields__)
     assert AuditPlan(looks=(3, 5), wave_size=2).settings() == plan.settings()

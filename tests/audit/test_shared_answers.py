@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import tiny
 import torch
 from planted import CLASSES, Samples, Student
@@ -98,19 +99,20 @@ def test_nulls_and_stored_answers_are_nobody_who_was_asked():
 
 
 def trained(folder: Any, attacks: list[Any], teacher: Any, **changes: Any) -> tuple[StudentPool, list[Any]]:
-    collator = changes.pop("teacher_collator", None)
+    collator, stacked = changes.pop("teacher_collator", None), changes.pop("stacked", False)
     args = DistillationConfig(**tiny.settings(folder, **changes))
-    pool = StudentPool(Student, args, Samples(SIZE, 1), teacher_collator=collator)
+    pool = StudentPool(Student, args, Samples(SIZE, 1), teacher_collator=collator, stacked=stacked)
     arms = [PooledArm(str(number), Composition.of(attack), teacher) for number, attack in enumerate(attacks)]
     return pool, pool.train([*arms, PooledArm("ce", Composition(CrossEntropy()), None)], seed=3)
 
 
-def test_students_ask_once_a_batch(tmp_path):
+@pytest.mark.parametrize("stacked", [False, True])
+def test_students_ask_once_a_batch(stacked, tmp_path):
     """Catches a question for each student, a survey for each, and a micro-batch that is asked twice."""
     for count, changes in ((1, {}), (4, {}), (4, {"num_train_epochs": 2, "gradient_accumulation_steps": 2})):
         teacher = Recorder()
         attacks = [KD(), DKD(), KD(temperature=2.0), KD(temperature=Relative(1.0))][:count]
-        pool, students = trained(tmp_path, attacks, teacher, **changes)
+        pool, students = trained(tmp_path, attacks, teacher, stacked=stacked, **changes)
         passes = changes.get("num_train_epochs", 1) + (count == 4)  # one more for the survey
         assert len(teacher.asked) == BATCHES * passes
         assert pool.shared.num_asked == SIZE * passes

@@ -176,7 +176,7 @@ def test_the_other_processes_of_a_launch_follow(tmp_path):
     [
         ({"plan, margin": 0.01, "student": "a" * 64}, "plan, margin: 0.005 there, 0.01 now"),
         ({"plan, margin": 0.005}, f'student: "{"a" * 64}" there, null now'),
-        ({**MANIFEST, "teacher, CE twin": "b"}, 'teacher, CE twin: null there, "b" now'),
+        ({**MANIFEST, "training, bf16": True}, "training, bf16: null there, true now"),
     ],
 )
 def test_another_manifest_is_refused_with_its_differences(now, named, tmp_path):
@@ -232,9 +232,9 @@ CHANGES: dict[str, dict[str, Any]] = {
     "training, lr_scheduler_type": {"lr_scheduler_type": "linear"},
     "training, bf16": {"bf16": True},
     "student": {"width": 8},
-    "teacher, teacher": {"share": 0.5},
-    "teacher, CE twin": {"twin": 0.5},
-    "teacher, argmax": {"controls": {"argmax": 0.5}},
+    "teacher": {"share": 0.5},
+    "control, CE twin": {"twin": 0.5},
+    "control, argmax": {"controls": {"argmax": 0.5}},
     "data, transfer set": {"transfer": (64, 7)},
     "data, validation set": {"validation": (32, 8)},
     "data, test set": {"test": (32, 9)},
@@ -243,10 +243,10 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 def test_every_kind_of_change_is_named(tmp_path, monkeypatch):
     """Catches settings, weights or data that determine a student and may change under its name."""
-    start(tmp_path, monkeypatch)
+    start(tmp_path, monkeypatch, twin=1.0, controls={"argmax": 0.9})
     for named, change in CHANGES.items():
         with pytest.raises(ValueError, match="got another") as caught:
-            start(tmp_path, monkeypatch, **change)
+            start(tmp_path, monkeypatch, **({"twin": 1.0, "controls": {"argmax": 0.9}} | change))
         differences = str(caught.value).split("got another: ")[1]
         assert differences.startswith(f"{named}: "), change
         assert differences.count(" there, ") == 1, (change, differences)
@@ -273,6 +273,15 @@ def test_what_does_not_change_a_student_may_change(tmp_path, monkeypatch):
     ]  # fmt: skip
     for change in changes:
         start(tmp_path, monkeypatch, **change)
+
+
+def test_controls_may_come_and_go_but_not_change(tmp_path, monkeypatch):
+    """Catches a control that nobody can add later, or one that is forgotten when it stays away once."""
+    for change in ({}, {"twin": 0.9}, {"controls": {"argmax": 0.5}}, {"twin": 0.9, "controls": {"argmax": 0.5}}, {}):
+        start(tmp_path, monkeypatch, **change)
+    for named, change in (("CE twin", {"twin": 0.8}), ("argmax", {"controls": {"argmax": 0.6}})):
+        with pytest.raises(ValueError, match=f"got another: control, {named}: "):
+            start(tmp_path, monkeypatch, **change)
 
 
 # Sittings

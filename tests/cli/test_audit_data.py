@@ -102,7 +102,7 @@ def test_named_splits_are_used(folder, opened):
     ("words", "message"),
     [
         ("--test-split final", r"Expected --test-split among \['train', 'dev', 'test'\], got 'final'.*--rest-as-test"),
-        ("--train-split trian", r"Expected --train-split among"),
+        ("--train-split other", r"Expected --train-split among"),
         ("--validation-split test", r"Expected different splits .*got train, test, test"),
         ("--test-split train", r"Expected different splits"),
         ("--validation-share 1.5", r"Expected --validation-share between 0 and 1.*got 1.5"),

@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import IterableDataset
 from transformers import Trainer, TrainingArguments
 
-from hf_cmim import Composition, DistillationConfig, DistillationTrainer, Fraction, Unlabelled
+from hf_cmim import Composition, DistillationConfig, DistillationTrainer, Fraction, Repeatable, Unlabelled
 from hf_cmim.attacks import (
     ATTACKS,
     DKD,
@@ -181,3 +181,13 @@ def test_neither_labels_nor_answers(tmp_path):
     trainer = tiny.distillation_trainer(tiny.vit(1), Unlabelled(DATA), tmp_path, LabelSmoothing())
     with pytest.raises(ValueError, match="Expected labels for .*LabelSmoothing.*got none"):
         trainer.train()
+
+
+def test_workers_that_never_hear_of_the_epoch_are_refused(tmp_path):
+    """Catches augmentation that repeats the first epoch's views for ever."""
+    data = Repeatable(tiny.images(16), 0)
+    with pytest.raises(ValueError, match="dataloader_persistent_workers"):
+        tiny.distillation_trainer(
+            tiny.vit(), data, tmp_path, KD(), tiny.vit(5).eval(),
+            dataloader_num_workers=1, dataloader_persistent_workers=True,
+        )  # fmt: skip
