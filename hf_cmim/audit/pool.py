@@ -86,19 +86,6 @@ class StudentPool:
         return Repeatable(dataset, seed) if self.varies(dataset) else dataset
 
     @cached_property
-    def shows_hidden_states(self) -> bool:
-        """Whether a student returns its hidden states when asked."""
-        student = self.student(PooledArm("asked", Composition(CrossEntropy()), None), 0)
-        batch = next(self.ordered_batches(student, self.transfer_set))
-        inputs = {name: value for name, value in batch.items() if name not in ("labels", INDEX_NAME, TEACHER_VIEW)}
-        model = cast(nn.Module, student.model).eval()
-        try:
-            with torch.no_grad():
-                return model(**inputs, output_hidden_states=True)["hidden_states"] is not None
-        except (KeyError, TypeError):
-            return False
-
-    @cached_property
     def num_steps(self) -> int:
         """Optimizer steps of one student."""
         student = self.student(PooledArm("counted", Composition(CrossEntropy()), None), 0)

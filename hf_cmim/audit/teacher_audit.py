@@ -51,7 +51,7 @@ class TeacherAudit:
         """Return why a setting cannot be tried, or nothing."""
         if entry.attack.needs_every_class and self.subject.teacher.hides_classes:
             return "the teacher hides classes"
-        if entry.attack.student_protocol is not None and not self.trainees.pool.shows_hidden_states:
+        if entry.attack.student_protocol is not None and not self.trainees.shows_hidden_states:
             return "the student shows no hidden states"
         return ""
 

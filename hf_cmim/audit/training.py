@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, cast, final
 
 import numpy as np
@@ -17,6 +18,7 @@ from hf_cmim.attacks.teacher_free import CrossEntropy
 from hf_cmim.audit.arms import Arm
 from hf_cmim.audit.pool import StudentPool
 from hf_cmim.audit.pooled import PooledArm, StudentResult
+from hf_cmim.audit.probe import bytes_of_student, shows_hidden_states
 from hf_cmim.audit.state import AuditFolder
 from hf_cmim.audit.subject import Subject
 from hf_cmim.teachers.base import AbstractTeacher
@@ -56,6 +58,11 @@ class Trainees:
         self.processes = PartialState()
         self.wave_size = wave_size or _affordable_wave(pool)
         self._accuracies: dict[tuple[str, str, int], float] = {}
+
+    @cached_property
+    def shows_hidden_states(self) -> bool:
+        """Whether a student returns its hidden states when asked."""
+        return shows_hidden_states(self.pool)
 
     def train(self, subject: Subject, runs: Sequence[tuple[Arm, int]], data: str, what: str) -> None:
         """Train and keep what is missing.
@@ -132,8 +139,12 @@ def _waves(runs: Sequence[tuple[Arm, int]], size: int) -> list[tuple[list[Arm], 
 
 
 def _affordable_wave(pool: StudentPool) -> int:
-    """Return how many students fit beside each other: weights, gradients, and two states of the optimizer each."""
-    weights = sum(value.numel() * value.element_size() for value in pool.untrained(0).state_dict().values())
+    """Return how many students fit beside each other, as one of them shows.
+
+    Each has weights, gradients and two states of the optimizer, and in a stack what its forward pass keeps.
+    """
+    weights, activations = bytes_of_student(pool)
     device = pool.args.device
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    return max(1, min(LARGEST_WAVE, int(MEMORY_SHARE * free / (4 * weights))))
+    each = 4 * weights + (activations if pool.stacked else 0)
+    return max(1, min(LARGEST_WAVE, int((MEMORY_SHARE * free - activations) / each)))

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
 examples:
-  hf-cmim report outputs/audit                      seconds: audit.html and audit.md beside audit.json, and the table
-  hf-cmim report outputs/ce outputs/cmim            seconds: comparison.html
+  hf-cmim report outputs/audit              seconds: audit.html and audit.md beside audit.json
+  hf-cmim report outputs/ce outputs/cmim    seconds: comparison.html
   hf-cmim report a/audit.json b/audit.json --output ab.html
 """
 COMPARISON_NAME = "comparison.html"

@@ -18,6 +18,7 @@ from hf_cmim.attacks.skeptical import Skeptical
 from hf_cmim.attacks.teacher_free import CrossEntropy, LabelSmoothing
 from hf_cmim.audit.pool import StudentPool
 from hf_cmim.audit.pooled import PooledArm
+from hf_cmim.audit.probe import bytes_of_student
 from hf_cmim.audit.stack import StudentStack
 from hf_cmim.teachers.model import ModelTeacher
 from hf_cmim.teachers.nulls import LabelOnlyTeacher
@@ -118,3 +119,17 @@ def test_a_stacked_student_is_the_student_trained_alone_up_to_rounding(settings,
         assert first.state.global_step == second.state.global_step
         assert not first.has_diverged
     assert tiny.largest_difference(tiny.weights(stacked[0].model), tiny.weights(stacked[2].model)) > 5 * tolerance
+
+
+def test_memory_of_a_student_is_measured(tmp_path):
+    """Catches waves sized by weights alone: a batch twice as large keeps twice as much."""
+    samples = tiny.images(32)
+    small, large = (
+        bytes_of_student(pool(tmp_path, samples, per_device_train_batch_size=size, per_device_eval_batch_size=32))
+        for size in (8, 16)
+    )
+    model = tiny.vit()
+    assert small[0] == large[0] == 4 * sum(value.numel() for value in model.state_dict().values())
+    images_and_classes = 4 * 8 * (64 + tiny.NUM_LABELS)
+    assert small[1] > images_and_classes
+    assert large[1] == pytest.approx(2 * small[1], rel=0.2)
