@@ -96,10 +96,10 @@ def test_maths_loads_without_transformers():
     assert not {"transformers", "accelerate", "datasets", "evaluate", "huggingface_hub"} & loaded
 
 
-def test_trainer_loads_without_datasets_and_evaluate():
-    """GPU images carry neither; training must not need them."""
-    trainer = "hf_cmim.trainers.cmim_trainer"
-    assert trainer in probe([trainer], blocked=["datasets", "evaluate"])[1]
+@pytest.mark.parametrize("module", ["hf_cmim.trainers.cmim_trainer", "hf_cmim.audit.runner"])
+def test_training_loads_without_datasets_and_evaluate(module):
+    """GPU images carry neither; training and auditing must not need them."""
+    assert module in probe([module], blocked=["datasets", "evaluate"])[1]
 
 
 def test_probe_sees_what_a_planted_module_loads(planted):
