@@ -41,9 +41,11 @@ class Perceptron(nn.Module):
         self.hidden = nn.Linear(784, 64)
         self.head = nn.Linear(64, 10)
 
-    def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
-        """Return logits."""
-        return {"logits": self.head(self.hidden(pixel_values.flatten(1)).relu())}
+    def forward(self, pixel_values: Tensor, labels: Any = None, output_hidden_states: bool = False) -> dict[str, Any]:
+        """Return logits, and hidden states where asked."""
+        hidden = self.hidden(pixel_values.flatten(1)).relu()
+        outputs = {"logits": self.head(hidden)}
+        return outputs | ({"hidden_states": (pixel_values.flatten(1), hidden)} if output_hidden_states else {})
 
 
 def teacher(arm: str, data_dir: str, folder: Path) -> nn.Module:

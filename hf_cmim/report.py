@@ -155,7 +155,7 @@ class Costs:
 
     Attributes:
         queries_paid: answers that an attacker would have paid for, the most expensive single student.
-        queries_asked: answers that were asked for, over all students.
+        queries_asked: the same, added up over all students; the pool itself asked fewer, since students share answers.
         students: trained, in both stages.
         student_steps: optimizer steps of all of them.
         seconds: of training and evaluation, added up over processes.
