@@ -222,7 +222,7 @@ def _seconds_of_student(pool: StudentPool, data: AuditData, num_classes: int) ->
     """Return the seconds in which one student is trained and evaluated, from two that take a few steps."""
     device = pool.args.device
     short = copy.copy(pool.args)
-    short.max_steps = min(MEASURED_STEPS, pool.num_steps)
+    short.max_steps = MEASURED_STEPS
     students = StudentPool(pool.build_student, short, pool.transfer_set, pool.data_collator, pool.teacher_collator)
     null = LabelOnlyTeacher(num_classes, confidence=0.9, temperature=4.0)  # as quick as stored answers
     arms = [PooledArm("CE", Composition(CrossEntropy()), None), PooledArm("KD", Composition(KD()), null)]

@@ -86,7 +86,8 @@ def run_audit(
     pool = StudentPool(build_student, args, data.transfer, data_collator, teacher_collator, stacked=plan.stacked)
     student = _examine_student(pool, student_name)
     teachers: dict[str, Teacher] = {"teacher": teacher, **({} if twin is None else {TWIN: twin}), **(controls or {})}
-    subjects = {name: Subject(each, name, pool, data) for name, each in teachers.items()}
+    names = {"teacher": _name_of(teacher)}
+    subjects = {name: Subject(each, names.get(name, name), pool, data) for name, each in teachers.items()}
     facts = _examine_data(pool, data)
     manifest = _manifest(plan, args, student, facts, subjects)
     is_main = PartialState().is_main_process
@@ -104,6 +105,13 @@ def run_audit(
         if is_main:
             write_whole(folder.path / REPORT_NAME, report.to_json())
     return report
+
+
+def _name_of(teacher: Teacher) -> str:
+    """Return a name for people: the folder's, or that of the class."""
+    model = getattr(teacher, "model", teacher)
+    path = teacher if isinstance(teacher, str) else str(getattr(model, "name_or_path", ""))
+    return Path(path).name or type(model).__name__
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,10 @@ from datasets import Dataset
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessorPil
 
 from hf_cmim.audit.state import MANIFEST_NAME, STUDENTS_NAME
+from hf_cmim.cli.audit import add_arguments
 from hf_cmim.cli.audit_setup import AuditSetup
 from hf_cmim.cli.main import main
+from hf_cmim.cli.words import with_config
 from hf_cmim.pages.html import audit_page
 from hf_cmim.pages.markdown import audit_markdown
 from hf_cmim.pages.terminal import audit_table
@@ -226,7 +228,9 @@ def test_margin_that_the_test_set_cannot_tell_is_refused_before_training(config,
     assert not (tmp_path / "audit" / MANIFEST_NAME).exists()
 
 
-def test_classifiers_that_see_other_samples_or_know_other_classes_are_refused(config, teacher, tmp_path, capsys):
+def test_classifiers_that_see_other_samples_or_know_other_classes_are_refused(
+    config, teacher, audit_options, tmp_path, capsys
+):
     """One collator serves all teachers; classes by position would be paired by chance."""
     other = shutil.copytree(teacher, tmp_path / "other")
     ViTImageProcessorPil(size={"height": 12, "width": 12}).save_pretrained(other)
@@ -236,15 +240,14 @@ def test_classifiers_that_see_other_samples_or_know_other_classes_are_refused(co
     settings = json.loads((renamed / "config.json").read_text())
     settings |= {"id2label": {"0": "blue", "1": "red", "2": "cyan"}, "label2id": {"blue": 0, "red": 1, "cyan": 2}}
     (renamed / "config.json").write_text(json.dumps(settings))
-    refused(config, "Only the teacher has 'cyan'", capsys, "--teacher", renamed)
-    refused(config, "Only the teacher has 'cyan'", capsys, "--twin", renamed)
+    for flag in ("--teacher", "--twin"):
+        options = with_config(audit_options(config, flag, renamed), add_arguments)
+        with pytest.raises(ValueError, match="Only the teacher has 'cyan'"):  # before any sample is prepared
+            AuditSetup.of(options)
 
 
 def test_everything_is_opened_once_and_matched(config, teacher, audit_options):
     """Labels in the student's order, both views of one row, and the plan, as `run_audit` is given them."""
-    from hf_cmim.cli.audit import add_arguments
-    from hf_cmim.cli.words import with_config
-
     setup = AuditSetup.of(with_config(audit_options(config, "--margin-points", "1"), add_arguments))
     assert setup.plan.margin == 0.01
     assert setup.teacher.class_names == ("blue", "red", "green")
