@@ -35,7 +35,7 @@ from hf_cmim import AuditData, AuditPlan, AuditReport, DistillationConfig, check
 from hf_cmim.pages.html import audit_page
 from hf_cmim.pages.markdown import audit_markdown
 from hf_cmim.pages.terminal import audit_table
-from hf_cmim.teachers import ModelTeacher, match_classes
+from hf_cmim.teachers import ModelTeacher
 
 # Suits a small student trained from nothing. A verdict is about students trained like this.
 DEFAULTS: dict[str, Any] = {
@@ -186,13 +186,11 @@ STUDENTS = {"convnet": lambda names, width, size: ConvNet(names, width), "vit": 
 # ------------------------------------------------------------------------------------------------------------ 4. Audit
 
 
-def open_classifier(path: str, names: list[str], processor: Any, device: torch.device) -> nn.Module:
-    """Return a classifier of these classes, which sees images through this processor."""
-    teacher = ModelTeacher(path, device=device)  # safetensors alone, and no code of a repository
-    match_classes(teacher.class_names, names)  # says what differs before anything is asked
+def open_classifier(path: str, processor: Any, device: torch.device) -> nn.Module:
+    """Return a classifier that sees images through this processor. The audit matches its classes by name."""
     if repr(AutoImageProcessor.from_pretrained(path)) != repr(processor):
         sys.exit(f"Expected all classifiers to see images alike, got another processor in {path}. Audit it by itself.")
-    return teacher.model
+    return ModelTeacher(path, device=device).model  # safetensors alone, and no code of a repository
 
 
 def write_report(folder: Path) -> None:
@@ -218,7 +216,7 @@ def main() -> None:
     rest = f"{recipe.test_split} and the rest of {recipe.train_split}" if recipe.rest_as_test else recipe.test_split
     described = (f"{source}: {recipe.train_split}", f"{source}: {recipe.train_split}, held out", f"{source}: {rest}")
 
-    classifier = partial(open_classifier, names=names, processor=processor, device=args.device)
+    classifier = partial(open_classifier, processor=processor, device=args.device)
     size = list(transfer[0]["pixel_values"].shape[-2:])
     run_audit(
         classifier(recipe.teacher),
