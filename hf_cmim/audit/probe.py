@@ -1,11 +1,13 @@
-"""What one untrained student shows: whether it returns hidden states, and how much memory it takes."""
+"""What one untrained student and one batch show: hidden states, memory, and queries that cannot be made."""
 
+import copy
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from hf_cmim.attacks.composition import Composition
+from hf_cmim.attacks.protocols import Query
 from hf_cmim.attacks.teacher_free import CrossEntropy
 from hf_cmim.audit.pool import StudentPool
 from hf_cmim.audit.pooled import PooledArm
@@ -34,6 +36,23 @@ def shows_hidden_states(pool: StudentPool) -> bool:
             return model.eval()(**inputs, output_hidden_states=True)["hidden_states"] is not None
     except (KeyError, TypeError):
         return False
+
+
+def query_obstacle(pool: StudentPool, attack: Composition) -> str:
+    """Return why an attack cannot make its queries from these inputs (texts have no mixture), or nothing."""
+    if attack.query_protocol is None:
+        return ""
+    student = pool.student(PooledArm("asked", Composition(CrossEntropy()), None), 0)
+    batch = next(pool.ordered_batches(student, pool.transfer_set))
+    labels = batch.pop("labels")
+    batch.pop(INDEX_NAME)
+    view = batch.pop(TEACHER_VIEW, batch)
+    try:
+        with unchanged_random_states(pool.args.device):
+            copy.deepcopy(attack.query_protocol)(Query(batch, view, labels))
+    except ValueError:
+        return "its queries cannot be made from these inputs"
+    return ""
 
 
 def bytes_of_student(pool: StudentPool) -> tuple[int, int]:

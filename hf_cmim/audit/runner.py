@@ -81,6 +81,11 @@ def run_audit(
     Raises:
         ValueError: a teacher, student, data or settings that do not fit together, before anything is trained.
     """
+    if taken := {"teacher", TWIN} & {*(controls or {})}:
+        raise ValueError(
+            f"Expected other names for controls than {sorted(taken)}: they would stand in the place of the teacher or its"
+            " twin. Rename them, and give the twin as twin=..."
+        )
     plan = plan or AuditPlan()
     check_launch(args.world_size)
     pool = StudentPool(build_student, args, data.transfer, data_collator, teacher_collator, stacked=plan.stacked)

@@ -19,6 +19,7 @@ from hf_cmim.measurement import Measurement, MeasurementAccumulator
 from hf_cmim.report import ModelFacts
 from hf_cmim.teachers.base import INDEX_NAME, AbstractTeacher
 from hf_cmim.teachers.fingerprints import digest
+from hf_cmim.teachers.model import ModelTeacher
 from hf_cmim.teachers.nulls import ArgmaxNull, CentroidNull, LabelOnlyTeacher
 from hf_cmim.trainers.distillation_checks import as_teacher
 from hf_cmim.trainers.transfer_data import TEACHER_VIEW
@@ -87,7 +88,7 @@ class Subject:
     def __init__(
         self, teacher: AbstractTeacher | nn.Module | str, name: str, pool: StudentPool, data: AuditData
     ) -> None:
-        wrapped = as_teacher(teacher)
+        wrapped = ModelTeacher(teacher, device=pool.args.device) if isinstance(teacher, str) else as_teacher(teacher)
         if wrapped is None or wrapped.wants_index:
             raise ValueError(
                 f"Expected a teacher that answers any sample live, got {type(teacher).__name__}: what it is worth on"

@@ -5,7 +5,6 @@ from typing import final
 
 import numpy as np
 
-from hf_cmim.attacks.suites import SuiteEntry
 from hf_cmim.audit.arms import Arm, knockoffs, references
 from hf_cmim.audit.findings import decide
 from hf_cmim.audit.plan import AuditPlan, Confirmation, screening_seeds, strongest
@@ -41,19 +40,18 @@ class TeacherAudit:
         self.scores: dict[Arm, list[float]] = {}
         self.chosen: Confirmation
         self.decision: Decision
-        allowed = [entry for entry in plan.attacks.entries if not self._obstacle(entry)]
-        possible = {entry.family for entry in allowed}
-        obstacles = {entry.family: self._obstacle(entry) for entry in plan.attacks.entries}
-        self.skipped = [f"{name} ({why})" for name, why in obstacles.items() if name not in possible]
-        self.arms = [*references(), *knockoffs(allowed, subject.answers)]
+        every = [*references(), *knockoffs(plan.attacks.entries, subject.answers)]
+        obstacles = [self._obstacle(arm) for arm in every]
+        self.arms = [arm for arm, why in zip(every, obstacles, strict=True) if not why]
+        possible = {arm.family for arm in self.arms}
+        left_out = {arm.family: why for arm, why in zip(every, obstacles, strict=True) if arm.family not in possible}
+        self.skipped = [f"{family} ({why})" for family, why in left_out.items()]
 
-    def _obstacle(self, entry: SuiteEntry) -> str:
+    def _obstacle(self, arm: Arm) -> str:
         """Return why a setting cannot be tried, or nothing."""
-        if entry.attack.needs_every_class and self.subject.teacher.hides_classes:
+        if arm.answering == "teacher" and arm.attack.needs_every_class and self.subject.teacher.hides_classes:
             return "the teacher hides classes"
-        if entry.attack.student_protocol is not None and not self.trainees.shows_hidden_states:
-            return "the student shows no hidden states"
-        return ""
+        return self.trainees.obstacle(arm)
 
     def run(self) -> None:
         """Screen, confirm, describe."""

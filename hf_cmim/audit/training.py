@@ -18,7 +18,7 @@ from hf_cmim.attacks.teacher_free import CrossEntropy
 from hf_cmim.audit.arms import Arm
 from hf_cmim.audit.pool import StudentPool
 from hf_cmim.audit.pooled import PooledArm, StudentResult
-from hf_cmim.audit.probe import bytes_of_student, shows_hidden_states
+from hf_cmim.audit.probe import bytes_of_student, query_obstacle, shows_hidden_states
 from hf_cmim.audit.state import AuditFolder
 from hf_cmim.audit.subject import Subject
 from hf_cmim.teachers.base import AbstractTeacher
@@ -57,12 +57,23 @@ class Trainees:
         self.evaluation_sets = evaluation_sets
         self.processes = PartialState()
         self.wave_size = wave_size or _affordable_wave(pool)
-        self._accuracies: dict[tuple[str, str, int], float] = {}
+        self._query_obstacles: dict[str, str] = {}
 
     @cached_property
     def shows_hidden_states(self) -> bool:
         """Whether a student returns its hidden states when asked."""
         return shows_hidden_states(self.pool)
+
+    def obstacle(self, arm: Arm) -> str:
+        """Return why students of an arm cannot be trained on these data, or nothing."""
+        if arm.attack.student_protocol is not None and not self.shows_hidden_states:
+            return "the student shows no hidden states"
+        if arm.answering == "self" and self.pool.teacher_collator is not None:
+            return "teachers have a view of their own, which a student cannot take"
+        protocol = repr(arm.attack.query_protocol)
+        if protocol not in self._query_obstacles:
+            self._query_obstacles[protocol] = query_obstacle(self.pool, arm.attack)
+        return self._query_obstacles[protocol]
 
     def train(self, subject: Subject, runs: Sequence[tuple[Arm, int]], data: str, what: str) -> None:
         """Train and keep what is missing.

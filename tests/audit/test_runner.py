@@ -12,10 +12,22 @@ sys.path.insert(0, str(Path(__file__).parent))
 import os
 import threading
 
-from audit_job import audit, without_circumstances
+import planted
+import tiny
+import torch
+from audit_job import SUITE, audit, without_circumstances
 from trainers.killing import lives
 
+from hf_cmim import Composition, DistillationConfig
+from hf_cmim.attacks.kd import KD
+from hf_cmim.attacks.mixup_queries import MixupQueries
+from hf_cmim.attacks.perturbed_queries import PerturbedQueries
+from hf_cmim.attacks.skeptical import Skeptical
+from hf_cmim.attacks.suites import Suite, SuiteEntry
+from hf_cmim.audit.plan import AuditPlan
+from hf_cmim.audit.runner import TWIN, run_audit
 from hf_cmim.audit.state import STUDENTS_NAME, AuditFolder
+from hf_cmim.audit.subject import AuditData
 from hf_cmim.report import AuditReport
 
 
@@ -108,3 +120,49 @@ def test_two_processes_give_the_same_report(uninterrupted, tmp_path):
     result = on_two_processes(Path(__file__).with_name("audit_job.py"), tmp_path, {})
     assert result["report"] == without_circumstances(uninterrupted[1])
     assert students(tmp_path).keys() == students(uninterrupted[0]).keys()
+
+
+def test_texts_are_audited_without_what_needs_images(tmp_path):
+    """Catches an audit of texts that stops at a mixture of token numbers, and one that hides what it left out."""
+    suite = Suite("texts", (
+        SuiteEntry("kd", Composition(KD())), SuiteEntry("function-matching", Composition(KD(), MixupQueries())),
+        SuiteEntry("perturbed", Composition(KD(), PerturbedQueries())),
+        SuiteEntry("skeptical", Composition(KD(), Skeptical())),
+    ))  # fmt: skip
+    args = DistillationConfig(**tiny.settings(tmp_path, per_device_train_batch_size=8))
+    data = AuditData(tiny.sentences(16), tiny.sentences(16, seed=2), tiny.sentences(32, seed=3))
+    plan = AuditPlan(suite=suite, screening_seeds=1, looks=(2,), reference_multiple=1, null_families=0, diagnosed=0)
+    report = run_audit(tiny.bert(5).eval(), lambda: tiny.bert(torch.initial_seed()), args, data, plan)
+    (left_out,) = [check.sentence for check in report.checks if check.name == "attacks left out"]
+    assert all(name in left_out for name in ("mixup", "function-matching", "perturbed"))
+    assert {arm.family for arm in report.arms if arm.role == "knockoff"} == {"kd", "skeptical"}
+
+
+def test_students_with_a_view_of_their_own(tmp_path):
+    """Catches self-distillation that asks a student about the teacher's view."""
+
+    def narrow(samples):
+        return {"features": torch.stack([each["features"][:8] for each in samples]),
+                "labels": torch.stack([each["labels"] for each in samples])}  # fmt: skip
+
+    def whole(samples):
+        return {"features": torch.stack([each["features"] for each in samples])}
+
+    class Narrow(planted.Student):
+        def forward(self, features, labels=None):
+            return super().forward(torch.nn.functional.pad(features, (0, 8)))
+
+    args = DistillationConfig(**tiny.settings(tmp_path, per_device_train_batch_size=20))
+    data = AuditData(planted.Samples(40, 1), planted.Samples(40, 3), planted.Samples(100, 2))
+    plan = AuditPlan(suite=SUITE, screening_seeds=1, looks=(2,), reference_multiple=1, null_families=0, diagnosed=0)
+    views = {"data_collator": narrow, "teacher_collator": whole}
+    report = run_audit(planted.PlantedTeacher(0.5), Narrow, args, data, plan, **views)
+    (left_out,) = [check.sentence for check in report.checks if check.name == "attacks left out"]
+    assert "self-distillation" in left_out
+    assert {arm.family for arm in report.arms if arm.role == "knockoff"} == {"kd", "ctkd"}
+
+
+def test_a_control_cannot_take_the_place_of_the_twin(tmp_path):
+    """Catches a control that silently replaces the teacher whose name it bears."""
+    with pytest.raises(ValueError, match="other names for controls"):
+        run_audit(None, None, None, None, controls={TWIN: None})
