@@ -81,16 +81,11 @@ def run_audit(
     Raises:
         ValueError: a teacher, student, data or settings that do not fit together, before anything is trained.
     """
-    if taken := {"teacher", TWIN} & {*(controls or {})}:
-        raise ValueError(
-            f"Expected other names for controls than {sorted(taken)}: they would stand in the place of the teacher or its"
-            " twin. Rename them, and give the twin as twin=..."
-        )
+    teachers = _teachers(teacher, twin, controls or {})
     plan = plan or AuditPlan()
     check_launch(args.world_size)
     pool = StudentPool(build_student, args, data.transfer, data_collator, teacher_collator, stacked=plan.stacked)
     student = _examine_student(pool, student_name)
-    teachers: dict[str, Teacher] = {"teacher": teacher, **({} if twin is None else {TWIN: twin}), **(controls or {})}
     names = {"teacher": _name_of(teacher)}
     subjects = {name: Subject(each, names.get(name, name), pool, data) for name, each in teachers.items()}
     facts = _examine_data(pool, data)
@@ -110,6 +105,17 @@ def run_audit(
         if is_main:
             write_whole(folder.path / REPORT_NAME, report.to_json())
     return report
+
+
+def _teachers(teacher: Teacher, twin: Teacher | None, controls: Mapping[str, Teacher]) -> dict[str, Teacher]:
+    """Return every teacher to audit, by name, the main one first."""
+    taken = sorted({"teacher", TWIN} & {*controls})
+    if taken:
+        raise ValueError(
+            f"Expected other names for controls than {taken}: they would stand in the place of the teacher or its"
+            " twin. Rename them, and give the twin as twin=..."
+        )
+    return {"teacher": teacher, **({} if twin is None else {TWIN: twin}), **controls}
 
 
 def _name_of(teacher: Teacher) -> str:
