@@ -393,10 +393,13 @@ def test_unknown_channel_is_refused(run, data, teachers):
 
 def test_settings_reach_parts_inside_parts(distill):
     """A nested attack, channel or relative temperature would stay text, and fail far from here or not at all."""
-    words = ['logit-standardization:{"base": {"mlkd": {"temperatures": [1.5, {"relative": 2.0}]}}}']
+    words = ['logit-standardization:{"base": {"mlkd": {"temperatures": [1.5, 2.0]}}}']
     words += ['partial-bayes:{"perturbation": {"reverse-sigmoid": {"beta": 0.5}}}']
     _, _, attack = distill.parse_arguments(["--teacher", "t", "--attack", *words])
-    assert "LogitStandardization(base=MLKD(temperatures=(1.5, Relative(factor=2.0)), " in repr(attack)
+    assert "LogitStandardization(base=MLKD(temperatures=(1.5, 2.0), " in repr(attack)
+    within = 'mlkd:{"temperatures": [1.5, {"relative": 2.0}]}'
+    _, _, relative = distill.parse_arguments(["--teacher", "t", "--attack", within])
+    assert "MLKD(temperatures=(1.5, Relative(factor=2.0)), " in repr(relative)
     assert "PartialBayes(perturbation=ReverseSigmoid(beta=0.5, gamma=0.2), " in repr(attack)
 
 

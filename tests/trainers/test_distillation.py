@@ -403,9 +403,8 @@ def test_trains_with_options(changes, teacher, tmp_path):
 
 
 @pytest.mark.slow
-def test_torch_compile_trains_the_same(teacher, tmp_path, monkeypatch):
+def test_torch_compile_trains_the_same(teacher, tmp_path):
     """Catches a loss, a teacher or a logged component that breaks or changes once the student is compiled."""
-    monkeypatch.setattr("torch._inductor.config.compile_threads", 1)  # workers take longer to start than to compile
     curves, students = [], []
     for compiled in (False, True):
         trainer = tiny.distillation_trainer(
