@@ -25,7 +25,7 @@ test test-slow: export OMP_NUM_THREADS = 1
 help:
 	@echo 'Every target creates $(VENV) with pinned versions when it is missing; the second run is quick.'
 	@echo ''
-	@echo '  make demo       train a small ViT on real digits with CE and with CMIM, print one table, draw pictures'
+	@echo '  make demo       train a small ViT on real digits with CE and with CMIM, audit both, verify the certificate'
 	@echo '  make test       all tests that are neither slow nor need a GPU'
 	@echo '  make test-slow  launches of several processes, kills, compilation'
 	@echo '  make test-gpu   the tests that need an accelerator'
@@ -43,6 +43,7 @@ help:
 demo: $(VENV)/.installed-demo
 	$(VENV)/bin/python recipes/digits_demo.py
 	$(VENV)/bin/hf-cmim demo
+	$(VENV)/bin/hf-cmim verify outputs/digits_demo/hardened
 
 test: $(VENV)/.installed-test
 	$(PYTEST) -m 'not slow and not gpu' -n $(WORKERS) --doctest-modules tests $(DOCTESTED)
@@ -54,8 +55,8 @@ test-slow: $(VENV)/.installed-test
 test-gpu: $(VENV)/.installed-test
 	$(PYTEST) -m gpu tests
 
-# mypy needs matplotlib's types to judge the plots.
-quality: $(VENV)/.installed-dev $(VENV)/.installed-plots
+# mypy needs the types of matplotlib and cryptography.
+quality: $(VENV)/.installed-dev $(VENV)/.installed-plots $(VENV)/.installed-sign
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/typos

@@ -20,10 +20,12 @@ REQUIRES = [
     "evaluate>=0.4.0,<1",  # loads hf_cmim/metrics; the core imports and trains without it
 ]
 MATPLOTLIB = "matplotlib>=3.9.0,<4"  # hf_cmim.plots
+CRYPTOGRAPHY = "cryptography>=50,<51"  # signatures of certificates
 SCIKIT_LEARN = "scikit-learn>=1.5.0,<2"  # the digits: 1,797 real images that come with the package
 
 EXTRAS = {
     "plots": [MATPLOTLIB],
+    "sign": [CRYPTOGRAPHY],
     "demo": [SCIKIT_LEARN, MATPLOTLIB],
     # No torchvision and no timm here: beside a CPU torch they can break `from transformers import Trainer`.
     "test": [
@@ -31,6 +33,7 @@ EXTRAS = {
         "pytest-xdist>=3.8,<4",  # runs them on two cores
         SCIKIT_LEARN,
         MATPLOTLIB,
+        CRYPTOGRAPHY,
         "pillow>=10.4.0,<14",  # images for the image recipes
     ],
     "dev": [
@@ -53,7 +56,9 @@ setup(
     license_expression="Apache-2.0",
     keywords="knowledge distillation, undistillable, conditional mutual information, transformers",
     packages=find_packages(include=["hf_cmim", "hf_cmim.*"]),
-    package_data={"hf_cmim": ["py.typed", "metrics/**/*.py", "metrics/**/*.md", "pages/templates/*"]},
+    package_data={
+        "hf_cmim": ["py.typed", "metrics/**/*.py", "metrics/**/*.md", "pages/templates/*", "hub/templates/*"]
+    },
     python_requires=">=3.11",
     entry_points={"console_scripts": ["hf-cmim = hf_cmim.cli.main:main"]},
     install_requires=REQUIRES,

@@ -1,6 +1,7 @@
 """One model on one data set: accuracy, calibration, and how far its output clusters spread."""
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ class Measurement:
         within_class_variance: trace of the within-class covariance of centred logits.
         within_total_ratio: that over the total variance, in [0, 1].
         logit_scale: root mean square of the centred logits.
+        labels_fingerprint: sha256 hex of the valid labels in their order, which tells data sets apart.
     """
 
     num_samples: int
@@ -50,6 +52,7 @@ class Measurement:
     within_class_variance: float
     within_total_ratio: float
     logit_scale: float
+    labels_fingerprint: str
 
     @property
     def cmi_sup(self) -> float:
@@ -117,6 +120,7 @@ class MeasurementAccumulator:
         self._wanted = check_temperatures(sorted({1.0, *temperatures}))
         self._clusters: ClusterStatistics | None = None
         self._top_hits = 0
+        self._labels = hashlib.sha256()
 
     def _start(self, logits: Tensor) -> None:
         num_classes = logits.shape[-1]
@@ -139,6 +143,7 @@ class MeasurementAccumulator:
         self._clusters.update(logits, labels)
         self._correct.update(logits, labels)
         self._calibration.update(logits, labels)
+        self._labels.update(labels.to("cpu", torch.int64).numpy().astype("<i8").tobytes())
         top = logits.topk(min(TOP_K, logits.shape[-1]), dim=-1).indices
         self._top_hits += int((top == labels.unsqueeze(-1)).any(dim=-1).sum())
 
@@ -175,4 +180,5 @@ class MeasurementAccumulator:
             within_class_variance=clusters.within_class_variance().item(),
             within_total_ratio=clusters.within_total_ratio().item(),
             logit_scale=clusters.root_mean_square().item(),
+            labels_fingerprint=self._labels.hexdigest(),
         )

@@ -221,10 +221,9 @@ def batch_of(rows: list[dict[str, Any]], processor: Any, columns: tuple[str, str
 def write_report(trainer: DistillationTrainer, figures: dict[str, Any]) -> None:
     """Write results.json, and print what matters."""
     args, queries = trainer.args, figures["queries"]
+    figures |= {"seed": args.seed, "num_processes": args.world_size}
     figures |= {
         "attack": repr(trainer.attack),
-        "seed": args.seed,
-        "num_processes": args.world_size,
         "device": torch.cuda.get_device_name() if args.device.type == "cuda" else f"{platform.machine()} CPU",
         "versions": {name: version(name) for name in PACKAGES},
         "date": time.strftime("%Y-%m-%d"),
@@ -234,7 +233,7 @@ def write_report(trainer: DistillationTrainer, figures: dict[str, Any]) -> None:
     for name in ("accuracy", "teacher_accuracy", "agreement", "teacher_kl"):
         if (value := figures["test"].get(f"test_{name}")) is not None:
             print(f"test {name:20} {value:.4f}")
-    print(f"The student and its results.json are in {args.output_dir}.")
+    print(f"The student, its card and its results.json are in {args.output_dir}.")
 
 
 def main() -> None:
@@ -291,6 +290,7 @@ def main() -> None:
     figures["queries"]["asked"] += sum(gather_object([ledger.num_asked]))
     if trainer.is_world_process_zero():
         write_report(trainer, figures)
+    (trainer.push_to_hub if args.push_to_hub else trainer.create_model_card)()  # it says that this is a knockoff
     trainer.accelerator.wait_for_everyone()  # a process that leaves early can hang at its exit
     (trainer.model_wrapped,) = trainer.accelerator.free_memory(trainer.model_wrapped)  # or frees DDP after the group
     trainer.accelerator.end_training()  # what Trainer.end does; transformers 5.17 has no such method

@@ -15,7 +15,6 @@ tokenizer is trained on the training texts, and a small BERT on its tokens: no n
 import argparse
 import dataclasses
 import importlib.metadata
-import importlib.util
 import json
 import platform
 import socket
@@ -228,7 +227,7 @@ def build_model(recipe: RecipeArguments, names: list[str], texts: Iterable[str])
 
 
 def write_report(trainer: CMIMTrainer, recipe: RecipeArguments, figures: dict[str, Any]) -> None:
-    """Write results.json and the picture of the CMI curve, and print what matters."""
+    """Write results.json, and print what matters."""
     folder = Path(trainer.args.output_dir)
     packages = ("hf_cmim", "torch", "transformers", "datasets", "accelerate")
     figures |= {
@@ -240,13 +239,9 @@ def write_report(trainer: CMIMTrainer, recipe: RecipeArguments, figures: dict[st
         "measurement": trainer.measurement.to_dict(),
     }
     (folder / "results.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
-    if importlib.util.find_spec("matplotlib") is not None:
-        from hf_cmim.plots import plot_cmi_curves
-
-        plot_cmi_curves({recipe.objective: trainer.measurement}).savefig(folder / "cmi_curve.png", dpi=150)
     for name in ("accuracy", "nll", "ece", "cmi_sup", "within_total_ratio"):
         print(f"test {name:20} {figures['test'][f'test_{name}']:.4f}")
-    print(f"The model, its results.json and cmi_curve.png are in {folder}.")
+    print(f"The model, its card, certificate and results.json are in {folder}.")
 
 
 def main() -> None:
@@ -290,6 +285,9 @@ def main() -> None:
     }
     if trainer.is_world_process_zero():
         write_report(trainer, recipe, figures | {"train": outcome.metrics, "test": test})
+    dataset = None if Path(recipe.dataset_name).exists() else recipe.dataset_name
+    publish = trainer.push_to_hub if args.push_to_hub else trainer.create_model_card
+    publish(dataset=dataset)  # with a certificate; `hf-cmim verify` checks it
     trainer.accelerator.wait_for_everyone()  # a process that leaves early can hang at its exit
     (trainer.model_wrapped,) = trainer.accelerator.free_memory(trainer.model_wrapped)  # or frees DDP after the group
     trainer.accelerator.end_training()  # what Trainer.end does; transformers 5.17 has no such method

@@ -18,6 +18,7 @@ BASE = Measurement(
     num_samples=500, accuracy=0.9, top5_accuracy=1.0, calibration=Calibration(0.2, 0.02, 1.0, 0.2, 0.02, 0.01),
     temperatures=(1.0, 4.0), cmi=(0.4, 0.08), cmi_correct=(0.03, 0.06), ncmi=0.1, separation=4.0,
     prediction_entropy=0.5, within_class_variance=2.0, within_total_ratio=0.2, logit_scale=1.0,
+    labels_fingerprint="7e" * 32,
 )  # fmt: skip
 
 

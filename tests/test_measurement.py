@@ -136,7 +136,8 @@ def test_batches_equal_one_batch(sizes):
     assert streamed.temperatures == whole.temperatures
     for name, value in whole.to_dict().items():
         other = streamed.to_dict()[name]
-        assert other == pytest.approx(value, rel=1e-9, abs=1e-14), name
+        expected = value if name == "labels_fingerprint" else pytest.approx(value, rel=1e-9, abs=1e-14)
+        assert other == expected, name
 
 
 def test_grid_is_the_same_for_any_order_of_ordinary_batches():

@@ -23,6 +23,7 @@ def measured(cmi=(0.1, 0.09, 0.08, 0.04, 0.01), cmi_correct=(0.0, 0.001, 0.02, 0
         num_samples=100, accuracy=0.9, top5_accuracy=1.0, calibration=Calibration(0.1, 0.1, 1.0, 0.1, 0.1, 0.1),
         temperatures=TEMPERATURES, cmi=cmi, cmi_correct=cmi_correct, ncmi=0.1, separation=1.0,
         prediction_entropy=entropy, within_class_variance=1.0, within_total_ratio=0.1, logit_scale=1.0,
+        labels_fingerprint="7e" * 32,
     )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ def result(*bounds, names=None):
         Comparison(name, "base", 5, 15, gain, 0.001, lower, upper)
         for name, (gain, lower, upper) in zip(names, bounds, strict=True)
     )
-    return CriterionResult("paper", True, "inconclusive", rows, 0.01)
+    return CriterionResult("paper", True, "inconclusive", {}, rows, 0.01)
 
 
 def bars(axes):

@@ -1,31 +1,32 @@
 """From accuracies to findings: decisions under each criterion, and the accounting of gains."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import get_args
 
 from hf_cmim.audit.plan import AuditPlan, Confirmation
 from hf_cmim.report import Accounting, Check, Criterion, CriterionResult, Interval
-from hf_cmim.statistics import Decision, paired_interval, replay
+from hf_cmim.statistics import Baselines, Decision, decide, paired_interval
 
 Accuracies = Mapping[str, Sequence[float]]
 """Of each arm's finished students, by name, in the order of their seeds."""
 
 
-def decide(plan: AuditPlan, chosen: Confirmation, criterion: Criterion, accuracies: Accuracies) -> Decision:
-    """Return the decision under a criterion, from the students there are."""
-    baselines = {
+def measured_against(
+    plan: AuditPlan, chosen: Confirmation, criterion: Criterion, accuracies: Accuracies
+) -> dict[str, Baselines]:
+    """Return each attack's baselines; under a criterion that is only described, those alone that were trained."""
+    return {
         name: each
         for name, each in chosen.baselines(criterion).items()
         if criterion == plan.criterion or accuracies.get(each.chosen)
     }
-    if not baselines:
-        return Decision("inconclusive", (), 1.0, 0, {})
-    decision = replay(accuracies, baselines, plan.design)
-    if len(baselines) < len(chosen.knockoffs) and decision.verdict != "distillable":
-        return replace(decision, verdict="inconclusive")  # what holds for some attacks need not hold for all
-    return decision
+
+
+def decide_under(plan: AuditPlan, chosen: Confirmation, criterion: Criterion, accuracies: Accuracies) -> Decision:
+    """Return the decision under a criterion, from the students there are."""
+    baselines = measured_against(plan, chosen, criterion, accuracies)
+    return decide(accuracies, baselines, len(chosen.knockoffs), plan.design)
 
 
 def criterion_results(
@@ -36,12 +37,13 @@ def criterion_results(
     names: list[Criterion] = [plan.criterion, *(each for each in get_args(Criterion) if each != plan.criterion)]
     results = []
     for name in names:
-        decision = decide(plan, chosen, name, accuracies)
+        decision = decide_under(plan, chosen, name, accuracies)
         results.append(
             CriterionResult(
                 criterion=name,
                 primary=name == plan.criterion,
                 verdict="inconclusive" if is_void else decision.verdict,
+                baselines=measured_against(plan, chosen, name, accuracies),
                 comparisons=decision.comparisons,
                 smallest_margin=decision.smallest_margin,
             )

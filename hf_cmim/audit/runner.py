@@ -1,49 +1,36 @@
 """Run an audit and write what it found."""
 
-import platform
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from torch import nn
 
-from hf_cmim.attacks.composition import Composition
-from hf_cmim.attacks.teacher_free import CrossEntropy
 from hf_cmim.audit.arms import LABEL_SMOOTHING
 from hf_cmim.audit.checks import Evidence, find_faults
-from hf_cmim.audit.data import DataFacts, examine
+from hf_cmim.audit.data import DataFacts
 from hf_cmim.audit.findings import account, criterion_results
 from hf_cmim.audit.plan import AuditPlan
 from hf_cmim.audit.pool import StudentPool
-from hf_cmim.audit.pooled import PooledArm, StudentResult
-from hf_cmim.audit.state import CONTROL, AuditFolder, write_whole
-from hf_cmim.audit.subject import AuditData, Subject
+from hf_cmim.audit.pooled import StudentResult
+from hf_cmim.audit.state import AuditFolder
+from hf_cmim.audit.subject import AuditData
 from hf_cmim.audit.teacher_audit import TeacherAudit
 from hf_cmim.audit.training import Trainees
+from hf_cmim.audit.workplace import StudentFacts, Teacher, Workplace, fingerprints_of, training_settings
+from hf_cmim.environment import describe_environment
+from hf_cmim.plain_data import write_whole
 from hf_cmim.report import REPORT_NAME, AuditReport, ControlResult, Costs, ModelFacts, Scope
-from hf_cmim.teachers.base import AbstractTeacher
-from hf_cmim.teachers.fingerprints import digest
 from hf_cmim.trainers.distillation_config import DistillationConfig
 from hf_cmim.trainers.launch import check_launch
 from hf_cmim.trainers.transfer_data import Collator
 
-Teacher = AbstractTeacher | nn.Module | str
 TWIN = "CE twin"
 """Name of the control teacher: the same model, trained with plain cross-entropy."""
-PACKAGES = ("hf_cmim", "torch", "transformers", "accelerate", "numpy", "scipy")
-TRAINING_SETTINGS = (
-    "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",
-    "optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm",
-    "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "bf16", "fp16", "torch_compile",
-    "dataloader_drop_last", "label_names", "query_budget",
-)  # fmt: skip
-"""Settings that determine a student."""
 
 
 def run_audit(
@@ -85,16 +72,13 @@ def run_audit(
     plan = plan or AuditPlan()
     check_launch(args.world_size)
     pool = StudentPool(build_student, args, data.transfer, data_collator, teacher_collator, stacked=plan.stacked)
-    student = _examine_student(pool, student_name)
-    names = {"teacher": _name_of(teacher)}
-    subjects = {name: Subject(each, names.get(name, name), pool, data) for name, each in teachers.items()}
-    facts = _examine_data(pool, data)
-    manifest = _manifest(plan, args, student, facts, subjects)
+    workplace = Workplace.examine(pool, data, {"teacher": _name_of(teacher)}, teachers, student_name)
+    student, facts, subjects = workplace.student, workplace.facts, workplace.subjects
+    manifest = workplace.manifest(plan)
     is_main = PartialState().is_main_process
     with AuditFolder(Path(str(args.output_dir)), manifest, is_main=is_main) as folder:
         sittings = folder.begin_sitting(_sitting()) if is_main else []
-        sets = {"validation": (data.validation, facts[1].labels), "test": (data.test, facts[2].labels)}
-        trainees = Trainees(pool, folder, sets, plan.wave_size)
+        trainees = Trainees(pool, folder, workplace.evaluation_sets, plan.wave_size)
         audits = {
             name: TeacherAudit(subject, plan if name == "teacher" else replace(plan, diagnosed=0), trainees)
             for name, subject in subjects.items()
@@ -125,69 +109,13 @@ def _name_of(teacher: Teacher) -> str:
     return Path(path).name or type(model).__name__
 
 
-@dataclass(frozen=True)
-class _StudentFacts:
-    words: str
-    fingerprint: str
-    is_pretrained: bool
-
-
-def _examine_student(pool: StudentPool, name: str) -> _StudentFacts:
-    """Look at two new students: weights of theirs that are random and yet equal were trained before."""
-    first, second = pool.untrained(0), pool.untrained(1)
-    pairs = [(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True) if a.numel() > 1]
-    is_pretrained = any(torch.equal(a, b) and bool(a.std() > 0) for a, b in pairs)
-    weights = sum(value.numel() for value in first.parameters())
-    words = name or f"{type(first).__name__}, {weights:,} weights"
-    return _StudentFacts(words, digest(repr(first), first.state_dict()), is_pretrained)
-
-
-def _examine_data(pool: StudentPool, data: AuditData) -> tuple[DataFacts, DataFacts, DataFacts]:
-    probe = pool.student(PooledArm("probe", Composition(CrossEntropy()), None), 0)
-    quiet = pool.args.disable_tqdm or not PartialState().is_main_process
-    sets = (data.transfer, data.validation, data.test)
-    transfer, validation, test = (
-        examine(pool.ordered_batches(probe, each), len(each), name, quiet=quiet)
-        for each, name in zip(sets, data.names, strict=True)
-    )
-    return transfer, validation, test
-
-
-def _training(args: DistillationConfig) -> dict[str, Any]:
-    values = {name: getattr(args, name, None) for name in TRAINING_SETTINGS}
-    return {name: getattr(value, "value", value) for name, value in values.items()}
-
-
-def _manifest(
-    plan: AuditPlan,
-    args: DistillationConfig,
-    student: _StudentFacts,
-    facts: tuple[DataFacts, DataFacts, DataFacts],
-    subjects: Mapping[str, Subject],
-) -> dict[str, Any]:
-    names = ("transfer set", "validation set", "test set")
-    return {
-        **{f"plan, {name}": value for name, value in plan.settings().items()},
-        **{f"training, {name}": value for name, value in _training(args).items()},
-        **{f"data, {name}": each.fingerprint for name, each in zip(names, facts, strict=True)},
-        "student": student.fingerprint,
-        **{name if name == "teacher" else CONTROL + name: each.fingerprint for name, each in subjects.items()},
-    }
-
-
 def _sitting() -> dict[str, Any]:
-    return {
-        "date": time.strftime("%Y-%m-%d"),
-        "command": sys.argv,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU",
-        "processes": PartialState().num_processes,
-        "versions": {name: version(name) for name in PACKAGES},
-    }
+    return {"command": sys.argv, **describe_environment()}
 
 
 def _report(
     audits: Mapping[str, TeacherAudit],
-    student: _StudentFacts,
+    student: StudentFacts,
     facts: tuple[DataFacts, DataFacts, DataFacts],
     names: tuple[str, str, str],
     sittings: int,
@@ -220,12 +148,11 @@ def _report(
     return AuditReport(
         title=title or f"Audit of {subject.path or subject.name}",
         date=time.strftime("%Y-%m-%d"),
-        scope=_scope(audit, student, facts, names, _training(args)),
+        scope=_scope(audit, student, facts, names, training_settings(args)),
         teacher=worth["teacher"],
         twin=worth.get(TWIN),
         power=power,
-        margin=plan.margin,
-        error_rate=plan.design.error_rate,
+        design=plan.design,
         criteria=criterion_results(plan, audit.chosen, accuracies, checks),
         reference="" if plan.criterion == "no-leak" else strongest,
         arms=tuple(arms),
@@ -236,14 +163,13 @@ def _report(
         looks=tuple(look for look in plan.looks if look <= audit.decision.look),
         sittings=sittings,
         reproduction={**_sitting(), "plan": {**plan.settings(), "looks": list(plan.looks)},
-                      "fingerprints": {"student": student.fingerprint, "transfer set": facts[0].fingerprint,
-                                       "validation set": facts[1].fingerprint, "test set": facts[2].fingerprint}},
+                      "fingerprints": fingerprints_of(student, facts)},
     )  # fmt: skip
 
 
 def _scope(
     audit: TeacherAudit,
-    student: _StudentFacts,
+    student: StudentFacts,
     facts: tuple[DataFacts, DataFacts, DataFacts],
     names: tuple[str, str, str],
     training: dict[str, Any],

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from hf_cmim.audit.pooled import StudentResult
+from hf_cmim.plain_data import write_whole
 
 MANIFEST_NAME = "manifest.json"
 """What the folder's students were trained on and with."""
@@ -23,13 +24,6 @@ STUDENTS_NAME = "students"
 LOCK_NAME = "lock"
 CONTROL = "control, "
 """How the manifest's entries of control teachers begin."""
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that a reader, after any kill, finds all of it or what was there before."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 @final

@@ -165,6 +165,7 @@ class Subject:
             name=self.name,
             path=self.path,
             fingerprint=self.fingerprint,
+            labels_fingerprint=measured.labels_fingerprint,
             accuracy=measured.accuracy,
             top5_accuracy=measured.top5_accuracy,
             nll=calibration.nll,

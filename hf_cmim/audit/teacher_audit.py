@@ -6,7 +6,7 @@ from typing import final
 import numpy as np
 
 from hf_cmim.audit.arms import Arm, knockoffs, references
-from hf_cmim.audit.findings import decide
+from hf_cmim.audit.findings import decide_under
 from hf_cmim.audit.plan import AuditPlan, Confirmation, screening_seeds, strongest
 from hf_cmim.audit.pooled import StudentResult
 from hf_cmim.audit.subject import Subject
@@ -102,7 +102,7 @@ class TeacherAudit:
         """Train what the next look needs until the audit is decided or at its cap."""
         arms = self.chosen.arms()
         while True:
-            self.decision = decide(self.plan, self.chosen, self.plan.criterion, self.accuracies())
+            self.decision = decide_under(self.plan, self.chosen, self.plan.criterion, self.accuracies())
             wanted = self.decision.seeds_wanted
             if not wanted:
                 return

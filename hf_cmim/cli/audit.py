@@ -37,8 +37,10 @@ A file gives defaults by the flags' names, and flags override it:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags; what is not given is None."""
     parser.add_argument("config", nargs="?", help="YAML file (.yaml) whose keys are the flags' names, first of all")
-    _add_models(parser.add_argument_group("models"))
-    _add_data(parser.add_argument_group("data"))
+    models = parser.add_argument_group("models")
+    _add_teachers(models)
+    add_student(models)
+    add_data(parser.add_argument_group("data"))
     _add_plan(parser.add_argument_group("plan"))
     run = parser.add_argument_group("run")
     run.add_argument(
@@ -59,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_models(group: "argparse._ArgumentGroup") -> None:
+def _add_teachers(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--teacher", metavar="PATH", help="the classifier: a folder or Hub id, with its processor")
     group.add_argument(
         "--twin",
@@ -73,6 +75,10 @@ def _add_models(group: "argparse._ArgumentGroup") -> None:
         type=name_and_value,
         help="another classifier to compare with; may be repeated",
     )
+
+
+def add_student(group: "argparse._ArgumentGroup") -> None:
+    """Add the flags that name the student."""
     group.add_argument(
         "--student-config",
         metavar="PATH",
@@ -81,7 +87,8 @@ def _add_models(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--student", metavar="PATH", help="checkpoint that every student starts from, instead")
 
 
-def _add_data(group: "argparse._ArgumentGroup") -> None:
+def add_data(group: "argparse._ArgumentGroup") -> None:
+    """Add the flags that name data, splits and columns."""
     group.add_argument(
         "--dataset",
         metavar="DATA",

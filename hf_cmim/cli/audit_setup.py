@@ -15,10 +15,12 @@ from torch import Tensor
 from hf_cmim.audit.plan import AuditPlan
 from hf_cmim.audit.preview import Preview, preview_audit
 from hf_cmim.audit.runner import TWIN, run_audit
+from hf_cmim.audit.spot_check import SpotCheck, spot_check
 from hf_cmim.audit.subject import AuditData
 from hf_cmim.cli.audit_data import AuditRows, open_rows
 from hf_cmim.cli.audit_models import PreparedSamples, StudentBuilder, View, kind_of, open_classifier
 from hf_cmim.cli.training import audit_plan, check_margin, training_settings
+from hf_cmim.report import AuditReport
 from hf_cmim.teachers import ModelTeacher, match_classes
 from hf_cmim.trainers.distillation_config import DistillationConfig
 from hf_cmim.trainers.launch import check_launch
@@ -119,6 +121,14 @@ class AuditSetup:
     def run(self) -> None:
         """Audit; the report is in the folder."""
         run_audit(self.teacher.model, self.student, self.args, self.data, self.plan, **self._others())
+
+    def spot_check(self, report: AuditReport, count: int) -> list[SpotCheck]:
+        """Train some students of a finished audit of this teacher again."""
+        others = self._others()
+        collators = {name: others[name] for name in ("data_collator", "teacher_collator")}
+        return spot_check(
+            report, self.teacher.model, self.student, self.args, self.data, self.plan, count, **collators
+        )
 
     def preview(self) -> Preview:
         """Say what an audit would train and cost."""

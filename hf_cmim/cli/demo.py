@@ -8,7 +8,6 @@ decided: 450 test digits are too few for the default margin, and the audit says 
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 EXAMPLES = """\
 examples:
@@ -51,6 +50,8 @@ def run(options: argparse.Namespace) -> None:
     from hf_cmim.audit.runner import run_audit
     from hf_cmim.audit.subject import AuditData
     from hf_cmim.cli.digits import Perceptron, load_splits
+    from hf_cmim.hub.certify import certify
+    from hf_cmim.hub.model_card import write_card
     from hf_cmim.pages.html import audit_page
     from hf_cmim.pages.terminal import audit_table
     from hf_cmim.trainers.distillation_config import DistillationConfig
@@ -75,6 +76,11 @@ def run(options: argparse.Namespace) -> None:
         student_name="perceptron with 32 hidden units",
     )
     if PartialState().is_main_process:
-        page: Any = options.output_dir / "audit.html"
+        page: Path = options.output_dir / "audit.html"
         page.write_text(audit_page(report), encoding="utf-8")
-        print(f"\n{audit_table(report)}\nThe whole report, with pictures: {page}")
+        hardened = options.models / "hardened"
+        write_card(hardened, certify(hardened, audit=report))
+        print(
+            f"\n{audit_table(report)}\nThe whole report, with pictures: {page}\nThe hardened model with its card and"
+            f" its certificate: {hardened}. Check it: hf-cmim verify {hardened}"
+        )

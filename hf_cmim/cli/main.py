@@ -11,16 +11,23 @@ from hf_cmim.cli.words import refuse_unknown
 COMMANDS = {
     "audit": "find out whether a classifier can be distilled, by which attack, by how much, and how sure that is",
     "report": "show an audit again, or compare several in one page",
+    "certify": "bind a model's files to its audit: write its certificate and its card",
+    "verify": "check that a certificate belongs to the weights, and its verdicts to its results",
+    "card": "write a model's card anew from its certificate",
+    "push": "put a model on the Hub with its certificate and its card",
     "attacks": "list every attack with its source and settings, or show one",
     "demo": "audit two small models on real digits, in a few minutes",
 }
-"""What each command does. Each is a module of this folder with `add_arguments(parser)` and `run(options)`."""
+"""What each command does. Each is a module of this folder with `add_arguments(parser)` and `run(options)`, which
+returns the exit status, or None for 0."""
 
 EXAMPLES = """\
 examples:
   hf-cmim audit --help                    what an audit needs, and what it costs
   hf-cmim attacks dkd                     one attack: formula, settings, source
   hf-cmim report outputs/ce outputs/cmim  two finished audits in one page
+  hf-cmim push outputs/cmim user/name     the model on the Hub, with certificate and card
+  hf-cmim verify user/name                does its certificate belong to its weights?
 """
 
 
@@ -33,7 +40,7 @@ def main(words: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if words is None else list(words)
     parser = argparse.ArgumentParser(
         prog="hf-cmim",
-        description="Harden classifiers against distillation, attack them, and prove the result.",
+        description="Harden classifiers against distillation, attack them, prove the result, publish it.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -48,9 +55,10 @@ def main(words: Sequence[str] | None = None) -> int:
     if options.command is None:
         parser.print_help()
         return 2
+    status = None
     try:
         refuse_unknown(unknown, parsers[options.command])
-        import_module(f"hf_cmim.cli.{options.command}").run(options)
+        status = import_module(f"hf_cmim.cli.{options.command}").run(options)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read the output, `head` for instance, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -59,7 +67,7 @@ def main(words: Sequence[str] | None = None) -> int:
             raise
         print(f"hf-cmim {options.command}: {error}", file=sys.stderr)
         return 2
-    return 0
+    return int(status or 0)
 
 
 def _add_command(

@@ -179,7 +179,7 @@ def smallest_margin_sentence(result: CriterionResult) -> str:
 
 def error_sentence(report: AuditReport) -> str:
     """Return how sure the bounds are, and at how many seeds the audit looked."""
-    rate = f"{100 * report.error_rate:.6g} %"
+    rate = f"{100 * report.design.error_rate:.6g} %"
     looks = ", ".join(map(str, report.looks))
     return (
         f"Error rate {rate}, spent over looks at {looks} seeds: each upper bound is wrong with at most that"

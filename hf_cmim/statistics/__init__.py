@@ -13,8 +13,8 @@ negative, they would not be.
 """
 
 from hf_cmim.statistics.design import Design, reachable_margin
-from hf_cmim.statistics.estimates import paired_interval
-from hf_cmim.statistics.verdicts import Baselines, Comparison, Decision, Verdict, replay
+from hf_cmim.statistics.estimates import arm_means, paired_interval
+from hf_cmim.statistics.verdicts import Baselines, Comparison, Decision, Verdict, decide, replay
 
 __all__ = [
     "Baselines",
@@ -22,6 +22,8 @@ __all__ = [
     "Decision",
     "Design",
     "Verdict",
+    "arm_means",
+    "decide",
     "paired_interval",
     "reachable_margin",
     "replay",

@@ -28,6 +28,12 @@ class ArmMean:
     squared_error: float
     freedom: float
 
+    def prediction(self, tail: float) -> tuple[float, float]:
+        """Return bounds that one further student's accuracy lies beyond, on each side, with probability `tail`."""
+        deviation = math.sqrt(self.squared_error * (self.seeds + 1))
+        half_width = -float(special.stdtrit(self.freedom, tail)) * deviation
+        return self.mean - half_width, self.mean + half_width
+
 
 @dataclass(frozen=True)
 class Difference:

@@ -1,5 +1,6 @@
 """From accuracies to a verdict, one look after the other."""
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -111,6 +112,27 @@ def replay(accuracies: Mapping[str, Sequence[float]], baselines: Mapping[str, Ba
         look=last,
         seeds_wanted=wanted,
     )
+
+
+def decide(
+    accuracies: Mapping[str, Sequence[float]], baselines: Mapping[str, Baselines], num_attacks: int, design: Design
+) -> Decision:
+    """Return the last decision about a model that more attacks were tried on than have baselines.
+
+    What holds for some attacks need not hold for all: such a decision is inconclusive, unless one of them leaks.
+
+    Args:
+        accuracies: as `replay` takes them.
+        baselines: of the attacks that have any.
+        num_attacks: all that were tried.
+        design: as `replay` takes it.
+    """
+    if not baselines:
+        return Decision("inconclusive", (), 1.0, 0, {})
+    decision = replay(accuracies, baselines, design)
+    if len(baselines) < num_attacks and decision.verdict != "distillable":
+        return dataclasses.replace(decision, verdict="inconclusive")
+    return decision
 
 
 def _check(accuracies: Mapping[str, Sequence[float]], baselines: Mapping[str, Baselines]) -> None:

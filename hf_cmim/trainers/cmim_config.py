@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from transformers import TrainingArguments
 from transformers.utils import logging
 
 from hf_cmim.functional.divergence import check_temperatures
@@ -14,6 +13,7 @@ from hf_cmim.objective import (
     TemperatureWeighting,
     reconstruction_temperatures,
 )
+from hf_cmim.trainers.publishing_config import PublishingConfig
 
 logger = logging.get_logger(__name__)
 
@@ -22,7 +22,7 @@ FALLING_METRICS = ("loss", "ce", "cmi", "ncmi", "nll", "ece", "aurc", "predictio
 
 
 @dataclass
-class CMIMConfig(TrainingArguments):
+class CMIMConfig(PublishingConfig):
     """Settings of `CMIMTrainer`: those of `TrainingArguments` and the hardening's own.
 
     `load_best_model_at_end` and early stopping look at a model only once the ramp has ended; `greater_is_better` is
@@ -111,7 +111,7 @@ class CMIMConfig(TrainingArguments):
                 f"greater_is_better=True with metric_for_best_model={self.metric_for_best_model!r}, of which less is"
                 " better: the worst model would be kept as the best. Leave greater_is_better unset."
             )
-        super().__post_init__()  # type: ignore[no-untyped-call]  # upstream leaves it unannotated
+        super().__post_init__()
         reconstructed = self.preset == "reconstruction"
         if self.preset not in ("default", "reconstruction"):
             raise ValueError(f'Expected preset "default" or "reconstruction", got {self.preset!r}.')

@@ -13,6 +13,7 @@ from hf_cmim.centroids import CentroidBank
 from hf_cmim.functional.divergence import IGNORE_INDEX
 from hf_cmim.functional.information import class_centroids
 from hf_cmim.functional.inputs import check_label_range
+from hf_cmim.hub.certificate import Evaluation, Training
 from hf_cmim.measurement import Measurement
 from hf_cmim.objective import CMIMLoss, ramped_weight
 from hf_cmim.trainers.centroid_refresh import CentroidRefresh
@@ -21,6 +22,7 @@ from hf_cmim.trainers.components import ComponentTrainer
 from hf_cmim.trainers.evaluation import EvaluationAccumulator
 from hf_cmim.trainers.hardening_state import HardeningState
 from hf_cmim.trainers.launch import check_launch
+from hf_cmim.trainers.records import dataset_name, hardening_record, weights_version
 from hf_cmim.trainers.validation import check_arguments, check_head, logits_and_labels
 
 logger = logging.get_logger(__name__)
@@ -64,6 +66,7 @@ class CMIMTrainer(ComponentTrainer):
         check_head(self.accelerator.unwrap_model(self.model), self.label_names, args.class_weights)
         self.measurement: Measurement | None = None
         self._evaluation: EvaluationAccumulator | None = None
+        self._measured: tuple[str, int] | None = None
         self._start_hardening()
         if args.centroids == "epoch" or args.centroid_prefill:
             self.add_callback(CentroidRefresh(self))
@@ -226,6 +229,7 @@ class CMIMTrainer(ComponentTrainer):
             self._evaluation = None
         if result is not None and output.metrics is not None:
             self.measurement, metrics = result
+            self._measured = (dataset_name(dataloader.dataset), weights_version(self.model))
             named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
             exact_loss = {key: value for key, value in named.items() if key == f"{metric_key_prefix}_loss"}
             # A metric the user computes keeps its name and value.
@@ -262,6 +266,16 @@ class CMIMTrainer(ComponentTrainer):
         return super().hyperparameter_search(
             hp_space, compute_objective, n_trials, direction, backend, hp_name, **kwargs
         )
+
+    def training_record(self) -> Training:
+        """Return how the weights came about: the objective and every setting that determined it."""
+        return hardening_record(self, self.objective, self.args)
+
+    def evaluation_record(self) -> Evaluation | None:
+        """Return the last measurement, if it is of the weights as they are now."""
+        if self.measurement is None or self._measured is None or self._measured[1] != weights_version(self.model):
+            return None
+        return Evaluation(self._measured[0], self.measurement)
 
     # Checkpoints
 

@@ -15,17 +15,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 from transformers.utils import logging
 
 from hf_cmim.functional.divergence import IGNORE_INDEX
 from hf_cmim.trainers.checkpoints import clear_marker, find_fault, last_complete_checkpoint, write_marker
+from hf_cmim.trainers.publishing import PublishingTrainer
 
 logger = logging.get_logger(__name__)
 
 
-class ComponentTrainer(Trainer):
+class ComponentTrainer(PublishingTrainer):
     """Abstract `Trainer` whose loss is a sum of named components over all valid labels of an optimizer step.
 
     Subclasses compute a loss divided by `num_items_in_batch` (the valid labels of the whole step over all processes),
@@ -175,7 +176,8 @@ class ComponentTrainer(Trainer):
             self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            torch.save(self.args, folder / "training_args.bin")  # it was written while the limit was lifted
+            with self.without_token():
+                torch.save(self.args, folder / "training_args.bin")  # it was written while the limit was lifted
             write_marker(folder, self.state.global_step, resumable=not self.args.save_only_model)
             rotate_checkpoints(
                 output_dir=str(run_dir),

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, field
 
-from transformers import TrainingArguments
+from hf_cmim.trainers.publishing_config import PublishingConfig
 
 
 @dataclass
-class DistillationConfig(TrainingArguments):
+class DistillationConfig(PublishingConfig):
     """Settings of `DistillationTrainer`: those of `TrainingArguments` and the attacker's own.
 
     What is distilled, and how, is the trainer's `attack`. `label_smoothing_factor` is refused: it would act on no
@@ -40,7 +40,7 @@ class DistillationConfig(TrainingArguments):
 
     def __post_init__(self) -> None:
         """Check every range."""
-        super().__post_init__()  # type: ignore[no-untyped-call]  # upstream leaves it unannotated
+        super().__post_init__()
         if self.query_budget is not None and self.query_budget < 1:
             raise ValueError(
                 f"Expected a query_budget of at least 1 answer, got {self.query_budget}: nothing could be asked. Leave"

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -16,6 +15,7 @@ from hf_cmim.attacks.composition import Composition
 from hf_cmim.attacks.protocols import Query
 from hf_cmim.functional.divergence import IGNORE_INDEX, summed_cross_entropy
 from hf_cmim.functional.inputs import check_label_range
+from hf_cmim.hub.certificate import Training
 from hf_cmim.teachers.base import INDEX_NAME, AbstractTeacher
 from hf_cmim.trainers.attack_setup import attach_heads, survey_teacher
 from hf_cmim.trainers.attack_state import load_attack_state, save_attack_state, write_report
@@ -30,7 +30,8 @@ from hf_cmim.trainers.distillation_checks import (
 )
 from hf_cmim.trainers.distillation_config import DistillationConfig
 from hf_cmim.trainers.launch import check_launch
-from hf_cmim.trainers.student_evaluation import StudentEvaluation
+from hf_cmim.trainers.records import attack_record
+from hf_cmim.trainers.student_evaluation import StudentEvaluation, write_correctness
 from hf_cmim.trainers.teacher_queries import TeacherQueries
 from hf_cmim.trainers.transfer_data import TEACHER_VIEW, Collator, DistillationCollator, EpochTeller, IndexedDataset
 from hf_cmim.trainers.validation import check_head, class_names_of, model_logits
@@ -228,10 +229,8 @@ class DistillationTrainer(ComponentTrainer):
         """Predict as `Trainer` does; without labels the student alone is asked."""
         if inputs.get("labels") is None:
             inputs = {name: value for name, value in inputs.items() if name not in (INDEX_NAME, TEACHER_VIEW)}
-        prediction: tuple[Tensor | None, Tensor | None, Tensor | None] = super().prediction_step(
-            model, inputs, *others, **keywords
-        )
-        return prediction
+        prediction: Any = super().prediction_step(model, inputs, *others, **keywords)
+        return cast(tuple[Tensor | None, Tensor | None, Tensor | None], prediction)
 
     def evaluation_loop(
         self,
@@ -257,12 +256,14 @@ class DistillationTrainer(ComponentTrainer):
             output.metrics.update(named | output.metrics | {f"{metric_key_prefix}_loss": metrics["loss"]})
             self.correctness = torch.cat(correctness)
             if self.args.save_correctness and self.args.should_save:
-                path = Path(str(self.args.output_dir)) / f"{metric_key_prefix}_correctness.npy"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                np.save(path, self.correctness.numpy())
+                write_correctness(Path(str(self.args.output_dir)), metric_key_prefix, self.correctness)
         return output
 
     # Checkpoints and results
+
+    def training_record(self) -> Training:
+        """Return how the weights came about: the attack, its teacher and every setting that determined it."""
+        return attack_record(self, self.attack, self.queries.teacher)
 
     def train(self, *others: Any, **keywords: Any) -> TrainOutput:
         """Train, and write attack, teacher and queries to distillation.json in output_dir."""

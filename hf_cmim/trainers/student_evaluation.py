@@ -1,5 +1,8 @@
 """Evaluation of a student, batch by batch, over all processes."""
 
+from pathlib import Path
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,3 +52,9 @@ class StudentEvaluation:
     def compute(self) -> dict[str, float]:
         """Return the means over valid labels, without prefix; nothing when there was none."""
         return {name: value.item() / self._count for name, value in self._sums.items()} if self._count else {}
+
+
+def write_correctness(folder: Path, prefix: str, correctness: Tensor) -> None:
+    """Write which evaluation samples were right, `(N,)` bool, to PREFIX_correctness.npy in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / f"{prefix}_correctness.npy", correctness.numpy())

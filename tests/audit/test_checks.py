@@ -32,7 +32,7 @@ def arm(name: str, role: Role, *accuracies: float, diverged: tuple[int, ...] = (
 
 
 def teacher(accuracy: float) -> ModelFacts:
-    return ModelFacts("teacher", "", "f" * 64, accuracy, 1.0, 0.3, 0.1, 0.3, 0.1, 0.1, 0.2, ((1.0, 0.1),))
+    return ModelFacts("teacher", "", "f" * 64, "e" * 64, accuracy, 1.0, 0.3, 0.1, 0.3, 0.1, 0.1, 0.2, ((1.0, 0.1),))
 
 
 HEALTHY = Evidence(

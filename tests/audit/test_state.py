@@ -18,8 +18,9 @@ from hf_cmim import DistillationConfig
 from hf_cmim.audit import runner, state
 from hf_cmim.audit.plan import AuditPlan
 from hf_cmim.audit.pooled import StudentResult
-from hf_cmim.audit.state import AuditFolder, write_whole
+from hf_cmim.audit.state import AuditFolder
 from hf_cmim.audit.subject import AuditData
+from hf_cmim.plain_data import write_whole
 
 MANIFEST = {"plan, margin": 0.005, "student": "a" * 64}
 

@@ -21,7 +21,7 @@ from hf_cmim.report import (
     ModelFacts,
     Scope,
 )
-from hf_cmim.statistics import Comparison
+from hf_cmim.statistics import Baselines, Comparison, Design
 
 VERDICTS = (
     "distillable",
@@ -48,6 +48,7 @@ def facts(name, accuracy=0.93, spread=1.0, **changes):
     curve = tuple((t, float(0.12 * spread * np.exp(-0.5 * (np.log2(t) - 1) ** 2 / 6))) for t in TEMPERATURES)
     values = {
         "name": name, "path": f"models/{name.lower().replace(' ', '-')}", "fingerprint": "9f" * 32,
+        "labels_fingerprint": "7e" * 32,
         "accuracy": accuracy, "top5_accuracy": min(1.0, accuracy + 0.066), "nll": 0.23 * spread, "ece": 0.021 * spread,
         "nll_calibrated": 0.21, "ece_calibrated": 0.0064, "aurc": 0.0087, "within_total_ratio": 0.06 * spread,
         "curve": curve,
@@ -73,7 +74,8 @@ def comparisons(names, baseline, verdict, margin, rng):
 def criterion(kind, primary, names, verdict, margin, rng):
     baseline = {"paper": "label smoothing", "teacher-free": "self-distillation", "no-leak": "null of the attack"}[kind]
     rows = comparisons(names, baseline, verdict, margin, rng)
-    return CriterionResult(kind, primary, verdict, rows, max(each.upper for each in rows))
+    measured = {each.attack: Baselines(baseline, (baseline,)) for each in rows}
+    return CriterionResult(kind, primary, verdict, measured, rows, max(each.upper for each in rows))
 
 
 def arm(name, role, mean, seeds, rng, **changes):
@@ -110,8 +112,8 @@ def report(verdict=VERDICTS[2], attacks=31, margin=0.005, power=True, seed=0, na
         "scope": Scope("standard-v1", "ResNet of 3 blocks, 24 channels", "fashion_mnist train[:20000]",
                        "fashion_mnist train[20000:25000]", "fashion_mnist train[25000:] + test", 20000, 5000, 45000,
                        10, {"num_train_epochs": 12, "learning_rate": 0.002, "per_device_train_batch_size": 128}),
-        "teacher": facts("Hardened model", 0.9307), "twin": twin, "power": power, "margin": margin,
-        "error_rate": 0.05, "criteria": criteria, "reference": "self-distillation", "arms": tuple(arms),
+        "teacher": facts("Hardened model", 0.9307), "twin": twin, "power": power,
+        "design": Design(margin), "criteria": criteria, "reference": "self-distillation", "arms": tuple(arms),
         "accounting": tuple(accounting(each) for each in primary.comparisons),
         "controls": (
             ControlResult("CE twin", twin, VERDICTS[0], largest, largest.upper),

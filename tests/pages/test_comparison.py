@@ -9,6 +9,7 @@ from pages.reports import HOSTILE, VERDICTS, facts, hostile, report, small
 from hf_cmim.pages import wording
 from hf_cmim.pages.html import comparison_page
 from hf_cmim.report import Check
+from hf_cmim.statistics import Design
 
 
 def test_verdicts_stand_side_by_side():
@@ -58,7 +59,7 @@ DIFFERENCES = {
     "Validation set": {"scope": replace(SCOPE, validation_set="other")},
     "Test set": {"scope": replace(SCOPE, test_set="other")},
     "Training": {"scope": replace(SCOPE, training={"num_train_epochs": 3})},
-    "Margin": {"margin": 0.01},
+    "Margin": {"design": Design(0.01)},
     "Criterion": {"criteria": (replace(small().primary, criterion="paper"),)},
 }
 

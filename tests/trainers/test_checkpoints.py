@@ -166,7 +166,7 @@ class TestFiles:
         trainer.train()
         trainer.save_model(str(tmp_path / "model"))
         names = {path.name for path in (tmp_path / "model").iterdir()}
-        assert names == {"config.json", "model.safetensors", "training_args.bin"}
+        assert names == {"config.json", "model.safetensors", "training_args.bin", "cmim_certificate.json"}
         model = AutoModelForImageClassification.from_pretrained(tmp_path / "model").eval()
         trainer.model.eval()
         pixels = torch.stack([row["pixel_values"] for row in tiny.images(8)])

@@ -1,0 +1,214 @@
+"""The model card: what a certificate says, for people and for the Hub; what its reader added stays."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.repocard import RepoCard
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from hf_cmim.hub.card_metadata import card_metadata, merged, task_of
+from hf_cmim.hub.certificate import Certificate, Training
+from hf_cmim.hub.files import CARD_NAME, CURVE_NAME, FOREST_NAME, PAGE_NAME, PROCESSORS
+from hf_cmim.pages.markdown import audit_markdown, escaped
+from hf_cmim.pages.quantities import decimal, percent, plain
+from hf_cmim.plain_data import write_whole
+from hf_cmim.report import CERTIFICATE_NAME
+
+BEGIN = "<!-- hf_cmim begins: written anew each time. What stands outside of these two marks is yours and is kept. -->"
+END = "<!-- hf_cmim ends -->"
+OURS = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+SAMPLES = {
+    "image-classification": '"image.png"',
+    "text-classification": '"A text."',
+    "token-classification": '"A text."',
+    "audio-classification": '"sound.wav"',
+    "video-classification": '"film.mp4"',
+}
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What a card says of a model of some origin."""
+
+    lead: str
+    objective: str
+    is_hardened: bool
+
+
+HARDENED = _Kind(
+    "This classifier was hardened against knowledge distillation: beside the cross-entropy, its training minimized the"
+    " conditional mutual information (CMI) of its outputs given the label, over many temperatures.",
+    "`loss = cross-entropy + w(t) reduce_T[f(T) CMI_T]` with the settings below, after"
+    " [arXiv 2507.00012](https://arxiv.org/abs/2507.00012); schedule, centroids and defaults are those of hf_cmim.",
+    True,
+)
+UNFINISHED = _Kind(
+    "This classifier is in the middle of its training, or was stopped there: it was to be hardened against knowledge"
+    " distillation, but the weight of the conditional mutual information (CMI) has not reached its final value.",
+    HARDENED.objective,
+    False,
+)
+PLAIN = _Kind(
+    "This classifier was trained with cross-entropy alone, for comparison with a hardened one: it is **not** hardened"
+    " against knowledge distillation.",
+    "The CMI had no weight in the loss.",
+    False,
+)
+KNOCKOFF = _Kind(
+    "This is a knockoff student: it learned from the answers of another classifier by a distillation attack, so that"
+    " the owner of that classifier can measure how much it gives away. It is meant for that audit, not for use.",
+    "The attack, with its settings:",
+    False,
+)
+UNKNOWN = _Kind(
+    "Nothing is recorded of how this classifier was trained; whether it was hardened against knowledge distillation is"
+    " not known.",
+    "",
+    False,
+)
+
+
+def write_card(
+    folder: str | Path,
+    certificate: Certificate,
+    *,
+    repo_id: str = "",
+    license: str | None = None,
+    language: str | None = None,
+    tags: Sequence[str] = (),
+) -> list[Path]:
+    """Write a folder's README.md anew, and the pictures and the page that it shows.
+
+    Sections and metadata that others wrote into the card stay. Pictures need the extra "plots"; without it the card
+    has none.
+
+    Args:
+        folder: of the model.
+        certificate: of the model.
+        repo_id: user/name on the Hub, as the card's commands show it; "" for the folder's name.
+        license: identifier of the Hub; None leaves what the card says.
+        language: code of the Hub; None leaves what the card says.
+        tags: further ones.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ValueError: a card there whose metadata cannot be read.
+    """
+    folder = Path(folder)
+    path = folder / CARD_NAME
+    earlier = path.read_text(encoding="utf-8") if path.is_file() else ""
+    known, body = _parsed(earlier, path)
+    pictures = _draw(folder, certificate)
+    name = repo_id or folder.resolve().name
+    metadata = merged(known, card_metadata(certificate, name, license, language, tags))
+    section = f"{BEGIN}\n{_rendered(certificate, name, pictures)}\n{END}"
+    if OURS.search(body):
+        body = OURS.sub(lambda _: section, body, count=1)
+    else:
+        body = "\n\n".join(part for part in (section, body.strip()) if part) + "\n"
+    write_whole(path, f"---\n{metadata}\n---\n{body}")
+    return [path, *pictures]
+
+
+def _parsed(text: str, path: Path) -> tuple[dict[str, Any], str]:
+    """Return the metadata and the body of a card."""
+    try:
+        card = RepoCard(text) if text.strip() else None
+    except ValueError as error:
+        raise ValueError(
+            f"Expected metadata in YAML between two lines of --- at the top of {path}, got some that cannot be read"
+            f" ({error}): the Hub would refuse the card, and writing it anew would lose what you wrote. Mend or remove"
+            " them."
+        ) from None
+    if card is None:
+        return {}, ""
+    return card.data.to_dict(), card.text.lstrip("\n")  # type: ignore[no-untyped-call]  # upstream leaves it unannotated
+
+
+def _draw(folder: Path, certificate: Certificate) -> list[Path]:
+    """Write pictures and page where there is something to show and matplotlib to draw it; return where they are."""
+    for name in (CURVE_NAME, FOREST_NAME, PAGE_NAME):  # none of an earlier state may stay
+        (folder / name).unlink(missing_ok=True)
+    if find_spec("matplotlib") is None:
+        return []
+    from hf_cmim.pages.html import audit_page
+    from hf_cmim.plots import plot_audit_curves, plot_cmi_curves, plot_forest
+
+    audit, drawn = certificate.audit, []
+    if audit is not None and audit.teacher.curve:
+        shown = [audit.teacher, *([audit.twin] if audit.twin is not None and audit.twin.curve else [])]
+        drawn.append((plot_audit_curves({each.name: each for each in shown}), CURVE_NAME))
+    elif certificate.evaluation is not None:
+        drawn.append((plot_cmi_curves({"this model": certificate.evaluation.measurement}), CURVE_NAME))
+    if audit is not None and audit.primary.comparisons:
+        drawn.append((plot_forest(audit.primary, audit.margin), FOREST_NAME))
+    for figure, name in drawn:
+        figure.savefig(folder / name, dpi=150)
+    written = [folder / name for _, name in drawn]
+    if audit is not None:
+        write_whole(folder / PAGE_NAME, audit_page(audit))
+        written.append(folder / PAGE_NAME)
+    return written
+
+
+def _kind_of(training: Training | None) -> _Kind:
+    if training is None:
+        return UNKNOWN
+    if training.is_knockoff:
+        return KNOCKOFF
+    if training.settings.get("cmi_weight"):
+        return HARDENED if training.is_hardened else UNFINISHED
+    return PLAIN
+
+
+def _rendered(certificate: Certificate, name: str, pictures: list[Path]) -> str:
+    environment = Environment(loader=PackageLoader("hf_cmim.hub"), undefined=StrictUndefined, autoescape=False)
+    environment.filters["text"] = lambda value: escaped(plain(value))
+    training, audit = certificate.training, certificate.audit
+    task = task_of(certificate.architecture)
+    drawn = {path.name for path in pictures}
+    text: str = environment.get_template("model_card.md.jinja").render(
+        name=name.rpartition("/")[2],
+        repo=name,
+        kind=_kind_of(training),
+        audit=audit,
+        audit_section="" if audit is None else audit_markdown(audit),
+        certificate_name=CERTIFICATE_NAME,
+        task=task,
+        sample=SAMPLES[task],
+        has_processor=not PROCESSORS.isdisjoint(certificate.files),
+        auto_model=f"AutoModelFor{certificate.architecture.rpartition('For')[2]}",
+        classes=certificate.class_names,
+        training=training,
+        settings={} if training is None else {k: v for k, v in training.settings.items() if v is not None},
+        evaluation=certificate.evaluation,
+        figures=_figures(certificate),
+        has_curve=CURVE_NAME in drawn,
+        has_forest=FOREST_NAME in drawn,
+    )
+    return text.strip()
+
+
+def _figures(certificate: Certificate) -> dict[str, str]:
+    """Return what the trainer measured, as a reader sees it; with an audit there is a better table."""
+    if certificate.evaluation is None or certificate.audit is not None:
+        return {}
+    measured = certificate.evaluation.measurement
+    calibration = measured.calibration
+    return {
+        "accuracy": percent(measured.accuracy),
+        "top-5 accuracy": percent(measured.top5_accuracy),
+        "NLL, nats": decimal(calibration.nll, 4),
+        "NLL after temperature calibration, nats": decimal(calibration.nll_calibrated, 4),
+        "ECE": percent(calibration.ece),
+        "ECE after temperature calibration": percent(calibration.ece_calibrated),
+        "AURC": decimal(calibration.aurc, 4),
+        "largest CMI among correctly classified samples, nats": f"{measured.cmi_sup:.3g}",
+        "within-class share of the logits' variance": decimal(measured.within_total_ratio, 4),
+    }

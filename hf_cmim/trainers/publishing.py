@@ -1,0 +1,210 @@
+"""What every trainer of ours does when a model leaves it: certificate, card, upload."""
+
+import re
+import shutil
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from huggingface_hub import HfApi
+from transformers import PreTrainedModel, Trainer
+from transformers.trainer_utils import HubStrategy, SaveStrategy
+from transformers.utils.hub import PushInProgress
+
+from hf_cmim.hub.certificate import Certificate, Evaluation, Training
+from hf_cmim.hub.certify import certify
+from hf_cmim.hub.files import CONFIG_NAME, is_certified
+from hf_cmim.hub.hub_errors import explained
+from hf_cmim.hub.model_card import write_card
+from hf_cmim.hub.transfer import Repository, planned_upload
+from hf_cmim.report import CERTIFICATE_NAME
+from hf_cmim.trainers.publishing_config import PublishingConfig
+
+CHECKPOINT = re.compile(r"checkpoint-\d+")
+
+
+class PublishingTrainer(Trainer):
+    """Abstract `Trainer` whose saved models carry a certificate, and whose pushes send that, the model and a card.
+
+    Whatever else lies in `output_dir` stays there: training arguments, optimizer states, centroids, results. A
+    `hub_token` in the settings is written to no file.
+    """
+
+    args: PublishingConfig
+    push_in_progress: Any  # Trainer's own annotation leaves out that it comes to be something
+
+    @abstractmethod
+    def training_record(self) -> Training:
+        """Return how the weights came about."""
+
+    def evaluation_record(self) -> Evaluation | None:
+        """Return what the last evaluation measured, if it measured the weights as they are now."""
+        return None
+
+    # Saving
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model as `Trainer` does, with a certificate beside it; checkpoints have none."""
+        folder = Path(str(output_dir if output_dir is not None else self.args.output_dir))
+        super().save_model(str(folder), _internal_call=True)
+        if self.args.should_save and self._is_certifiable(folder) and not CHECKPOINT.fullmatch(folder.name):
+            certify(folder, training=self.training_record(), evaluation=self.evaluation_record())
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        with self.without_token():
+            super()._save(output_dir, state_dict)
+
+    @contextmanager
+    def without_token(self) -> Iterator[None]:
+        """Take the Hub's token out of the settings while they are written to a file."""
+        token, self.args.hub_token = self.args.hub_token, None
+        try:
+            yield
+        finally:
+            self.args.hub_token = token
+
+    def _is_certifiable(self, folder: Path) -> bool:
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        is_classifier = isinstance(model, PreTrainedModel) and "Classification" in type(model).__name__
+        return is_classifier and (folder / CONFIG_NAME).is_file()
+
+    # Publishing
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Make the repository where there is none, and refuse one that holds another model, before training.
+
+        Raises:
+            ValueError: another model there, no right to write, or no Hub.
+        """
+        if not self.is_world_process_zero():
+            return
+        folder = Path(str(self.args.output_dir))
+        known = Certificate.read(folder) if (folder / CERTIFICATE_NAME).is_file() else None
+        with explained(self.args.hub_model_id or folder.name, "write to"):
+            super().init_hf_repo(token=token, private=private)
+        repository = Repository(
+            str(self.hub_model_id), token=token or self.args.hub_token, branch=self.args.hub_revision
+        )
+        repository.check_not_another(known, force=self.args.hub_overwrite)
+
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        *ignored: Any,
+        dataset: str | list[str] | None = None,
+        **others: Any,
+    ) -> None:
+        """Write the card of the model in `output_dir`, certified anew; sections that others wrote into it stay.
+
+        Args:
+            language: code of the Hub.
+            license: identifier of the Hub.
+            tags: further ones.
+            model_name: user/name on the Hub; None for the repository of this trainer, or the folder's name.
+            ignored: what `Trainer` takes besides; task and base model are those of the certificate.
+            dataset: Hub id of the training data; None for the name that the data set itself has.
+            others: the same as `ignored`, by name.
+
+        Raises:
+            ValueError: no saved classifier in `output_dir`, or a card there that cannot be read.
+        """
+        if not self.is_world_process_zero():
+            return
+        folder = Path(str(self.args.output_dir))
+        training = self.training_record()
+        if dataset is not None:
+            training = replace(training, dataset=dataset if isinstance(dataset, str) else dataset[0])
+        certificate = certify(folder, training=training, evaluation=self.evaluation_record())
+        named = [tags] if isinstance(tags, str) else list(tags or ())
+        name = model_name or str(getattr(self, "hub_model_id", None) or "")
+        write_card(folder, certificate, repo_id=name, license=license, language=language, tags=named)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **keywords: Any,
+    ) -> Any:
+        """Upload model, processor, certificate and card in one commit, as `Trainer.push_to_hub` does.
+
+        Args:
+            commit_message: of the commit.
+            blocking: whether to return only when it is done.
+            token: of the Hub; None for that of the settings or of the login.
+            revision: branch to write to.
+            private: whether a new repository is private.
+            keywords: of `create_model_card`.
+
+        Returns:
+            The commit, or a future of it.
+
+        Raises:
+            ValueError: another model in the repository, or an error of the Hub. Nothing is published then.
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if getattr(self, "hub_model_id", None) is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        keywords.pop("model_name", None)  # a card's commands name the repository
+        self.create_model_card(**keywords)
+        self._finish_current_push()
+        return self._upload(str(commit_message), token=token, revision=revision, blocking=blocking)
+
+    def _upload(self, message: str, *, token: str | None, revision: str | None, blocking: bool) -> Any:
+        folder = Path(str(self.args.output_dir))
+        upload: Any = HfApi(token=token or self.args.hub_token).upload_folder
+        with explained(str(self.hub_model_id), "upload to"):
+            return upload(
+                repo_id=str(self.hub_model_id),
+                folder_path=folder,
+                allow_patterns=list(planned_upload(folder).files),
+                commit_message=message,
+                revision=revision or self.args.hub_revision,
+                run_as_future=not blocking,
+            )
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Upload the model of a checkpoint that was just written, unless an earlier upload is still under way."""
+        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
+            return
+        under_way = self.push_in_progress is not None and not self.push_in_progress.is_done()
+        if under_way and not self.args.hub_always_push:
+            return
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        folder = Path(str(self.args.output_dir))
+        for path in Path(checkpoint_folder).iterdir():
+            if is_certified(path.name):
+                shutil.copy(path, folder / path.name)
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(folder)
+        self.create_model_card()
+        by_steps = self.args.save_strategy == SaveStrategy.STEPS
+        when = f"step {self.state.global_step}" if by_steps else f"epoch {int(self.state.epoch or 0)}"
+        jobs: Any = [self._upload(f"Training in progress, {when}", token=None, revision=None, blocking=False)]
+        if self.args.hub_strategy != HubStrategy.EVERY_SAVE:
+            is_last_alone = self.args.hub_strategy == HubStrategy.CHECKPOINT
+            jobs.append(
+                HfApi(token=self.args.hub_token).upload_folder(
+                    repo_id=str(self.hub_model_id),
+                    folder_path=checkpoint_folder,
+                    path_in_repo="last-checkpoint" if is_last_alone else Path(checkpoint_folder).name,
+                    commit_message=f"Training in progress, {when}, checkpoint",
+                    revision=self.args.hub_revision,
+                    run_as_future=True,
+                )
+            )
+        earlier = self.push_in_progress.jobs if under_way else []
+        self.push_in_progress = PushInProgress(cast(Any, [*earlier, *jobs]))

@@ -1,0 +1,39 @@
+"""Settings of publishing that both trainers share."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy
+
+
+@dataclass
+class PublishingConfig(TrainingArguments):
+    """`TrainingArguments` that publish a model, its certificate and its card, and nothing else unless asked to.
+
+    Raises:
+        ValueError: a strategy that uploads whole checkpoints without their opt-in, at construction.
+    """
+
+    hub_overwrite: bool = field(
+        default=False,
+        metadata={"help": "Push even where the repository on the Hub holds the weights of another model."},
+    )
+    hub_whole_checkpoints: bool = field(
+        default=False,
+        metadata={
+            "help": "Allow the strategies 'checkpoint' and 'all_checkpoints', which upload whole checkpoints:"
+            " optimizer states, training arguments and the centroids of every class, too."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        """Check that whole checkpoints are meant to leave the machine."""
+        super().__post_init__()  # type: ignore[no-untyped-call]  # upstream leaves it unannotated
+        whole = self.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
+        if self.push_to_hub and whole and not self.hub_whole_checkpoints:
+            raise ValueError(
+                f"Expected hub_whole_checkpoints=True beside hub_strategy={str(self.hub_strategy)!r}, got False: whole"
+                " checkpoints hold optimizer states, training arguments and class centroids, which would be"
+                ' published unseen. Set it if you mean that, or use hub_strategy="every_save", which uploads the model'
+                " alone."
+            )

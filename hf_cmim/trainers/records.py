@@ -1,0 +1,86 @@
+"""What a trainer says in a certificate about the weights it saves."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import Trainer
+
+from hf_cmim.attacks.composition import Composition
+from hf_cmim.hub.card_metadata import HUB_ID
+from hf_cmim.hub.certificate import Training
+from hf_cmim.objective import CMIMLoss
+from hf_cmim.teachers.base import AbstractTeacher
+from hf_cmim.trainers.cmim_config import CMIMConfig
+
+HARDENING_SETTINGS = (
+    "cmi_weight", "cmi_warmup", "cmi_ramp", "centroids", "centroid_window", "centroid_prefill", "class_weights",
+)  # fmt: skip
+SETTINGS = (
+    "learning_rate", "optim", "weight_decay", "lr_scheduler_type", "warmup_steps", "max_grad_norm",
+    "label_smoothing_factor", "bf16", "fp16", "seed", "data_seed",
+)  # fmt: skip
+
+
+def hardening_record(trainer: Trainer, objective: CMIMLoss, args: CMIMConfig) -> Training:
+    """Return the record of a hardening; the model counts as hardened once the full weight was reached."""
+    steps, planned = trainer.state.global_step, max(trainer.state.max_steps, 1)
+    settings = {name: getattr(args, name) for name in HARDENING_SETTINGS}
+    return Training(
+        trainer="CMIMTrainer",
+        objective=repr(objective),
+        settings={**settings, **_settings(trainer)},
+        base_model=base_model_of(trainer.model),
+        dataset=dataset_name(trainer.train_dataset),
+        is_hardened=args.cmi_weight > 0 and 0 < steps >= args.ramp_end * planned,
+        is_knockoff=False,
+    )
+
+
+def attack_record(trainer: Trainer, attack: Composition, teacher: AbstractTeacher | None) -> Training:
+    """Return the record of a student; without a teacher it is no knockoff. No process waits for another."""
+    record = (
+        None if teacher is None else {name: teacher.record()[name] for name in ("teacher", "fingerprint", "channel")}
+    )
+    return Training(
+        trainer="DistillationTrainer",
+        objective=repr(attack),
+        settings={"taught by": record, **_settings(trainer)},
+        base_model=base_model_of(trainer.model),
+        dataset=dataset_name(trainer.train_dataset),
+        is_hardened=False,
+        is_knockoff=teacher is not None,
+    )
+
+
+def _settings(trainer: Trainer) -> dict[str, Any]:
+    values = {name: getattr(trainer.args, name) for name in SETTINGS}
+    return {
+        "epochs": trainer.state.epoch,
+        "steps": trainer.state.global_step,
+        "batch size": trainer.args.train_batch_size
+        * trainer.args.gradient_accumulation_steps
+        * max(trainer.args.world_size, 1),
+        **{name: getattr(value, "value", value) for name, value in values.items()},
+    }
+
+
+def base_model_of(model: Any) -> str:
+    """Return the Hub id that a model was loaded from, or "" for a new one or a folder."""
+    name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
+    return name if "/" in name and HUB_ID.fullmatch(name) and not Path(name).exists() else ""
+
+
+def weights_version(model: Any) -> int:
+    """Return a number that changes whenever a weight of this process's model is written to."""
+    return sum(int(value._version) for value in model.parameters()) if isinstance(model, nn.Module) else -1
+
+
+def dataset_name(dataset: Any) -> str:
+    """Return the name of a data set and its split, or "" where it has none."""
+    while hasattr(dataset, "dataset"):  # ours and torch's wrappers
+        dataset = dataset.dataset
+    info = getattr(dataset, "info", None)
+    name = str(getattr(info, "dataset_name", None) or "")
+    split = getattr(dataset, "split", None)
+    return f"{name}: {split}" if name and split is not None else name
