@@ -53,6 +53,13 @@ def explained(repo_id: str, action: str) -> Iterator[None]:
             f"Expected the Hub to answer, got {_first_line(error) or type(error).__name__}: it is down, or this"
             f" machine does not reach it. Nothing was published half; do it again later to {action} {repo_id}."
         ) from error
+    except RuntimeError as error:
+        if "while uploading" not in str(error):  # the client's own wrapping of a failed upload
+            raise
+        raise ValueError(
+            f"Expected the Hub to take the whole upload, got: {_first_line(error)} Nothing was published"
+            " half. Do it again; what arrived whole is not sent twice."
+        ) from error
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise

@@ -7,12 +7,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub.repocard import RepoCard
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hf_cmim.hub.card_metadata import card_metadata, merged, task_of
 from hf_cmim.hub.certificate import Certificate, Training
 from hf_cmim.hub.files import CARD_NAME, CURVE_NAME, FOREST_NAME, PAGE_NAME, PROCESSORS
+from hf_cmim.names import one_line
 from hf_cmim.pages.markdown import audit_markdown, escaped
 from hf_cmim.pages.quantities import decimal, percent, plain
 from hf_cmim.plain_data import write_whole
@@ -120,11 +122,11 @@ def _parsed(text: str, path: Path) -> tuple[dict[str, Any], str]:
     """Return the metadata and the body of a card."""
     try:
         card = RepoCard(text) if text.strip() else None
-    except ValueError as error:
+    except (ValueError, yaml.YAMLError) as error:
         raise ValueError(
             f"Expected metadata in YAML between two lines of --- at the top of {path}, got some that cannot be read"
-            f" ({error}): the Hub would refuse the card, and writing it anew would lose what you wrote. Mend or remove"
-            " them."
+            f" ({one_line(str(error))}): the Hub would refuse the card, and writing it anew would lose what you wrote."
+            " Mend or remove them."
         ) from None
     if card is None:
         return {}, ""
@@ -142,8 +144,10 @@ def _draw(folder: Path, certificate: Certificate) -> list[Path]:
 
     audit, drawn = certificate.audit, []
     if audit is not None and audit.teacher.curve:
-        shown = [audit.teacher, *([audit.twin] if audit.twin is not None and audit.twin.curve else [])]
-        drawn.append((plot_audit_curves({each.name: each for each in shown}), CURVE_NAME))
+        shown = {"this model": audit.teacher}  # its name may hold letters that no font has
+        if audit.twin is not None and audit.twin.curve:
+            shown["its cross-entropy twin"] = audit.twin
+        drawn.append((plot_audit_curves(shown), CURVE_NAME))
     elif certificate.evaluation is not None:
         drawn.append((plot_cmi_curves({"this model": certificate.evaluation.measurement}), CURVE_NAME))
     if audit is not None and audit.primary.comparisons:
