@@ -105,6 +105,15 @@ class Measurement:
         return cls(**{**values, **curves, "calibration": Calibration(**values["calibration"])})
 
 
+def labels_fingerprint(labels: Tensor) -> str:
+    """Return the `labels_fingerprint` that a measurement on these `(N,)` valid labels has."""
+    return hashlib.sha256(_bytes_of(labels)).hexdigest()
+
+
+def _bytes_of(labels: Tensor) -> bytes:
+    return labels.to("cpu", torch.int64).numpy().astype("<i8").tobytes()
+
+
 class MeasurementAccumulator:
     """Accumulate a `Measurement` batch by batch, keeping sums, and a few numbers a sample, never logits.
 
@@ -143,7 +152,7 @@ class MeasurementAccumulator:
         self._clusters.update(logits, labels)
         self._correct.update(logits, labels)
         self._calibration.update(logits, labels)
-        self._labels.update(labels.to("cpu", torch.int64).numpy().astype("<i8").tobytes())
+        self._labels.update(_bytes_of(labels))
         top = logits.topk(min(TOP_K, logits.shape[-1]), dim=-1).indices
         self._top_hits += int((top == labels.unsqueeze(-1)).any(dim=-1).sum())
 

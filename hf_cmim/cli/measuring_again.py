@@ -17,7 +17,7 @@ from hf_cmim.cli.words import with_config
 from hf_cmim.hub.certificate import Certificate
 from hf_cmim.hub.remeasurement import compare_measurement
 from hf_cmim.hub.verification import Finding
-from hf_cmim.measurement import Measurement, MeasurementAccumulator
+from hf_cmim.measurement import Measurement, MeasurementAccumulator, labels_fingerprint
 from hf_cmim.report import AuditReport
 from hf_cmim.teachers import ModelTeacher, match_classes
 
@@ -42,10 +42,11 @@ def remeasure(options: argparse.Namespace, folder: Path, certificate: Certificat
             audited == found,
             f"the audit asked a model of fingerprint {audited[:16]}..., these weights have {found[:16]}...",
         )
-    yield from compare_measurement(certificate, _measure(flags, folder, teacher))
+    yield from compare_measurement(certificate, *_measure(flags, folder, teacher))
 
 
-def _measure(flags: argparse.Namespace, folder: Path, teacher: ModelTeacher) -> Measurement:
+def _measure(flags: argparse.Namespace, folder: Path, teacher: ModelTeacher) -> tuple[Measurement, set[str]]:
+    """Return the measurement, and the labels' fingerprints in the model's and in the data's order of classes."""
     kind = kind_of(teacher)
     rows = open_rows(flags, kind)
     view = View.of(str(folder), kind).limited_to(getattr(teacher.model.config, "max_position_embeddings", None))
@@ -58,7 +59,10 @@ def _measure(flags: argparse.Namespace, folder: Path, teacher: ModelTeacher) -> 
     for batch in loader:
         labels = torch.tensor([each["labels"] for each in batch])
         accumulator.update(teacher(view.batch([each["teacher"] for each in batch])).cpu(), labels)
-    return accumulator.compute()
+    measured = accumulator.compute()
+    positions = {value: number for number, value in enumerate(rows.classes)}
+    ordered = torch.tensor([positions[value] for value in rows.test[rows.label_column]])
+    return measured, {measured.labels_fingerprint, labels_fingerprint(ordered)}
 
 
 def train_again(options: argparse.Namespace, folder: Path, certificate: Certificate) -> Iterator[Finding]:

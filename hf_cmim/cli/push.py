@@ -31,7 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Certify where there is no certificate, write the card, and upload."""
     from hf_cmim.hub.certificate import Certificate
-    from hf_cmim.hub.certify import certify
     from hf_cmim.hub.model_card import write_card
     from hf_cmim.hub.transfer import Repository, check_is_certified, planned_upload
     from hf_cmim.report import CERTIFICATE_NAME
@@ -42,6 +41,8 @@ def run(options: argparse.Namespace) -> None:
         print(f"{CERTIFICATE_NAME} and README.md would be written first.")
     if not options.dry_run:
         if not (folder / CERTIFICATE_NAME).is_file():
+            from hf_cmim.hub.certify import certify  # seconds, which others need not wait
+
             certify(folder)
         check_is_certified(folder)
         write_card(folder, Certificate.read(folder), repo_id=options.repo, license=options.license)

@@ -30,7 +30,7 @@ PROCESSORS = frozenset({
 DOCUMENTS = frozenset({CARD_NAME, CERTIFICATE_NAME, SIGNATURE_NAME, CURVE_NAME, FOREST_NAME, PAGE_NAME, "LICENSE"})
 OTHER_WEIGHTS = re.compile(r".*\.(bin|pt|pth|ckpt|pkl|pickle|h5|msgpack|onnx|safetensors)(\.index\.json)?")
 """Names under which a loader may find weights, or code that a pickle runs."""
-PRIVATE = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state.*|centroid_bank|attack_state)\.\w+")
+PRIVATE = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state.*|cmim_state|attack_state)\.\w+")
 """Files of a training, which nobody who loads the model needs."""
 
 

@@ -1,6 +1,6 @@
 """Measure a certified model again, and compare."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from hf_cmim.hub.certificate import Certificate
 from hf_cmim.hub.verification import Finding
@@ -13,15 +13,19 @@ ABSOLUTE_CHANGE = 1e-5
 """Change of a CMI, relative or in nats, that another device or release may bring; ours."""
 
 
-def compare_measurement(certificate: Certificate, measured: Measurement) -> Iterator[Finding]:
+def compare_measurement(
+    certificate: Certificate, measured: Measurement, labels_fingerprints: Collection[str]
+) -> Iterator[Finding]:
     """Yield whether accuracy and CMI curve are those that the certificate says of the same data.
 
     Args:
         certificate: with an evaluation or an audit.
         measured: of the same weights now.
+        labels_fingerprints: of the labels, numbered as the model and as the data number classes: an audit goes by its
+            students' order, and neither accuracy nor CMI depends on it.
     """
     known = {name: (accuracy, curve) for name, labels, accuracy, curve in _figures(certificate)
-             if labels == measured.labels_fingerprint}  # fmt: skip
+             if labels in labels_fingerprints}  # fmt: skip
     if not known:
         yield Finding(
             "measured again",

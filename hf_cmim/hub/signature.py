@@ -64,7 +64,8 @@ def _load(path: Path, kind: str) -> Any:
             key = serialization.load_pem_public_key(content)
     except (OSError, TypeError, ValueError) as error:
         raise ValueError(
-            f"Expected an Ed25519 {kind} key in PEM at {path}, got none that can be read: {error}."
+            f"Expected an Ed25519 {kind} key in PEM at {path}, got none that can be read ({error}): nothing could be"
+            " signed or checked. Make one with openssl genpkey -algorithm ed25519 -out key.pem."
         ) from None
     if not isinstance(key, wanted):
         raise ValueError(

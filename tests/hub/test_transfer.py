@@ -17,7 +17,7 @@ from hf_cmim.hub.verification import check_certificate
 from hf_cmim.report import CERTIFICATE_NAME
 
 KEPT_BACK = {
-    "training_args.bin": b"token", "optimizer.pt": b"1", "centroid_bank.safetensors": b"2", "results.json": b"{}",
+    "training_args.bin": b"token", "optimizer.pt": b"1", "cmim_state.safetensors": b"2", "results.json": b"{}",
     "events.out.tfevents": b"3", "notes.txt": b"4", "my_model.safetensors": b"5", "data.arrow": b"6",
 }  # fmt: skip
 

@@ -1,0 +1,78 @@
+"""Signatures: whose certificate it is."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+
+from hf_cmim.hub.signature import check_signature, sign
+
+
+def write_pair(folder: Path, key) -> tuple[Path, Path]:
+    private, public = folder / "key.pem", folder / "public.pem"
+    none = serialization.NoEncryption()
+    private.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, none))
+    shape = (serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    public.write_bytes(key.public_key().public_bytes(*shape))
+    return private, public
+
+
+@pytest.fixture
+def pair(tmp_path):
+    return write_pair(tmp_path, ed25519.Ed25519PrivateKey.generate())
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    path = tmp_path / "certificate.json"
+    path.write_text("{}", encoding="utf-8")
+    return path
+
+
+def test_a_signature_belongs_to_its_key_and_its_certificate(certificate, pair, tmp_path):
+    """Catches a signature that is never looked at."""
+    private, public = pair
+    signature = tmp_path / "certificate.json.sig"
+    sign(certificate, signature, private)
+    assert check_signature(certificate, signature, public) == ""
+    (tmp_path / "other").mkdir()
+    _, stranger = write_pair(tmp_path / "other", ed25519.Ed25519PrivateKey.generate())
+    assert "was not made with the private key" in check_signature(certificate, signature, stranger)
+    certificate.write_text("{} ", encoding="utf-8")
+    assert "was not made with the private key" in check_signature(certificate, signature, public)
+
+
+def test_openssl_makes_the_same_signature(certificate, pair, tmp_path):
+    """Catches a format of our own: Ed25519 is deterministic, so another program signs to the same bytes."""
+    private, _ = pair
+    ours, theirs = tmp_path / "ours.sig", tmp_path / "theirs.sig"
+    sign(certificate, ours, private)
+    words = ["openssl", "pkeyutl", "-sign", "-rawin", "-inkey", private, "-in", certificate, "-out", theirs]
+    subprocess.run([*map(str, words)], check=True)
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_a_missing_signature_is_said(certificate, pair, tmp_path):
+    """Catches an unsigned certificate that passes for a signed one."""
+    assert "was not signed" in check_signature(certificate, tmp_path / "no.sig", pair[1])
+
+
+def test_keys_of_other_kinds_are_refused(certificate, tmp_path):
+    """Catches a traceback of the library, and an algorithm nobody chose."""
+    private, public = write_pair(tmp_path, ec.generate_private_key(ec.SECP256R1()))
+    with pytest.raises(ValueError, match="Expected an Ed25519 private key in .* got E"):
+        sign(certificate, tmp_path / "x.sig", private)
+    (tmp_path / "x.sig").write_bytes(b"x")
+    with pytest.raises(ValueError, match="Expected an Ed25519 public key in"):
+        check_signature(certificate, tmp_path / "x.sig", public)
+    with pytest.raises(ValueError, match="Expected an Ed25519 private key in PEM at .*nothing could be signed"):
+        sign(certificate, tmp_path / "x.sig", tmp_path / "no.pem")
+
+
+def test_without_the_library_it_says_which_extra(certificate, pair, tmp_path, monkeypatch):
+    """Catches an ImportError."""
+    monkeypatch.setattr("hf_cmim.hub.signature.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"hf_cmim\[sign\]"):
+        sign(certificate, tmp_path / "x.sig", pair[0])
