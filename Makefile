@@ -10,7 +10,7 @@ PIP = $(VENV)/bin/python -m pip install -q --disable-pip-version-check -c $(CONS
 PYTEST = $(VENV)/bin/python -m pytest $(PYTEST_FLAGS)
 # Modules whose docstring examples are run too.
 DOCTESTED = hf_cmim/functional hf_cmim/attacks hf_cmim/teachers hf_cmim/centroids.py hf_cmim/collapse.py \
-	hf_cmim/measurement.py hf_cmim/names.py hf_cmim/objective.py hf_cmim/pages hf_cmim/plots
+	hf_cmim/hub hf_cmim/measurement.py hf_cmim/names.py hf_cmim/objective.py hf_cmim/pages hf_cmim/plots
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-gpu quality lowest clean

@@ -9,6 +9,8 @@ from hf_cmim.functional.divergence import batch_mean, kl_divergence, softened_lo
 class CrossEntropy(AbstractAttack):
     """CE(y), the student that nobody teaches.
 
+    Source: ours, the usual training.
+
     >>> CrossEntropy().needs_teacher
     False
     """

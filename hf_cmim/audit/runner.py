@@ -1,5 +1,6 @@
 """Run an audit and write what it found."""
 
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -110,7 +111,7 @@ def _name_of(teacher: Teacher) -> str:
 
 
 def _sitting() -> dict[str, Any]:
-    return {"command": sys.argv, **describe_environment()}
+    return {"command": shlex.join(sys.argv), **describe_environment()}
 
 
 def _report(

@@ -166,4 +166,5 @@ def run(options: argparse.Namespace) -> None:
             report = AuditReport.read(setup.folder)  # what `hf-cmim report` will show later
             written = write_pages(report, setup.folder)
             print(f"\n{audit_table(report)}\nWritten: {', '.join(map(str, (setup.folder / REPORT_NAME, *written)))}")
+            print(f"To bind it to the weights: hf-cmim certify {report.teacher.path} --audit {setup.folder}")
     setup.leave()

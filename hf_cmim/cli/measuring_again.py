@@ -14,6 +14,7 @@ from hf_cmim.cli.audit_data import open_rows
 from hf_cmim.cli.audit_models import PreparedSamples, View, kind_of, open_classifier
 from hf_cmim.cli.audit_setup import AuditSetup
 from hf_cmim.cli.words import with_config
+from hf_cmim.environment import describe_environment
 from hf_cmim.hub.certificate import Certificate
 from hf_cmim.hub.remeasurement import compare_measurement
 from hf_cmim.hub.verification import Finding
@@ -79,12 +80,14 @@ def train_again(options: argparse.Namespace, folder: Path, certificate: Certific
     flags = _audit_flags(options, folder)
     _as_audited(flags, certificate.audit)
     setup = AuditSetup.of(flags)
+    then, now = certificate.audit.reproduction.get("device"), describe_environment()["device"]
+    elsewhere = "" if then == now else f" (those on {then}, this one on {now}: a failure calls for a look)"
     for each in setup.spot_check(certificate.audit, options.spot_check):
         yield Finding(
             "trained again",
             each.holds,
             f"{each.arm}, seed {each.seed}: {100 * each.accuracy:.2f} %; its students foretell"
-            f" {100 * each.lower:.2f} to {100 * each.upper:.2f} %",
+            f" {100 * each.lower:.2f} to {100 * each.upper:.2f} %{elsewhere}",
         )
 
 
