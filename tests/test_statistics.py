@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from scipy import optimize, special, stats
 
-from hf_cmim.statistics import Baselines, Comparison, Decision, Design, paired_interval, reachable_margin, replay
+from hf_cmim.statistics import (
+    Baselines,
+    Comparison,
+    Decision,
+    Design,
+    decide,
+    paired_interval,
+    reachable_margin,
+    replay,
+)
 from hf_cmim.statistics.estimates import arm_means, inverse_trigamma, variance_prior
 from hf_cmim.statistics.multiplicity import max_t_tail
 
@@ -499,3 +508,24 @@ def test_paired_interval_needs_two_seeds():
     """Catches an interval of nan from one difference."""
     with pytest.raises(ValueError, match="at least 2 seeds in both arms, got 1 and 5"):
         paired_interval([0.5], [0.5] * 5)
+
+
+@pytest.mark.parametrize("tail", [0.025, 0.4])
+def test_prediction_is_that_of_one_further_observation(tail):
+    """Catches an interval of the mean in the place of one of the next student, and the wrong tail."""
+    sample = np.random.default_rng(3).normal(0.9, 0.004, 12)
+    lower, upper = arm_means({"arm": sample.tolist()})["arm"].prediction(tail)
+    scale = sample.std(ddof=1) * np.sqrt(1 + 1 / len(sample))
+    expected = stats.t.interval(1 - 2 * tail, len(sample) - 1, loc=sample.mean(), scale=scale)
+    assert (lower, upper) == pytest.approx(expected, rel=1e-12)
+
+
+def test_what_holds_for_some_attacks_is_not_said_of_all():
+    """Catches a verdict about attacks that were compared with nothing."""
+    accuracies = {"quiet": [0.90, 0.901, 0.899], "reference": [0.95, 0.951, 0.949]}
+    baselines, design = {"quiet": Baselines("reference", ("reference",))}, Design(looks=(3,))
+    assert decide(accuracies, baselines, 1, design).verdict == "undistillable within the margin"
+    assert decide(accuracies, baselines, 2, design).verdict == "inconclusive"
+    assert decide(accuracies, {}, 2, design).verdict == "inconclusive"
+    loud = accuracies | {"quiet": [0.99, 0.991, 0.989]}
+    assert decide(loud, baselines, 2, design).verdict == "distillable"

@@ -159,23 +159,7 @@ class Subject:
 
     def facts(self) -> ModelFacts:
         """Return what it is worth, for the report."""
-        measured = self.measurement
-        calibration = measured.calibration
-        return ModelFacts(
-            name=self.name,
-            path=self.path,
-            fingerprint=self.fingerprint,
-            labels_fingerprint=measured.labels_fingerprint,
-            accuracy=measured.accuracy,
-            top5_accuracy=measured.top5_accuracy,
-            nll=calibration.nll,
-            ece=calibration.ece,
-            nll_calibrated=calibration.nll_calibrated,
-            ece_calibrated=calibration.ece_calibrated,
-            aurc=calibration.aurc,
-            within_total_ratio=measured.within_total_ratio,
-            curve=tuple(zip(measured.temperatures, measured.cmi, strict=True)),
-        )
+        return ModelFacts.of(self.measurement, name=self.name, path=self.path, fingerprint=self.fingerprint)
 
     # Answering students
 

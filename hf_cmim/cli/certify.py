@@ -39,7 +39,6 @@ def run(options: argparse.Namespace) -> None:
     folder: Path = options.folder
     certificate = certify(folder, audit=None if options.audit is None else AuditReport.read(options.audit))
     signature = folder / SIGNATURE_NAME
-    signature.unlink(missing_ok=True)  # it would be of the certificate before
     if options.sign is not None:
         sign(folder / CERTIFICATE_NAME, signature, options.sign)
     written = [folder / CERTIFICATE_NAME, *([signature] if options.sign is not None else [])]

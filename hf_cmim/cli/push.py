@@ -31,12 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Certify where there is no certificate, write the card, and upload."""
     from hf_cmim.hub.certificate import Certificate
+    from hf_cmim.hub.files import read_config
     from hf_cmim.hub.model_card import write_card
     from hf_cmim.hub.transfer import Repository, check_is_certified, planned_upload
     from hf_cmim.report import CERTIFICATE_NAME
 
     folder: Path = options.folder
     repository = Repository(options.repo, branch=options.branch)
+    read_config(folder)
     if options.dry_run and not (folder / CERTIFICATE_NAME).is_file():
         print(f"{CERTIFICATE_NAME} and README.md would be written first.")
     if not options.dry_run:

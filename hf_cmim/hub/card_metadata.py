@@ -46,7 +46,12 @@ def card_metadata(
         model_name=name.rpartition("/")[2],
         eval_results=_results(certificate, task) or None,
     )
-    values: dict[str, Any] = data.to_dict()  # type: ignore[no-untyped-call]  # upstream leaves it unannotated
+    return plain_metadata(data)
+
+
+def plain_metadata(data: Any) -> dict[str, Any]:
+    """Return a card's data as plain values; huggingface_hub leaves the method unannotated."""
+    values: dict[str, Any] = data.to_dict()
     return values
 
 
@@ -54,14 +59,13 @@ def _results(certificate: Certificate, task: str) -> list[EvalResult]:
     """Return accuracy and CMI, from the audit where there is one."""
     audit, evaluation = certificate.audit, certificate.evaluation
     if audit is not None:
-        dataset, accuracy, curve = audit.scope.test_set, audit.teacher.accuracy, dict(audit.teacher.curve)
+        dataset, facts = audit.scope.test_set, audit.teacher
     elif evaluation is not None:
-        measured = evaluation.measurement
-        dataset, accuracy = evaluation.dataset, measured.accuracy
-        curve = dict(zip(measured.temperatures, measured.cmi, strict=True))
+        dataset, facts = evaluation.dataset, evaluation.facts
     else:
         return []
-    values = {"accuracy": ("Accuracy", accuracy)}
+    curve = dict(facts.curve)
+    values = {"accuracy": ("Accuracy", facts.accuracy)}
     if SHOWN_TEMPERATURE in curve:
         values["cmi"] = (f"CMI at T = {SHOWN_TEMPERATURE:g}, nats", curve[SHOWN_TEMPERATURE])
     known = dataset or "evaluation data"

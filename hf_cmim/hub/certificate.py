@@ -12,7 +12,7 @@ from typing import Any, Self
 from hf_cmim.hub.files import FileRecord
 from hf_cmim.measurement import Measurement
 from hf_cmim.plain_data import Plain, check_schema, from_plain, parsed_json, to_plain
-from hf_cmim.report import CERTIFICATE_NAME, AuditReport
+from hf_cmim.report import CERTIFICATE_NAME, AuditReport, ModelFacts
 
 SCHEMA = 1
 """Version of the JSON; a reader refuses a later one."""
@@ -30,7 +30,7 @@ class Training:
         settings: that determined it, by name.
         base_model: Hub id of the weights it started from, or "".
         dataset: Hub id or name of the training data, or "".
-        is_hardened: whether the CMI had a weight in the loss.
+        is_hardened: whether training went on until the CMI had its full weight in the loss.
         is_knockoff: whether another model taught it.
     """
 
@@ -53,6 +53,11 @@ class Evaluation:
 
     dataset: str
     measurement: Measurement
+
+    @property
+    def facts(self) -> ModelFacts:
+        """The measurement as an audit would report it."""
+        return ModelFacts.of(self.measurement)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from transformers.utils import logging
 
 from hf_cmim.environment import describe_environment
 from hf_cmim.hub.certificate import Certificate, Evaluation, Training
-from hf_cmim.hub.files import class_names_of, hash_model, read_config
+from hf_cmim.hub.files import SIGNATURE_NAME, class_names_of, hash_model, read_config
 from hf_cmim.plain_data import write_whole
 from hf_cmim.report import CERTIFICATE_NAME, AuditReport
 from hf_cmim.teachers.model import ModelTeacher
@@ -26,7 +26,8 @@ def certify(
 ) -> Certificate:
     """Write the certificate of the model in a folder.
 
-    What an earlier certificate said about the very same files is kept where nothing newer is given.
+    What an earlier certificate said about the very same files is kept where nothing newer is given. Its signature is
+    removed: it would not be of the new one.
 
     Args:
         folder: of a classifier, as `save_pretrained` leaves it.
@@ -64,6 +65,7 @@ def certify(
             f"The weights in {folder} are others than those that were audited: the new certificate has no audit. The"
             f" earlier one stays in its own folder; audit these weights with hf-cmim audit."
         )
+    (folder / SIGNATURE_NAME).unlink(missing_ok=True)  # it was of the certificate before
     write_whole(folder / CERTIFICATE_NAME, certificate.to_json())
     return certificate
 

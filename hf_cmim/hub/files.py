@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ PROCESSORS = frozenset({
 })  # fmt: skip
 """What makes a model's inputs; other inputs give other answers, so they are certified too."""
 DOCUMENTS = frozenset({CARD_NAME, CERTIFICATE_NAME, SIGNATURE_NAME, CURVE_NAME, FOREST_NAME, PAGE_NAME, "LICENSE"})
-OTHER_WEIGHTS = re.compile(r".*\.(bin|pt|pth|ckpt|pkl|pickle|h5|msgpack|onnx|safetensors)(\.index\.json)?")
+LOADABLE = re.compile(r".*\.(bin|pt|pth|ckpt|pkl|pickle|h5|msgpack|onnx|safetensors)")
 """Names under which a loader may find weights, or code that a pickle runs."""
 PRIVATE = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state.*|cmim_state|attack_state)\.\w+")
 """Files of a training, which nobody who loads the model needs."""
@@ -57,13 +57,14 @@ def published_files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_file() and is_published(path.name))
 
 
-def other_weights(names: Iterable[str]) -> list[str]:
-    """Return the names, sorted, under which weights that nobody certified might be loaded."""
-    return sorted(
-        name
-        for name in names
-        if OTHER_WEIGHTS.fullmatch(name) and not WEIGHTS.fullmatch(name) and not PRIVATE.fullmatch(name)
-    )
+def is_weights(name: str) -> bool:
+    """Return whether a loader may find weights under a name of a folder itself, ours or of another kind."""
+    return "/" not in name and bool(LOADABLE.fullmatch(name)) and not PRIVATE.fullmatch(name)
+
+
+def uncertified(names: Iterable[str], certified: Container[str]) -> list[str]:
+    """Return the names, sorted, that a loader may take beside or instead of what was certified."""
+    return sorted(name for name in names if name not in certified and (is_certified(name) or is_weights(name)))
 
 
 def hash_file(path: Path) -> FileRecord:
@@ -83,7 +84,7 @@ def hash_model(folder: Path) -> dict[str, FileRecord]:
     names = [name for name in published_files(folder) if is_certified(name)]
     weights = [name for name in names if name.endswith(".safetensors")]
     if not weights:
-        others = other_weights(path.name for path in folder.iterdir())
+        others = sorted(path.name for path in folder.iterdir() if is_weights(path.name))
         found = f"only {', '.join(others)}, which run code when they are loaded or which" if others else "none that"
         raise ValueError(
             f"Expected model.safetensors in {folder}, got {found} transformers loads safely: nobody should download"

@@ -11,12 +11,13 @@ import yaml
 from huggingface_hub.repocard import RepoCard
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from hf_cmim.hub.card_metadata import card_metadata, merged, task_of
+from hf_cmim.hub.card_metadata import card_metadata, merged, plain_metadata, task_of
 from hf_cmim.hub.certificate import Certificate, Training
 from hf_cmim.hub.files import CARD_NAME, CURVE_NAME, FOREST_NAME, PAGE_NAME, PROCESSORS
 from hf_cmim.names import one_line
 from hf_cmim.pages.markdown import audit_markdown, escaped
-from hf_cmim.pages.quantities import decimal, percent, plain
+from hf_cmim.pages.quantities import plain
+from hf_cmim.pages.wording import UTILITY
 from hf_cmim.plain_data import write_whole
 from hf_cmim.report import CERTIFICATE_NAME
 
@@ -130,7 +131,7 @@ def _parsed(text: str, path: Path) -> tuple[dict[str, Any], str]:
         ) from None
     if card is None:
         return {}, ""
-    return card.data.to_dict(), card.text.lstrip("\n")  # type: ignore[no-untyped-call]  # upstream leaves it unannotated
+    return plain_metadata(card.data), card.text.lstrip("\n")
 
 
 def _draw(folder: Path, certificate: Certificate) -> list[Path]:
@@ -203,16 +204,7 @@ def _figures(certificate: Certificate) -> dict[str, str]:
     """Return what the trainer measured, as a reader sees it; with an audit there is a better table."""
     if certificate.evaluation is None or certificate.audit is not None:
         return {}
-    measured = certificate.evaluation.measurement
-    calibration = measured.calibration
-    return {
-        "accuracy": percent(measured.accuracy),
-        "top-5 accuracy": percent(measured.top5_accuracy),
-        "NLL, nats": decimal(calibration.nll, 4),
-        "NLL after temperature calibration, nats": decimal(calibration.nll_calibrated, 4),
-        "ECE": percent(calibration.ece),
-        "ECE after temperature calibration": percent(calibration.ece_calibrated),
-        "AURC": decimal(calibration.aurc, 4),
-        "largest CMI among correctly classified samples, nats": f"{measured.cmi_sup:.3g}",
-        "within-class share of the logits' variance": decimal(measured.within_total_ratio, 4),
+    evaluation = certificate.evaluation
+    return {each.name: each.of(evaluation.facts) for each in UTILITY} | {
+        "largest CMI among correctly classified samples, nats": f"{evaluation.measurement.cmi_sup:.3g}"
     }

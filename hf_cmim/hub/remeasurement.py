@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Mapping
 from hf_cmim.hub.certificate import Certificate
 from hf_cmim.hub.verification import Finding
 from hf_cmim.measurement import Measurement
+from hf_cmim.report import ModelFacts
 
 SAMPLES_APART = 3
 """Samples that another device or release may classify otherwise; ours."""
@@ -24,8 +25,8 @@ def compare_measurement(
         labels_fingerprints: of the labels, numbered as the model and as the data number classes: an audit goes by its
             students' order, and neither accuracy nor CMI depends on it.
     """
-    known = {name: (accuracy, curve) for name, labels, accuracy, curve in _figures(certificate)
-             if labels in labels_fingerprints}  # fmt: skip
+    known = {name: facts for name, facts in _measured_before(certificate)
+             if facts.labels_fingerprint in labels_fingerprints}  # fmt: skip
     if not known:
         yield Finding(
             "measured again",
@@ -33,26 +34,23 @@ def compare_measurement(
             f"these {measured.num_samples:,} labels are none of those that the certificate speaks of: give the data"
             " set, the split and the limits that it was measured on",
         )
-    for name, (accuracy, curve) in known.items():
-        apart = abs(accuracy - measured.accuracy) * measured.num_samples
+    for name, facts in known.items():
+        apart = abs(facts.accuracy - measured.accuracy) * measured.num_samples
         yield Finding(
             "accuracy again",
             apart <= SAMPLES_APART,
-            f"{100 * measured.accuracy:.2f} %, {name} says {100 * accuracy:.2f} %: {apart:.0f} of"
+            f"{100 * measured.accuracy:.2f} %, {name} says {100 * facts.accuracy:.2f} %: {apart:.0f} of"
             f" {measured.num_samples:,} samples apart, {SAMPLES_APART} may be",
         )
-        yield _compare_curves(name, curve, dict(zip(measured.temperatures, measured.cmi, strict=True)))
+        yield _compare_curves(name, dict(facts.curve), dict(zip(measured.temperatures, measured.cmi, strict=True)))
 
 
-def _figures(certificate: Certificate) -> Iterator[tuple[str, str, float, dict[float, float]]]:
-    """Yield name, labels' fingerprint, accuracy and curve of all that was measured."""
+def _measured_before(certificate: Certificate) -> Iterator[tuple[str, ModelFacts]]:
+    """Yield by name what was measured."""
     if certificate.evaluation is not None:
-        each = certificate.evaluation.measurement
-        curve = dict(zip(each.temperatures, each.cmi, strict=True))
-        yield "the evaluation", each.labels_fingerprint, each.accuracy, curve
+        yield "the evaluation", certificate.evaluation.facts
     if certificate.audit is not None:
-        facts = certificate.audit.teacher
-        yield "the audit", facts.labels_fingerprint, facts.accuracy, dict(facts.curve)
+        yield "the audit", certificate.audit.teacher
 
 
 def _compare_curves(name: str, known: Mapping[float, float], found: Mapping[float, float]) -> Finding:

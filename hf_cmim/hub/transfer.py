@@ -10,7 +10,7 @@ from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, 
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but listed for no checker
 
 from hf_cmim.hub.certificate import Certificate
-from hf_cmim.hub.files import CARD_NAME, OTHER_WEIGHTS, SIGNATURE_NAME, hash_file, published_files
+from hf_cmim.hub.files import CARD_NAME, SIGNATURE_NAME, hash_file, is_weights, published_files, uncertified
 from hf_cmim.hub.hub_errors import explained
 from hf_cmim.report import CERTIFICATE_NAME
 
@@ -129,7 +129,7 @@ class Repository:
             weights = {
                 each.rfilename: each.lfs.sha256 if each.lfs is not None else str(each.blob_id)
                 for each in info.siblings or ()
-                if "/" not in each.rfilename and OTHER_WEIGHTS.fullmatch(each.rfilename)
+                if is_weights(each.rfilename)
             }
             return _Remote(info.sha, weights, self._lineage(info.sha) if weights else None)
 
@@ -151,7 +151,7 @@ class Repository:
         """Download a certificate and the files it names, nothing else.
 
         Returns:
-            The folder they are in, and the names of other weights in the repository, which were left there.
+            The folder they are in, and the names in the repository that a loader may take instead, left there.
 
         Raises:
             ValueError: no certificate there, one that cannot be read, or an error of the Hub.
@@ -165,8 +165,7 @@ class Repository:
             wanted = {*certificate.files, CARD_NAME, SIGNATURE_NAME}.intersection(names)
             for name in sorted(wanted):
                 self.api.hf_hub_download(self.repo_id, name, revision=commit)
-        others = [name for name in names if OTHER_WEIGHTS.fullmatch(name) and name not in certificate.files]
-        return path.parent, others
+        return path.parent, uncertified(names, certificate.files)
 
 
 def planned_upload(folder: str | Path) -> Upload:

@@ -12,9 +12,8 @@ from hf_cmim.hub.files import (
     class_names_of,
     hash_file,
     is_certified,
-    other_weights,
-    published_files,
     read_config,
+    uncertified,
 )
 from hf_cmim.hub.signature import check_signature
 from hf_cmim.report import CERTIFICATE_NAME, AuditReport, CriterionResult
@@ -79,8 +78,7 @@ def _check_files(folder: Path, certificate: Certificate) -> Iterator[Finding]:
             continue
         wrong += 1
         yield Finding("files", False, sentence)
-    unknown = [name for name in published_files(folder) if is_certified(name) and name not in certificate.files]
-    unknown += other_weights(path.name for path in folder.iterdir())
+    unknown = uncertified((path.name for path in folder.iterdir()), certificate.files)
     if unknown:
         yield Finding("files", False, f"{', '.join(unknown)}: not certified, and a loader may take it instead")
     if not wrong and not unknown:

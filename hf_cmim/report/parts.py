@@ -1,8 +1,9 @@
 """What an audit's report is made of."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
+from hf_cmim.measurement import Measurement
 from hf_cmim.statistics import Baselines, Comparison, Verdict
 
 Criterion = Literal["paper", "teacher-free", "no-leak"]
@@ -109,6 +110,26 @@ class ModelFacts:
     aurc: float
     within_total_ratio: float
     curve: tuple[tuple[float, float], ...]
+
+    @classmethod
+    def of(cls, measured: Measurement, *, name: str = "", path: str = "", fingerprint: str = "") -> Self:
+        """Return the facts that a measurement holds."""
+        calibration = measured.calibration
+        return cls(
+            name=name,
+            path=path,
+            fingerprint=fingerprint,
+            labels_fingerprint=measured.labels_fingerprint,
+            accuracy=measured.accuracy,
+            top5_accuracy=measured.top5_accuracy,
+            nll=calibration.nll,
+            ece=calibration.ece,
+            nll_calibrated=calibration.nll_calibrated,
+            ece_calibrated=calibration.ece_calibrated,
+            aurc=calibration.aurc,
+            within_total_ratio=measured.within_total_ratio,
+            curve=tuple(zip(measured.temperatures, measured.cmi, strict=True)),
+        )
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,12 @@ class PublishingConfig(TrainingArguments):
     def __post_init__(self) -> None:
         """Check that whole checkpoints are meant to leave the machine."""
         super().__post_init__()  # type: ignore[no-untyped-call]  # upstream leaves it unannotated
-        whole = self.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
+        strategy = HubStrategy(self.hub_strategy)
+        whole = strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
         if self.push_to_hub and whole and not self.hub_whole_checkpoints:
             raise ValueError(
-                f"Expected hub_whole_checkpoints=True beside hub_strategy={str(self.hub_strategy)!r}, got False: whole"
-                " checkpoints hold optimizer states, training arguments and class centroids, which would be"
-                ' published unseen. Set it if you mean that, or use hub_strategy="every_save", which uploads the model'
-                " alone."
+                f"Expected hub_whole_checkpoints=True beside hub_strategy={strategy.value!r}, got"
+                " False: whole checkpoints hold optimizer states, training arguments and class centroids, which would"
+                ' be published unseen. Set it if you mean that, or use hub_strategy="every_save", which uploads the'
+                " model alone."
             )

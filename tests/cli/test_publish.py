@@ -1,7 +1,10 @@
 """`hf-cmim certify`, `card`, `push --dry-run` and `verify` on a folder, with an audit of it."""
 
 import json
+import random
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -31,14 +34,16 @@ def audited(data, teacher, tmp_path_factory):
 
 @pytest.fixture
 def model(teacher, tmp_path):
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for path in teacher.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    return folder
+    return Path(shutil.copytree(teacher, tmp_path / "model"))
 
 
-def test_from_an_audit_to_a_verified_folder(audited, model, tmp_path, capsys):
+@pytest.fixture
+def same_draw(monkeypatch):
+    """The same arms and seeds at each run: an honest audit fails a spot check in one of twenty."""
+    monkeypatch.setattr("hf_cmim.audit.spot_check.random.SystemRandom", lambda: random.Random(0))
+
+
+def test_from_an_audit_to_a_verified_folder(audited, model, tmp_path, capsys, same_draw):
     """Catches a certificate that its own verification refuses, by hashes, by measuring or by training again."""
     audit, flags = audited
     assert main(["certify", str(model), "--audit", str(audit)]) == 0
@@ -59,7 +64,7 @@ def test_from_an_audit_to_a_verified_folder(audited, model, tmp_path, capsys):
     assert "self-reported" not in printed, "students were trained again"
 
 
-def test_a_result_made_better_fails_the_spot_check(audited, model, tmp_path, capsys, monkeypatch):
+def test_a_result_made_better_fails_the_spot_check(audited, model, tmp_path, capsys, monkeypatch, same_draw):
     """Catches a spot check that compares with nothing: every accuracy here was written 30 points too high."""
     audit, flags = audited
     assert main(["certify", str(model), "--audit", str(audit)]) == 0
@@ -129,6 +134,7 @@ def test_signed_and_checked(model, tmp_path, capsys):
     ("words", "said"),
     [
         (["push", "{model}", "not a name"], "Expected a repository as user/name"),
+        (["push", "{model}/nothing", "user/name", "--dry-run"], "Expected a folder with a model"),
         (["card", "{model}"], f"Expected {CERTIFICATE_NAME} in"),
         (["certify", "{model}", "--audit", "{model}"], "Expected an audit's audit.json"),
         (["certify", "{model}/nothing"], "Expected a folder with a model"),

@@ -1,7 +1,9 @@
 """Certificates: what they hold, what they notice, and what they refuse to be written for."""
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hub.certified import certified_model, genuine_audit, save_model
@@ -21,11 +23,7 @@ def original(tmp_path_factory):
 
 @pytest.fixture
 def model(original, tmp_path):
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for path in original.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    return folder
+    return Path(shutil.copytree(original, tmp_path / "model"))
 
 
 def faults(folder):
@@ -85,6 +83,26 @@ def test_a_missing_file_is_noticed(model):
     """Catches checking only what is there."""
     (model / "preprocessor_config.json").unlink()
     assert faults(model) == ["files: preprocessor_config.json is missing"]
+
+
+def test_the_certificate_of_another_model_is_noticed(model, tmp_path):
+    """Catches a copied certificate: its audit is of the other model's files."""
+    other = certified_model(tmp_path / "other", seed=1)
+    shutil.copy(other / CERTIFICATE_NAME, model / CERTIFICATE_NAME)
+    assert [fault.partition(" has")[0] for fault in faults(model)] == ["files: model.safetensors"]
+
+
+def test_files_of_a_training_are_no_other_weights(model):
+    """Catches a trainer's own output folder that never verifies."""
+    for name in ("training_args.bin", "optimizer.pt", "rng_state_0.pth", "cmim_state.safetensors"):
+        (model / name).write_bytes(b"state")
+    assert faults(model) == []
+
+
+def test_numbers_of_another_kind_are_refused(model):
+    """Catches a text where a number stands, which would fail far from here."""
+    rewritten(model, lambda values: values["audit"]["teacher"].update(accuracy="0.93"))
+    assert "as certificate.audit.teacher.accuracy" in faults(model)[0]
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "adapter_model.safetensors", "tf_model.h5", "tokenizer.json"])

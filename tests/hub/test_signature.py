@@ -1,6 +1,5 @@
 """Signatures: whose certificate it is."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -44,14 +43,18 @@ def test_a_signature_belongs_to_its_key_and_its_certificate(certificate, pair, t
     assert "was not made with the private key" in check_signature(certificate, signature, public)
 
 
-def test_openssl_makes_the_same_signature(certificate, pair, tmp_path):
-    """Catches a format of our own: Ed25519 is deterministic, so another program signs to the same bytes."""
-    private, _ = pair
-    ours, theirs = tmp_path / "ours.sig", tmp_path / "theirs.sig"
-    sign(certificate, ours, private)
-    words = ["openssl", "pkeyutl", "-sign", "-rawin", "-inkey", private, "-in", certificate, "-out", theirs]
-    subprocess.run([*map(str, words)], check=True)
-    assert ours.read_bytes() == theirs.read_bytes()
+def test_the_known_answer_of_the_standard(tmp_path):
+    """Catches another algorithm, or another message than the file itself: RFC 8032, section 7.1, test 1."""
+    secret = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60"
+    known = (
+        "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555fb8821590a33bacc61e39701cf9b46bd25bf5f0"
+        "595bbe24655141438e7a100b"
+    )
+    private, _ = write_pair(tmp_path, ed25519.Ed25519PrivateKey.from_private_bytes(bytes.fromhex(secret)))
+    empty, signature = tmp_path / "empty", tmp_path / "empty.sig"
+    empty.write_bytes(b"")
+    sign(empty, signature, private)
+    assert signature.read_bytes().hex() == known
 
 
 def test_a_missing_signature_is_said(certificate, pair, tmp_path):

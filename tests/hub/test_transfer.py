@@ -81,6 +81,16 @@ def test_uncertified_weights_on_the_hub_are_named(hub, hub_api, model):
     assert repository(api, "owner/pickled").fetch()[1] == ["pytorch_model.bin"]
 
 
+def test_whole_checkpoints_beside_the_model_are_no_other_weights(hub, hub_api, model):
+    """Catches a repository that was pushed with its checkpoints and never verifies, or is taken for another's."""
+    api = hub_api(hub)
+    repository(api, "owner/whole").push(model)
+    for name in ("last-checkpoint/optimizer.pt", "last-checkpoint/model.safetensors", "training_args.bin"):
+        api.upload_file(path_or_fileobj=b"state", path_in_repo=name, repo_id="owner/whole")
+    assert repository(api, "owner/whole").fetch()[1] == []
+    repository(api, "owner/whole").push(model)
+
+
 def test_branches_and_private_repositories(hub, hub_api, model):
     """Catches an upload to the main branch, and one that everybody can read."""
     api = hub_api(hub)

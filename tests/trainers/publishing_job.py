@@ -20,9 +20,14 @@ SETTINGS = {
 API = HfApi()
 
 
+def trainer_in(folder, **settings):
+    """A trainer of four steps, in this process and in the tests'."""
+    args = CMIMConfig(str(folder), **{**SETTINGS, **settings})
+    return CMIMTrainer(tiny.vit(), args, train_dataset=tiny.images(32), eval_dataset=tiny.images(24))
+
+
 def train(folder, name, **settings):
-    args = CMIMConfig(str(folder), push_to_hub=True, hub_model_id=f"owner/{name}", **{**SETTINGS, **settings})
-    trainer = CMIMTrainer(tiny.vit(), args, train_dataset=tiny.images(32), eval_dataset=tiny.images(24))
+    trainer = trainer_in(folder, push_to_hub=True, hub_model_id=f"owner/{name}", **settings)
     trainer.train(resume_from_checkpoint=settings.get("resume_from_checkpoint"))
     return trainer
 

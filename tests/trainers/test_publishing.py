@@ -9,25 +9,14 @@ import pytest
 import tiny
 import torch
 from hub.running_hub import RunningHub
+from trainers.publishing_job import SETTINGS, trainer_in
 
 from hf_cmim import CMIMConfig, CMIMTrainer, DistillationConfig
 from hf_cmim.attacks import KD
 from hf_cmim.hub.certificate import Certificate
 from hf_cmim.hub.verification import check_certificate
 
-SETTINGS = {
-    "per_device_train_batch_size": 8,
-    "max_steps": 4,
-    "report_to": "none",
-    "use_cpu": True,
-    "disable_tqdm": True,
-}
 JOB = Path(__file__).with_name("publishing_job.py")
-
-
-def trainer_in(folder, **settings):
-    args = CMIMConfig(str(folder), **{**SETTINGS, **settings})
-    return CMIMTrainer(tiny.vit(), args, train_dataset=tiny.images(32), eval_dataset=tiny.images(24))
 
 
 def test_a_saved_model_is_certified_with_its_settings(tmp_path):
@@ -117,7 +106,7 @@ def test_a_knockoff_is_called_one(tmp_path):
 @pytest.mark.parametrize("strategy", ["checkpoint", "all_checkpoints"])
 def test_whole_checkpoints_need_their_opt_in(tmp_path, strategy):
     """Catches optimizer states and centroids published by a habit."""
-    with pytest.raises(ValueError, match="Expected hub_whole_checkpoints=True beside hub_strategy"):
+    with pytest.raises(ValueError, match=f"Expected hub_whole_checkpoints=True beside hub_strategy='{strategy}'"):
         CMIMConfig(str(tmp_path), push_to_hub=True, hub_strategy=strategy)
     CMIMConfig(str(tmp_path), push_to_hub=True, hub_strategy=strategy, hub_whole_checkpoints=True)
     CMIMConfig(str(tmp_path), hub_strategy=strategy)
