@@ -14,6 +14,7 @@ from hf_cmim.functional.divergence import (
     summed_cross_entropy,
     tempered_log_probs,
 )
+from hf_cmim.functional.fused import LOWEST, weighted_divergences
 from hf_cmim.functional.inputs import flatten_samples
 
 DEFAULT_TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 16.0)
@@ -168,13 +169,19 @@ class CMIMLoss(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the `cmi` and `cmi_per_temperature` components of `forward`."""
         logits, labels = flatten_samples(logits, labels)
+        self._check_centroids(logits, log_centroids)
         with torch.autocast(logits.device.type, enabled=False):
+            if logits.device.type == "cpu" and (previous_terms is not None or self.reduction == "mean"):
+                uniform = log_centroids.new_ones(len(self.temperatures))
+                factors = self.temperature_weights(uniform if previous_terms is None else previous_terms)
+                weights = weight * factors / num_items
+                cmi, sums = weighted_divergences(logits, labels, log_centroids, self.temperatures, weights)
+                return cmi, sums / num_items
             terms = self._terms(logits, labels, log_centroids.detach()) / num_items
             weights = self.temperature_weights(terms.detach() if previous_terms is None else previous_terms)
             return weight * (weights.to(terms.dtype) * terms).sum(), terms.detach()
 
-    def _terms(self, logits: Tensor, labels: Tensor, log_centroids: Tensor) -> Tensor:
-        """Sum of the divergences of the valid samples from their class's centroid, `(K,)`."""
+    def _check_centroids(self, logits: Tensor, log_centroids: Tensor) -> None:
         expected = (len(self.temperatures), logits.shape[-1], logits.shape[-1])
         if log_centroids.shape != expected:
             raise ValueError(
@@ -182,12 +189,13 @@ class CMIMLoss(nn.Module):
                 f" {tuple(log_centroids.shape)}: samples would be compared with another class or temperature. Build"
                 " the bank with the loss's temperatures and the model's number of classes."
             )
+
+    def _terms(self, logits: Tensor, labels: Tensor, log_centroids: Tensor) -> Tensor:
+        """Sum of the divergences of the valid samples from their class's centroid, `(K,)`."""
         log_probs = tempered_log_probs(logits, self.temperatures)
         own_log_centroids = log_centroids[:, labels.clamp_min(0)]
         counted = (labels != IGNORE_INDEX) & (own_log_centroids > -torch.inf).any(dim=-1).all(dim=0)
-        # A probability below the smallest normal fp32 number is taken as that number: 0 * inf is nan.
-        lowest = math.log(torch.finfo(torch.float32).tiny)
-        divergences = kl_divergence(log_probs, own_log_centroids.clamp_min(lowest))
+        divergences = kl_divergence(log_probs, own_log_centroids.clamp_min(LOWEST))
         return torch.where(counted, divergences, 0.0).sum(dim=-1)
 
     @torch.no_grad()

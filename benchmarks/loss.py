@@ -1,0 +1,169 @@
+"""Time the objective alone: cross-entropy plus the CMI of all temperatures, forward and backward.
+
+    python benchmarks/loss.py
+    python benchmarks/loss.py --shapes 256x100 64x1000 --threads 2 --rounds 200 --json loss.json
+    python benchmarks/loss.py --sweep temperatures
+    python benchmarks/loss.py --sweep classes
+
+Every round times each way once, in an order that changes from round to round; the machine's speed drifts, so only
+ratios inside a round count. Rows: cross-entropy alone; one temperature after the other ("eager loop"); all in one
+tensor ("eager batched", on log-centroids); the operator of `hf_cmim.functional.fused`; with --compile, `torch.compile`
+of eager batched, which takes seconds at first use. Memory is the peak beyond inputs, on CPU by torch's profiler.
+"""
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.profiler import ProfilerActivity, profile
+from tqdm.auto import tqdm
+
+from hf_cmim import CMIMLoss
+
+SHAPES = ("256x100", "64x1000", "1024x1000", "512x8192")
+TEMPERATURES = tuple(2.0**power for power in range(-2, 6))
+SWEEPS = {
+    "temperatures": [("256x100", count) for count in (1, 2, 4, 8, 16, 32)],
+    "classes": [(f"64x{classes}", 4) for classes in (10, 100, 1000, 4096, 21841)],
+}
+MOST_BANK_BYTES = 2**30  # above it all levels of the bank share one table: only its rows are read
+
+
+def eager_batched(logits: Tensor, labels: Tensor, centroids: Tensor, temperatures: tuple[float, ...]) -> Tensor:
+    """The CMI term in one `(K, B, C)` tensor, as one would write it."""
+    scale = torch.tensor(temperatures, device=logits.device).view(-1, 1, 1)
+    log_probs = functional.log_softmax(logits / scale, dim=-1)
+    divergences = (log_probs.exp() * (log_probs - centroids[:, labels])).sum(dim=-1).mean(dim=-1)
+    return (scale.flatten().square().clamp_min(1) * divergences).mean()
+
+
+def eager_loop(logits: Tensor, labels: Tensor, centroids: Tensor, temperatures: tuple[float, ...]) -> Tensor:
+    """The same, one temperature after the other."""
+    total = logits.new_zeros(())
+    for level, temperature in enumerate(temperatures):
+        log_probs = functional.log_softmax(logits / temperature, dim=-1)
+        divergence = (log_probs.exp() * (log_probs - centroids[level, labels])).sum(dim=-1).mean()
+        total = total + max(1.0, temperature**2) * divergence
+    return total / len(temperatures)
+
+
+def ways(
+    shape: tuple[int, int], temperatures: tuple[float, ...], device: str, *, compiled: bool
+) -> dict[str, Callable[[], None]]:
+    """Each way to make the loss and its gradient, on the same inputs."""
+    samples, classes = shape
+    generator = torch.Generator().manual_seed(0)
+    logits = (3 * torch.randn(samples, classes, generator=generator)).to(device).requires_grad_()
+    labels = torch.randint(0, classes, (samples,), generator=generator).to(device)
+    levels = len(temperatures)
+    shared = 4 * levels * classes**2 > MOST_BANK_BYTES
+    tables = torch.randn(1 if shared else levels, classes, classes, generator=generator).log_softmax(-1)
+    centroids = tables.expand(levels, classes, classes).to(device)
+    loss, previous = CMIMLoss(temperatures).to(device), torch.ones(levels, device=device)
+    fast = torch.compile(eager_batched) if compiled else None
+
+    def run(term: Callable[[], Tensor | float]) -> None:
+        logits.grad = None
+        (functional.cross_entropy(logits, labels) + term()).backward()
+
+    def ours() -> Tensor:
+        return loss.concentration(logits, labels, centroids, 1.0, samples, previous)[0]
+
+    found = {
+        "CE alone": lambda: run(lambda: 0.0),
+        "eager loop": lambda: run(lambda: eager_loop(logits, labels, centroids, temperatures)),
+        "eager batched": lambda: run(lambda: eager_batched(logits, labels, centroids, temperatures)),
+        "hf_cmim": lambda: run(ours),
+    }
+    if fast is not None:
+        found["torch.compile"] = lambda: run(lambda: fast(logits, labels, centroids, temperatures))
+    return found
+
+
+def seconds_of(calls: dict[str, Callable[[], None]], rounds: int, device: str) -> dict[str, np.ndarray]:
+    """Seconds of each way in each round."""
+    wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    names = list(calls)
+    for number in tqdm(range(-5, rounds), leave=False):
+        for name in np.roll(names, number):
+            wait()
+            started = time.perf_counter()
+            calls[name]()
+            wait()
+            if number >= 0:
+                found[name].append(time.perf_counter() - started)
+    return {name: np.array(values) for name, values in found.items()}
+
+
+def peak_bytes(call: Callable[[], None], device: str) -> int:
+    """Most bytes that a call holds at once beyond what was there before."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        call()
+    events = profiled.profiler.kineto_results.events()
+    changes = sorted((each.start_ns(), each.nbytes()) for each in events if each.name() == "[memory]")
+    return int(max(np.cumsum([0, *(size for _, size in changes)])))
+
+
+def measure(shape: str, levels: int, options: argparse.Namespace) -> list[dict[str, object]]:
+    """Print and return the rows of one shape."""
+    samples, classes = map(int, shape.split("x"))
+    temperatures = TEMPERATURES if levels == len(TEMPERATURES) else tuple(2.0 ** (n / 4) for n in range(levels))
+    calls = ways((samples, classes), temperatures, options.device, compiled=options.compile)
+    seconds = seconds_of(calls, options.rounds, options.device)
+    rows = []
+    for name, values in seconds.items():
+        to_batched = seconds["eager batched"] / values
+        quarters = np.quantile(values, (0.25, 0.5, 0.75)) * 1e3
+        row = {
+            "shape": shape, "temperatures": levels, "way": name, "milliseconds": quarters[1],
+            "quartiles": quarters[[0, 2]].tolist(), "to_ce": float(np.median(values / seconds["CE alone"])),
+            "faster_than_batched": np.quantile(to_batched, (0.5, 0.25, 0.75)).tolist(),
+            "peak_mib": peak_bytes(calls[name], options.device) / 2**20,
+        }  # fmt: skip
+        rows.append(row)
+        faster, low, high = row["faster_than_batched"]
+        print(f"| {shape} | {levels} | {name} | {quarters[1]:.3f} [{quarters[0]:.3f}, {quarters[2]:.3f}]"
+              f" | {row['to_ce']:.2f} | {faster:.2f} [{low:.2f}, {high:.2f}] | {row['peak_mib']:.2f} |", flush=True)  # fmt: skip
+    return rows
+
+
+def main() -> None:
+    """Measure and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="+", default=list(SHAPES), help="samples x classes")
+    parser.add_argument("--sweep", choices=list(SWEEPS), help="instead: cost against temperatures or classes")
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--compile", action="store_true", help="add torch.compile; seconds at first use")
+    parser.add_argument("--json", type=Path, help="write the rows there, too")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    print(
+        "| B x C | K | way | ms, median [quartiles] | over CE alone | faster than eager batched [quartiles] | peak, MiB |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    cases = SWEEPS[options.sweep] if options.sweep else [(shape, len(TEMPERATURES)) for shape in options.shapes]
+    rows = [row for shape, levels in cases for row in measure(shape, levels, options)]
+    device = torch.cuda.get_device_name() if options.device == "cuda" else f"{platform.machine()} CPU"
+    about = f"n = {options.rounds} rounds; {device}, {options.threads} threads, torch {torch.__version__},"
+    print(f"\n{about} {time.strftime('%Y-%m-%d')}")
+    if options.json is not None:
+        options.json.write_text(json.dumps({"about": about, "rows": rows}, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

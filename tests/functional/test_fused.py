@@ -1,0 +1,197 @@
+"""The fused operator against a float64 twin: values, gradients, what torch.compile sees, and memory."""
+
+import math
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from hf_cmim.functional import fused
+from hf_cmim.functional.fused import weighted_divergences
+
+HALVING = [2.0**power for power in (1, -2, 0, 3, -1, 4, 2, 5)]  # in no order
+OTHERS = [0.5, 1.0, 3.0, 7.5]
+
+
+def case(samples, classes, temperatures, *, scale=3.0, ignored=(), unseen=(), dtype=torch.float32, seed=0):
+    """Logits, labels, log-centroids `(K, C, C)` and weights of one problem."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = (scale * torch.randn(samples, classes, generator=generator, dtype=torch.float64)).to(dtype)
+    labels = torch.randint(0, classes, (samples,), generator=generator)
+    labels[list(ignored)] = -100
+    levels = len(temperatures)
+    shared = classes > 5000  # all levels one table: only its rows are read
+    tables = torch.randn(1 if shared else levels, classes, classes, generator=generator).log_softmax(-1)
+    for row in unseen:
+        tables[:, labels[row]] = -torch.inf
+    weights = torch.rand(levels, generator=generator) + 0.1
+    return logits, labels, tables.expand(levels, classes, classes), weights
+
+
+def arranged(problem, temperatures):
+    logits, labels, log_centroids, weights = problem
+    return logits, labels, log_centroids, temperatures, weights
+
+
+def twin(logits, labels, log_centroids, temperatures, weights):
+    """Total, sums `(K,)` and gradient in float64, one sample and temperature at a time, by automatic derivation."""
+    raised = logits.detach().double().requires_grad_()
+    sums = [raised.new_zeros(()) for _ in temperatures]
+    for row, label in zip(raised, labels.tolist(), strict=True):
+        if label < 0 or bool((log_centroids[:, label] == -torch.inf).all(dim=-1).any()):
+            continue
+        for level, temperature in enumerate(temperatures):
+            log_probs = (row / temperature).log_softmax(-1)
+            centroid = log_centroids[level, label].double().clamp_min(math.log(torch.finfo(torch.float32).tiny))
+            sums[level] = sums[level] + (log_probs.exp() * (log_probs - centroid)).sum()
+    total = sum(weight * value for weight, value in zip(weights.double(), sums, strict=True)) + 0 * raised.sum()
+    total.backward()
+    return total.detach(), torch.stack(sums).detach(), raised.grad
+
+
+def assert_agrees(logits, labels, log_centroids, temperatures, weights, tolerance=2e-5):
+    logits = logits.detach().requires_grad_() if logits.is_leaf else logits
+    logits.retain_grad()
+    total, sums = weighted_divergences(logits, labels, log_centroids, temperatures, weights)
+    (0.5 * total).backward()
+    expected_total, expected_sums, expected_gradient = twin(logits, labels, log_centroids, temperatures, weights)
+    raised = torch.promote_types(logits.dtype, torch.float32)
+    assert total.dtype == sums.dtype == raised
+    assert logits.grad.dtype == logits.dtype
+    assert not sums.requires_grad
+    torch.testing.assert_close(total.double(), expected_total, rtol=tolerance, atol=1e-6)
+    torch.testing.assert_close(sums.double(), expected_sums, rtol=tolerance, atol=1e-6)
+    eps = max(torch.finfo(logits.dtype).eps, tolerance)
+    largest = max(expected_gradient.abs().flatten().tolist(), default=0.0)
+    torch.testing.assert_close(logits.grad.double(), 0.5 * expected_gradient, rtol=eps, atol=eps * largest)
+
+
+@pytest.mark.parametrize("temperatures", [HALVING, HALVING[:1], OTHERS, OTHERS[2:]], ids=len)
+@pytest.mark.parametrize(("samples", "classes"), [(1, 2), (5, 3), (37, 100), (30, 130), (3, 1000), (0, 4)])
+def test_values_and_gradients_equal_twin(samples, classes, temperatures):
+    """Catches levels squared in the wrong order, a factor 1 / T, a block's edge, and padding counted as a class."""
+    assert_agrees(*arranged(case(samples, classes, temperatures), temperatures))
+
+
+@pytest.mark.parametrize("elements", [1, 2000, 9000])
+def test_blocks_do_not_change_the_result(elements, monkeypatch):
+    """Catches samples lost or counted twice at the edge of a block, and buffers of another block read."""
+    problem = arranged(case(41, 30, HALVING, ignored=(0, 17, 40), unseen=(5,)), HALVING)
+    monkeypatch.setattr(fused, "BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr(fused, "FEW_ELEMENTS", 0)
+    assert_agrees(*problem)
+
+
+def test_fifty_thousand_classes():
+    """Catches a block of less than one sample, and sums that lose small probabilities."""
+    assert_agrees(*arranged(case(2, 50_000, [1.0, 2.0]), [1.0, 2.0]))
+
+
+@pytest.mark.parametrize("temperatures", [HALVING, OTHERS, [0.02, 1.0, 500.0]], ids=["halving", "others", "wide"])
+@pytest.mark.parametrize("scale", [0.0, 1e-3, 100.0, 1e4])
+def test_extreme_logits(scale, temperatures, monkeypatch):
+    """Catches overflow, 0 * inf, and a clamp of the exponent that shows in the divergence."""
+    monkeypatch.setattr(fused, "FEW_ELEMENTS", 0)
+    assert_agrees(*arranged(case(9, 7, temperatures, scale=scale), temperatures))
+
+
+def test_logits_that_mask_a_class_stay_finite():
+    """Catches a class masked by the lowest fp32 number, whose u overflows, times an exponential that was clamped."""
+    logits, labels, log_centroids, weights = case(6, 5, HALVING)
+    logits[:, 3] = torch.finfo(torch.float32).min
+    total, sums = weighted_divergences(logits.requires_grad_(), labels, log_centroids, HALVING, weights)
+    total.backward()
+    assert sums.isfinite().all()
+    assert logits.grad.isfinite().all()
+    kept = [0, 1, 2, 4]
+    renumbered = torch.where(labels == 3, -100, (labels > 3).long() * -1 + labels)
+    if not bool((labels == 3).any()):
+        tables = log_centroids[:, kept][:, :, kept]
+        _, without = weighted_divergences(logits.detach()[:, kept], renumbered, tables, HALVING, weights)
+        torch.testing.assert_close(sums, without, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("ignored", [(), (0, 3), range(8)], ids=["none", "some", "all"])
+@pytest.mark.parametrize("unseen", [(), (1, 2)], ids=["seen", "unseen"])
+def test_ignored_labels_and_unseen_classes_add_nothing(ignored, unseen):
+    """Catches nan from a centroid of log 0, and padding compared with class 0."""
+    problem = case(8, 6, OTHERS, unseen=unseen)
+    problem[1][list(ignored)] = -100
+    assert_agrees(*arranged(problem, OTHERS))
+
+
+def test_zeros_in_a_seen_centroid_count_as_the_smallest_number():
+    """Catches a class left out because one of its probabilities is 0."""
+    logits, labels, log_centroids, weights = case(8, 6, OTHERS)
+    log_centroids = log_centroids.clone()
+    log_centroids[:, :, 0] = -torch.inf
+    assert_agrees(logits, labels, log_centroids, OTHERS, weights)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_types(dtype):
+    """Catches arithmetic in half precision, and fp64 lowered to fp32."""
+    problem = arranged(case(12, 50, HALVING, dtype=dtype), HALVING)
+    assert_agrees(*problem, tolerance=1e-5 if dtype != torch.float64 else 1e-7)
+
+
+def test_logits_that_are_not_contiguous():
+    """Catches rows read by the strides of another layout."""
+    logits, labels, log_centroids, weights = case(12, 20, HALVING)
+    assert_agrees(logits.t().contiguous().t(), labels, log_centroids, HALVING, weights)
+    wide = torch.cat([logits, logits], dim=1).requires_grad_()
+    assert_agrees(wide[:, :20], labels, log_centroids, HALVING, weights)
+
+
+def test_no_gradient_where_none_is_asked():
+    """Catches a gradient held in evaluation, and a value that differs without one."""
+    logits, labels, log_centroids, weights = case(12, 20, HALVING)
+    with_gradient = weighted_divergences(logits.clone().requires_grad_(), labels, log_centroids, HALVING, weights)
+    without = weighted_divergences(logits, labels, log_centroids, HALVING, weights)
+    assert with_gradient[0].requires_grad
+    assert not without[0].requires_grad
+    assert torch.equal(with_gradient[1], without[1])
+
+
+def test_second_derivative_is_refused():
+    """Catches a wrong second derivative: the gradient is a constant to autograd."""
+    logits, labels, log_centroids, weights = case(4, 5, OTHERS)
+    total, _ = weighted_divergences(logits.requires_grad_(), labels, log_centroids, OTHERS, weights)
+    (gradient,) = torch.autograd.grad(total, logits, create_graph=True)
+    with pytest.raises((ValueError, RuntimeError)):
+        gradient.sum().backward()
+
+
+def test_operator_keeps_the_rules_of_torch_library():
+    """Catches a fake kernel of other shapes or types than the real one, which breaks torch.compile."""
+    logits, labels, log_centroids, weights = case(7, 9, HALVING, ignored=(2,))
+    for wants_gradient in (True, False):
+        arguments = (logits.requires_grad_(wants_gradient), labels, log_centroids, HALVING, weights, wants_gradient)
+        torch.library.opcheck(fused._divergences, arguments)
+
+
+@pytest.mark.slow
+def test_compiled_step_has_no_graph_break():
+    """Catches a break of the graph, and a compiled result that is another."""
+    logits, labels, log_centroids, weights = case(7, 9, HALVING, ignored=(2,))
+
+    def total(values):
+        return weighted_divergences(2 * values, labels, log_centroids, HALVING, weights)[0]
+
+    compiled = torch.compile(total, fullgraph=True)
+    plain, other = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    total(plain).backward()
+    compiled(other).backward()
+    torch.testing.assert_close(other.grad, plain.grad)
+
+
+def test_memory_stays_of_the_order_of_the_logits():
+    """Catches a `(K, B, C)` tensor: 8 x 2000 x 1000 numbers would take 61 MiB."""
+    logits, labels, log_centroids, weights = case(2000, 1000, HALVING)
+    logits.requires_grad_()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        weighted_divergences(logits, labels, log_centroids, HALVING, weights)[0].backward()
+    events = profiled.profiler.kineto_results.events()
+    sizes = [event.nbytes() for event in events if event.name() == "[memory]"]
+    assert max(sizes) <= logits.nbytes
+    assert sum(size for size in sizes if size > 0) < 8 * logits.nbytes
