@@ -1,8 +1,9 @@
 """The hardening objective: cross-entropy plus the CMI of all temperature-scaled output clusters."""
 
 import math
+import os
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,10 @@ removes, and chasing it cost 3 points of accuracy on texts that are hard to clas
 
 TemperatureWeighting = Literal["squared", "none"]
 Reduction = Literal["mean", "power_mean", "max"]
+Backend = Literal["auto", "eager", "fused"]
+BACKEND_VARIABLE = "HF_CMIM_BACKEND"
+FUSED_FROM_ELEMENTS = 2**14
+"""Numbers at all temperatures from which the operator beats eager tensors on CPU; ours, by benchmarks/loss.py."""
 
 
 class CMIMLoss(nn.Module):
@@ -46,6 +51,9 @@ class CMIMLoss(nn.Module):
         order: exponent of the power mean, at least 1.
         class_weights: `(C,)` factors of the cross-entropy, or None.
         label_smoothing: label smoothing of the cross-entropy, in [0, 1).
+        backend: "eager" (one tensor of all temperatures, any reduction), "fused" (one operator of little memory,
+            where the weights over temperatures are known beforehand), or "auto", the faster one for device and shape;
+            the environment variable HF_CMIM_BACKEND replaces "auto".
 
     Raises:
         ValueError: an argument outside its range.
@@ -69,6 +77,7 @@ class CMIMLoss(nn.Module):
         order: float = 4.0,
         class_weights: Sequence[float] | Tensor | None = None,
         label_smoothing: float = 0.0,
+        backend: Backend = "auto",
     ) -> None:
         super().__init__()
         self.temperatures = check_temperatures(temperatures)
@@ -83,6 +92,9 @@ class CMIMLoss(nn.Module):
             )
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"Expected label_smoothing in [0, 1), got {label_smoothing}: 1 leaves no label.")
+        if backend not in get_args(Backend):
+            raise ValueError(f"Expected a backend of {get_args(Backend)}, got {backend!r}.")
+        self.backend = backend
         self.temperature_weighting = temperature_weighting
         self.reduction = reduction
         self.order = order
@@ -171,7 +183,7 @@ class CMIMLoss(nn.Module):
         logits, labels = flatten_samples(logits, labels)
         self._check_centroids(logits, log_centroids)
         with torch.autocast(logits.device.type, enabled=False):
-            if logits.device.type == "cpu" and (previous_terms is not None or self.reduction == "mean"):
+            if self._is_fused(logits, previous_terms):
                 uniform = log_centroids.new_ones(len(self.temperatures))
                 factors = self.temperature_weights(uniform if previous_terms is None else previous_terms)
                 weights = weight * factors / num_items
@@ -180,6 +192,17 @@ class CMIMLoss(nn.Module):
             terms = self._terms(logits, labels, log_centroids.detach()) / num_items
             weights = self.temperature_weights(terms.detach() if previous_terms is None else previous_terms)
             return weight * (weights.to(terms.dtype) * terms).sum(), terms.detach()
+
+    def _is_fused(self, logits: Tensor, previous_terms: Tensor | None) -> bool:
+        """Whether the operator is the fastest correct path, or the one asked for."""
+        if previous_terms is None and self.reduction != "mean":
+            return False  # weights that depend on this very batch: the operator needs them beforehand
+        asked = os.environ.get(BACKEND_VARIABLE, self.backend) if self.backend == "auto" else self.backend
+        if asked not in get_args(Backend):
+            raise ValueError(f"Expected {BACKEND_VARIABLE} to be one of {get_args(Backend)}, got {asked!r}.")
+        if asked == "auto":
+            return logits.device.type == "cpu" and len(self.temperatures) * logits.numel() >= FUSED_FROM_ELEMENTS
+        return asked == "fused"
 
     def _check_centroids(self, logits: Tensor, log_centroids: Tensor) -> None:
         expected = (len(self.temperatures), logits.shape[-1], logits.shape[-1])

@@ -504,3 +504,40 @@ def test_plain_loop_concentrates_the_clusters():
     assert ratios[1] < 0.9 * ratios[0]
     accuracies = [(logits.argmax(dim=1) == labels).double().mean().item() for logits in (plain, hardened)]
     assert accuracies[1] >= accuracies[0] - 0.02 > 0.9
+
+
+# Backends
+
+
+@pytest.mark.parametrize("backend", ["eager", "fused"])
+@by_reduction
+def test_backends_agree_with_the_twin(backend, reduction):
+    """Catches a path that leaves out the weights of temperatures, num_items or classes that were not seen."""
+    loss = CMIMLoss(OCTAVES, reduction=reduction, backend=backend)
+    logits, labels = samples()
+    log_centroids = log_centroids_of(loss, unseen=1)
+    previous = torch.linspace(0.1, 0.5, len(OCTAVES), dtype=torch.float64)
+    logits.requires_grad_()
+    cmi, terms = loss.concentration(logits, labels, log_centroids, 0.7, 13, previous)
+    twin = torch.tensor(twin_terms(loss, logits, labels, log_centroids), dtype=torch.float64)
+    sums = twin * (labels >= 0).sum() / 13
+    torch.testing.assert_close(terms, sums, rtol=1e-6, atol=1e-9)
+    expected = 0.7 * (loss.temperature_weights(previous) * sums).sum()
+    torch.testing.assert_close(cmi.detach(), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_backend_follows_the_size_and_the_variable(monkeypatch):
+    """Catches a variable that is not read, and the operator on batches so small that starting it is the cost."""
+    small, large = torch.zeros(4, 5), torch.zeros(1000, 5)
+    loss = CMIMLoss(OCTAVES)
+    assert not loss._is_fused(small, None)
+    assert loss._is_fused(large, None)
+    monkeypatch.setenv("HF_CMIM_BACKEND", "fused")
+    assert loss._is_fused(small, None)
+    assert not CMIMLoss(OCTAVES, backend="eager")._is_fused(small, None)
+    assert not CMIMLoss(OCTAVES, reduction="max")._is_fused(large, None)
+    monkeypatch.setenv("HF_CMIM_BACKEND", "cuda")
+    with pytest.raises(ValueError, match="Expected HF_CMIM_BACKEND to be one of.*got 'cuda'"):
+        loss._is_fused(small, None)
+    with pytest.raises(ValueError, match="Expected a backend of.*got 'fast'"):
+        CMIMLoss(OCTAVES, backend="fast")

@@ -11,6 +11,7 @@ Registered with `torch.library`, so that `torch.compile` sees one operator and n
 """
 
 import math
+import threading
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -22,8 +23,6 @@ from hf_cmim.functional.divergence import IGNORE_INDEX
 
 BLOCK_ELEMENTS = 2**19
 """Numbers of a block at all temperatures, in each of its two buffers; ours, by benchmarks/loss.py."""
-FEW_ELEMENTS = 2**13
-"""Numbers of a block below which starting the squarings takes longer than the exponentials they save."""
 NEGLIGIBLE = -40.0
 """Least u of an exponential: exp(-40) changes no fp32 sum, and its square is no slow denormal number."""
 LOWEST = math.log(torch.finfo(torch.float32).tiny)
@@ -48,14 +47,13 @@ def weighted_divergences(
         detached. Both in nats, fp32 (fp64 for fp64 logits).
     """
     wants_gradient = logits.requires_grad and torch.is_grad_enabled()
-    total, sums, _ = _divergences(
+    total, sums, _ = torch.ops.hf_cmim.divergences(
         logits, labels, log_centroids.detach(), list(temperatures), weights.detach(), wants_gradient
     )
     return total, sums.detach()
 
 
-@torch.library.custom_op("hf_cmim::divergences", mutates_args=())
-def _divergences(
+def _in_blocks(
     logits: Tensor,
     labels: Tensor,
     log_centroids: Tensor,
@@ -69,10 +67,10 @@ def _divergences(
     inverse = torch.tensor([1 / each for each in temperatures], dtype=dtype, device=logits.device).view(-1, 1, 1)
     factors = weights.to(dtype).view(-1, 1, 1) * inverse
     rows = max(1, min(samples, BLOCK_ELEMENTS // (levels * classes)))
-    buffers = torch.empty(2, levels, rows, classes, dtype=dtype, device=logits.device)
+    buffers = _buffers(2 * levels * rows * classes, dtype, logits.device).view(2, levels, rows, classes)
     gradient = logits.new_empty(samples if wants_gradient else 0, classes)
     sums = torch.zeros(levels, dtype=dtype, device=logits.device)
-    squared = _hot_to_cold(temperatures) if levels * rows * classes >= FEW_ELEMENTS else []
+    squared = _hot_to_cold(temperatures)
     for start in range(0, samples, rows):
         block = slice(start, min(start + rows, samples))
         size = block.stop - start
@@ -101,6 +99,19 @@ def _divergences(
     return (weights.to(dtype) * sums).sum(), sums, gradient
 
 
+_kept = threading.local()
+
+
+def _buffers(elements: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return a flat buffer; on CPU the thread's own is kept, for fresh pages cost more than all they are filled with."""
+    if device.type != "cpu":
+        return torch.empty(elements, dtype=dtype, device=device)
+    known: Tensor | None = getattr(_kept, "buffer", None)
+    if known is None or known.dtype != dtype or known.numel() < elements:
+        known = _kept.buffer = torch.empty(elements, dtype=dtype)
+    return known[:elements]
+
+
 def _hot_to_cold(temperatures: Sequence[float]) -> list[int]:
     """Levels from the hottest to the coldest where each temperature is half the one before, else none."""
     order = sorted(range(len(temperatures)), key=lambda level: -temperatures[level])
@@ -118,7 +129,6 @@ def _exponentiate(exponents: Tensor, squared: Sequence[int]) -> None:
         torch.mul(exponents[hot], exponents[hot], out=exponents[cold]).clamp_(min=math.exp(NEGLIGIBLE))
 
 
-@_divergences.register_fake
 def _fake(
     logits: Tensor,
     labels: Tensor,
@@ -149,4 +159,12 @@ def _backward(ctx: Any, total: Tensor | None, sums: Tensor | None, gradient: Ten
     return (None if total is None else known * total.to(known.dtype), None, None, None, None, None)
 
 
-_divergences.register_autograd(_backward, setup_context=_keep)
+# Not `custom_op`: its wrapper looks for aliases at every call, which on small batches takes as long as the work.
+torch.library.define(
+    "hf_cmim::divergences",
+    "(Tensor logits, Tensor labels, Tensor log_centroids, float[] temperatures, Tensor weights, bool wants_gradient)"
+    " -> (Tensor, Tensor, Tensor)",
+)
+torch.library.impl("hf_cmim::divergences", "default", _in_blocks)
+torch.library.register_fake("hf_cmim::divergences", _fake)
+torch.library.register_autograd("hf_cmim::divergences", _backward, setup_context=_keep)
