@@ -80,10 +80,10 @@ def _in_blocks(
         centred = logits[block].to(dtype)
         centred = (centred - centred.amax(dim=1, keepdim=True)).clamp_(min=NEGLIGIBLE * max(temperatures))
         own = labels[block].clamp_min(0)
-        if log_centroids.dtype == dtype:
+        if log_centroids.dtype == dtype and log_centroids.is_contiguous():
             torch.index_select(log_centroids, 1, own, out=products)
-        else:
-            products.copy_(log_centroids.index_select(1, own))
+        else:  # index_select would copy the whole of an expanded table first
+            products.copy_(log_centroids[:, own])
         counted = (labels[block] != IGNORE_INDEX) & (products.amax(dim=2) > -torch.inf).all(dim=0)
         torch.mul(centred, inverse, out=exponentials)
         products.clamp_(min=LOWEST).sub_(exponentials)
@@ -103,7 +103,7 @@ _kept = threading.local()
 
 
 def _buffers(elements: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return a flat buffer; on CPU the thread's own is kept, for fresh pages cost more than all they are filled with."""
+    """Return a flat buffer; on CPU the thread's own is kept, as fresh pages cost more than filling them."""
     if device.type != "cpu":
         return torch.empty(elements, dtype=dtype, device=device)
     known: Tensor | None = getattr(_kept, "buffer", None)
