@@ -5,7 +5,7 @@
     python benchmarks/loss.py --sweep temperatures
     python benchmarks/loss.py --sweep classes
 
-Every round times each way once, in an order that changes from round to round; the machine's speed drifts, so only
+Every round times each way once, in random order; the machine's speed drifts, so only
 ratios inside a round count. Rows: cross-entropy alone; one temperature after the other ("eager loop"); all in one
 tensor ("eager batched", on log-centroids); the operator of `hf_cmim.functional.fused`; with --compile, `torch.compile`
 of eager batched, which takes seconds at first use. Memory is the peak beyond inputs, on CPU by torch's profiler.
@@ -91,9 +91,9 @@ def seconds_of(calls: dict[str, Callable[[], None]], rounds: int, device: str) -
     """Seconds of each way in each round."""
     wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
     found: dict[str, list[float]] = {name: [] for name in calls}
-    names = list(calls)
+    orders = np.random.default_rng(0)
     for number in tqdm(range(-5, rounds), leave=False):
-        for name in np.roll(names, number):
+        for name in orders.permutation(list(calls)):
             wait()
             started = time.perf_counter()
             calls[name]()

@@ -184,9 +184,9 @@ class CMIMLoss(nn.Module):
         self._check_centroids(logits, log_centroids)
         with torch.autocast(logits.device.type, enabled=False):
             if self._is_fused(logits, previous_terms):
-                uniform = log_centroids.new_ones(len(self.temperatures))
-                factors = self.temperature_weights(uniform if previous_terms is None else previous_terms)
-                weights = weight * factors / num_items
+                # Without previous terms the reduction is the mean, which looks at none.
+                factors = self.temperature_weights(self.factors if previous_terms is None else previous_terms)
+                weights = factors * (weight / num_items)
                 cmi, sums = weighted_divergences(logits, labels, log_centroids, self.temperatures, weights)
                 return cmi, sums / num_items
             terms = self._terms(logits, labels, log_centroids.detach()) / num_items
@@ -224,11 +224,11 @@ class CMIMLoss(nn.Module):
     @torch.no_grad()
     def temperature_weights(self, terms: Tensor) -> Tensor:
         """Return the factor of each temperature's CMI in the loss, `(K,)`: the reduction's derivative at `terms`."""
+        if self.reduction == "mean":
+            return self.factors.to(terms.device) / len(self.temperatures)
         weighted = self.factors.to(terms.device) * terms.clamp_min(0)  # rounding can leave -1e-9
         uniform = torch.full_like(weighted, 1 / len(self.temperatures))
-        if self.reduction == "mean":
-            shares = uniform
-        elif self.reduction == "max":
+        if self.reduction == "max":
             shares = nn.functional.one_hot(weighted.argmax(), len(self.temperatures)).to(weighted.dtype)
         else:
             relative = weighted / weighted.max().clamp_min(1e-30)  # the power mean is homogeneous: no overflow

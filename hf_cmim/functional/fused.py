@@ -53,7 +53,7 @@ def weighted_divergences(
     return total, sums.detach()
 
 
-def _in_blocks(
+def _divergences(
     logits: Tensor,
     labels: Tensor,
     log_centroids: Tensor,
@@ -62,41 +62,73 @@ def _in_blocks(
     wants_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the weighted sum, the sums, and the gradient in the logits' type; of 0 samples where it is not wanted."""
-    dtype = torch.promote_types(logits.dtype, torch.float32)
+    weights = weights.to(torch.promote_types(logits.dtype, torch.float32))
+    problem = (logits, labels, log_centroids, temperatures, weights, wants_gradient)
+    on_cpu = logits.device.type == "cpu"
+    values, counted, gradient = _in_blocks(*problem, bounded=not on_cpu)
+    if on_cpu and not math.isfinite(values.sum().item()):
+        # A row holds -inf, its class is not seen yet: too rare to look at every row each time.
+        values, counted, gradient = _in_blocks(*problem, bounded=True)
+    sums = torch.where(counted, values, 0.0).sum(dim=1)
+    return torch.dot(weights, sums), sums, gradient
+
+
+def _in_blocks(
+    logits: Tensor,
+    labels: Tensor,
+    log_centroids: Tensor,
+    temperatures: list[float],
+    weights: Tensor,
+    wants_gradient: bool,
+    bounded: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return divergences `(K, B)`, which samples count, `(B,)`, and the gradient; `bounded` where rows hold -inf."""
     (samples, classes), levels = logits.shape, len(temperatures)
-    inverse = torch.tensor([1 / each for each in temperatures], dtype=dtype, device=logits.device).view(-1, 1, 1)
-    factors = weights.to(dtype).view(-1, 1, 1) * inverse
+    inverse = weights.new_tensor([1 / each for each in temperatures]).view(-1, 1, 1)
+    least = weights.new_tensor(math.exp(NEGLIGIBLE))
+    order = _hot_to_cold(temperatures)
+    counted, own = labels != IGNORE_INDEX, labels.clamp_min(0)
+    scales = torch.where(counted.unsqueeze(1), -weights.view(-1, 1, 1) * inverse, 0.0)
+    centred = logits.to(weights.dtype)
+    centred = (centred - centred.amax(dim=1, keepdim=True)).clamp_(min=NEGLIGIBLE * max(temperatures))
+    gradient = centred  # once a block has been read, its part of the gradient takes its place
+    means, partitions = weights.new_empty(2, levels, samples, 1)
     rows = max(1, min(samples, BLOCK_ELEMENTS // (levels * classes)))
-    buffers = _buffers(2 * levels * rows * classes, dtype, logits.device).view(2, levels, rows, classes)
-    gradient = logits.new_empty(samples if wants_gradient else 0, classes)
-    sums = torch.zeros(levels, dtype=dtype, device=logits.device)
-    squared = _hot_to_cold(temperatures)
+    buffers = _buffers(2 * levels * rows * classes, weights.dtype, logits.device)
     for start in range(0, samples, rows):
         block = slice(start, min(start + rows, samples))
         size = block.stop - start
-        products, exponentials = (
-            each[:, :size] if size == rows else torch.empty_like(each[:, :size]) for each in buffers
-        )
-        centred = logits[block].to(dtype)
-        centred = (centred - centred.amax(dim=1, keepdim=True)).clamp_(min=NEGLIGIBLE * max(temperatures))
-        own = labels[block].clamp_min(0)
-        if log_centroids.dtype == dtype and log_centroids.is_contiguous():
-            torch.index_select(log_centroids, 1, own, out=products)
-        else:  # index_select would copy the whole of an expanded table first
-            products.copy_(log_centroids[:, own])
-        counted = (labels[block] != IGNORE_INDEX) & (products.amax(dim=2) > -torch.inf).all(dim=0)
-        torch.mul(centred, inverse, out=exponentials)
-        products.clamp_(min=LOWEST).sub_(exponentials)
-        _exponentiate(exponentials, squared)
-        products.mul_(exponentials)  # exp(u) (q - u)
-        partition = exponentials.sum(dim=2, keepdim=True)
-        means = products.sum(dim=2, keepdim=True) / partition
-        sums -= torch.where(counted, (means + partition.log()).squeeze(2), 0.0).sum(dim=1)
+        both = buffers[: 2 * levels * size * classes].view(2, levels, size, classes)
+        products, exponentials = both.unbind()
+        _gather(log_centroids, own[block], products)
+        if bounded:
+            seen = (products.amax(dim=2) > -torch.inf).all(dim=0)
+            counted[block] &= seen
+            scales[:, block] *= seen.unsqueeze(1)
+            products.clamp_(min=LOWEST)
+        products.addcmul_(centred[block], inverse, value=-1)  # q - u
+        _exponentiate(centred[block], inverse, order, least, exponentials)
+        products.mul_(exponentials)
+        weighted, partition = both.sum(dim=3, keepdim=True).unbind()
+        partitions[:, block] = partition
+        mean = torch.div(weighted, partition, out=means[:, block])
         if wants_gradient:
-            products.addcmul_(exponentials, means, value=-1)
-            products.mul_(torch.where(counted.unsqueeze(1), -factors / partition, 0.0))
-            gradient[block] = products.sum(dim=0)
-    return (weights.to(dtype) * sums).sum(), sums, gradient
+            # Not from the products in one bmm more: where one class has all the mass they cancel exactly only here.
+            products.addcmul_(exponentials, mean, value=-1)
+            shares = (scales[:, block] / partition).permute(1, 2, 0)
+            torch.bmm(shares, products.transpose(0, 1), out=gradient[block].unsqueeze(1))
+    values = (means + partitions.log()).squeeze(2).neg()
+    return values, counted, gradient.to(logits.dtype) if wants_gradient else logits.new_empty(0, classes)
+
+
+def _gather(log_centroids: Tensor, own: Tensor, rows: Tensor) -> None:
+    """Fill `rows`, `(K, B, C)`, with each sample's row of log-centroids."""
+    if log_centroids.dtype == rows.dtype and log_centroids.is_contiguous():
+        levels, classes, _ = log_centroids.shape  # along the first dimension threads share the rows
+        flat = (own + classes * torch.arange(levels, device=own.device).unsqueeze(1)).view(-1)
+        torch.index_select(log_centroids.view(-1, classes), 0, flat, out=rows.view(-1, classes))
+    else:  # index_select would copy the whole of an expanded table first
+        rows.copy_(log_centroids[:, own])
 
 
 _kept = threading.local()
@@ -119,14 +151,18 @@ def _hot_to_cold(temperatures: Sequence[float]) -> list[int]:
     return order if halving else []
 
 
-def _exponentiate(exponents: Tensor, squared: Sequence[int]) -> None:
-    """Turn u into exp(u) in place, `(K, B, C)`: by squares along the levels `squared`, or each for itself."""
-    if not squared:
-        exponents.clamp_(min=NEGLIGIBLE).exp_()
+def _exponentiate(centred: Tensor, inverse: Tensor, order: list[int], least: Tensor, found: Tensor) -> None:
+    """Fill `found`, `(K, B, C)`, with exp(u): by squares along the levels in `order`, or each for itself.
+
+    A square gains `least`, which is nothing beside the largest, 1, and keeps all the next ones normal numbers.
+    """
+    if not order:
+        torch.mul(centred, inverse, out=found).clamp_(min=NEGLIGIBLE).exp_()
         return
-    exponents[squared[0]].clamp_(min=NEGLIGIBLE).exp_()
-    for hot, cold in pairwise(squared):
-        torch.mul(exponents[hot], exponents[hot], out=exponents[cold]).clamp_(min=math.exp(NEGLIGIBLE))
+    each = found.unbind()
+    torch.mul(centred, inverse[order[0], 0], out=each[order[0]]).exp_()
+    for hot, cold in pairwise(order):
+        torch.addcmul(least, each[hot], each[hot], out=each[cold])
 
 
 def _fake(
@@ -165,6 +201,6 @@ torch.library.define(
     "(Tensor logits, Tensor labels, Tensor log_centroids, float[] temperatures, Tensor weights, bool wants_gradient)"
     " -> (Tensor, Tensor, Tensor)",
 )
-torch.library.impl("hf_cmim::divergences", "default", _in_blocks)
+torch.library.impl("hf_cmim::divergences", "default", _divergences)
 torch.library.register_fake("hf_cmim::divergences", _fake)
 torch.library.register_autograd("hf_cmim::divergences", _backward, setup_context=_keep)
