@@ -5,10 +5,11 @@
     python benchmarks/loss.py --sweep temperatures
     python benchmarks/loss.py --sweep classes
 
-Every round times each way once, in random order; the machine's speed drifts, so only
-ratios inside a round count. Rows: cross-entropy alone; one temperature after the other ("eager loop"); all in one
-tensor ("eager batched", on log-centroids); the operator of `hf_cmim.functional.fused`; with --compile, `torch.compile`
-of eager batched, which takes seconds at first use. Memory is the peak beyond inputs, on CPU by torch's profiler.
+Every round times each way in random order, five calls in a row after one that does not count (--calls 1: one call on
+the caches as the way before left them); the machine's speed drifts, so only ratios inside a round count. Rows:
+cross-entropy alone; one temperature after the other ("eager loop"); all in one tensor ("eager batched", on
+log-centroids); the operator of `hf_cmim.functional.fused`; with --compile, `torch.compile` of eager batched, which
+takes seconds at first use. Memory is the peak beyond inputs, on CPU by torch's profiler.
 """
 
 import argparse
@@ -87,19 +88,22 @@ def ways(
     return found
 
 
-def seconds_of(calls: dict[str, Callable[[], None]], rounds: int, device: str) -> dict[str, np.ndarray]:
-    """Seconds of each way in each round."""
-    wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
+def seconds_of(calls: dict[str, Callable[[], None]], options: argparse.Namespace) -> dict[str, np.ndarray]:
+    """Seconds of a call of each way in each round."""
+    wait = torch.cuda.synchronize if options.device == "cuda" else (lambda: None)
     found: dict[str, list[float]] = {name: [] for name in calls}
     orders = np.random.default_rng(0)
-    for number in tqdm(range(-5, rounds), leave=False):
+    for number in tqdm(range(-5, options.rounds), leave=False):
         for name in orders.permutation(list(calls)):
+            if options.calls > 1:
+                calls[name]()
             wait()
             started = time.perf_counter()
-            calls[name]()
+            for _ in range(options.calls):
+                calls[name]()
             wait()
             if number >= 0:
-                found[name].append(time.perf_counter() - started)
+                found[name].append((time.perf_counter() - started) / options.calls)
     return {name: np.array(values) for name, values in found.items()}
 
 
@@ -122,7 +126,7 @@ def measure(shape: str, levels: int, options: argparse.Namespace) -> list[dict[s
     samples, classes = map(int, shape.split("x"))
     temperatures = TEMPERATURES if levels == len(TEMPERATURES) else tuple(2.0 ** (n / 4) for n in range(levels))
     calls = ways((samples, classes), temperatures, options.device, compiled=options.compile)
-    seconds = seconds_of(calls, options.rounds, options.device)
+    seconds = seconds_of(calls, options)
     rows = []
     for name, values in seconds.items():
         to_batched = seconds["eager batched"] / values
@@ -148,6 +152,7 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), help="samples x classes")
     parser.add_argument("--sweep", choices=list(SWEEPS), help="instead: cost against temperatures or classes")
     parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--calls", type=int, default=5, help="in a row; 1: on cold caches")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true", help="add torch.compile; seconds at first use")

@@ -28,6 +28,7 @@ removes, and chasing it cost 3 points of accuracy on texts that are hard to clas
 TemperatureWeighting = Literal["squared", "none"]
 Reduction = Literal["mean", "power_mean", "max"]
 Backend = Literal["auto", "eager", "fused"]
+BACKENDS = get_args(Backend)
 BACKEND_VARIABLE = "HF_CMIM_BACKEND"
 FUSED_FROM_ELEMENTS = 2**14
 """Numbers at all temperatures from which the operator beats eager tensors on CPU; ours, by benchmarks/loss.py."""
@@ -92,8 +93,8 @@ class CMIMLoss(nn.Module):
             )
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"Expected label_smoothing in [0, 1), got {label_smoothing}: 1 leaves no label.")
-        if backend not in get_args(Backend):
-            raise ValueError(f"Expected a backend of {get_args(Backend)}, got {backend!r}.")
+        if backend not in BACKENDS:
+            raise ValueError(f"Expected a backend of {BACKENDS}, got {backend!r}.")
         self.backend = backend
         self.temperature_weighting = temperature_weighting
         self.reduction = reduction
@@ -182,13 +183,13 @@ class CMIMLoss(nn.Module):
         """Return the `cmi` and `cmi_per_temperature` components of `forward`."""
         logits, labels = flatten_samples(logits, labels)
         self._check_centroids(logits, log_centroids)
+        if self._is_fused(logits, previous_terms):
+            # Without previous terms the reduction is the mean, which looks at none.
+            factors = self.temperature_weights(self.factors if previous_terms is None else previous_terms)
+            weights = factors * (weight / num_items)
+            cmi, sums = weighted_divergences(logits, labels, log_centroids, self.temperatures, weights)
+            return cmi, sums / num_items
         with torch.autocast(logits.device.type, enabled=False):
-            if self._is_fused(logits, previous_terms):
-                # Without previous terms the reduction is the mean, which looks at none.
-                factors = self.temperature_weights(self.factors if previous_terms is None else previous_terms)
-                weights = factors * (weight / num_items)
-                cmi, sums = weighted_divergences(logits, labels, log_centroids, self.temperatures, weights)
-                return cmi, sums / num_items
             terms = self._terms(logits, labels, log_centroids.detach()) / num_items
             weights = self.temperature_weights(terms.detach() if previous_terms is None else previous_terms)
             return weight * (weights.to(terms.dtype) * terms).sum(), terms.detach()
@@ -198,8 +199,8 @@ class CMIMLoss(nn.Module):
         if previous_terms is None and self.reduction != "mean":
             return False  # weights that depend on this very batch: the operator needs them beforehand
         asked = os.environ.get(BACKEND_VARIABLE, self.backend) if self.backend == "auto" else self.backend
-        if asked not in get_args(Backend):
-            raise ValueError(f"Expected {BACKEND_VARIABLE} to be one of {get_args(Backend)}, got {asked!r}.")
+        if asked not in BACKENDS:
+            raise ValueError(f"Expected {BACKEND_VARIABLE} to be one of {BACKENDS}, got {asked!r}.")
         if asked == "auto":
             return logits.device.type == "cpu" and len(self.temperatures) * logits.numel() >= FUSED_FROM_ELEMENTS
         return asked == "fused"

@@ -13,6 +13,7 @@ Registered with `torch.library`, so that `torch.compile` sees one operator and n
 import math
 import threading
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -84,9 +85,7 @@ def _in_blocks(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return divergences `(K, B)`, which samples count, `(B,)`, and the gradient; `bounded` where rows hold -inf."""
     (samples, classes), levels = logits.shape, len(temperatures)
-    inverse = weights.new_tensor([1 / each for each in temperatures]).view(-1, 1, 1)
-    least = weights.new_tensor(math.exp(NEGLIGIBLE))
-    order = _hot_to_cold(temperatures)
+    inverse, least, order = _constants(tuple(temperatures), weights.dtype, weights.device)
     counted, own = labels != IGNORE_INDEX, labels.clamp_min(0)
     scales = torch.where(counted.unsqueeze(1), -weights.view(-1, 1, 1) * inverse, 0.0)
     centred = logits.to(weights.dtype)
@@ -144,11 +143,15 @@ def _buffers(elements: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return known[:elements]
 
 
-def _hot_to_cold(temperatures: Sequence[float]) -> list[int]:
-    """Levels from the hottest to the coldest where each temperature is half the one before, else none."""
+@lru_cache(maxsize=16)
+def _constants(
+    temperatures: tuple[float, ...], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor, list[int]]:
+    """Return 1 / T, `(K, 1, 1)`; the least exponential; levels from hot to cold if each T is half the one before."""
+    inverse = torch.tensor([1 / each for each in temperatures], dtype=dtype, device=device).view(-1, 1, 1)
     order = sorted(range(len(temperatures)), key=lambda level: -temperatures[level])
     halving = all(temperatures[hot] == 2 * temperatures[cold] for hot, cold in pairwise(order))
-    return order if halving else []
+    return inverse, inverse.new_tensor(math.exp(NEGLIGIBLE)), order if halving else []
 
 
 def _exponentiate(centred: Tensor, inverse: Tensor, order: list[int], least: Tensor, found: Tensor) -> None:

@@ -141,6 +141,17 @@ def test_logits_that_are_not_contiguous():
     assert_agrees(wide[:, :20], labels, log_centroids, HALVING, weights)
 
 
+def test_autocast_changes_nothing():
+    """Catches a product of matrices in bf16, of which the divergences are differences."""
+    logits, labels, log_centroids, weights = case(12, 200, HALVING)
+    plain, other = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    weighted_divergences(plain, labels, log_centroids, HALVING, weights)[0].backward()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        total, _ = weighted_divergences(other, labels, log_centroids, HALVING, weights)
+    total.backward()
+    assert torch.equal(plain.grad, other.grad)
+
+
 def test_no_gradient_where_none_is_asked():
     """Catches a gradient held in evaluation, and a value that differs without one."""
     logits, labels, log_centroids, weights = case(12, 20, HALVING)
