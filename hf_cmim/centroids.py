@@ -1,20 +1,23 @@
 """The centroid bank: a running mean of each class's output at each temperature, kept as training state."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from hf_cmim.functional.clusters import ClusterStatistics
-from hf_cmim.functional.divergence import IGNORE_INDEX, check_temperatures, tempered_log_probs
+from hf_cmim.functional.divergence import IGNORE_INDEX, check_temperatures
+from hf_cmim.functional.fused import tempered_probs
 from hf_cmim.functional.inputs import flatten_samples
+
+MOVED_ELEMENTS = 2**22
+"""Numbers of all temperatures that are moved at once: small banks in one go, large ones level by level; ours."""
 
 
 class CentroidBank(nn.Module):
     """Running class centroids Q_c^T = E[softmax(z / T) | Y = c], fp32.
 
-    Micro-batches `accumulate` their sums and counts; once per optimizer step `step` moves the bank. So the loss of a
+    Micro-batches `accumulate`; once per optimizer step `step` moves the rows of the classes present. So the loss of a
     step sees the bank as the step before left it, and 1 x 32 = 4 x 8 = 2 processes x 16.
 
     The moving average counts samples, not steps: a sample's weight decays by 1 - 1/window with each later sample of
@@ -34,7 +37,7 @@ class CentroidBank(nn.Module):
         recall: `(C,)` running share of each class's samples whose largest logit is at their label.
         terms: `(K,)` CMI at each temperature in the last step, nats.
 
-    Source: ours. Memory is 3 K C^2 floats.
+    Source: ours. Memory is 2 K C^2 floats: the centroids and, ready for the loss, their logarithms.
     """
 
     probs: Tensor
@@ -67,7 +70,7 @@ class CentroidBank(nn.Module):
         self.register_buffer("terms", torch.zeros(levels))
         self.register_buffer("log_probs", torch.full_like(self.probs, -torch.inf), persistent=False)
         self.register_load_state_dict_post_hook(_after_loading)  # type: ignore[no-untyped-call]
-        self._pending: dict[str, Tensor] = {}
+        self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
 
     @property
     def log_centroids(self) -> Tensor:
@@ -79,84 +82,113 @@ class CentroidBank(nn.Module):
         """Add the outputs of one micro-batch to the pending step; no gradient flows, nothing moves yet.
 
         Args:
-            logits: `(..., C)` outputs of the training forward.
+            logits: `(..., C)` outputs of the training forward; a copy is kept until the step.
             labels: `(...)` integers in [0, C), or -100 to ignore.
             terms: `(K,)` this micro-batch's share of the step's CMI at each temperature, or None.
         """
-        logits, labels = flatten_samples(logits.detach(), labels)
-        if not self._pending:
-            self._pending = {
-                "sums": torch.zeros_like(self.probs),
-                "counts": torch.zeros_like(self.mass),
-                "hits": torch.zeros_like(self.mass),
-                "terms": torch.zeros_like(self.terms),
-            }
-        valid = (labels != IGNORE_INDEX).to(self.mass.dtype)
-        rows = labels.clamp_min(0)
-        probs = tempered_log_probs(logits, self.temperatures).exp_().to(self.probs.dtype)
-        self._pending["sums"].index_add_(1, rows, probs * valid.unsqueeze(-1))
-        self._pending["counts"].index_add_(0, rows, valid)
-        self._pending["hits"].index_add_(0, rows, valid * (logits.argmax(dim=-1) == labels))
-        if terms is not None:
-            self._pending["terms"] += terms.detach()
+        logits, labels = self._checked(logits, labels)
+        terms = torch.zeros_like(self.terms) if terms is None else terms.detach()
+        # A copy, because a compiled model may write its next outputs into the same memory.
+        self._pending.append((logits.detach().clone(), labels, terms))
 
     @torch.no_grad()
-    def step(self, reduce: Callable[[Tensor], Tensor] | None = None, move_centroids: bool = True) -> None:
+    def step(self, gather: Callable[[Tensor, int], Tensor] | None = None, move_centroids: bool = True) -> None:
         """Move the bank by everything accumulated since the last step.
 
         Args:
-            reduce: sums a flat tensor over all processes; None on one process.
+            gather: joins a tensor of all processes along its first dimension, lengths made equal with the given
+                filling; None on one process.
             move_centroids: False keeps the centroids (they are refreshed otherwise) and moves the rest.
         """
         if not self._pending:
             return
-        names = list(self._pending)
-        flat = torch.cat([self._pending[name].flatten() for name in names])
-        if reduce is not None:
-            flat = reduce(flat)
-        parts = flat.split([self._pending[name].numel() for name in names])
-        totals = {name: part.view_as(self._pending[name]) for name, part in zip(names, parts, strict=True)}
-        self._pending = {}
-
-        counts = totals["counts"]
+        parts = zip(*self._pending, strict=True)
+        logits, labels, terms = (part[0] if len(part) == 1 else torch.cat(part) for part in parts)
+        self._pending = []
+        terms = terms.view(-1, len(self.temperatures))
+        if gather is not None:
+            logits, labels, terms = gather(logits, 0), gather(labels, IGNORE_INDEX), gather(terms, 0)
+        counts, hits = self._counts_and_hits(logits, labels)
         fresh_mass = self._mass_of(counts)
-        mass = self.mass * (1 - fresh_mass / self.window) + fresh_mass
-        rate = torch.where(counts > 0, fresh_mass / mass.clamp_min(1e-12), 0.0)
+        mass = torch.addcmul(self.mass, self.mass, fresh_mass, value=-1 / self.window).add_(fresh_mass)
+        rates = fresh_mass / mass.clamp_min(1e-12)
         per_sample = 1 / counts.clamp_min(1)
-        self.recall.lerp_(totals["hits"] * per_sample, rate)
+        self.recall.lerp_(hits * per_sample, rates)
         self.seen += counts.long()
-        self.terms.copy_(totals["terms"])
+        torch.sum(terms, dim=0, out=self.terms)
         if move_centroids:
             self.mass.copy_(mass)
-            self.probs.lerp_(totals["sums"] * per_sample.unsqueeze(-1), rate.unsqueeze(-1))
-            self._refresh_logs()
+            self._move(logits, labels, rates, rates * per_sample)
 
     @torch.no_grad()
-    def fill(self, statistics: ClusterStatistics) -> None:
+    def fill(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Replace every centroid by the exact one of a pass over the data.
 
+        Args:
+            batches: logits `(..., C)` and labels `(...)` in [0, C) or -100, of all processes.
+
         Raises:
-            ValueError: statistics of other classes or temperatures.
+            ValueError: no valid sample, or logits of another number of classes.
         """
-        if (statistics.num_classes, statistics.temperatures) != (self.num_classes, self.temperatures):
-            raise ValueError(
-                f"Expected statistics of {self.num_classes} classes at temperatures {self.temperatures}, got"
-                f" {statistics.num_classes} classes at {statistics.temperatures}."
-            )
-        counts = statistics.counts.to(self.mass)
-        self.probs.copy_(statistics.centroids())
-        self.recall.copy_(statistics.recalls())
-        self.mass.copy_(self._mass_of(counts))
-        self._refresh_logs()
+        counts, hits = torch.zeros_like(self.mass), torch.zeros_like(self.mass)
+        self.probs.zero_()
+        self.mass.zero_()
+        self.log_probs.fill_(-torch.inf)
+        for batch in batches:
+            logits, labels = self._checked(*batch)
+            fresh_counts, fresh_hits = self._counts_and_hits(logits, labels)
+            counts += fresh_counts
+            hits += fresh_hits
+            self.mass.copy_(self._mass_of(counts))
+            per_sample = 1 / counts.clamp_min(1)
+            self._move(logits, labels, fresh_counts * per_sample, per_sample)
+        if not bool(counts.any()):
+            raise ValueError("Expected at least one valid sample to fill the centroids, got none: check the labels.")
+        self.recall.copy_(hits / counts.clamp_min(1))
+
+    def _checked(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        logits, labels = flatten_samples(logits, labels)
+        if logits.shape[1] != self.num_classes:
+            raise ValueError(f"Expected logits of {self.num_classes} classes, got {logits.shape[1]} classes.")
+        return logits, labels
+
+    def _counts_and_hits(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Samples of each class, and those whose largest logit is at their label, `(C,)` each."""
+        flags = self.mass.new_empty(len(labels), 2)
+        torch.ne(labels, IGNORE_INDEX, out=flags[:, 0])
+        torch.eq(logits.argmax(dim=1), labels, out=flags[:, 1])
+        both = flags.new_zeros(self.num_classes, 2).index_add_(0, labels.clamp_min(0), flags)
+        return both[:, 0], both[:, 1]
+
+    def _move(self, logits: Tensor, labels: Tensor, rates: Tensor, shares: Tensor) -> None:
+        """Move centroids to (1 - rates) Q + shares * (sum of the class's outputs); both `(C,)`, 0 for classes absent.
+
+        Of a large table only the rows of classes present are read and written, once for each sample (equal labels
+        write equal rows): all of it would take longer than the model.
+        """
+        own, fewer = labels.clamp_min(0), len(labels) < self.num_classes
+        shares = torch.where(labels != IGNORE_INDEX, shares[own], 0.0).unsqueeze(1)
+        kept, floors = 1 - rates, torch.where(self.mass > 0, self.floor, 0.0)  # log 0 for a class not seen
+        kept, floors = (each[own].unsqueeze(1) if fewer else each.unsqueeze(1) for each in (kept, floors))
+        step = max(1, MOVED_ELEMENTS // (max(len(labels), 1) * self.num_classes))
+        for start in range(0, len(self.temperatures), step):
+            levels = slice(start, start + step)
+            table, log_table = self.probs[levels], self.log_probs[levels]
+            probs = tempered_probs(logits, self.temperatures[levels]).to(table.dtype).mul_(shares)
+            if fewer:
+                rows = table.index_select(1, own).mul_(kept)
+                table.index_copy_(1, own, rows).index_add_(1, own, probs)
+                torch.index_select(table, 1, own, out=rows)
+                log_table.index_copy_(1, own, torch.maximum(rows, floors, out=rows).log_())
+            else:
+                table.mul_(kept).index_add_(1, own, probs)
+                torch.maximum(table, floors, out=log_table).log_()
 
     def _mass_of(self, counts: Tensor) -> Tensor:
         """Weight of n samples, the newest weighing 1: the sum of (1 - 1/window)^i for i < n."""
         return -torch.expm1(counts * math.log1p(-1 / self.window)) * self.window
 
-    def _refresh_logs(self) -> None:
-        torch.log(self.probs.clamp_min(self.floor), out=self.log_probs)
-        self.log_probs.masked_fill_((self.mass == 0).unsqueeze(-1), -torch.inf)
-
 
 def _after_loading(bank: CentroidBank, _: object) -> None:
-    bank._refresh_logs()
+    floors = torch.where(bank.mass > 0, bank.floor, 0.0).unsqueeze(1)
+    torch.maximum(bank.probs, floors, out=bank.log_probs).log_()

@@ -15,7 +15,7 @@ from hf_cmim.functional.divergence import (
     summed_cross_entropy,
     tempered_log_probs,
 )
-from hf_cmim.functional.fused import LOWEST, weighted_divergences
+from hf_cmim.functional.fused import FEW_ELEMENTS, LOWEST, weighted_divergences
 from hf_cmim.functional.inputs import flatten_samples
 
 DEFAULT_TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 16.0)
@@ -30,8 +30,6 @@ Reduction = Literal["mean", "power_mean", "max"]
 Backend = Literal["auto", "eager", "fused"]
 BACKENDS = get_args(Backend)
 BACKEND_VARIABLE = "HF_CMIM_BACKEND"
-FUSED_FROM_ELEMENTS = 2**14
-"""Numbers at all temperatures from which the operator beats eager tensors on CPU; ours, by benchmarks/loss.py."""
 
 
 class CMIMLoss(nn.Module):
@@ -202,7 +200,7 @@ class CMIMLoss(nn.Module):
         if asked not in BACKENDS:
             raise ValueError(f"Expected {BACKEND_VARIABLE} to be one of {BACKENDS}, got {asked!r}.")
         if asked == "auto":
-            return logits.device.type == "cpu" and len(self.temperatures) * logits.numel() >= FUSED_FROM_ELEMENTS
+            return logits.device.type == "cpu" and len(self.temperatures) * logits.numel() >= FEW_ELEMENTS
         return asked == "fused"
 
     def _check_centroids(self, logits: Tensor, log_centroids: Tensor) -> None:

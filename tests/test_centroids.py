@@ -9,7 +9,7 @@ import reference
 import torch
 
 from hf_cmim import CentroidBank, CMIMLoss
-from hf_cmim.functional import ClusterStatistics, class_centroids
+from hf_cmim.functional import class_centroids
 
 TEMPERATURES = [0.5, 1.0, 4.0]
 CLASSES = 5
@@ -136,7 +136,7 @@ def test_floor_bounds_the_log_centroids():
     bank.accumulate(torch.tensor([[50.0, 0.0]]), torch.tensor([0]))
     bank.step()
     torch.testing.assert_close(bank.log_centroids[0, 0], torch.tensor([0.0, math.log(1e-3)]))
-    assert bank.probs[0, 0, 1] < 1e-20
+    assert bank.probs[0, 0, 1] < 1e-17  # exp(-40), below which nothing is told apart
 
 
 def test_class_not_seen_has_no_centroid_and_adds_nothing_to_the_loss():
@@ -170,8 +170,8 @@ def test_micro_batches_equal_one_batch(sizes):
     assert_same_state(split, whole, rtol=1e-5, atol=1e-6)
 
 
-def test_reduce_adds_up_the_processes():
-    """Catches an average over processes, and a part (hits, counts, terms) that is not reduced."""
+def test_gathered_processes_equal_one():
+    """Catches a process whose samples, terms or padding are counted wrongly, and banks that differ between them."""
     logits, labels = samples()
     terms = torch.rand(2, 3, generator=torch.Generator().manual_seed(0))
     start = moved_bank([samples(seed=1)])
@@ -182,14 +182,42 @@ def test_reduce_adds_up_the_processes():
     second.accumulate(logits[10:], labels[10:], terms[1])
     sent = []
 
-    def of_the_first(flat):
-        sent.append(flat)
-        return flat
+    def remember(rows, filling):
+        filled = rows.new_full((50 if len(rows) > 1 else 1, *rows.shape[1:]), filling)
+        filled[: len(rows)] = rows
+        sent.append(filled)
+        return filled
 
-    copy.deepcopy(first).step(of_the_first)
-    second.step(lambda flat: flat + sent[0])
-    assert sent[0].ndim == 1
+    copy.deepcopy(first).step(remember)
+    of_the_first = iter(sent)
+    second.step(lambda rows, filling: torch.cat([next(of_the_first), rows]))
     assert_same_state(second, whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("elements", [1, 2**22], ids=["by level", "at once"])
+@pytest.mark.parametrize("size", [1, 3, 5, 40])
+def test_move_touches_the_rows_of_its_classes_alone(size, elements, monkeypatch):
+    """Catches a large table that is rewritten, samples of one class that overwrite each other, and a lost level."""
+    monkeypatch.setattr("hf_cmim.centroids.MOVED_ELEMENTS", elements)
+    bank = moved_bank([samples(seed=1)])
+    average = [reference.MovingAverage(CLASSES, WINDOW) for _ in TEMPERATURES]
+    for seed, count in ((1, None), (2, size)):
+        logits, labels = samples(seed)
+        rows, kept = reference.valid_samples(logits[:count].tolist(), labels[:count].tolist())
+        for level, temperature in zip(average, TEMPERATURES, strict=True):
+            level.add([reference.softmax(row, temperature) for row in rows], kept)
+    absent = [c for c in range(CLASSES) if c not in kept]
+    bank.log_probs[:, absent] = 7.0  # a mark that any rewriting would remove
+    before = bank.probs.clone()
+    bank.accumulate(logits[:size], labels[:size])
+    bank.step()
+    present = sorted(set(kept))
+    expected = torch.tensor([level.means() for level in average])[:, present]
+    torch.testing.assert_close(bank.probs[:, present], expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(bank.log_probs[:, present], expected.log(), rtol=1e-5, atol=1e-5)
+    assert torch.equal(bank.probs[:, absent], before[:, absent])
+    if size < CLASSES:
+        assert (bank.log_probs[:, absent] == 7).all()
 
 
 def test_loss_of_a_step_sees_the_bank_of_the_step_before():
@@ -273,14 +301,14 @@ def test_centroids_can_stay_while_the_rest_moves():
 # Filled, saved, refused
 
 
-def test_fill_gives_the_exact_centroids_and_their_mass():
+@pytest.mark.parametrize("sizes", [[200], [1, 150, 0, 49]], ids=["one", "ragged"])
+def test_fill_gives_the_exact_centroids_and_their_mass(sizes):
     """Catches a fill that blends with the old centroids, or leaves them so light that one batch replaces them."""
     logits, labels = samples(dtype=torch.float64, size=200, absent=1)
-    statistics = ClusterStatistics(CLASSES, TEMPERATURES)
-    statistics.update(logits, labels)
     bank = moved_bank([samples(seed=1)])
-    bank.fill(statistics)
-    torch.testing.assert_close(bank.probs, class_centroids(logits, labels, TEMPERATURES).float())
+    bank.fill(zip(logits.split(sizes), labels.split(sizes), strict=True))
+    exact = class_centroids(logits, labels, TEMPERATURES).float()
+    torch.testing.assert_close(bank.probs, exact, rtol=2e-6, atol=1e-7)
     assert (bank.log_centroids[:, 1] == -torch.inf).all()
     streamed = moved_bank([(logits, labels)])
     torch.testing.assert_close(bank.mass, streamed.mass)
@@ -288,13 +316,15 @@ def test_fill_gives_the_exact_centroids_and_their_mass():
     torch.testing.assert_close(bank.log_centroids, streamed.log_centroids, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("classes", "temperatures"), [(4, TEMPERATURES), (CLASSES, [0.5, 4.0, 1.0])])
-def test_fill_refuses_other_classes_and_temperatures(classes, temperatures):
-    """Catches centroids of one temperature under the name of another."""
-    statistics = ClusterStatistics(classes, temperatures)
-    statistics.update(torch.eye(classes), torch.arange(classes))
-    with pytest.raises(ValueError, match=rf"Expected statistics of 5 classes.*got\s{classes} classes"):
-        CentroidBank(CLASSES, TEMPERATURES).fill(statistics)
+def test_unusable_samples_are_refused():
+    """Catches centroids of other classes, and a fill by nothing that empties the bank for the rest of the training."""
+    bank = CentroidBank(CLASSES, TEMPERATURES)
+    with pytest.raises(ValueError, match="Expected logits of 5 classes, got 4"):
+        bank.fill([(torch.eye(4), torch.arange(4))])
+    with pytest.raises(ValueError, match="Expected logits of 5 classes, got 6"):
+        bank.accumulate(torch.eye(6), torch.arange(6))
+    with pytest.raises(ValueError, match="at least one valid sample"):
+        bank.fill([(torch.eye(5), torch.full((5,), -100))])
 
 
 @pytest.mark.parametrize("nested", [False, True])

@@ -24,6 +24,8 @@ from hf_cmim.functional.divergence import IGNORE_INDEX
 
 BLOCK_ELEMENTS = 2**19
 """Numbers of a block at all temperatures, in each of its two buffers; ours, by benchmarks/loss.py."""
+FEW_ELEMENTS = 2**14
+"""Numbers at all temperatures below which exponentials cost less than an operation; ours, by benchmarks/loss.py."""
 NEGLIGIBLE = -40.0
 """Least u of an exponential: exp(-40) changes no fp32 sum, and its square is no slow denormal number."""
 LOWEST = math.log(torch.finfo(torch.float32).tiny)
@@ -52,6 +54,28 @@ def weighted_divergences(
         logits, labels, log_centroids.detach(), list(temperatures), weights.detach(), wants_gradient
     )
     return total, sums.detach()
+
+
+def tempered_probs(logits: Tensor, temperatures: Sequence[float]) -> Tensor:
+    """Return softmax(logits / T) for every temperature, those below about exp(-40) not told apart.
+
+    Args:
+        logits: `(B, C)` raw logits.
+        temperatures: `K` numbers above 0.
+
+    Returns:
+        `(K, B, C)`, fp32 (fp64 for fp64 logits), without a graph.
+    """
+    raised = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
+    inverse, least, order = _constants(tuple(temperatures), raised.dtype, raised.device)
+    found = raised.new_empty(len(temperatures), *raised.shape)
+    _exponentiate(_centred(raised, temperatures), inverse, order, least, found)
+    return found.div_(found.sum(dim=2, keepdim=True))
+
+
+def _centred(logits: Tensor, temperatures: Sequence[float]) -> Tensor:
+    """Logits below their largest, not so far that they would count at any temperature."""
+    return (logits - logits.amax(dim=1, keepdim=True)).clamp_(min=NEGLIGIBLE * max(temperatures))
 
 
 def _divergences(
@@ -88,8 +112,7 @@ def _in_blocks(
     inverse, least, order = _constants(tuple(temperatures), weights.dtype, weights.device)
     counted, own = labels != IGNORE_INDEX, labels.clamp_min(0)
     scales = torch.where(counted.unsqueeze(1), -weights.view(-1, 1, 1) * inverse, 0.0)
-    centred = logits.to(weights.dtype)
-    centred = (centred - centred.amax(dim=1, keepdim=True)).clamp_(min=NEGLIGIBLE * max(temperatures))
+    centred = _centred(logits.to(weights.dtype), temperatures)
     gradient = centred  # once a block has been read, its part of the gradient takes its place
     means, partitions = weights.new_empty(2, levels, samples, 1)
     rows = max(1, min(samples, BLOCK_ELEMENTS // (levels * classes)))
@@ -159,7 +182,7 @@ def _exponentiate(centred: Tensor, inverse: Tensor, order: list[int], least: Ten
 
     A square gains `least`, which is nothing beside the largest, 1, and keeps all the next ones normal numbers.
     """
-    if not order:
+    if not order or found.numel() < FEW_ELEMENTS:
         torch.mul(centred, inverse, out=found).clamp_(min=NEGLIGIBLE).exp_()
         return
     each = found.unbind()

@@ -37,6 +37,11 @@ def check_label_range(labels: Tensor, num_classes: int) -> None:
     Raises:
         ValueError: naming the first offending labels.
     """
+    if not labels.numel():
+        return
+    lowest, highest = labels.aminmax()
+    if lowest >= 0 and highest < num_classes:
+        return
     wrong = labels[((labels < 0) & (labels != IGNORE_INDEX)) | (labels >= num_classes)]
     if wrong.numel():
         raise ValueError(

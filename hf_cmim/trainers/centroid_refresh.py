@@ -1,12 +1,14 @@
 """Exact centroids by a pass over the training data."""
 
+from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
-from hf_cmim.functional.clusters import ClusterStatistics
 from hf_cmim.trainers.components import unchanged_random_states
 from hf_cmim.trainers.validation import logits_and_labels
 
@@ -15,7 +17,9 @@ if TYPE_CHECKING:
 
 
 class CentroidRefresh(TrainerCallback):
-    """Fill the bank by a pass over the training data before each epoch, or before the first epoch alone.
+    """Fill the bank by a pass over the training data, where it is asked for or where a checkpoint left it out.
+
+    `centroids="epoch"` asks for it before each epoch, `centroid_prefill` before the first one.
 
     Args:
         trainer: the trainer whose bank, model and data these are.
@@ -25,9 +29,11 @@ class CentroidRefresh(TrainerCallback):
         self.trainer = trainer
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Refresh where it is due; resuming inside an epoch keeps the checkpoint's centroids."""
+        """Fill where it is due; resuming inside an epoch keeps the checkpoint's centroids, if it holds them."""
         epoch_starts = float(state.epoch or 0).is_integer()
-        if epoch_starts and (args.centroids == "epoch" or state.global_step == 0):
+        asked = args.centroids == "epoch" or (args.centroid_prefill and state.global_step == 0)
+        loaded = self.trainer._state
+        if (epoch_starts and asked) or (loaded is not None and loaded.lacks_centroids):
             self.fill_bank()
 
     @torch.no_grad()
@@ -36,21 +42,23 @@ class CentroidRefresh(TrainerCallback):
 
         Random states are left as they were, so that the training after it does not depend on the pass.
         """
+        model = self.trainer.model_wrapped
+        model.eval()
+        with unchanged_random_states(self.trainer.args.device):
+            batches = self._outputs(model)
+            first = next(batches)
+            state = self.trainer.hardening_state(first[0].shape[-1])
+            state.bank.fill(chain([first], batches))
+            state.lacks_centroids = False
+        model.train()
+
+    def _outputs(self, model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+        """Logits and labels of the training data, batch by batch, gathered from all processes."""
         trainer = self.trainer
-        model = trainer.model_wrapped
         data: Any = trainer.train_dataset
         dataloader = trainer.get_test_dataloader(data)  # not the eval loader: it may be cached for other data
-        statistics: ClusterStatistics | None = None
-        model.eval()
-        with unchanged_random_states(trainer.args.device):
-            for batch in tqdm(dataloader, desc="Centroids", leave=False, disable=trainer.args.disable_tqdm):
-                inputs = dict(trainer._prepare_inputs(batch))
-                labels = inputs.pop("labels", None)
-                outputs = model(**inputs)
-                logits, labels = trainer.gather_samples(*logits_and_labels(outputs, labels, inputs))
-                if statistics is None:
-                    statistics = ClusterStatistics(logits.shape[-1], trainer.objective.temperatures)
-                statistics.update(logits, labels)
-        model.train()
-        if statistics is not None:
-            trainer.hardening_state(statistics.num_classes).bank.fill(statistics)
+        for batch in tqdm(dataloader, desc="Centroids", leave=False, disable=trainer.args.disable_tqdm):
+            inputs = dict(trainer._prepare_inputs(batch))
+            labels = inputs.pop("labels", None)
+            outputs = model(**inputs)
+            yield trainer.gather_samples(*logits_and_labels(outputs, labels, inputs))

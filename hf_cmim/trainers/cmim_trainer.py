@@ -1,9 +1,9 @@
 """The hardening trainer: `transformers.Trainer` with the CMI of all tempered output clusters in its loss."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
@@ -67,9 +67,8 @@ class CMIMTrainer(ComponentTrainer):
         self.measurement: Measurement | None = None
         self._evaluation: EvaluationAccumulator | None = None
         self._measured: tuple[str, int] | None = None
+        self.add_callback(CentroidRefresh(self))
         self._start_hardening()
-        if args.centroids == "epoch" or args.centroid_prefill:
-            self.add_callback(CentroidRefresh(self))
 
     def _start_hardening(self) -> None:
         """Forget all training state."""
@@ -154,9 +153,8 @@ class CMIMTrainer(ComponentTrainer):
         cross_entropy = self._cross_entropy(outputs, logits, labels, num_items)
         cmi, terms = self.objective.concentration(logits, labels, log_centroids, weight, num_items, bank.terms)
         bank.accumulate(logits, labels, terms)
-        components = {"ce": cross_entropy, "cmi": cmi}
-        components |= {f"cmi_T{t:g}": term for t, term in zip(bank.temperatures, terms, strict=True)}
-        self.record_components({name: value * self.loss_scale for name, value in components.items()})
+        parts = torch.cat([torch.stack([cross_entropy.detach(), cmi.detach()]), terms]) * self.loss_scale
+        self.record_components({("ce", "cmi", *(f"cmi_T{t:g}" for t in bank.temperatures)): parts})
         loss: Tensor = (cross_entropy + cmi) * self.loss_scale
         return loss
 
@@ -197,8 +195,8 @@ class CMIMTrainer(ComponentTrainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not self.accelerator.sync_gradients or self._state is None:
             return loss
-        reduce = partial(self.accelerator.reduce, reduction="sum") if self.accelerator.num_processes > 1 else None
-        self._state.bank.step(reduce, move_centroids=self.args.centroids != "epoch")
+        gather = self.gather_rows if self.num_processes > 1 else None
+        self._state.bank.step(gather, move_centroids=self.args.centroids != "epoch")
         self.record_components({"cmi_weight": self.current_weight})
         step = self.state.global_step + 1
         due = step % max(1, self.state.max_steps // 100) == 0 and self.current_weight > 0

@@ -40,7 +40,7 @@ class ComponentTrainer(PublishingTrainer):
         super().__init__(*args, **kwargs)
         # Makes Trainer count the labels of the whole step; the model itself is never given the count.
         self.model_accepts_loss_kwargs = True
-        self._component_sums: dict[str, Tensor] = {}
+        self._component_sums: dict[str | tuple[str, ...], Tensor] = {}
         self._component_steps = 0
         self._loss_is_finite: Tensor | None = None
 
@@ -62,6 +62,12 @@ class ComponentTrainer(PublishingTrainer):
         gathered: tuple[Tensor, Tensor] = self.accelerator.gather_for_metrics(
             (logits.detach().contiguous(), labels.contiguous())
         )
+        return gathered
+
+    def gather_rows(self, values: Tensor, filling: int) -> Tensor:
+        """Join a tensor of all processes along its first dimension, lengths made equal with `filling`."""
+        padded = self.accelerator.pad_across_processes(values.contiguous(), dim=0, pad_index=filling)
+        gathered: Tensor = self.accelerator.gather(padded)
         return gathered
 
     # Steps and logs
@@ -94,23 +100,26 @@ class ComponentTrainer(PublishingTrainer):
                 " use bf16 instead of fp16, or look for nan in the inputs."
             )
 
-    def record_components(self, components: Mapping[str, Tensor | float]) -> None:
-        """Add this micro-batch's detached parts of the step's loss to the logs.
+    def record_components(self, components: Mapping[Any, Tensor | float]) -> None:
+        """Add this micro-batch's parts of the step's loss to the logs.
 
         Args:
-            components: 0-d parts, divided and scaled as the loss is, so that they sum over micro-batches.
+            components: 0-d parts by name, or a vector by the tuple of its elements' names; divided and scaled as the
+                loss is, so that they sum over micro-batches.
         """
-        for name, value in components.items():
+        for names, value in components.items():
             detached = torch.as_tensor(value, dtype=torch.float32, device=self.args.device).detach()
-            total = self._component_sums.get(name)
-            self._component_sums[name] = detached if total is None else total + detached
+            total = self._component_sums.get(names)
+            self._component_sums[names] = detached if total is None else total + detached
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the mean of each loss component over the steps since the last log."""
         if "loss" in logs and self._component_sums:
             self.check_loss_is_finite()
-            names = list(self._component_sums)
-            means = torch.stack([self._component_sums[name] for name in names]) / max(self._component_steps, 1)
+            names = [n for key in self._component_sums for n in ((key,) if isinstance(key, str) else key)]
+            means = torch.cat([each.view(-1) for each in self._component_sums.values()]) / max(
+                self._component_steps, 1
+            )
             gathered = self.accelerator.gather(means.unsqueeze(0)).mean(dim=0).tolist()
             logs.update(zip(names, gathered, strict=True))
             self._component_sums, self._component_steps = {}, 0

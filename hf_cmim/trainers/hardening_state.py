@@ -17,6 +17,8 @@ logger = logging.get_logger(__name__)
 
 STATE_NAME = "cmim_state.safetensors"
 """File of this state in a checkpoint."""
+LARGEST_SAVED_BYTES = 2**30
+"""Larger centroids are left out of checkpoints (5 temperatures: above 7,327 classes): one pass makes them anew."""
 
 
 class HardeningState:
@@ -32,12 +34,14 @@ class HardeningState:
         bank: running centroids.
         detector: watcher of merging classes.
         weight_scale: factor of the CMI's weight, below 1 once the guard has reduced it.
+        lacks_centroids: whether a checkpoint was loaded that leaves them out; the bank must be filled before training.
     """
 
     def __init__(self, num_classes: int, temperatures: Sequence[float], window: float, device: torch.device) -> None:
         self.bank = CentroidBank(num_classes, temperatures, window).to(device)
         self.detector = CollapseDetector(num_classes).to(device)
         self.weight_scale = 1.0
+        self.lacks_centroids = False
 
     def guard(self, action: str, weight: float, step: int, class_names: Mapping[int, str]) -> bool:
         """Look for classes that began to merge, and report them.
@@ -74,6 +78,8 @@ class HardeningState:
     def save(self, folder: Path) -> None:
         """Write the state into a checkpoint folder."""
         tensors = {f"bank.{name}": value for name, value in self.bank.state_dict().items()}
+        if self.bank.probs.nbytes > LARGEST_SAVED_BYTES:
+            del tensors["bank.probs"]
         tensors |= {f"detector.{name}": value for name, value in self.detector.state_dict().items()}
         tensors["weight_scale"] = torch.tensor(self.weight_scale, dtype=torch.float64)
         save_file(tensors, folder / STATE_NAME, metadata={"temperatures": json.dumps(self.bank.temperatures)})
@@ -102,6 +108,14 @@ class HardeningState:
                 " something else. Resume with the settings it was written with."
             )
         state = cls(len(tensors["bank.mass"]), temperatures, window, device)
+        state.lacks_centroids = "bank.probs" not in tensors
+        if state.lacks_centroids:
+            tensors |= {"bank.probs": state.bank.probs, "bank.mass": state.bank.mass}  # empty: it weighs nothing
+            logger.warning_once(
+                f"{path} leaves out {state.bank.probs.nbytes / 2**30:.1f} GiB of centroids. One pass over the training"
+                " data makes them anew from the checkpoint's weights: training goes on as well as without the"
+                " interruption, but not bit for bit."
+            )
         state.bank.load_state_dict(_under("bank.", tensors))
         state.detector.load_state_dict(_under("detector.", tensors))
         state.weight_scale = tensors["weight_scale"].item()

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from safetensors import safe_open
 from transformers import AutoModelForImageClassification, EarlyStoppingCallback, TrainerCallback
 
+from hf_cmim.functional import class_centroids
+from hf_cmim.trainers import hardening_state
 from hf_cmim.trainers.checkpoints import MARKER_NAME, find_fault
 from hf_cmim.trainers.hardening_state import STATE_NAME
 
@@ -61,6 +64,32 @@ class TestResume:
         assert tiny.largest_difference(tiny.weights(straight.model), tiny.weights(resumed.model)) == 0
         assert tiny.largest_difference(straight.bank.state_dict(), resumed.bank.state_dict()) == 0
         assert torch.equal(straight.bank.log_centroids, resumed.bank.log_centroids)
+
+    def test_large_centroids_are_left_out_and_made_anew(self, tmp_path, monkeypatch, caplog):
+        """Catches gigabytes in every checkpoint, and a resumed training whose CMI is 0 until the bank has refilled."""
+        monkeypatch.setattr(hardening_state, "LARGEST_SAVED_BYTES", 0)
+        trainer_in(tmp_path, centroid_window=100.0).train()
+        with safe_open(tmp_path / "checkpoint-10" / STATE_NAME, framework="pt") as file:
+            assert "bank.probs" not in file.keys()  # noqa: SIM118 (it is not a dict)
+            assert file.get_tensor("bank.seen").sum() == 60 + 2 * 8
+        resumed = trainer_in(tmp_path, centroid_window=100.0, max_steps=11, save_strategy="no")
+        seen = {}
+
+        class Look(TrainerCallback):
+            def on_step_begin(self, args, state, control, **kwargs):
+                model = resumed.model.eval()
+                images = resumed.train_dataset
+                with torch.no_grad():
+                    logits = model(torch.stack([each["pixel_values"] for each in images])).logits
+                model.train()
+                seen["exact"] = class_centroids(logits, torch.tensor([each["labels"] for each in images]), (1.0,))[0]
+                seen["bank"] = resumed.bank.probs[0].clone()
+
+        resumed.add_callback(Look())
+        with caplog.at_level("WARNING"):
+            resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-10"))
+        assert "leaves out 0.0 GiB of centroids" in caplog.text
+        torch.testing.assert_close(seen["bank"], seen["exact"], rtol=1e-4, atol=1e-6)
 
     def test_plain_trainer_leaves_the_encoder_fresh(self, tmp_path):
         """Names the upstream fault; when this fails, upstream is mended and the override may go."""
