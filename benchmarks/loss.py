@@ -34,7 +34,6 @@ SWEEPS = {
     "temperatures": [("256x100", count) for count in (1, 2, 4, 8, 16, 32)],
     "classes": [(f"64x{classes}", 4) for classes in (10, 100, 1000, 4096, 21841)],
 }
-MOST_BANK_BYTES = 2**30  # above it all levels of the bank share one table: only its rows are read
 
 
 def eager_batched(logits: Tensor, labels: Tensor, centroids: Tensor, temperatures: tuple[float, ...]) -> Tensor:
@@ -64,9 +63,9 @@ def ways(
     logits = (3 * torch.randn(samples, classes, generator=generator)).to(device).requires_grad_()
     labels = torch.randint(0, classes, (samples,), generator=generator).to(device)
     levels = len(temperatures)
-    shared = 4 * levels * classes**2 > MOST_BANK_BYTES
-    tables = torch.randn(1 if shared else levels, classes, classes, generator=generator).log_softmax(-1)
-    centroids = tables.expand(levels, classes, classes).to(device)
+    centroids = torch.empty(levels, classes, classes, device=device)
+    for table in centroids:  # by level: the largest take gigabytes
+        torch.log_softmax(table.normal_(), dim=-1, out=table)
     loss, previous = CMIMLoss(temperatures).to(device), torch.ones(levels, device=device)
     fast = torch.compile(eager_batched) if compiled else None
 
