@@ -181,21 +181,22 @@ class CMIMLoss(nn.Module):
         """Return the `cmi` and `cmi_per_temperature` components of `forward`."""
         logits, labels = flatten_samples(logits, labels)
         self._check_centroids(logits, log_centroids)
-        if self._is_fused(logits, previous_terms):
-            # Without previous terms the reduction is the mean, which looks at none.
+        with torch.autocast(logits.device.type, enabled=False):
+            if previous_terms is None and self.reduction != "mean":  # weights that depend on this very batch
+                terms = self._terms(logits, labels, log_centroids.detach()) / num_items
+                weights = self.temperature_weights(terms.detach())
+                return weight * torch.dot(weights.to(terms.dtype), terms), terms.detach()
             factors = self.temperature_weights(self.factors if previous_terms is None else previous_terms)
             weights = factors * (weight / num_items)
-            cmi, sums = weighted_divergences(logits, labels, log_centroids, self.temperatures, weights)
-            return cmi, sums / num_items
-        with torch.autocast(logits.device.type, enabled=False):
-            terms = self._terms(logits, labels, log_centroids.detach()) / num_items
-            weights = self.temperature_weights(terms.detach() if previous_terms is None else previous_terms)
-            return weight * (weights.to(terms.dtype) * terms).sum(), terms.detach()
+            if self._is_fused(logits):
+                cmi, sums = weighted_divergences(logits, labels, log_centroids, self.temperatures, weights)
+            else:
+                sums = self._terms(logits, labels, log_centroids.detach())
+                cmi = torch.dot(weights.to(sums.dtype), sums)
+            return cmi, sums.detach() / num_items
 
-    def _is_fused(self, logits: Tensor, previous_terms: Tensor | None) -> bool:
-        """Whether the operator is the fastest correct path, or the one asked for."""
-        if previous_terms is None and self.reduction != "mean":
-            return False  # weights that depend on this very batch: the operator needs them beforehand
+    def _is_fused(self, logits: Tensor) -> bool:
+        """Whether the operator is the fastest path, or the one asked for."""
         asked = os.environ.get(BACKEND_VARIABLE, self.backend) if self.backend == "auto" else self.backend
         if asked not in BACKENDS:
             raise ValueError(f"Expected {BACKEND_VARIABLE} to be one of {BACKENDS}, got {asked!r}.")

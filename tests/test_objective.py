@@ -530,14 +530,13 @@ def test_backend_follows_the_size_and_the_variable(monkeypatch):
     """Catches a variable that is not read, and the operator on batches so small that starting it is the cost."""
     small, large = torch.zeros(4, 5), torch.zeros(1000, 5)
     loss = CMIMLoss(OCTAVES)
-    assert not loss._is_fused(small, None)
-    assert loss._is_fused(large, None)
+    assert not loss._is_fused(small)
+    assert loss._is_fused(large)
     monkeypatch.setenv("HF_CMIM_BACKEND", "fused")
-    assert loss._is_fused(small, None)
-    assert not CMIMLoss(OCTAVES, backend="eager")._is_fused(small, None)
-    assert not CMIMLoss(OCTAVES, reduction="max")._is_fused(large, None)
+    assert loss._is_fused(small)
+    assert not CMIMLoss(OCTAVES, backend="eager")._is_fused(small)
     monkeypatch.setenv("HF_CMIM_BACKEND", "cuda")
     with pytest.raises(ValueError, match="Expected HF_CMIM_BACKEND to be one of.*got 'cuda'"):
-        loss._is_fused(small, None)
+        loss._is_fused(small)
     with pytest.raises(ValueError, match="Expected a backend of.*got 'fast'"):
         CMIMLoss(OCTAVES, backend="fast")

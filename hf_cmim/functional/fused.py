@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from hf_cmim.functional.divergence import IGNORE_INDEX
 
@@ -49,11 +50,32 @@ def weighted_divergences(
         The weighted sum, 0-d, differentiable once with respect to the logits; the sums at each temperature, `(K,)`,
         detached. Both in nats, fp32 (fp64 for fp64 logits).
     """
-    wants_gradient = logits.requires_grad and torch.is_grad_enabled()
-    total, sums, _ = torch.ops.hf_cmim.divergences(
-        logits, labels, log_centroids.detach(), list(temperatures), weights.detach(), wants_gradient
-    )
-    return total, sums.detach()
+    arguments = logits, labels, log_centroids.detach(), list(temperatures), weights.detach()
+    if torch.compiler.is_compiling():
+        wants_gradient = logits.requires_grad and torch.is_grad_enabled()
+        total, sums, _ = torch.ops.hf_cmim.divergences(*arguments, wants_gradient)
+        return total, sums.detach()
+    found: tuple[Tensor, Tensor] = _WeightedDivergences.apply(*arguments)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _WeightedDivergences(torch.autograd.Function):
+    """What the operator does, without the cost of calling one: on a small batch that is a fifth of the whole."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, labels: Tensor, log_centroids: Tensor, temperatures: list[float], weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        arguments = logits, labels, log_centroids, temperatures, weights, ctx.needs_input_grad[0]
+        total, sums, gradient = _divergences(*arguments)
+        ctx.mark_non_differentiable(sums)
+        ctx.save_for_backward(gradient)
+        return total, sums
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        return _backward(ctx, total)
 
 
 def tempered_probs(logits: Tensor, temperatures: Sequence[float]) -> Tensor:
@@ -87,83 +109,79 @@ def _divergences(
     wants_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the weighted sum, the sums, and the gradient in the logits' type; of 0 samples where it is not wanted."""
-    weights = weights.to(torch.promote_types(logits.dtype, torch.float32))
-    problem = (logits, labels, log_centroids, temperatures, weights, wants_gradient)
-    on_cpu = logits.device.type == "cpu"
-    values, counted, gradient = _in_blocks(*problem, bounded=not on_cpu)
-    if on_cpu and not math.isfinite(values.sum().item()):
-        # A row holds -inf, its class is not seen yet: too rare to look at every row each time.
-        values, counted, gradient = _in_blocks(*problem, bounded=True)
-    sums = torch.where(counted, values, 0.0).sum(dim=1)
-    return torch.dot(weights, sums), sums, gradient
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    weights = weights.to(dtype)
+    samples, classes = logits.shape
+    rows = max(1, BLOCK_ELEMENTS // (len(temperatures) * classes))
+    gradient = logits.new_empty(samples if wants_gradient else 0, classes, dtype=dtype)
+    blocks = logits.split(rows)
+    gradients = gradient.split(rows) if wants_gradient else [None] * len(blocks)
+    sums = torch.zeros_like(weights)
+    for block in zip(blocks, labels.split(rows), gradients, strict=True):
+        sums += _sums_of_block(*block, log_centroids, tuple(temperatures), weights)
+    return torch.dot(weights, sums), sums, gradient.to(logits.dtype)
 
 
-def _in_blocks(
+def _sums_of_block(
     logits: Tensor,
     labels: Tensor,
+    gradient: Tensor | None,
     log_centroids: Tensor,
-    temperatures: list[float],
+    temperatures: tuple[float, ...],
     weights: Tensor,
-    wants_gradient: bool,
-    bounded: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return divergences `(K, B)`, which samples count, `(B,)`, and the gradient; `bounded` where rows hold -inf."""
-    (samples, classes), levels = logits.shape, len(temperatures)
-    inverse, least, order = _constants(tuple(temperatures), weights.dtype, weights.device)
-    counted, own = labels != IGNORE_INDEX, labels.clamp_min(0)
-    scales = torch.where(counted.unsqueeze(1), -weights.view(-1, 1, 1) * inverse, 0.0)
+    bounded: bool = False,
+) -> Tensor:
+    """Return the sums `(K,)` of a block and fill its `gradient`; `bounded` where a row of centroids may hold -inf."""
+    inverse, least, order = _constants(temperatures, weights.dtype, weights.device)
+    both = _buffers((2, len(temperatures), *logits.shape), weights.dtype, logits.device)
+    products, exponentials = both.unbind()
+    own, counted = labels.clamp_min(0), labels != IGNORE_INDEX
+    _gather(log_centroids, own, products)
+    if bounded:
+        counted &= (products.amax(dim=2) > -torch.inf).all(dim=0)
+        products.clamp_(min=LOWEST)
     centred = _centred(logits.to(weights.dtype), temperatures)
-    gradient = centred  # once a block has been read, its part of the gradient takes its place
-    means, partitions = weights.new_empty(2, levels, samples, 1)
-    rows = max(1, min(samples, BLOCK_ELEMENTS // (levels * classes)))
-    buffers = _buffers(2 * levels * rows * classes, weights.dtype, logits.device)
-    for start in range(0, samples, rows):
-        block = slice(start, min(start + rows, samples))
-        size = block.stop - start
-        both = buffers[: 2 * levels * size * classes].view(2, levels, size, classes)
-        products, exponentials = both.unbind()
-        _gather(log_centroids, own[block], products)
-        if bounded:
-            seen = (products.amax(dim=2) > -torch.inf).all(dim=0)
-            counted[block] &= seen
-            scales[:, block] *= seen.unsqueeze(1)
-            products.clamp_(min=LOWEST)
-        products.addcmul_(centred[block], inverse, value=-1)  # q - u
-        _exponentiate(centred[block], inverse, order, least, exponentials)
-        products.mul_(exponentials)
-        weighted, partition = both.sum(dim=3, keepdim=True).unbind()
-        partitions[:, block] = partition
-        mean = torch.div(weighted, partition, out=means[:, block])
-        if wants_gradient:
-            # Not from the products in one bmm more: where one class has all the mass they cancel exactly only here.
-            products.addcmul_(exponentials, mean, value=-1)
-            shares = (scales[:, block] / partition).permute(1, 2, 0)
-            torch.bmm(shares, products.transpose(0, 1), out=gradient[block].unsqueeze(1))
-    values = (means + partitions.log()).squeeze(2).neg()
-    return values, counted, gradient.to(logits.dtype) if wants_gradient else logits.new_empty(0, classes)
+    products.addcmul_(centred, inverse, value=-1)  # q - u
+    _exponentiate(centred, inverse, order, least, exponentials)
+    products.mul_(exponentials)
+    weighted, partition = both.sum(dim=3, keepdim=True).unbind()
+    means = weighted / partition
+    values = (means + partition.log()).squeeze(2)
+    if not bounded and (logits.device.type != "cpu" or not math.isfinite(values.sum().item())):
+        # A class is not seen yet: too rare to look at all rows each time, unless looking at the sum means waiting.
+        return _sums_of_block(logits, labels, gradient, log_centroids, temperatures, weights, bounded=True)
+    if gradient is not None:
+        # Not from the products in one bmm more: where one class has all the mass they cancel exactly only here.
+        products.addcmul_(exponentials, means, value=-1)
+        scales = (weights.view(-1, 1, 1) * inverse) * counted.unsqueeze(1) / partition
+        torch.bmm(scales.permute(1, 2, 0), products.transpose(0, 1), out=gradient.unsqueeze(1)).neg_()
+    return torch.where(counted, values, 0.0).sum(dim=1).neg_()
 
 
 def _gather(log_centroids: Tensor, own: Tensor, rows: Tensor) -> None:
     """Fill `rows`, `(K, B, C)`, with each sample's row of log-centroids."""
-    if log_centroids.dtype == rows.dtype and log_centroids.is_contiguous():
+    if log_centroids.dtype != rows.dtype or not log_centroids.is_contiguous():
+        rows.copy_(log_centroids[:, own])  # index_select would copy the whole of an expanded table first
+    elif rows.numel() < FEW_ELEMENTS:
+        torch.index_select(log_centroids, 1, own, out=rows)
+    else:
         levels, classes, _ = log_centroids.shape  # along the first dimension threads share the rows
         flat = (own + classes * torch.arange(levels, device=own.device).unsqueeze(1)).view(-1)
         torch.index_select(log_centroids.view(-1, classes), 0, flat, out=rows.view(-1, classes))
-    else:  # index_select would copy the whole of an expanded table first
-        rows.copy_(log_centroids[:, own])
 
 
 _kept = threading.local()
 
 
-def _buffers(elements: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return a flat buffer; on CPU the thread's own is kept, as fresh pages cost more than filling them."""
+def _buffers(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return an empty tensor; on CPU the thread's own is kept, as fresh pages cost more than filling them."""
     if device.type != "cpu":
-        return torch.empty(elements, dtype=dtype, device=device)
+        return torch.empty(shape, dtype=dtype, device=device)
+    elements = math.prod(shape)
     known: Tensor | None = getattr(_kept, "buffer", None)
     if known is None or known.dtype != dtype or known.numel() < elements:
         known = _kept.buffer = torch.empty(elements, dtype=dtype)
-    return known[:elements]
+    return known[:elements].view(shape)
 
 
 @lru_cache(maxsize=16)
@@ -206,19 +224,12 @@ def _fake(
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    ctx.set_materialize_grads(False)
     ctx.save_for_backward(output[2])
 
 
-def _backward(ctx: Any, total: Tensor | None, sums: Tensor | None, gradient: Tensor | None) -> tuple[Any, ...]:
-    if gradient is not None:
-        raise ValueError(
-            "Expected one derivative of the hardening objective, got a second one (create_graph=True): it was made in"
-            " closed form together with the value, and holds no graph. Use hf_cmim.objective's eager path on a copy"
-            " of the logits in fp64, or finite differences."
-        )
-    (known,) = ctx.saved_tensors
-    return (None if total is None else known * total.to(known.dtype), None, None, None, None, None)
+def _backward(ctx: Any, total: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    (gradient,) = ctx.saved_tensors
+    return gradient * total.to(gradient.dtype), *[None] * (len(ctx.needs_input_grad) - 1)
 
 
 # Not `custom_op`: its wrapper looks for aliases at every call, which on small batches takes as long as the work.
