@@ -15,7 +15,7 @@ from hf_cmim.functional.divergence import (
     summed_cross_entropy,
     tempered_log_probs,
 )
-from hf_cmim.functional.fused import FEW_ELEMENTS, LOWEST, weighted_divergences
+from hf_cmim.functional.fused import FEW_ELEMENTS, LOWEST, has_kernels, weighted_divergences
 from hf_cmim.functional.inputs import flatten_samples
 
 DEFAULT_TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 16.0)
@@ -201,7 +201,8 @@ class CMIMLoss(nn.Module):
         if asked not in BACKENDS:
             raise ValueError(f"Expected {BACKEND_VARIABLE} to be one of {BACKENDS}, got {asked!r}.")
         if asked == "auto":
-            return logits.device.type == "cpu" and len(self.temperatures) * logits.numel() >= FEW_ELEMENTS
+            large = len(self.temperatures) * logits.numel() >= FEW_ELEMENTS
+            return has_kernels(logits) or (logits.device.type == "cpu" and large)
         return asked == "fused"
 
     def _check_centroids(self, logits: Tensor, log_centroids: Tensor) -> None:

@@ -1,6 +1,7 @@
 """CMIMLoss against the slow twin, its closed-form gradient, torch's cross-entropy, and splits of a batch."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import reference
@@ -535,6 +536,14 @@ def test_backend_follows_the_size_and_the_variable(monkeypatch):
     monkeypatch.setenv("HF_CMIM_BACKEND", "fused")
     assert loss._is_fused(small)
     assert not CMIMLoss(OCTAVES, backend="eager")._is_fused(small)
+    monkeypatch.delenv("HF_CMIM_BACKEND")
+    on_gpu = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float16, numel=lambda: 20)
+    assert loss._is_fused(on_gpu)
+    on_gpu.dtype = torch.float64
+    assert not loss._is_fused(on_gpu)
+    on_gpu.dtype = torch.float32
+    monkeypatch.setattr("hf_cmim.functional.fused._has_triton", lambda: False)
+    assert not loss._is_fused(on_gpu)
     monkeypatch.setenv("HF_CMIM_BACKEND", "cuda")
     with pytest.raises(ValueError, match="Expected HF_CMIM_BACKEND to be one of.*got 'cuda'"):
         loss._is_fused(small)

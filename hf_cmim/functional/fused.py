@@ -5,7 +5,9 @@ S = sum exp(u) (q - u) / Z: KL_k = -(S + log Z), and its gradient with respect t
 Both need the same exponentials once, so the gradient is made in the forward pass, and backward multiplies by a number.
 Samples go through in blocks that stay in the processor's cache: no `(K, B, C)` tensor is made of more than a block.
 Where each temperature is half the one before (the default), exponentials are taken at the hottest alone and squared
-from one to the next: their relative error doubles each time, to 2^(K - 1) roundings at the coldest.
+from one to the next: their relative error doubles each time, to 2^(K - 1) roundings at the coldest, K being at most 8.
+
+On a GPU it runs as the kernels of `hf_cmim.functional._triton`.
 
 Registered with `torch.library`, so that `torch.compile` sees one operator and no graph break. Source: ours.
 """
@@ -14,6 +16,7 @@ import math
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
 
@@ -27,6 +30,8 @@ BLOCK_ELEMENTS = 2**19
 """Numbers of a block at all temperatures, in each of its two buffers; ours, by benchmarks/loss.py."""
 FEW_ELEMENTS = 2**14
 """Numbers at all temperatures below which exponentials cost less than an operation; ours, by benchmarks/loss.py."""
+MOST_SQUARED = 8
+"""Levels that are made by squaring, whose last has 128 roundings, 8e-6; of more, each has its own exponentials."""
 NEGLIGIBLE = -40.0
 """Least u of an exponential: exp(-40) changes no fp32 sum, and its square is no slow denormal number."""
 LOWEST = math.log(torch.finfo(torch.float32).tiny)
@@ -89,7 +94,7 @@ def tempered_probs(logits: Tensor, temperatures: Sequence[float]) -> Tensor:
         `(K, B, C)`, fp32 (fp64 for fp64 logits), without a graph.
     """
     raised = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
-    inverse, least, order = _constants(tuple(temperatures), raised.dtype, raised.device)
+    inverse, least, order = level_constants(tuple(temperatures), raised.dtype, raised.device)
     found = raised.new_empty(len(temperatures), *raised.shape)
     _exponentiate(_centred(raised, temperatures), inverse, order, least, found)
     return found.div_(found.sum(dim=2, keepdim=True))
@@ -109,6 +114,10 @@ def _divergences(
     wants_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the weighted sum, the sums, and the gradient in the logits' type; of 0 samples where it is not wanted."""
+    if has_kernels(logits):
+        from hf_cmim.functional import _triton  # it needs this module
+
+        return _triton.divergences(logits, labels, log_centroids, temperatures, weights, wants_gradient)
     dtype = torch.promote_types(logits.dtype, torch.float32)
     weights = weights.to(dtype)
     samples, classes = logits.shape
@@ -122,6 +131,16 @@ def _divergences(
     return torch.dot(weights, sums), sums, gradient.to(logits.dtype)
 
 
+def has_kernels(logits: Tensor) -> bool:
+    """Whether the operator runs as Triton kernels for such logits: on a GPU, in single or half precision."""
+    return logits.device.type == "cuda" and logits.dtype != torch.float64 and _has_triton()
+
+
+@lru_cache(maxsize=1)
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
+
+
 def _sums_of_block(
     logits: Tensor,
     labels: Tensor,
@@ -132,7 +151,7 @@ def _sums_of_block(
     bounded: bool = False,
 ) -> Tensor:
     """Return the sums `(K,)` of a block and fill its `gradient`; `bounded` where a row of centroids may hold -inf."""
-    inverse, least, order = _constants(temperatures, weights.dtype, weights.device)
+    inverse, least, order = level_constants(temperatures, weights.dtype, weights.device)
     both = _buffers((2, len(temperatures), *logits.shape), weights.dtype, logits.device)
     products, exponentials = both.unbind()
     own, counted = labels.clamp_min(0), labels != IGNORE_INDEX
@@ -185,14 +204,15 @@ def _buffers(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -
 
 
 @lru_cache(maxsize=16)
-def _constants(
+def level_constants(
     temperatures: tuple[float, ...], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor, list[int]]:
     """Return 1 / T, `(K, 1, 1)`; the least exponential; levels from hot to cold if each T is half the one before."""
     inverse = torch.tensor([1 / each for each in temperatures], dtype=dtype, device=device).view(-1, 1, 1)
     order = sorted(range(len(temperatures)), key=lambda level: -temperatures[level])
     halving = all(temperatures[hot] == 2 * temperatures[cold] for hot, cold in pairwise(order))
-    return inverse, inverse.new_tensor(math.exp(NEGLIGIBLE)), order if halving else []
+    squared = halving and len(order) <= MOST_SQUARED
+    return inverse, inverse.new_tensor(math.exp(NEGLIGIBLE)), order if squared else []
 
 
 def _exponentiate(centred: Tensor, inverse: Tensor, order: list[int], least: Tensor, found: Tensor) -> None:
