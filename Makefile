@@ -13,7 +13,7 @@ DOCTESTED = hf_cmim/functional hf_cmim/attacks hf_cmim/teachers hf_cmim/centroid
 	hf_cmim/hub hf_cmim/measurement.py hf_cmim/names.py hf_cmim/objective.py hf_cmim/pages hf_cmim/plots
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-gpu quality lowest clean
+.PHONY: help demo test test-slow test-gpu bench quality lowest clean
 # Two installs into one environment at once would break it.
 .NOTPARALLEL:
 
@@ -29,6 +29,7 @@ help:
 	@echo '  make test       all tests that are neither slow nor need a GPU'
 	@echo '  make test-slow  launches of several processes, kills, compilation'
 	@echo '  make test-gpu   the tests that need an accelerator'
+	@echo '  make bench      speed and memory of the objective, the bank, a step and an audit; 15 minutes on a quiet machine'
 	@echo '  make quality    ruff, typos, mypy: read only'
 	@echo '  make lowest     make test with the lowest versions we promise, in .venv-lowest'
 	@echo '  make clean      remove caches and builds; to install anew, delete $(VENV) as well'
@@ -54,6 +55,18 @@ test-slow: $(VENV)/.installed-test
 
 test-gpu: $(VENV)/.installed-test
 	$(PYTEST) -m gpu tests
+
+# What BENCHMARKS.md holds. On a machine that does something else only the ratios mean anything, and they less.
+bench: $(VENV)/.installed-demo
+	$(VENV)/bin/python benchmarks/loss.py
+	$(VENV)/bin/python benchmarks/loss.py --calls 1
+	$(VENV)/bin/python benchmarks/loss.py --sweep temperatures --rounds 20
+	$(VENV)/bin/python benchmarks/loss.py --sweep classes --rounds 10
+	$(VENV)/bin/python benchmarks/bank.py
+	$(VENV)/bin/python benchmarks/step.py --pairs 150
+	$(VENV)/bin/python benchmarks/step.py --hidden_size 192 --layers 12 --image_size 32 --num_labels 100 --batch_size 32 \
+		--pairs 60 --warmup 3
+	$(VENV)/bin/python benchmarks/audit.py --students 8 --rounds 3 --epochs 1
 
 # mypy needs the types of matplotlib and cryptography.
 quality: $(VENV)/.installed-dev $(VENV)/.installed-plots $(VENV)/.installed-sign

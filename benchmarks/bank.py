@@ -9,6 +9,7 @@ round counts. Memory: the tables, and the most that a step holds beside them. Ch
 """
 
 import argparse
+import json
 import platform
 import tempfile
 import time
@@ -36,8 +37,8 @@ def move_the_whole(bank: CentroidBank, logits: Tensor, labels: Tensor) -> None:
     torch.log(bank.probs.clamp_min(bank.floor), out=bank.log_probs)
 
 
-def measure(shape: str, options: argparse.Namespace) -> None:
-    """Print the row of one shape."""
+def measure(shape: str, options: argparse.Namespace) -> dict[str, object]:
+    """Print and return the row of one shape."""
     samples, classes = map(int, shape.split("x"))
     state = HardeningState(classes, [2.0**n for n in range(options.temperatures)], 500.0, torch.device(options.device))
     bank, generator = state.bank, torch.Generator().manual_seed(0)
@@ -72,6 +73,7 @@ def measure(shape: str, options: argparse.Namespace) -> None:
         f" | {ratio[0]:.1f} [{ratio[1]:.1f}, {ratio[2]:.1f}]"
         f" | {tables / 2**20:.2f} | {extra / 2**20:.2f} | {saved / 2**20:.2f} |"
     )
+    return {"shape": shape, "seconds": seconds, "tables": tables, "beside": extra, "saved": saved}
 
 
 def main() -> None:
@@ -82,17 +84,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", type=Path, help="write the rows there, too; seconds and bytes")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print("| B x C | ms a step, median [quartiles] | over the whole table | tables, MiB | beside them | saved |")
     print("|---|---|---|---|---|---|")
-    for shape in options.shapes:
-        measure(shape, options)
+    rows = [measure(shape, options) for shape in options.shapes]
     device = torch.cuda.get_device_name() if options.device == "cuda" else f"{platform.machine()} CPU"
     print(
         f"\n{options.temperatures} temperatures, n = {options.rounds} rounds; {device}, {options.threads} threads,"
         f" torch {torch.__version__}, {time.strftime('%Y-%m-%d')}"
     )
+    if options.json is not None:
+        options.json.write_text(json.dumps({"device": device, "rows": rows}), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ Every round times each way in random order, five calls in a row after one that d
 the caches as the way before left them); the machine's speed drifts, so only ratios inside a round count. Rows:
 cross-entropy alone; one temperature after the other ("eager loop"); all in one tensor ("eager batched", on
 log-centroids); the operator of `hf_cmim.functional.fused`; with --compile, `torch.compile` of eager batched, which
-takes seconds at first use. Memory is the peak beyond inputs, on CPU by torch's profiler.
+takes seconds at first use. The floor is the time in which a large copy, timed before, moves as many bytes as the
+logits, their gradient and each sample's centroid rows. Memory is the peak beyond inputs, on CPU by torch's profiler.
 """
 
 import argparse
@@ -120,27 +121,43 @@ def peak_bytes(call: Callable[[], None], device: str) -> int:
     return int(max(np.cumsum([0, *(size for _, size in changes)])))
 
 
-def measure(shape: str, levels: int, options: argparse.Namespace) -> list[dict[str, object]]:
+def bytes_per_second(device: str) -> float:
+    """What a copy of 256 MiB reads and writes, at its best of ten."""
+    wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
+    source = torch.ones(2**26, device=device)
+    target, best = torch.zeros_like(source), float("inf")
+    for _ in range(10):
+        wait()
+        started = time.perf_counter()
+        target.copy_(source)
+        wait()
+        best = min(best, time.perf_counter() - started)
+    return 2 * source.nbytes / best
+
+
+def measure(shape: str, levels: int, bandwidth: float, options: argparse.Namespace) -> list[dict[str, object]]:
     """Print and return the rows of one shape."""
     samples, classes = map(int, shape.split("x"))
     temperatures = TEMPERATURES if levels == len(TEMPERATURES) else tuple(2.0 ** (n / 4) for n in range(levels))
     calls = ways((samples, classes), temperatures, options.device, compiled=options.compile)
     seconds = seconds_of(calls, options)
-    rows = []
+    rows, floor = [], 4 * samples * classes * (2 + levels) / bandwidth
     for name, values in seconds.items():
         to_batched = seconds["eager batched"] / values
         quarters = np.quantile(values, (0.25, 0.5, 0.75)) * 1e3
         row = {
             "shape": shape, "temperatures": levels, "way": name, "milliseconds": quarters[1],
             "quartiles": quarters[[0, 2]].tolist(), "to_ce": float(np.median(values / seconds["CE alone"])),
+            "to_floor": float(np.median(values) / floor),
             "faster_than_batched": np.quantile(to_batched, (0.5, 0.25, 0.75)).tolist(),
             "peak_mib": peak_bytes(calls[name], options.device) / 2**20,
         }  # fmt: skip
         rows.append(row)
         faster, low, high = row["faster_than_batched"]
+        over = f"{row['to_ce']:.2f} | {row['to_floor']:.1f}"
         tqdm.write(
             f"| {shape} | {levels} | {name} | {quarters[1]:.3f} [{quarters[0]:.3f}, {quarters[2]:.3f}]"
-            f" | {row['to_ce']:.2f} | {faster:.2f} [{low:.2f}, {high:.2f}] | {row['peak_mib']:.2f} |"
+            f" | {over} | {faster:.2f} [{low:.2f}, {high:.2f}] | {row['peak_mib']:.2f} |"
         )
     return rows
 
@@ -158,12 +175,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the rows there, too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print("| B x C | K | way | ms, median [quartiles] | over CE alone | over batched [quartiles] | peak, MiB |")
-    print("|---|---|---|---|---|---|---|")
+    print("| B x C | K | way | ms, median [quartiles] | over CE | over floor | batched over it | peak, MiB |")
+    print("|---|---|---|---|---|---|---|---|")
+    bandwidth = bytes_per_second(options.device)
     cases = SWEEPS[options.sweep] if options.sweep else [(shape, len(TEMPERATURES)) for shape in options.shapes]
-    rows = [row for shape, levels in cases for row in measure(shape, levels, options)]
+    rows = [row for shape, levels in cases for row in measure(shape, levels, bandwidth, options)]
     device = torch.cuda.get_device_name() if options.device == "cuda" else f"{platform.machine()} CPU"
-    about = f"n = {options.rounds} rounds; {device}, {options.threads} threads, torch {torch.__version__},"
+    about = f"n = {options.rounds} rounds of {options.calls}; {device}, {options.threads} threads,"
+    about += f" copies {bandwidth / 1e9:.1f} GB/s, torch {torch.__version__},"
     print(f"\n{about} {time.strftime('%Y-%m-%d')}")
     if options.json is not None:
         options.json.write_text(json.dumps({"about": about, "rows": rows}, indent=1), encoding="utf-8")

@@ -1,7 +1,7 @@
 """Time a CMIMTrainer step over a Trainer step: same model, same batch, alternating pairs.
 
     python benchmarks/step.py --pairs 200
-    python benchmarks/step.py --hidden_size 384 --layers 6 --image_size 32 --num_labels 100 --batch_size 64
+    python benchmarks/step.py --hidden_size 192 --layers 12 --image_size 32 --num_labels 100 --batch_size 32 --pairs 60
 
 Each pair runs one whole optimizer step (forward, backward, clipping, AdamW, and for CMIMTrainer the bank) with both
 trainers on one batch, in an order that changes from pair to pair. The machine's speed drifts, so only the ratio inside
@@ -9,9 +9,11 @@ a pair counts: the table gives the median ratio with a 95 % bootstrap interval, 
 """
 
 import argparse
+import json
 import platform
 import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,6 +100,7 @@ def main() -> None:
     parser.add_argument("--image_size", type=int, default=16)
     parser.add_argument("--num_labels", type=int, default=10)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="write the seconds of each pair there, too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     common: dict[str, Any] = {"report_to": "none", "use_cpu": not torch.cuda.is_available(), "disable_tqdm": True}
@@ -116,6 +119,8 @@ def main() -> None:
         f"{device}, {options.threads} thread(s), torch {torch.__version__}, transformers {transformers.__version__},"
         f" {time.strftime('%Y-%m-%d')}"
     )
+    if options.json is not None:
+        options.json.write_text(json.dumps({"pairs": seconds.tolist(), "device": device}), encoding="utf-8")
 
 
 if __name__ == "__main__":

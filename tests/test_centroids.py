@@ -284,6 +284,17 @@ def test_outputs_of_the_training_forward_are_let_go():
     assert not any(tensor.requires_grad for tensor in bank.buffers())
 
 
+def test_outputs_may_be_overwritten_before_the_step():
+    """Catches logits that are kept by reference: a compiled model writes its next outputs into the same memory."""
+    logits, labels = samples()
+    expected = moved_bank([(logits, labels)])
+    bank = CentroidBank(CLASSES, TEMPERATURES, WINDOW)
+    bank.accumulate(logits, labels)
+    logits.fill_(3.0)
+    bank.step()
+    assert_same_state(bank, expected, rtol=0, atol=0)
+
+
 def test_centroids_can_stay_while_the_rest_moves():
     """Catches exact centroids that drift between two passes over the data, or a recall the guard never sees."""
     bank = moved_bank([samples()])

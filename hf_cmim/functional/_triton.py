@@ -49,7 +49,7 @@ def _larger(left, right):
 
 @_kernel
 def _level(own, level_stride, inverse, order, turn: tl.constexpr, centred, exponential, inside, SQUARED: tl.constexpr):
-    """Number of the level in this turn, exp(u), log q, and log q - u, of which only those `inside` count."""
+    """Number of the level in this turn, exp(u), log q, and log q - u; outside of the row exp(u) is negligible."""
     level = tl.load(order + turn).to(tl.int64)
     u = centred * tl.load(inverse + level)
     if SQUARED and turn > 0:
@@ -81,12 +81,11 @@ def _row_kernel(
             own, level_stride, inverse, order, turn, centred, exponential, inside, SQUARED
         )
         counted = counted & (tl.reduce(q, 0, _larger) > -float("inf"))
-        weight = tl.where(inside, exponential, 0.0)
-        partition = tl.reduce(weight, 0, _add)
-        mean = tl.reduce(weight * difference, 0, _add) / partition
+        partition = tl.reduce(exponential, 0, _add)
+        mean = tl.reduce(exponential * difference, 0, _add) / partition
         tl.store(values + level * samples + row, -(mean + tl.log(partition)))
         if WANTS_GRADIENT:
-            total += weight * (mean - difference) * (tl.load(scales + level) / partition)
+            total += exponential * (mean - difference) * (tl.load(scales + level) / partition)
     for turn in tl.static_range(LEVELS):  # only now is it known whether any level lacks this class
         tl.store(values + turn * samples + row, 0.0, mask=counted == 0)
     if WANTS_GRADIENT:
@@ -124,10 +123,9 @@ def _chunk_kernel(
             _, exponential, q, difference = _level(
                 own + start + column, level_stride, inverse, order, turn, centred, exponential, inside, SQUARED
             )
-            weight = tl.where(inside, exponential, 0.0)
             here = lane == turn
-            partitions += tl.where(here, tl.reduce(weight, 0, _add), 0.0)
-            weighted += tl.where(here, tl.reduce(weight * difference, 0, _add), 0.0)
+            partitions += tl.where(here, tl.reduce(exponential, 0, _add), 0.0)
+            weighted += tl.where(here, tl.reduce(exponential * difference, 0, _add), 0.0)
             highest = tl.maximum(highest, tl.where(here, tl.reduce(q, 0, _larger), -float("inf")))
     seen = (lane >= LEVELS) | (highest > -float("inf"))
     counted = (label != IGNORED) & (tl.reduce(seen.to(tl.int32), 0, _add) == LANES)

@@ -33,6 +33,12 @@ def test_values_and_gradients_equal_twin(samples, classes, temperatures):
     assert_agrees(*arranged(case(samples, classes, temperatures), temperatures))
 
 
+def test_sixteen_halving_levels_keep_their_precision():
+    """Catches errors that double with each square: after 15 they would reach 1e-3."""
+    temperatures = [2.0**power for power in range(-8, 8)]
+    assert_agrees(*arranged(case(200, 9, temperatures, scale=0.02), temperatures))
+
+
 @pytest.mark.parametrize("elements", [1, 2000, 9000])
 def test_blocks_do_not_change_the_result(elements, monkeypatch):
     """Catches samples lost or counted twice at the edge of a block, and buffers of another block read."""
