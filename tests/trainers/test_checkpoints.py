@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForImageClassification, EarlyStoppingCallback, TrainerCallback
 
+from hf_cmim import CentroidBank
 from hf_cmim.functional import class_centroids
 from hf_cmim.trainers import hardening_state
 from hf_cmim.trainers.checkpoints import MARKER_NAME, find_fault
@@ -72,11 +73,14 @@ class TestResume:
         with safe_open(tmp_path / "checkpoint-10" / STATE_NAME, framework="pt") as file:
             assert "bank.probs" not in file.keys()  # noqa: SIM118 (it is not a dict)
             assert file.get_tensor("bank.seen").sum() == 60 + 2 * 8
-        resumed = trainer_in(tmp_path, centroid_window=100.0, max_steps=11, save_strategy="no")
-        seen = {}
+        resumed = trainer_in(tmp_path, centroid_window=100.0, max_steps=17, save_strategy="no")  # into a third epoch
+        seen, fills, fill = {}, [], CentroidBank.fill
+        monkeypatch.setattr(CentroidBank, "fill", lambda bank, batches: fills.append(fill(bank, batches)))
 
         class Look(TrainerCallback):
             def on_step_begin(self, args, state, control, **kwargs):
+                if seen:
+                    return
                 model = resumed.model.eval()
                 images = resumed.train_dataset
                 with torch.no_grad():
@@ -89,6 +93,7 @@ class TestResume:
         with caplog.at_level("WARNING"):
             resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-10"))
         assert "leaves out 0.0 GiB of centroids" in caplog.text
+        assert len(fills) == 1
         torch.testing.assert_close(seen["bank"], seen["exact"], rtol=1e-4, atol=1e-6)
 
     def test_plain_trainer_leaves_the_encoder_fresh(self, tmp_path):
