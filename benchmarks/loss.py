@@ -29,7 +29,10 @@ from tqdm.auto import tqdm
 
 from hf_cmim import CMIMLoss
 
-SHAPES = ("256x100", "64x1000", "1024x1000", "512x8192")
+SHAPES = {
+    "cpu": ["64x10", "256x100", "64x1000", "1024x1000"],
+    "cuda": ["256x100", "1024x1000", "2048x4096", "512x8192"],
+}
 TEMPERATURES = tuple(2.0**power for power in range(-2, 6))
 SWEEPS = {
     "temperatures": [("256x100", count) for count in (1, 2, 4, 8, 16, 32)],
@@ -165,7 +168,7 @@ def measure(shape: str, levels: int, bandwidth: float, options: argparse.Namespa
 def main() -> None:
     """Measure and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", nargs="+", default=list(SHAPES), help="samples x classes")
+    parser.add_argument("--shapes", nargs="+", help="samples x classes; by default what suits the device")
     parser.add_argument("--sweep", choices=list(SWEEPS), help="instead: cost against temperatures or classes")
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--calls", type=int, default=5, help="in a row; 1: on cold caches")
@@ -178,7 +181,8 @@ def main() -> None:
     print("| B x C | K | way | ms, median [quartiles] | over CE | over floor | batched over it | peak, MiB |")
     print("|---|---|---|---|---|---|---|---|")
     bandwidth = bytes_per_second(options.device)
-    cases = SWEEPS[options.sweep] if options.sweep else [(shape, len(TEMPERATURES)) for shape in options.shapes]
+    shapes = options.shapes or SHAPES[options.device]
+    cases = SWEEPS[options.sweep] if options.sweep else [(shape, len(TEMPERATURES)) for shape in shapes]
     rows = [row for shape, levels in cases for row in measure(shape, levels, bandwidth, options)]
     device = torch.cuda.get_device_name() if options.device == "cuda" else f"{platform.machine()} CPU"
     about = f"n = {options.rounds} rounds of {options.calls}; {device}, {options.threads} threads,"
