@@ -549,3 +549,23 @@ def test_backend_follows_the_size_and_the_variable(monkeypatch):
         loss._is_fused(small)
     with pytest.raises(ValueError, match="Expected a backend of.*got 'fast'"):
         CMIMLoss(OCTAVES, backend="fast")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["eager", "fused"])
+def test_compiled_objective_has_no_graph_break(backend):
+    """Catches a step that torch.compile takes apart, and a compiled loss that is another."""
+    loss = CMIMLoss(OCTAVES, backend=backend)
+    logits, labels = samples()
+    log_centroids = log_centroids_of(loss).float()
+    previous = torch.ones(len(OCTAVES))
+
+    def total(values):
+        components = loss(values, labels, log_centroids, 0.7, num_items=13, previous_terms=previous)
+        return components["ce"] + components["cmi"]
+
+    compiled = torch.compile(total, fullgraph=True)
+    plain, other = logits.float().requires_grad_(), logits.float().requires_grad_()
+    total(plain).backward()
+    compiled(other).backward()
+    torch.testing.assert_close(other.grad, plain.grad)

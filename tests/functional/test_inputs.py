@@ -20,8 +20,9 @@ LOGITS = torch.tensor([[2.0, 0.0, 1.0], [0.0, 2.0, 1.0], [1.0, 0.0, 2.0], [3.0, 
         (LOGITS, torch.zeros(4, dtype=torch.bool), r"integer labels in \[0, 3\), got dtype torch.bool"),
         (LOGITS, torch.tensor([0, 3, 1, 2]), r"labels in \[0, 3\) or -100 \(ignored\), got \[3\].*label2id"),
         (LOGITS, torch.tensor([-1, 3, -1, -100]), r"labels in \[0, 3\) or -100 \(ignored\), got \[-1, 3\]"),
+        (LOGITS, torch.tensor([-1, 2, 0, -100]), r"labels in \[0, 3\) or -100 \(ignored\), got \[-1\]"),
     ],
-    ids=["count", "multi-label", "one row", "one class", "regression", "bool", "too large", "negative"],
+    ids=["count", "multi-label", "one row", "one class", "regression", "bool", "too large", "both", "negative"],
 )
 def test_wrong_inputs_are_explained(logits, labels, expected):
     """Catches a missing guard: broadcasting, or an index that wraps, would give a number that means nothing."""
