@@ -55,32 +55,13 @@ def weighted_divergences(
         The weighted sum, 0-d, differentiable once with respect to the logits; the sums at each temperature, `(K,)`,
         detached. Both in nats, fp32 (fp64 for fp64 logits).
     """
-    arguments = logits, labels, log_centroids.detach(), list(temperatures), weights.detach()
-    if torch.compiler.is_compiling():
-        wants_gradient = logits.requires_grad and torch.is_grad_enabled()
-        total, sums, _ = torch.ops.hf_cmim.divergences(*arguments, wants_gradient)
-        return total, sums.detach()
-    found: tuple[Tensor, Tensor] = _WeightedDivergences.apply(*arguments)  # type: ignore[no-untyped-call]
-    return found
-
-
-class _WeightedDivergences(torch.autograd.Function):
-    """What the operator does, without the cost of calling one: on a small batch that is a fifth of the whole."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, labels: Tensor, log_centroids: Tensor, temperatures: list[float], weights: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        arguments = logits, labels, log_centroids, temperatures, weights, ctx.needs_input_grad[0]
-        total, sums, gradient = _divergences(*arguments)
-        ctx.mark_non_differentiable(sums)
-        ctx.save_for_backward(gradient)
-        return total, sums
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        return _backward(ctx, total)
+    wants_gradient = logits.requires_grad and torch.is_grad_enabled()
+    arguments = logits, labels, log_centroids.detach(), list(temperatures), weights.detach(), wants_gradient
+    if torch.compiler.is_compiling() or type(logits) is not Tensor:  # fake tensors, for one
+        total, sums, _ = torch.ops.hf_cmim.divergences(*arguments)
+    else:
+        total, sums, _ = _Divergences.apply(*arguments)  # type: ignore[no-untyped-call]
+    return total, sums.detach()
 
 
 def tempered_probs(logits: Tensor, temperatures: Sequence[float]) -> Tensor:
@@ -199,7 +180,8 @@ def _buffers(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -
     elements = math.prod(shape)
     known: Tensor | None = getattr(_kept, "buffer", None)
     if known is None or known.dtype != dtype or known.numel() < elements:
-        known = _kept.buffer = torch.empty(elements, dtype=dtype)
+        with torch.inference_mode(False):  # a tensor made there could not be written to in training
+            known = _kept.buffer = torch.empty(elements, dtype=dtype)
     return known[:elements].view(shape)
 
 
@@ -244,12 +226,26 @@ def _fake(
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    ctx.save_for_backward(output[2])
+    _, sums, gradient = output
+    ctx.mark_non_differentiable(sums, gradient)
+    ctx.save_for_backward(gradient)
 
 
-def _backward(ctx: Any, total: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-    (gradient,) = ctx.saved_tensors
-    return gradient * total.to(gradient.dtype), *[None] * (len(ctx.needs_input_grad) - 1)
+def _backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+    (gradient,), total = ctx.saved_tensors, gradients[0]
+    return gradient * total.to(gradient.dtype), None, None, None, None, None
+
+
+class _Divergences(torch.autograd.Function):
+    """What the operator does, without the cost of calling one: on a small batch that is a fifth of the whole."""
+
+    forward = staticmethod(_divergences)
+    setup_context = staticmethod(_keep)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+        return _backward(ctx, *gradients)
 
 
 # Not `custom_op`: its wrapper looks for aliases at every call, which on small batches takes as long as the work.

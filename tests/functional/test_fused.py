@@ -1,8 +1,11 @@
 """The fused operator against a float64 twin: values, gradients, what torch.compile sees, and memory."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from problems import HALVING, OTHERS, arranged, case, twin
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 
 from hf_cmim.functional import fused
@@ -126,6 +129,32 @@ def test_no_gradient_where_none_is_asked():
     assert with_gradient[0].requires_grad
     assert not without[0].requires_grad
     assert torch.equal(with_gradient[1], without[1])
+
+
+def test_evaluation_in_inference_mode_leaves_training_possible():
+    """Catches a buffer or a constant made in inference mode and kept, which nothing may be written to afterwards."""
+    temperatures = [1.5, 3.0, 6.0, 12.0, 24.0]  # new constants
+
+    def both_modes():
+        with torch.inference_mode():
+            weighted_divergences(*arranged(case(40, 100, temperatures), temperatures))
+        assert_agrees(*arranged(case(4, 9, temperatures), temperatures))
+        return True
+
+    with ThreadPoolExecutor(1) as fresh:  # each thread keeps a buffer of its own
+        assert fresh.submit(both_modes).result()
+
+
+def test_fake_tensors_leave_no_trace():
+    """Catches a fake constant that is kept and met by real tensors."""
+    temperatures = [1.25, 2.5, 5.0]
+    problem = arranged(case(4, 9, temperatures), temperatures)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        faked = [mode.from_tensor(each) if isinstance(each, torch.Tensor) else each for each in problem]
+        total, sums = weighted_divergences(*faked)
+        assert total.shape == ()
+        assert sums.shape == (3,)
+    assert_agrees(*problem)
 
 
 def test_second_derivative_is_refused():
