@@ -48,6 +48,12 @@ def _larger(left, right):
 
 
 @_kernel
+def _at_least(numbers, least):
+    """The larger of two, where nan stays nan."""
+    return tl.maximum(numbers, least, propagate_nan=tl.PropagateNan.ALL)
+
+
+@_kernel
 def _level(own, level_stride, inverse, order, turn: tl.constexpr, centred, exponential, inside, SQUARED: tl.constexpr):
     """Number of the level in this turn, exp(u), log q, and log q - u; outside of the row exp(u) is negligible."""
     level = tl.load(order + turn).to(tl.int64)
@@ -55,7 +61,7 @@ def _level(own, level_stride, inverse, order, turn: tl.constexpr, centred, expon
     if SQUARED and turn > 0:
         exponential = exponential * exponential
     else:
-        exponential = tl.exp(tl.maximum(u, NEGLIGIBLE))
+        exponential = tl.exp(_at_least(u, NEGLIGIBLE))
     q = tl.load(own + level * level_stride, mask=inside, other=-float("inf")).to(tl.float32)
     return level, exponential, q, tl.maximum(q, LOWEST) - u
 
@@ -72,7 +78,7 @@ def _row_kernel(
     column = tl.arange(0, BLOCK)
     inside = column < classes
     z = tl.load(logits + row * logit_stride + column, mask=inside, other=-float("inf")).to(tl.float32)
-    centred = tl.maximum(z - tl.reduce(z, 0, _larger), lowest)
+    centred = _at_least(z - tl.reduce(z, 0, _larger), lowest)
     own = log_centroids + tl.maximum(label, 0).to(tl.int64) * row_stride + column
     exponential = centred
     total = tl.full([BLOCK], 0.0, tl.float32)
@@ -117,7 +123,7 @@ def _chunk_kernel(
     for start in range(0, classes, BLOCK):
         inside = start + column < classes
         z = tl.load(logits + row * logit_stride + start + column, mask=inside, other=-float("inf")).to(tl.float32)
-        centred = tl.maximum(z - largest, lowest)
+        centred = _at_least(z - largest, lowest)
         exponential = centred
         for turn in tl.static_range(LEVELS):
             _, exponential, q, difference = _level(
@@ -139,7 +145,7 @@ def _chunk_kernel(
         for start in range(0, classes, BLOCK):
             inside = start + column < classes
             z = tl.load(logits + row * logit_stride + start + column, mask=inside, other=-float("inf")).to(tl.float32)
-            centred = tl.maximum(z - largest, lowest)
+            centred = _at_least(z - largest, lowest)
             exponential = centred
             total = tl.full([BLOCK], 0.0, tl.float32)
             for turn in tl.static_range(LEVELS):

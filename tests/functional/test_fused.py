@@ -131,6 +131,17 @@ def test_no_gradient_where_none_is_asked():
     assert torch.equal(with_gradient[1], without[1])
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_logit_that_is_no_number_shows(number):
+    """Catches a diverged model whose loss looks fine."""
+    logits, labels, log_centroids, weights = case(3, 20, HALVING)
+    logits[1, 4] = number
+    total, _ = weighted_divergences(logits.requires_grad_(), labels, log_centroids, HALVING, weights)
+    total.backward()
+    assert total.isnan()
+    assert logits.grad[1].isnan().any()
+
+
 def test_evaluation_in_inference_mode_leaves_training_possible():
     """Catches a buffer or a constant made in inference mode and kept, which nothing may be written to afterwards."""
     temperatures = [1.5, 3.0, 6.0, 12.0, 24.0]  # new constants

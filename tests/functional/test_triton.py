@@ -83,6 +83,17 @@ def test_half_precision(dtype, table, kernel):
     assert_agrees((logits, labels, log_centroids.to(table), weights), HALVING)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # NumPy's, in the interpreter
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_logit_that_is_no_number_shows(number, kernel):
+    """Catches a maximum that drops nan: training would go on from a diverged model with a loss that looks fine."""
+    logits, labels, log_centroids, weights = case(3, 20, HALVING)
+    logits[1, 4] = number
+    total, _, gradient = _triton.divergences(logits, labels, log_centroids, HALVING, weights, True)
+    assert total.isnan()
+    assert gradient[1].isnan().any()
+
+
 def test_strides(kernel):
     """Catches a layout taken for granted: columns of a wider tensor, a transposed one, a table for all levels."""
     logits, labels, log_centroids, weights = case(5, 20, OTHERS)
