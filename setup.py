@@ -35,7 +35,7 @@ EXTRAS = {
         MATPLOTLIB,
         CRYPTOGRAPHY,
         "pillow>=10.4.0,<14",  # images for the image recipes
-        "triton>=3.4,<4; platform_system == 'Linux'",  # interprets the GPU kernels; CUDA builds of torch bring it
+        "triton>=3.4,<4; platform_system == 'Linux'",  # GPU kernels; interpreting them takes 3.9
     ],
     "dev": [
         "ruff>=0.17,<1",  # lints and formats

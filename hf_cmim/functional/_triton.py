@@ -1,15 +1,17 @@
-"""The fused operator as Triton kernels: a row's logits are read once, all temperatures stay on chip.
+"""The fused operator as Triton kernels: all divergences of a sample, and their gradient, in one program.
 
-One program works on one sample. Up to 8192 classes its row is held in registers: logits, gradient and the centroid row
-of each temperature move once. Larger rows go through in chunks, logits thrice and centroid rows twice, mostly from the
-cache. Sums are kept for each row and added up afterwards, so that the result does not depend on the order of programs.
+Up to 8,192 classes a row is held in registers: its logits, its gradient and the centroid row of each temperature move
+once. Longer rows go through in chunks: logits are read three times (maximum, sums, gradient), centroid rows twice.
+Each row has its own results, so that sums over them do not depend on the order of programs.
 
 Without a GPU the same kernels run in Triton's interpreter, slowly: so that they can be tested on any machine. Source:
 ours; formulas in `hf_cmim.functional.fused`.
 """
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -22,150 +24,149 @@ from hf_cmim.functional import fused
 from hf_cmim.functional.divergence import IGNORE_INDEX
 
 LARGEST_ROW = 8192
-"""Classes of a row that is held in registers: 16 numbers a thread, five arrays of them, 16 warps."""
-CHUNK = 4096
+"""Classes of a row that is held in registers: 8 numbers a thread in each array, 32 warps. More spill."""
+TILE = 8192
+"""Numbers of a chunk at all levels: 32 a thread, 8 warps."""
+INTERPRETED = not torch.cuda.is_available()
 IGNORED = tl.constexpr(IGNORE_INDEX)
 LOWEST = tl.constexpr(fused.LOWEST)
-NEGLIGIBLE = tl.constexpr(fused.NEGLIGIBLE)
+FAR = tl.constexpr(-(2.0**80))
+"""Stands for a logit of -inf: its exponential is 0 and, unlike -inf, so is any product with that."""
+
+# The library's own, as the interpreter knows them by identity; any other function it calls for each number.
+_add = tl.standard._sum_combine
+_larger = tl.standard._elementwise_max
 
 
 def _kernel(function: Any) -> Any:
-    """Compile for the GPU, or interpret where there is none: decided here, whatever other libraries decided before."""
+    """Compile for the GPU, or interpret where there is none; nothing else sees the switch."""
+    sizes = ["classes", "logit_stride", "level_stride", "row_stride"]  # UNIT says all that is to be known
     with knobs.runtime.scope():
-        knobs.runtime.interpret = not torch.cuda.is_available()
-        return triton.jit(function)
-
-
-# Own reductions: the library's were decorated when it was imported, and cannot be interpreted any more.
-@_kernel
-def _add(left, right):
-    return left + right
+        knobs.runtime.interpret = INTERPRETED
+        return triton.jit(function, do_not_specialize=sizes)
 
 
 @_kernel
-def _larger(left, right):
-    return tl.maximum(left, right)
+def _read(place, inside):
+    return tl.load(place, mask=inside, other=-float("inf")).to(tl.float32)
 
 
 @_kernel
-def _at_least(numbers, least):
+def _at_least(numbers, least: tl.constexpr):
     """The larger of two, where nan stays nan."""
     return tl.maximum(numbers, least, propagate_nan=tl.PropagateNan.ALL)
 
 
 @_kernel
-def _level(own, level_stride, inverse, order, turn: tl.constexpr, centred, exponential, inside, SQUARED: tl.constexpr):
-    """Number of the level in this turn, exp(u), log q, and log q - u; outside of the row exp(u) is negligible."""
-    level = tl.load(order + turn).to(tl.int64)
-    u = centred * tl.load(inverse + level)
-    if SQUARED and turn > 0:
-        exponential = exponential * exponential
-    else:
-        exponential = tl.exp(_at_least(u, NEGLIGIBLE))
-    q = tl.load(own + level * level_stride, mask=inside, other=-float("inf")).to(tl.float32)
-    return level, exponential, q, tl.maximum(q, LOWEST) - u
+def _largest(place, classes, column, BLOCK: tl.constexpr):
+    highest = tl.full([BLOCK], -float("inf"), tl.float32)
+    for start in range(0, classes, BLOCK):
+        highest = tl.maximum(highest, _read(place + start, start + column < classes))
+    return tl.reduce(highest, 0, _larger)
+
+
+@_kernel
+def _seen(own, classes, level_stride, column, lane, LEVELS: tl.constexpr, BLOCK: tl.constexpr):
+    """Whether the class has a centroid at all levels: the rows are read again only if one of them starts with -inf."""
+    first = tl.load(own + lane * level_stride, mask=lane < LEVELS, other=0.0).to(tl.float32)
+    absent = tl.reduce((first == -float("inf")).to(tl.int32), 0, _larger)
+    if absent > 0:
+        absent = absent * 0
+        level = own + column
+        for _ in range(LEVELS):
+            absent += (_largest(level, classes, column, BLOCK) == -float("inf")).to(tl.int32)
+            level += level_stride
+    return absent == 0
 
 
 @_kernel
 def _row_kernel(
-    logits, labels, log_centroids, inverse, scales, order, values, gradient,
-    classes, logit_stride, level_stride, row_stride, samples, lowest,
-    LEVELS: tl.constexpr, BLOCK: tl.constexpr, SQUARED: tl.constexpr, WANTS_GRADIENT: tl.constexpr,
+    logits, labels, log_centroids, weights, terms, gradient, inverse, classes, logit_stride, level_stride, row_stride,
+    ORDER: tl.constexpr, LEVELS: tl.constexpr, LANES: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
+    SQUARING: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     label = tl.load(labels + row)
-    counted = label != IGNORED
+    classes = classes * UNIT
+    level_stride = level_stride.to(tl.int64) * UNIT
     column = tl.arange(0, BLOCK)
+    lane = tl.arange(0, LANES)
     inside = column < classes
-    z = tl.load(logits + row * logit_stride + column, mask=inside, other=-float("inf")).to(tl.float32)
-    centred = _at_least(z - tl.reduce(z, 0, _larger), lowest)
-    own = log_centroids + tl.maximum(label, 0).to(tl.int64) * row_stride + column
-    exponential = centred
+    found = tl.full([LANES], 0.0, tl.float32)
     total = tl.full([BLOCK], 0.0, tl.float32)
-    for turn in tl.static_range(LEVELS):
-        level, exponential, q, difference = _level(
-            own, level_stride, inverse, order, turn, centred, exponential, inside, SQUARED
-        )
-        counted = counted & (tl.reduce(q, 0, _larger) > -float("inf"))
-        partition = tl.reduce(exponential, 0, _add)
-        mean = tl.reduce(exponential * difference, 0, _add) / partition
-        tl.store(values + level * samples + row, -(mean + tl.log(partition)))
-        if WANTS_GRADIENT:
-            total += exponential * (mean - difference) * (tl.load(scales + level) / partition)
-    for turn in tl.static_range(LEVELS):  # only now is it known whether any level lacks this class
-        tl.store(values + turn * samples + row, 0.0, mask=counted == 0)
-    if WANTS_GRADIENT:
-        total = tl.where(counted, total, 0.0)
-        tl.store(gradient + row * classes + column, total.to(gradient.dtype.element_ty), mask=inside)
+    if label != IGNORED:
+        z = _read(logits + row * logit_stride * UNIT + column, inside)
+        centred = _at_least(z - tl.reduce(z, 0, _larger), FAR)
+        own = log_centroids + label * row_stride * UNIT
+        exponential = centred
+        for turn in tl.static_range(LEVELS):
+            u = centred * inverse[turn]
+            exponential = exponential * exponential if SQUARING and turn > 0 else tl.exp(u)
+            difference = _at_least(_read(own + ORDER[turn] * level_stride + column, inside), LOWEST) - u
+            partition = tl.reduce(exponential, 0, _add)
+            mean = tl.reduce(exponential * difference, 0, _add) / partition
+            found = tl.where(lane == ORDER[turn], -(mean + tl.log(partition)), found)
+            if gradient is not None:
+                factor = tl.load(weights + ORDER[turn]) * inverse[turn] / partition
+                total += exponential * (mean - difference) * factor
+        # Last, so that no load above waits for what this finds.
+        seen = _seen(own, classes, level_stride, column, lane, LEVELS, BLOCK)
+        found = tl.where(seen, found, 0.0)
+        total = tl.where(seen, total, 0.0)
+    tl.store(terms + row * LEVELS + lane, found, mask=lane < LEVELS)
+    if gradient is not None:
+        tl.store(gradient + row * classes + column, total, mask=inside)
+
+
+@_kernel
+def _tile(place, levels, inside, real, largest, inverses):
+    """Return exp(u) and log q - u of a chunk at all levels."""
+    u = _at_least(_read(place, inside) - largest, FAR)[None, :] * inverses[:, None]
+    return tl.exp(u), _at_least(_read(levels, real & inside[None, :]), LOWEST) - u
 
 
 @_kernel
 def _chunk_kernel(
-    logits, labels, log_centroids, inverse, scales, order, values, gradient,
-    classes, logit_stride, level_stride, row_stride, samples, lowest,
-    LEVELS: tl.constexpr, LANES: tl.constexpr, BLOCK: tl.constexpr, SQUARED: tl.constexpr,
-    WANTS_GRADIENT: tl.constexpr,
+    logits, labels, log_centroids, weights, terms, gradient, inverse, classes, logit_stride, level_stride, row_stride,
+    ORDER: tl.constexpr, LEVELS: tl.constexpr, LANES: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     label = tl.load(labels + row)
+    classes = classes * UNIT
+    level_stride = level_stride.to(tl.int64) * UNIT
     column = tl.arange(0, BLOCK)
-    lane = tl.arange(0, LANES)  # one for each level, in the order of turns
-    own = log_centroids + tl.maximum(label, 0).to(tl.int64) * row_stride
-    running = tl.full([BLOCK], -float("inf"), tl.float32)
-    for start in range(0, classes, BLOCK):
+    lane = tl.arange(0, LANES)
+    valid = label != IGNORED
+    reach = tl.where(valid, classes, 0)  # no column of an ignored sample is read
+    place = logits + row * logit_stride * UNIT + column
+    largest = _largest(place, reach, column, BLOCK)
+    inverses = tl.full([LANES], 0.0, tl.float32)
+    for turn in tl.static_range(LEVELS):
+        inverses = tl.where(lane == ORDER[turn], inverse[turn], inverses)
+    own = log_centroids + tl.where(valid, label, 0) * row_stride * UNIT
+    real = (lane < LEVELS)[:, None]
+    levels = (own + lane * level_stride)[:, None] + column[None, :]
+    partitions, products = tl.full([LANES], 0.0, tl.float32), tl.full([LANES], 0.0, tl.float32)
+    for start in range(0, reach, BLOCK):
         inside = start + column < classes
-        z = tl.load(logits + row * logit_stride + start + column, mask=inside, other=-float("inf"))
-        running = tl.maximum(running, z.to(tl.float32))
-    largest = tl.reduce(running, 0, _larger)
-    partitions = tl.full([LANES], 0.0, tl.float32)
-    weighted = tl.full([LANES], 0.0, tl.float32)
-    highest = tl.full([LANES], -float("inf"), tl.float32)
-    for start in range(0, classes, BLOCK):
-        inside = start + column < classes
-        z = tl.load(logits + row * logit_stride + start + column, mask=inside, other=-float("inf")).to(tl.float32)
-        centred = _at_least(z - largest, lowest)
-        exponential = centred
-        for turn in tl.static_range(LEVELS):
-            _, exponential, q, difference = _level(
-                own + start + column, level_stride, inverse, order, turn, centred, exponential, inside, SQUARED
-            )
-            here = lane == turn
-            partitions += tl.where(here, tl.reduce(exponential, 0, _add), 0.0)
-            weighted += tl.where(here, tl.reduce(exponential * difference, 0, _add), 0.0)
-            highest = tl.maximum(highest, tl.where(here, tl.reduce(q, 0, _larger), -float("inf")))
-    seen = (lane >= LEVELS) | (highest > -float("inf"))
-    counted = (label != IGNORED) & (tl.reduce(seen.to(tl.int32), 0, _add) == LANES)
-    partitions = tl.where(lane < LEVELS, partitions, 1.0)
-    means = weighted / partitions
-    levels = tl.load(order + lane, mask=lane < LEVELS, other=0).to(tl.int64)
+        exponentials, differences = _tile(place + start, levels + start, inside, real, largest, inverses)
+        partitions += tl.reduce(exponentials, 1, _add)
+        products += tl.reduce(exponentials * differences, 1, _add)
+    partitions = tl.where(valid, partitions, 1.0)
+    means = products / partitions
+    counted = valid & _seen(own, reach, level_stride, column, lane, LEVELS, BLOCK)
     found = tl.where(counted, -(means + tl.log(partitions)), 0.0)
-    tl.store(values + levels * samples + row, found, mask=lane < LEVELS)
-    if WANTS_GRADIENT:
-        factors = tl.load(scales + levels, mask=lane < LEVELS, other=0.0) / partitions
+    tl.store(terms + row * LEVELS + lane, found, mask=lane < LEVELS)
+    if gradient is not None:
+        factors = tl.load(weights + lane, mask=lane < LEVELS, other=0.0) * inverses / partitions
+        factors = tl.where(counted, factors, 0.0)
         for start in range(0, classes, BLOCK):
             inside = start + column < classes
-            z = tl.load(logits + row * logit_stride + start + column, mask=inside, other=-float("inf")).to(tl.float32)
-            centred = _at_least(z - largest, lowest)
-            exponential = centred
             total = tl.full([BLOCK], 0.0, tl.float32)
-            for turn in tl.static_range(LEVELS):
-                _, exponential, _, difference = _level(
-                    own + start + column, level_stride, inverse, order, turn, centred, exponential, inside, SQUARED
-                )
-                mean = tl.reduce(tl.where(lane == turn, means, 0.0), 0, _add)
-                factor = tl.reduce(tl.where(lane == turn, factors, 0.0), 0, _add)
-                total += exponential * (mean - difference) * factor
-            total = tl.where(counted, total, 0.0)
-            place = gradient + row * classes + start + column
-            tl.store(place, total.to(gradient.dtype.element_ty), mask=inside)
-
-
-@lru_cache(maxsize=16)
-def _turns(temperatures: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor, bool]:
-    """Return 1 / T, `(K,)`; the levels in their turn; whether each turn's exponential is the square of the last."""
-    inverse, _, halving = fused.level_constants(temperatures, torch.float32, device)
-    order = torch.tensor(halving or range(len(temperatures)), dtype=torch.int32, device=device)
-    return inverse.view(-1), order, bool(halving)
+            if valid:
+                slopes, differences = _tile(place + start, levels + start, inside, real, largest, inverses)
+                total = tl.reduce(slopes * (means[:, None] - differences) * factors[:, None], 0, _add)
+            tl.store(gradient + row * classes + start + column, total, mask=inside)
 
 
 def divergences(
@@ -180,32 +181,59 @@ def divergences(
 
     Args:
         logits: `(B, C)`.
-        labels: `(B,)` in [0, C), or -100.
-        log_centroids: `(K, C, C)`, fp32, fp16 or bf16; an expanded first dimension is fine.
-        temperatures: `K` numbers above 0.
-        weights: `(K,)`.
+        labels: `(B,)` int64 in [0, C), or -100: such a sample is not read.
+        log_centroids: `(K, C, C)`, fp32, fp16 or bf16, expanded or not. A class with a row of -inf at any level has no
+            divergence.
+        temperatures: `K` numbers above 0, in any order.
+        weights: `(K,)` of the divergences.
         wants_gradient: whether to make the gradient.
 
     Returns:
-        The weighted sum, 0-d, the sums `(K,)`, and the gradient `(B, C)` or `(0, C)`.
+        The weighted sum, 0-d, and the sums, `(K,)`, fp32, in nats; the gradient in the logits' type, `(B, C)` or
+        `(0, C)`.
+
+    Raises:
+        RuntimeError: the logits are on CPU and the kernels are compiled for a GPU.
     """
+    if not (logits.is_cuda or INTERPRETED):
+        raise RuntimeError(
+            f"Expected logits on a GPU, which the kernels are compiled for; got them on {logits.device}, which they "
+            "cannot read. Move the logits to the GPU, or hide it (CUDA_VISIBLE_DEVICES=) to have kernels interpreted."
+        )
     (samples, classes), levels = logits.shape, len(temperatures)
     logits = logits if logits.stride(1) == 1 else logits.contiguous()
     log_centroids = log_centroids if log_centroids.stride(2) == 1 else log_centroids.contiguous()
-    inverse, order, squared = _turns(tuple(temperatures), logits.device)
-    weights = weights.float()
-    values = torch.empty(levels, samples, dtype=torch.float32, device=logits.device)
+    terms = torch.empty(samples, levels, dtype=torch.float32, device=logits.device)
     gradient = logits.new_empty(samples if wants_gradient else 0, classes)
-    tensors = logits, labels, log_centroids, inverse, weights * inverse, order, values, gradient
-    strides = logits.stride(0), log_centroids.stride(0), log_centroids.stride(1), samples
-    numbers = (classes, *strides, fused.NEGLIGIBLE * max(temperatures))
-    flags = {"LEVELS": levels, "SQUARED": squared, "WANTS_GRADIENT": wants_gradient}
-    if samples and classes <= LARGEST_ROW:
-        block = triton.next_power_of_2(classes)
-        warps = max(1, min(16, block // 512))
-        _row_kernel[(samples,)](*tensors, *numbers, **flags, BLOCK=block, num_warps=warps)
-    elif samples:
-        lanes = triton.next_power_of_2(levels)
-        _chunk_kernel[(samples,)](*tensors, *numbers, **flags, LANES=lanes, BLOCK=CHUNK, num_warps=8)
-    sums = values.sum(dim=1)
+    weights = weights.float().contiguous()
+    tensors = logits, labels.contiguous(), log_centroids, weights, terms, gradient if wants_gradient else None
+    if samples:
+        with torch.cuda.device_of(logits):  # a model in parts may end on another GPU than the current one
+            _launch(logits, log_centroids, tensors, tuple(temperatures))
+    sums = terms.sum(dim=0)
     return torch.dot(weights, sums), sums, gradient
+
+
+def _launch(logits: Tensor, log_centroids: Tensor, tensors: Any, temperatures: tuple[float, ...]) -> None:
+    (samples, classes), levels = logits.shape, len(temperatures)
+    order, inverse, halving = _turns(temperatures)
+    sizes = classes, logits.stride(0), log_centroids.stride(0), log_centroids.stride(1)
+    unit = math.gcd(16, *sizes)  # so that the compiler knows how rows are aligned, and reads several numbers at once
+    arguments = *tensors, inverse, *(size // unit for size in sizes)
+    lanes, block = triton.next_power_of_2(levels), triton.next_power_of_2(classes)
+    settings: dict[str, Any] = {"ORDER": order, "LEVELS": levels, "LANES": lanes, "UNIT": unit}
+    settings["enable_fp_fusion"] = True  # the default, said because Triton 3.9 warns that it will change
+    if classes <= LARGEST_ROW:
+        warps = max(1, block // 256)
+        _row_kernel[(samples,)](*arguments, **settings, SQUARING=halving, BLOCK=block, num_warps=warps)
+    else:
+        _chunk_kernel[(samples,)](*arguments, **settings, BLOCK=min(4096, TILE // lanes), num_warps=8)
+
+
+@lru_cache(maxsize=16)
+def _turns(temperatures: tuple[float, ...]) -> tuple[tuple[int, ...], tuple[float, ...], bool]:
+    """Return the levels from hot to cold, 1 / T of each, and whether each T is half the one before."""
+    order = sorted(range(len(temperatures)), key=lambda level: -temperatures[level])
+    halving = all(temperatures[hot] == 2 * temperatures[cold] for hot, cold in pairwise(order))
+    inverse = tuple(1 / temperatures[level] for level in order)
+    return tuple(order), inverse, halving and len(order) <= fused.MOST_SQUARED
