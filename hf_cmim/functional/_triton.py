@@ -80,22 +80,27 @@ def _seen(own, classes, level_stride, column, lane, LEVELS: tl.constexpr, BLOCK:
 
 
 @_kernel
+def _sample(logits, labels, classes, logit_stride, level_stride, UNIT: tl.constexpr):
+    """This program's row, its label, where its logits begin, classes and the step of a level in numbers."""
+    row = tl.program_id(0).to(tl.int64)
+    place = logits + row * logit_stride * UNIT
+    return row, tl.load(labels + row), place, classes * UNIT, level_stride.to(tl.int64) * UNIT
+
+
+@_kernel
 def _row_kernel(
     logits, labels, log_centroids, weights, terms, gradient, inverse, classes, logit_stride, level_stride, row_stride,
     ORDER: tl.constexpr, LEVELS: tl.constexpr, LANES: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
     SQUARING: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
-    label = tl.load(labels + row)
-    classes = classes * UNIT
-    level_stride = level_stride.to(tl.int64) * UNIT
+    row, label, place, classes, level_stride = _sample(logits, labels, classes, logit_stride, level_stride, UNIT)
     column = tl.arange(0, BLOCK)
     lane = tl.arange(0, LANES)
     inside = column < classes
     found = tl.full([LANES], 0.0, tl.float32)
     total = tl.full([BLOCK], 0.0, tl.float32)
     if label != IGNORED:
-        z = _read(logits + row * logit_stride * UNIT + column, inside)
+        z = _read(place + column, inside)
         centred = _at_least(z - tl.reduce(z, 0, _larger), FAR)
         own = log_centroids + label * row_stride * UNIT
         exponential = centred
@@ -130,15 +135,12 @@ def _chunk_kernel(
     logits, labels, log_centroids, weights, terms, gradient, inverse, classes, logit_stride, level_stride, row_stride,
     ORDER: tl.constexpr, LEVELS: tl.constexpr, LANES: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
-    label = tl.load(labels + row)
-    classes = classes * UNIT
-    level_stride = level_stride.to(tl.int64) * UNIT
+    row, label, place, classes, level_stride = _sample(logits, labels, classes, logit_stride, level_stride, UNIT)
     column = tl.arange(0, BLOCK)
     lane = tl.arange(0, LANES)
     valid = label != IGNORED
     reach = tl.where(valid, classes, 0)  # no column of an ignored sample is read
-    place = logits + row * logit_stride * UNIT + column
+    place += column
     largest = _largest(place, reach, column, BLOCK)
     inverses = tl.full([LANES], 0.0, tl.float32)
     for turn in tl.static_range(LEVELS):

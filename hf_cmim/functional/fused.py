@@ -60,7 +60,7 @@ def weighted_divergences(
     if torch.compiler.is_compiling() or type(logits) is not Tensor:  # fake tensors, for one
         total, sums, _ = torch.ops.hf_cmim.divergences(*arguments)
     else:
-        total, sums, _ = _Divergences.apply(*arguments)  # type: ignore[no-untyped-call]
+        total, sums, _ = _Divergences.apply(*arguments)  # type: ignore[no-untyped-call]  # torch's own
     return total, sums.detach()
 
 

@@ -117,9 +117,8 @@ class ComponentTrainer(PublishingTrainer):
         if "loss" in logs and self._component_sums:
             self.check_loss_is_finite()
             names = [n for key in self._component_sums for n in ((key,) if isinstance(key, str) else key)]
-            means = torch.cat([each.view(-1) for each in self._component_sums.values()]) / max(
-                self._component_steps, 1
-            )
+            sums = torch.cat([each.view(-1) for each in self._component_sums.values()])
+            means = sums / max(self._component_steps, 1)
             gathered = self.accelerator.gather(means.unsqueeze(0)).mean(dim=0).tolist()
             logs.update(zip(names, gathered, strict=True))
             self._component_sums, self._component_steps = {}, 0

@@ -61,8 +61,7 @@ class EvaluationAccumulator:
             logger.warning_once(
                 f"Above {LARGEST_MEASURED} classes evaluation gives loss and accuracy, no CMI curve and no"
                 " calibration, and the certificate states no evaluation: the curve's sums would take"
-                " 68 x classes^2 x 8 bytes."
-                " Measure a part of the classes with hf_cmim.functional.cmi_curve."
+                " 68 x classes^2 x 8 bytes. Measure a part of the classes with hf_cmim.functional.cmi_curve."
             )
             measurement, metrics = None, {"accuracy": self._hits.item() / self._count}
         if "ce" in components:

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+import triton
 from problems import HALVING, OTHERS, case, twin
 
+from hf_cmim.functional import _triton
 from hf_cmim.functional.fused import weighted_divergences
 
-triton = pytest.importorskip("triton", reason="triton is published for Linux alone")
-_triton = pytest.importorskip("hf_cmim.functional._triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
