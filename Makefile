@@ -29,7 +29,7 @@ help:
 	@echo '  make test       all tests that are neither slow nor need a GPU'
 	@echo '  make test-slow  launches of several processes, kills, compilation'
 	@echo '  make test-gpu   the tests that need an accelerator'
-	@echo '  make bench      speed and memory of the objective, the bank, a step and an audit; 15 minutes on a quiet machine'
+	@echo '  make bench      speed and memory of the objective, the bank, a step and an audit; on a quiet machine'
 	@echo '  make quality    ruff, typos, mypy: read only'
 	@echo '  make lowest     make test with the lowest versions we promise, in .venv-lowest'
 	@echo '  make clean      remove caches and builds; to install anew, delete $(VENV) as well'
@@ -65,7 +65,7 @@ bench: $(VENV)/.installed-demo
 	$(VENV)/bin/python benchmarks/bank.py
 	$(VENV)/bin/python benchmarks/step.py --pairs 150
 	$(VENV)/bin/python benchmarks/step.py --hidden_size 192 --layers 12 --image_size 32 --num_labels 100 --batch_size 32 \
-		--pairs 60 --warmup 3
+		--pairs 60 --warmup 3 --threads 2
 	$(VENV)/bin/python benchmarks/audit.py --students 8 --rounds 3 --epochs 1
 
 # mypy needs the types of matplotlib and cryptography.

@@ -143,13 +143,19 @@ class CentroidBank(nn.Module):
             per_sample = 1 / counts.clamp_min(1)
             self._move(logits, labels, fresh_counts * per_sample, per_sample)
         if not bool(counts.any()):
-            raise ValueError("Expected at least one valid sample to fill the centroids, got none: check the labels.")
+            raise ValueError(
+                "Expected at least one valid sample to fill the centroids, got none: the bank is empty now, and the"
+                " CMI would stay 0. Look for labels that are all -100."
+            )
         self.recall.copy_(hits / counts.clamp_min(1))
 
     def _checked(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         logits, labels = flatten_samples(logits, labels)
         if logits.shape[1] != self.num_classes:
-            raise ValueError(f"Expected logits of {self.num_classes} classes, got {logits.shape[1]} classes.")
+            raise ValueError(
+                f"Expected logits of {self.num_classes} classes, got {logits.shape[1]} classes: samples would move the"
+                " centroids of others. Build the bank with the model's number of classes."
+            )
         return logits, labels
 
     def _counts_and_hits(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

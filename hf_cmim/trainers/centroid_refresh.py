@@ -46,10 +46,11 @@ class CentroidRefresh(TrainerCallback):
         model.eval()
         with unchanged_random_states(self.trainer.args.device):
             batches = self._outputs(model)
-            first = next(batches)
-            state = self.trainer.hardening_state(first[0].shape[-1])
-            state.bank.fill(chain([first], batches))
-            state.lacks_centroids = False
+            first = next(batches, None)
+            if first is not None:  # it says how many classes there are
+                state = self.trainer.hardening_state(first[0].shape[-1])
+                state.bank.fill(chain([first], batches))
+                state.lacks_centroids = False
         model.train()
 
     def _outputs(self, model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
