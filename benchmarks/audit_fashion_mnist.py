@@ -2,6 +2,8 @@
 
     python benchmarks/audit_fashion_mnist.py --data_dir ../shared/data/fashion_mnist --output_dir outputs/audit_fashion
     python benchmarks/audit_fashion_mnist.py --data_dir ... --output_dir ... --controls ls variance  # goes on there
+    python benchmarks/audit_fashion_mnist.py --data_dir ... --output_dir outputs/leaks --looks 12 \
+        --families kd dist norm-kd --controls 'cmim:{"cmi_weight":4}'  # how much each hardening leaks, at equal seeds
 
 Teachers are those of benchmarks/hardening.py, trained on 20,000 images, seed 1, and kept beside the audit. An attacker
 has 2,000 of these images with their labels, and a perceptron. Settings are chosen on 4,000 other images; the test data
@@ -10,18 +12,20 @@ it was. Delete the folder to begin anew.
 """
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from datasets import load_dataset
-from hardening import ARMS, ConvNet, _images, fashion_mnist
+from hardening import ConvNet, _images, arm_settings, fashion_mnist
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PretrainedConfig, set_seed
 
 from hf_cmim import CMIMConfig, CMIMTrainer, DistillationConfig
+from hf_cmim.attacks.suites import STANDARD_V1, Suite
 from hf_cmim.audit.plan import AuditPlan
 from hf_cmim.audit.runner import run_audit
 from hf_cmim.audit.subject import AuditData
@@ -50,14 +54,14 @@ class Perceptron(nn.Module):
 
 def teacher(arm: str, data_dir: str, folder: Path) -> nn.Module:
     """Return the arm's teacher, trained unless it is there."""
-    path = folder / arm
+    path = folder / re.sub(r"[^\w.-]+", "_", arm)
     if not (path / "config.json").is_file():
         task = fashion_mnist(data_dir)
         set_seed(TEACHER_SEED)
         config = CMIMConfig(
             str(folder / "training"), seed=TEACHER_SEED, warmup_steps=0.1, weight_decay=0.01, save_strategy="no",
             logging_strategy="no", report_to="none", use_cpu=not torch.cuda.is_available(),
-            **(task.schedule | ARMS[arm]),
+            **(task.schedule | arm_settings(arm)),
         )  # fmt: skip
         trainer = CMIMTrainer(task.build_model(), config, train_dataset=task.train)
         trainer.train()
@@ -81,14 +85,22 @@ def audit_data(data_dir: str) -> AuditData:
     return AuditData(images("train", TRANSFER), images("train", VALIDATION), test, names)
 
 
+def suite_of(families: list[str]) -> Suite:
+    """Return the settings of these families, or all."""
+    if not families:
+        return STANDARD_V1
+    entries = tuple(entry for entry in STANDARD_V1.entries if entry.family in families)
+    return Suite(f"{STANDARD_V1.name}: {', '.join(families)}", entries)
+
+
 def main() -> None:
     """Run, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", required=True)
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/audit_fashion"))
-    parser.add_argument("--teacher", default="cmim", choices=ARMS)
-    parser.add_argument("--controls", nargs="*", default=[], choices=ARMS, help="more teachers, audited the same way")
-    parser.add_argument("--suite", default="standard-v1")
+    parser.add_argument("--teacher", default="cmim", help="arm of benchmarks/hardening.py, NAME or NAME:{JSON}")
+    parser.add_argument("--controls", nargs="*", default=[], help="more such teachers, audited the same way")
+    parser.add_argument("--families", nargs="*", default=[], help="of standard-v1; none: all")
     parser.add_argument("--criterion", default="teacher-free")
     parser.add_argument("--looks", type=int, nargs="+", default=[3, 5, 8, 12])
     options = parser.parse_args()
@@ -101,7 +113,9 @@ def main() -> None:
         per_device_train_batch_size=100, per_device_eval_batch_size=2_000, report_to="none",
         use_cpu=not torch.cuda.is_available(),
     )  # fmt: skip
-    plan = AuditPlan(suite=options.suite, criterion=options.criterion, looks=tuple(options.looks), screening_seeds=1)
+    plan = AuditPlan(
+        suite=suite_of(options.families), criterion=options.criterion, looks=tuple(options.looks), screening_seeds=1
+    )
     report = run_audit(
         teachers[options.teacher], Perceptron, args, audit_data(options.data_dir), plan, twin=teachers["ce"],
         controls={arm: teachers[arm] for arm in options.controls}, student_name="perceptron, 64 hidden units",
@@ -110,8 +124,9 @@ def main() -> None:
     (options.output_dir / "audit.html").write_text(audit_page(report), encoding="utf-8")
     print(audit_table(report))
     for control in report.controls:
-        print(f"{control.name}: {control.verdict}, smallest margin {100 * control.smallest_margin:.2f} points,"
-              f" {control.largest_gain}")  # fmt: skip
+        print(f"\n{control.name}: smallest margin {100 * control.smallest_margin:.2f} points, {control.largest_gain}")
+        for each in control.differences:
+            print(f"    {each.control_attack} less {each.attack}: {each.difference}, n = {each.seeds}")
 
 
 if __name__ == "__main__":

@@ -202,6 +202,12 @@ def wordnet(data_dir: str) -> Task:
 TASKS = {"digits": digits, "fashion_mnist": fashion_mnist, "wordnet": wordnet}
 
 
+def arm_settings(arm: str) -> dict[str, Any]:
+    """Return what `CMIMConfig` takes for an arm, NAME or NAME:{JSON}."""
+    name, _, overrides = arm.partition(":")
+    return ARMS[name] | (json.loads(overrides) if overrides else {})
+
+
 def run(task: Task, settings: dict[str, Any], seed: int, split: str) -> dict[str, float]:
     """Train one model and return its figures on the split and, prefixed `train_`, on the training data."""
     set_seed(seed)
@@ -271,8 +277,7 @@ def main() -> None:
         for arm in options.arms:
             if any((row["arm"], row["seed"]) == (arm, seed) for row in rows):
                 continue
-            name, _, overrides = arm.partition(":")
-            settings = ARMS[name] | (json.loads(overrides) if overrides else {})
+            settings = arm_settings(arm)
             task = task or TASKS[options.task](options.data_dir)
             row = {"task": options.task, "split": options.split, "arm": arm, "seed": seed}
             row |= run(task, settings, seed, options.split)

@@ -1,11 +1,11 @@
 """From accuracies to findings: decisions under each criterion, and the accounting of gains."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import get_args
 
 from hf_cmim.audit.plan import AuditPlan, Confirmation
-from hf_cmim.report import Accounting, Check, Criterion, CriterionResult, Interval
+from hf_cmim.report import Accounting, Check, Criterion, CriterionResult, Interval, LeakDifference
 from hf_cmim.statistics import Baselines, Decision, decide, paired_interval
 
 Accuracies = Mapping[str, Sequence[float]]
@@ -69,3 +69,35 @@ def account(decision: Decision, chosen: Confirmation, accuracies: Accuracies, co
         terms = [Interval(*paired_interval(after, before)) for before, after in pairwise(values)]
         found.append(Accounting(arm.name, Interval(*paired_interval(values[-1], values[0])), *terms))
     return tuple(found)
+
+
+def leak_differences(
+    accuracies: Accuracies, strongest: str, control: Accuracies, control_strongest: str, attacks: Iterable[str]
+) -> tuple[LeakDifference, ...]:
+    """Return how much better a control's knockoffs are: the strongest of each teacher, then each attack with itself.
+
+    Args:
+        accuracies: of the audited teacher's students.
+        strongest: its best attack on validation data; so the test data choose neither.
+        control: accuracies of the control's students.
+        control_strongest: the best attack on the control.
+        attacks: names of those tried on both.
+
+    Returns:
+        Those of at least two seeds in common; none where the first has fewer.
+    """
+    pairs = [(strongest, control_strongest), *((name, name) for name in attacks)]
+    first, *others = (
+        _leak_difference(accuracies.get(own, ()), control.get(other, ()), own, other) for own, other in pairs
+    )
+    ranked = sorted((each for each in others if each), key=lambda each: (-each.difference.estimate, each.attack))
+    return (first, *ranked) if first else ()
+
+
+def _leak_difference(
+    own: Sequence[float], control: Sequence[float], attack: str, control_attack: str
+) -> LeakDifference | None:
+    seeds = min(len(own), len(control))
+    if seeds < 2:
+        return None
+    return LeakDifference(attack, control_attack, seeds, Interval(*paired_interval(control, own)))

@@ -14,8 +14,8 @@ from torch import nn
 from hf_cmim.audit.arms import LABEL_SMOOTHING
 from hf_cmim.audit.checks import Evidence, find_faults
 from hf_cmim.audit.data import DataFacts
-from hf_cmim.audit.findings import account, criterion_results
-from hf_cmim.audit.plan import AuditPlan
+from hf_cmim.audit.findings import account, criterion_results, leak_differences
+from hf_cmim.audit.plan import AuditPlan, strongest
 from hf_cmim.audit.pool import StudentPool
 from hf_cmim.audit.pooled import StudentResult
 from hf_cmim.audit.state import AuditFolder
@@ -128,12 +128,12 @@ def _report(
     twin = audits.get(TWIN)
     power = None if twin is None else twin.decision.verdict == "distillable"
     arms = audit.results()
-    strongest = LABEL_SMOOTHING if plan.criterion == "paper" else audit.chosen.contenders[0].name
+    reference = LABEL_SMOOTHING if plan.criterion == "paper" else audit.chosen.contenders[0].name
     evidence = Evidence(
         asked_twice=subject.asked_twice,
         teacher=worth["teacher"],
         num_classes=subject.teacher.num_classes,
-        baseline=next(arm for arm in arms if arm.name == strongest),
+        baseline=next(arm for arm in arms if arm.name == reference),
         arms=arms,
         chosen=audit.chosen.knockoffs,
         screened=audit.screened,
@@ -155,10 +155,10 @@ def _report(
         power=power,
         design=plan.design,
         criteria=criterion_results(plan, audit.chosen, accuracies, checks),
-        reference="" if plan.criterion == "no-leak" else strongest,
+        reference="" if plan.criterion == "no-leak" else reference,
         arms=tuple(arms),
         accounting=account(audit.decision, audit.chosen, accuracies, plan.diagnosed),
-        controls=tuple(_control(name, each, worth[name]) for name, each in audits.items() if name != "teacher"),
+        controls=tuple(_control(name, each, worth[name], audit) for name, each in audits.items() if each is not audit),
         costs=_costs(audits),
         checks=checks,
         looks=tuple(look for look in plan.looks if look <= audit.decision.look),
@@ -190,10 +190,17 @@ def _scope(
     )
 
 
-def _control(name: str, audit: TeacherAudit, facts: ModelFacts) -> ControlResult:
+def _control(name: str, audit: TeacherAudit, facts: ModelFacts, main: TeacherAudit) -> ControlResult:
     decision = audit.decision
     largest = decision.comparisons[0] if decision.comparisons else None
-    return ControlResult(name, facts, decision.verdict, largest, decision.smallest_margin)
+    common = [arm.name for arm in main.chosen.knockoffs if arm.name in audit.chosen.arms()]
+    differences = leak_differences(main.accuracies(), _best(main), audit.accuracies(), _best(audit), common)
+    return ControlResult(name, facts, decision.verdict, largest, decision.smallest_margin, differences)
+
+
+def _best(audit: TeacherAudit) -> str:
+    """Return the attack that is strongest on validation data."""
+    return strongest(audit.chosen.knockoffs, audit.scores, 1)[0].name
 
 
 def _costs(audits: Mapping[str, TeacherAudit]) -> Costs:

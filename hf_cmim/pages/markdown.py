@@ -60,6 +60,10 @@ def _blocks(report: AuditReport) -> Iterator[str]:
     )
     if report.primary.comparisons:
         yield from _attacks(report)
+    if report.controls:
+        yield "### Beside other teachers"
+        yield f"Audited in the same way. {wording.EQUAL_SEEDS}"
+        yield _controls(report)
     yield "### Worth to its owner"
     yield _utility(report)
     if report.checks:
@@ -109,6 +113,17 @@ def _utility(report: AuditReport) -> str:
         "lrrr",
         ((each.name, each.of(teacher), each.of(twin), each.change(teacher, twin)) for each in wording.UTILITY),
     )
+
+
+def _controls(report: AuditReport) -> str:
+    rows = []
+    for control in report.controls:
+        cells = [control.name, wording.verdict_name(control.verdict, report.margin)]
+        if control.differences:
+            first = control.differences[0]
+            cells += [wording.compared_attacks(first, True), wording.interval_text(first.difference), str(first.seeds)]
+        rows.append(cells + [""] * (5 - len(cells)))
+    return _table(("teacher", "verdict", "compared", "difference", "seeds"), "lllrr", rows)
 
 
 def _reproduction(report: AuditReport) -> Iterator[str]:

@@ -53,6 +53,9 @@ def _lines(report: AuditReport) -> Iterator[str]:
         for each in report.primary.comparisons:
             numbers = [points(value).replace(MINUS, "-") for value in (each.gain, each.lower, each.upper)]
             yield _row(each.attack, (*numbers, str(each.seeds)), state_of(each, report.margin))
+    for control in report.controls:
+        yield ""
+        yield from _wrapped(wording.control_sentence(control, report.margin))
     for check in report.checks:
         yield ""
         yield from _wrapped(f"{check.severity}, {check.name}: {check.sentence}")

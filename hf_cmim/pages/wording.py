@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from hf_cmim.pages.quantities import MINUS, bound_text, decimal, margin_text, percent, plain, points
-from hf_cmim.report import AuditReport, Criterion, CriterionResult, ModelFacts
+from hf_cmim.report import AuditReport, ControlResult, Criterion, CriterionResult, Interval, LeakDifference, ModelFacts
 from hf_cmim.statistics import Verdict
 from hf_cmim.statistics.states import state_of
 
@@ -61,6 +61,11 @@ IDENTITY = (
     " attack's loss on a teacher that knows only the labels. Teacher errors: what the teacher's own answers, as hard"
     " labels, change. Class similarity: what the mean answer of each class adds. Instance information: what the answer"
     " to each sample adds to that. Intervals are of 95 %, each by itself."
+)
+EQUAL_SEEDS = (
+    "Test accuracy of a control's knockoffs less that of the audited model's, seed by seed, in points: above 0, the"
+    " control gives more away. The strongest are those on validation data. Intervals are of 95 %, each by itself; no"
+    " verdict rests on them."
 )
 BOUNDS = (
     "Gain and upper bound are measured against the baseline, the strongest on validation data; the lower bound is over"
@@ -163,6 +168,34 @@ def _largest_gain(result: CriterionResult) -> str:
         f"The largest gain is that of {best.attack}: {points(best.gain)} points, bounds {points(best.lower)} and"
         f" {points(best.upper)}."
     )
+
+
+def compared_attacks(each: LeakDifference, is_strongest: bool) -> str:
+    """Return whose knockoffs are compared."""
+    if not is_strongest:
+        return each.attack
+    own, other = each.attack, each.control_attack
+    return f"the strongest, {own}" if own == other else f"the strongest, {other} against {own}"
+
+
+def control_sentence(control: ControlResult, margin: float) -> str:
+    """Return a control's verdict, and how much better its strongest knockoffs are."""
+    said = f"{control.name}: {verdict_name(control.verdict, margin)}."
+    for each in control.differences[:1]:
+        said += (
+            f" Its knockoffs less those of the audited model ({compared_attacks(each, True)}):"
+            f" {interval_text(each.difference)} points, {each.seeds} seeds."
+        )
+    return said
+
+
+def interval_text(interval: Interval) -> str:
+    """Return an estimate in points with its interval.
+
+    >>> interval_text(Interval(0.011, -0.002, 0.024))
+    '+1.10 [−0.20, +2.40]'
+    """
+    return f"{points(interval.estimate)} [{points(interval.lower)}, {points(interval.upper)}]"
 
 
 def smallest_margin_sentence(result: CriterionResult) -> str:

@@ -133,12 +133,31 @@ class ModelFacts:
 
 
 @dataclass(frozen=True)
+class LeakDifference:
+    """How much better the knockoffs of a control are than those of the audited teacher: described, no verdict.
+
+    Attributes:
+        attack: family that learns from the audited teacher.
+        control_attack: family that learns from the control; another one where each teacher's strongest are compared.
+        seeds: that both have. Students of one seed begin alike and see the data in the same order.
+        difference: test accuracy of the control's knockoffs less that of the audited teacher's, seed by seed.
+    """
+
+    attack: str
+    control_attack: str
+    seeds: int
+    difference: Interval
+
+
+@dataclass(frozen=True)
 class ControlResult:
     """Another teacher audited in the same way.
 
     Attributes:
         name: "CE twin" is the positive control: an audit that cannot distil it has no power.
         largest_gain: of its attacks under the primary criterion.
+        differences: between the attacks that are strongest on validation data first, then of each attack with itself,
+            the largest first.
     """
 
     name: str
@@ -146,6 +165,7 @@ class ControlResult:
     verdict: Verdict
     largest_gain: Comparison | None
     smallest_margin: float
+    differences: tuple[LeakDifference, ...]
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,20 @@ def test_planted_leaks_are_found_in_their_order(report):
     assert report.power is True
 
 
+def test_the_audited_model_gives_away_less_than_each_control_at_equal_seeds(report):
+    """Catches a difference of the wrong sign, of other seeds, or between arms that are not knockoffs."""
+    accuracies = {arm.name: arm.accuracies for arm in report.arms}
+    found = {control.name: control.differences for control in report.controls}
+    for name in SHARES:
+        strongest, *each = found[name]
+        assert {one.attack for one in each} == {"kd", "dkd"}
+        assert strongest.attack in ("kd", "dkd") and strongest.control_attack in ("kd", "dkd")
+        assert all(3 <= one.seeds <= len(accuracies[one.attack]) for one in each)
+    kd = [next(one for one in found[name][1:] if one.attack == "kd").difference for name in SHARES]
+    assert all(one.lower > 0 for one in kd)
+    assert [one.estimate for one in kd] == sorted(one.estimate for one in kd)
+
+
 def test_instance_information_is_what_was_planted(report):
     """Catches an accounting whose terms do not add up, or that finds instances where none are."""
     (terms,) = report.accounting

@@ -152,9 +152,14 @@ def test_accounting_controls_costs_and_students_are_the_report_s(page):
     estimates = [number(cell.split(" (")[0]) for cell in first[1:]]
     parts = (terms.gain, terms.loss_form, terms.teacher_errors, terms.class_similarity, terms.instance_information)
     assert estimates == pytest.approx([100 * each.estimate for each in parts], abs=0.00501)
-    twin, argmax = rows(next(section(document, "Controls").all("table")))
+    controls, differences = section(document, "Controls").all("table")
+    twin, argmax = rows(controls)
     assert (twin[0], twin[1], twin[-1]) == ("CE twin", "Distillable", "92.81 %")
     assert argmax == ["CE model behind argmax", "Undistillable within 0.5 points", "", "", "", "", "0.31 points", ""]
+    strongest, *others = rows(differences)  # the second control has none
+    names = [each.attack for each in audit.controls[0].differences]
+    assert strongest == [f"the strongest, {names[-1]} against {names[0]}", "+0.71 (+0.12, +1.30)", "12"]
+    assert [row[0] for row in others] == names[1:]
     assert "740,000" in section(document, "What it cost").text
     students = section(document, "All students")
     for arm in audit.arms:

@@ -75,6 +75,18 @@ def test_criteria_and_utility_are_the_report_s():
     assert table(section, "### Worth to its owner")[2] == ["accuracy", "93.07 %", "92.81 %", "+0.26"]
 
 
+def test_controls_stand_beside_the_model():
+    """Catches the difference of an attack in the place of that of the strongest, and a control without one left out."""
+    audit = report(attacks=3)
+    first = audit.controls[0].differences[0]
+    twin, argmax = table(audit_markdown(audit), "### Beside other teachers")[2:]
+    assert twin == [
+        "CE twin", "Distillable", f"the strongest, {first.control_attack} against {first.attack}",
+        "+0.71 [+0.12, +1.30]", "12",
+    ]  # fmt: skip
+    assert argmax == ["CE model behind argmax", "Undistillable within 0.5 points", "", "", ""]
+
+
 def test_names_are_no_markup():
     """Catches a pipe that opens a cell, a tag, a code span, emphasis, a link, and a line that ends a table."""
     section = audit_markdown(hostile())
@@ -98,7 +110,7 @@ def test_command_cannot_leave_its_fence():
 
 def test_headings_without_data_are_left_out():
     """Catches empty headings."""
-    section = audit_markdown(small(checks=(), reproduction={}))
+    section = audit_markdown(small(checks=(), reproduction={}, controls=()))
     assert re.findall("^#+ (.+)$", section, flags=re.MULTILINE) == [
         "Distillation audit", "Criteria", "Attacks", "Worth to its owner",
     ]  # fmt: skip

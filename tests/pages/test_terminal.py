@@ -5,7 +5,7 @@ import unicodedata
 from dataclasses import replace
 
 import pytest
-from pages.reports import VERDICTS, hostile, report, small
+from pages.reports import FAMILIES, VERDICTS, hostile, report, small
 
 from hf_cmim.pages import wording
 from hf_cmim.pages.terminal import audit_table
@@ -73,3 +73,13 @@ def test_described_criteria_are_told_from_the_primary_one():
     table = audit_table(audit)
     assert "Described only, against the label-smoothing student: Distillable." in table
     assert table.count("Described only") == 1
+
+
+def test_controls_say_what_they_give_away_more():
+    """Catches a difference with the wrong sign or the wrong seeds, and a control without one left out."""
+    flat = " ".join(audit_table(report(attacks=2)).split())
+    assert (
+        f"CE twin: Distillable. Its knockoffs less those of the audited model (the strongest, {FAMILIES[1]} against"
+        f" {FAMILIES[0]}): +0.71 [+0.12, +1.30] points, 12 seeds."
+    ) in flat
+    assert "CE model behind argmax: Undistillable within 0.5 points." in flat
