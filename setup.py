@@ -7,9 +7,9 @@ from setuptools import find_packages, setup
 # Lower bounds are the lowest versions the tests run with (constraints-lowest.txt), upper bounds the next major.
 REQUIRES = [
     "torch>=2.11,<3",  # the tensors; GPU images carry 2.11, continuous integration runs 2.13
-    "transformers>=5.17.0,<6",  # Trainer and TrainingArguments, which ours extend
+    "transformers>=5.18.0,<6",  # Trainer and TrainingArguments; 5.17 opens no image processor without torchvision
     "accelerate>=1.12.0,<2",  # Trainer runs on it; with 1.3 resuming inside an epoch was not exact
-    "huggingface-hub>=1.5.0,<3",  # model cards and uploads; transformers 5.17 asks for 1.5
+    "huggingface-hub>=1.31.0,<3",  # model cards and uploads; transformers 5.18 asks for 1.31
     "safetensors>=0.8.0,<1",  # the centroid bank inside a checkpoint
     "numpy>=2.0.0,<3",  # predictions as Trainer hands them over
     "scipy>=1.13.0,<2",  # the audit's t quantiles; an independent oracle of the tests

@@ -293,7 +293,7 @@ def main() -> None:
     (trainer.push_to_hub if args.push_to_hub else trainer.create_model_card)()  # it says that this is a knockoff
     trainer.accelerator.wait_for_everyone()  # a process that leaves early can hang at its exit
     (trainer.model_wrapped,) = trainer.accelerator.free_memory(trainer.model_wrapped)  # or frees DDP after the group
-    trainer.accelerator.end_training()  # what Trainer.end does; transformers 5.17 has no such method
+    trainer.end()
 
 
 if __name__ == "__main__":

@@ -290,7 +290,7 @@ def main() -> None:
     publish(dataset=dataset)  # with a certificate; `hf-cmim verify` checks it
     trainer.accelerator.wait_for_everyone()  # a process that leaves early can hang at its exit
     (trainer.model_wrapped,) = trainer.accelerator.free_memory(trainer.model_wrapped)  # or frees DDP after the group
-    trainer.accelerator.end_training()  # what Trainer.end does; transformers 5.17 has no such method
+    trainer.end()
 
 
 if __name__ == "__main__":

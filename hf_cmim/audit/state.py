@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from hf_cmim.audit.pooled import StudentResult
-from hf_cmim.plain_data import write_whole
+from hf_cmim.plain_data import parsed_json, write_whole
 
 MANIFEST_NAME = "manifest.json"
 """What the folder's students were trained on and with."""
@@ -63,7 +63,7 @@ class AuditFolder:
         if not path.is_file():
             write_whole(path, json.dumps(manifest, indent=1))
             return
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = parsed_json(path.read_text(encoding="utf-8"), f"the audit's {path}")
         # Controls may come later or stay away: a student is kept under the fingerprint of the teacher it knows.
         controls = {name for name in {*known} ^ {*manifest} if name.startswith(CONTROL)}
         different = [

@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from hf_cmim.functional.divergence import IGNORE_INDEX
 
@@ -54,6 +53,9 @@ def weighted_divergences(
     Returns:
         The weighted sum, 0-d, differentiable once with respect to the logits; the sums at each temperature, `(K,)`,
         detached. Both in nats, fp32 (fp64 for fp64 logits).
+
+    Raises:
+        RuntimeError: in the backward pass, with `create_graph=True`.
     """
     wants_gradient = logits.requires_grad and torch.is_grad_enabled()
     arguments = logits, labels, log_centroids.detach(), list(temperatures), weights.detach(), wants_gradient
@@ -232,6 +234,11 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
 
 
 def _backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "Expected one derivative of the CMI, got create_graph=True: the gradient is a constant to autograd, so a"
+            ' second derivative would silently lack it. Use CMIMLoss(backend="eager") or HF_CMIM_BACKEND=eager.'
+        )
     (gradient,), total = ctx.saved_tensors, gradients[0]
     return gradient * total.to(gradient.dtype), None, None, None, None, None
 
@@ -242,10 +249,7 @@ class _Divergences(torch.autograd.Function):
     forward = staticmethod(_divergences)
     setup_context = staticmethod(_keep)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
-        return _backward(ctx, *gradients)
+    backward = staticmethod(_backward)
 
 
 # Not `custom_op`: its wrapper looks for aliases at every call, which on small batches takes as long as the work.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from huggingface_hub import CommitInfo, HfApi
+from huggingface_hub import CommitInfo, HfApi, ModelInfo
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but listed for no checker
 
@@ -86,11 +86,11 @@ class Repository:
         """
         folder = Path(folder)
         check_is_certified(folder)
+        remote = self.check_not_another(Certificate.read(folder), force=force)
         with explained(self.repo_id, "write to"):
             self.api.create_repo(self.repo_id, private=private, exist_ok=True)
             if self.branch is not None:
                 self.api.create_branch(self.repo_id, branch=self.branch, exist_ok=True)
-        remote = self.check_not_another(Certificate.read(folder), force=force)
         with explained(self.repo_id, "upload to"):
             return self.api.upload_folder(
                 repo_id=self.repo_id,
@@ -122,9 +122,8 @@ class Repository:
 
     def _remote(self) -> _Remote:
         with explained(self.repo_id, "read"):
-            try:
-                info = self.api.model_info(self.repo_id, revision=self.branch, files_metadata=True)
-            except (RepositoryNotFoundError, RevisionNotFoundError):
+            info = self._newest()
+            if info is None:
                 return _Remote(None, {}, None)
             weights = {
                 each.rfilename: each.lfs.sha256 if each.lfs is not None else str(each.blob_id)
@@ -132,6 +131,17 @@ class Repository:
                 if is_weights(each.rfilename)
             }
             return _Remote(info.sha, weights, self._lineage(info.sha) if weights else None)
+
+    def _newest(self) -> ModelInfo | None:
+        """Return what stands on the branch; where there is none yet on the main one, from which it would begin."""
+        for revision in dict.fromkeys((self.branch, None)):
+            try:
+                return self.api.model_info(self.repo_id, revision=revision, files_metadata=True)
+            except RevisionNotFoundError:
+                continue
+            except RepositoryNotFoundError:
+                break
+        return None
 
     def _lineage(self, commit: str | None) -> str | None:
         """Return the lineage in the repository's certificate; one that cannot be read is another model's."""

@@ -10,7 +10,8 @@ from accelerate.commands.config.config_args import default_config_file
 
 WORKING_COMMANDS = (
     "On CPU use `torchrun --nproc_per_node N script.py --use_cpu`, or `accelerate launch --multi_gpu --num_processes N"
-    " --num_machines 1 --mixed_precision no --dynamo_backend no script.py --use_cpu`."
+    " --num_machines 1 --mixed_precision no --dynamo_backend no script.py --use_cpu`; `hf-cmim audit` takes --set"
+    " use_cpu=true instead."
 )
 
 
@@ -30,7 +31,7 @@ def check_launch(num_processes: int) -> None:
     if workers > num_processes:
         raise ValueError(
             f"Expected {workers} processes working together (WORLD_SIZE), got {num_processes}: each worker would train"
-            f" its own copy and write the same folder. Pass use_cpu=True (--use_cpu). {WORKING_COMMANDS}"
+            f" its own copy and write the same folder. Pass use_cpu=True. {WORKING_COMMANDS}"
         )
     asked = _asked_of_accelerate(psutil.Process().parent())
     if asked > num_processes:

@@ -75,8 +75,12 @@ class PublishingTrainer(Trainer):
 
     # Publishing
 
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+    def init_hf_repo(self, token: str | None = None, **options: Any) -> None:
         """Make the repository where there is none, and refuse one that holds another model, before training.
+
+        Args:
+            token: None for that of the settings, or of the login.
+            options: what Trainer takes besides, `private` from transformers 5.23 on.
 
         Raises:
             ValueError: another model there, no right to write, or no Hub.
@@ -86,7 +90,7 @@ class PublishingTrainer(Trainer):
         folder = Path(str(self.args.output_dir))
         known = Certificate.read(folder) if (folder / CERTIFICATE_NAME).is_file() else None
         with explained(self.args.hub_model_id or folder.name, "write to"):
-            super().init_hf_repo(token=token, private=private)
+            super().init_hf_repo(token=token, **options)
         repository = Repository(
             str(self.hub_model_id), token=token or self.args.hub_token, branch=self.args.hub_revision
         )

@@ -64,7 +64,7 @@ def test_the_audited_model_gives_away_less_than_each_control_at_equal_seeds(repo
     for name in SHARES:
         strongest, *each = found[name]
         assert {one.attack for one in each} == {"kd", "dkd"}
-        assert strongest.attack in ("kd", "dkd") and strongest.control_attack in ("kd", "dkd")
+        assert {strongest.attack, strongest.control_attack} <= {"kd", "dkd"}
         assert all(3 <= one.seeds <= len(accuracies[one.attack]) for one in each)
     kd = [next(one for one in found[name][1:] if one.attack == "kd").difference for name in SHARES]
     assert all(one.lower > 0 for one in kd)

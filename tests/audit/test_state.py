@@ -18,7 +18,7 @@ from hf_cmim import DistillationConfig
 from hf_cmim.audit import runner, state
 from hf_cmim.audit.plan import AuditPlan
 from hf_cmim.audit.pooled import StudentResult
-from hf_cmim.audit.state import AuditFolder
+from hf_cmim.audit.state import MANIFEST_NAME, AuditFolder
 from hf_cmim.audit.subject import AuditData
 from hf_cmim.plain_data import write_whole
 
@@ -251,6 +251,15 @@ def test_every_kind_of_change_is_named(tmp_path, monkeypatch):
         differences = str(caught.value).split("got another: ")[1]
         assert differences.startswith(f"{named}: "), change
         assert differences.count(" there, ") == 1, (change, differences)
+
+
+def test_a_manifest_that_was_cut_is_named(tmp_path, monkeypatch):
+    """Catches a parser's words for a file that was cut, and an audit that begins anew over its students."""
+    start(tmp_path, monkeypatch)
+    path = tmp_path / MANIFEST_NAME
+    path.write_text(path.read_text()[:-20])
+    with pytest.raises(ValueError, match=r"Expected the audit's .*manifest.json as JSON, got a text that is none"):
+        start(tmp_path, monkeypatch)
 
 
 def test_a_label_and_a_feature_count_as_other_data(tmp_path, monkeypatch):

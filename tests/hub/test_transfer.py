@@ -122,6 +122,9 @@ def test_another_model_is_not_overwritten_without_force(hub, hub_api, model, tmp
     with pytest.raises(ValueError, match=r"Expected owner/taken to be empty .* got model.safetensors of another one"):
         repository(api, "owner/taken").push(other)
     assert api.model_info("owner/taken").sha == before
+    with pytest.raises(ValueError, match="of another one"):
+        repository(api, "owner/taken", branch="candidate").push(other)
+    assert [each.name for each in api.list_repo_refs("owner/taken").branches] == ["main"]  # no empty fork is left
     repository(api, "owner/taken").push(other, force=True)
     assert api.model_info("owner/taken").sha != before
 

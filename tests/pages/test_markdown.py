@@ -76,7 +76,7 @@ def test_criteria_and_utility_are_the_report_s():
 
 
 def test_controls_stand_beside_the_model():
-    """Catches the difference of an attack in the place of that of the strongest, and a control without one left out."""
+    """Catches an attack's difference in the place of that of the strongest, and a control without one left out."""
     audit = report(attacks=3)
     first = audit.controls[0].differences[0]
     twin, argmax = table(audit_markdown(audit), "### Beside other teachers")[2:]
