@@ -176,17 +176,22 @@ class ComponentTrainer(PublishingTrainer):
         folder = run_dir / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
             clear_marker(folder)
-        # Upstream deletes older checkpoints before this one could be marked; a cut would leave none to resume from.
+        # Upstream deletes older checkpoints before this one could be marked; a cut would leave none to resume from. It
+        # pushes before that, too: a folder that still changes, and that nobody could resume from.
         limit, self.args.save_total_limit = self.args.save_total_limit, None
+        pushes, self.args.push_to_hub = self.args.push_to_hub, False
         try:
             super()._save_checkpoint(model, trial)
         finally:
-            self.args.save_total_limit = limit
+            self.args.save_total_limit, self.args.push_to_hub = limit, pushes
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             with self.without_token():
-                torch.save(self.args, folder / "training_args.bin")  # it was written while the limit was lifted
+                torch.save(self.args, folder / "training_args.bin")  # it was written without limit and pushes
             write_marker(folder, self.state.global_step, resumable=not self.args.save_only_model)
+        if pushes:
+            self._push_from_checkpoint(str(folder))
+        if self.args.should_save:
             rotate_checkpoints(
                 output_dir=str(run_dir),
                 save_total_limit=limit,

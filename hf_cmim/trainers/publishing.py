@@ -12,6 +12,7 @@ from typing import Any, cast
 from huggingface_hub import HfApi
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import HubStrategy, SaveStrategy
+from transformers.utils import logging
 from transformers.utils.hub import PushInProgress
 
 from hf_cmim.hub.certificate import Certificate, Evaluation, Training
@@ -22,6 +23,8 @@ from hf_cmim.hub.model_card import write_card
 from hf_cmim.hub.transfer import Repository, planned_upload
 from hf_cmim.report import CERTIFICATE_NAME
 from hf_cmim.trainers.publishing_config import PublishingConfig
+
+logger = logging.get_logger(__name__)
 
 CHECKPOINT = re.compile(r"checkpoint-\d+")
 
@@ -75,12 +78,12 @@ class PublishingTrainer(Trainer):
 
     # Publishing
 
-    def init_hf_repo(self, token: str | None = None, **options: Any) -> None:
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Make the repository where there is none, and refuse one that holds another model, before training.
 
         Args:
             token: None for that of the settings, or of the login.
-            options: what Trainer takes besides, `private` from transformers 5.23 on.
+            private: whether a new repository is; Trainer takes it from transformers 5.23 on.
 
         Raises:
             ValueError: another model there, no right to write, or no Hub.
@@ -89,6 +92,7 @@ class PublishingTrainer(Trainer):
             return
         folder = Path(str(self.args.output_dir))
         known = Certificate.read(folder) if (folder / CERTIFICATE_NAME).is_file() else None
+        options = {} if private is None else {"private": private}
         with explained(self.args.hub_model_id or folder.name, "write to"):
             super().init_hf_repo(token=token, **options)
         repository = Repository(
@@ -180,6 +184,19 @@ class PublishingTrainer(Trainer):
                 run_as_future=not blocking,
             )
 
+    def _finish_current_push(self) -> None:
+        """Wait for uploads that are under way, and say which failed: upstream never looks."""
+        super()._finish_current_push()
+        if getattr(self, "push_in_progress", None) is None:
+            return
+        for job in self.push_in_progress.jobs:
+            if error := job.exception():
+                logger.warning(
+                    f"An upload to {self.hub_model_id} failed while training went on: {error} What it should have sent"
+                    " is still in the output folder; push_to_hub() sends the model again."
+                )
+        self.push_in_progress = None
+
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Upload the model of a checkpoint that was just written, unless an earlier upload is still under way."""
         if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
@@ -187,6 +204,9 @@ class PublishingTrainer(Trainer):
         under_way = self.push_in_progress is not None and not self.push_in_progress.is_done()
         if under_way and not self.args.hub_always_push:
             return
+        earlier = self.push_in_progress.jobs if under_way else []
+        if not under_way:
+            self._finish_current_push()
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         folder = Path(str(self.args.output_dir))
         for path in Path(checkpoint_folder).iterdir():
@@ -210,5 +230,4 @@ class PublishingTrainer(Trainer):
                     run_as_future=True,
                 )
             )
-        earlier = self.push_in_progress.jobs if under_way else []
         self.push_in_progress = PushInProgress(cast(Any, [*earlier, *jobs]))

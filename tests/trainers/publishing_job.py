@@ -9,6 +9,7 @@ from huggingface_hub import HfApi, ModelCard, snapshot_download
 
 from hf_cmim import CMIMConfig, CMIMTrainer
 from hf_cmim.hub.verification import check_certificate
+from hf_cmim.trainers.checkpoints import find_fault
 
 SETTINGS = {
     "per_device_train_batch_size": 8,
@@ -55,6 +56,7 @@ def main(folder):
     whole = {"hub_strategy": "checkpoint", "hub_whole_checkpoints": True, "save_steps": 4, "hub_token": "hf_owner"}
     train(folder / "whole", "whole", **whole)
     seen["whole"] = names_of("whole")
+    seen["fault"] = find_fault(Path(snapshot_download("owner/whole")) / "last-checkpoint")
     files = [path for path in Path(snapshot_download("owner/whole")).rglob("*") if path.is_file()]
     seen["token_published"] = any(b"hf_owner" in path.read_bytes() for path in files)
 

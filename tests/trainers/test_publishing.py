@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,13 @@ import tiny
 import torch
 from hub.running_hub import RunningHub
 from trainers.publishing_job import SETTINGS, trainer_in
+from transformers.utils.hub import PushInProgress
 
 from hf_cmim import CMIMConfig, CMIMTrainer, DistillationConfig
 from hf_cmim.attacks import KD
 from hf_cmim.hub.certificate import Certificate
 from hf_cmim.hub.verification import check_certificate
+from hf_cmim.trainers import publishing
 
 JOB = Path(__file__).with_name("publishing_job.py")
 
@@ -151,10 +154,27 @@ def test_every_save_sends_what_can_be_verified(seen):
 
 
 def test_whole_checkpoints_go_where_they_were_asked_for_without_the_token(seen):
-    """Catches an opt-in that does nothing, and one that sends the token."""
+    """Catches an opt-in that does nothing, one that sends the token, and one that sends a folder not yet whole."""
+    assert seen["fault"] is None
     assert "last-checkpoint/cmim_state.safetensors" in seen["whole"]
     assert "last-checkpoint/optimizer.pt" in seen["whole"]
     assert not seen["token_published"]
+
+
+def test_an_upload_that_failed_is_named(tmp_path, monkeypatch):
+    """Catches an upload in the background that fails without a word, as upstream's do."""
+    trainer, said = trainer_in(tmp_path), []
+    monkeypatch.setattr(publishing.logger, "warning", said.append)
+    trainer._finish_current_push()  # nothing was ever pushed
+    failed, went_well = Future(), Future()
+    failed.set_exception(OSError("the line was cut"))
+    went_well.set_result(None)
+    trainer.hub_model_id, trainer.push_in_progress = "owner/name", PushInProgress([went_well, failed])
+    trainer._finish_current_push()
+    trainer._finish_current_push()
+    (sentence,) = said
+    assert "owner/name failed" in sentence
+    assert "the line was cut" in sentence
 
 
 def test_another_model_is_refused_before_training(seen):
