@@ -100,7 +100,8 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/audit_fashion"))
     parser.add_argument("--teacher", default="cmim", help="arm of benchmarks/hardening.py, NAME or NAME:{JSON}")
     parser.add_argument("--controls", nargs="*", default=[], help="more such teachers, audited the same way")
-    parser.add_argument("--families", nargs="*", default=[], help="of standard-v1; none: all")
+    parser.add_argument("--families", nargs="*", default=[], choices=STANDARD_V1.families, metavar="NAME",
+                        help="of standard-v1; none: all")  # fmt: skip
     parser.add_argument("--criterion", default="teacher-free")
     parser.add_argument("--looks", type=int, nargs="+", default=[3, 5, 8, 12])
     options = parser.parse_args()

@@ -83,7 +83,8 @@ def main() -> None:
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="the first is what others beat")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--families", nargs="+", default=FAMILIES, help="attacks of standard-v1")
+    parser.add_argument("--families", nargs="+", default=FAMILIES, choices=STANDARD_V1.families, metavar="NAME",
+                        help="attacks of standard-v1")  # fmt: skip
     parser.add_argument("--seeds", type=int, default=3, help="of each confirmed attack")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)  # set in the processes themselves
     options = parser.parse_args()

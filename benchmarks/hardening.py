@@ -205,6 +205,8 @@ TASKS = {"digits": digits, "fashion_mnist": fashion_mnist, "wordnet": wordnet}
 def arm_settings(arm: str) -> dict[str, Any]:
     """Return what `CMIMConfig` takes for an arm, NAME or NAME:{JSON}."""
     name, _, overrides = arm.partition(":")
+    if name not in ARMS:
+        raise SystemExit(f"Expected an arm of {', '.join(ARMS)}, got {name!r}: nobody says how it is trained.")
     return ARMS[name] | (json.loads(overrides) if overrides else {})
 
 

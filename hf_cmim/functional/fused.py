@@ -14,7 +14,7 @@ Registered with `torch.library`, so that `torch.compile` sees one operator and n
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from itertools import pairwise
@@ -62,7 +62,7 @@ def weighted_divergences(
     if torch.compiler.is_compiling() or type(logits) is not Tensor:  # fake tensors, for one
         total, sums, _ = torch.ops.hf_cmim.divergences(*arguments)
     else:
-        total, sums, _ = _Divergences.apply(*arguments)  # type: ignore[no-untyped-call]  # torch's own
+        total, sums, _ = _apply_divergences(*arguments)
     return total, sums.detach()
 
 
@@ -251,6 +251,8 @@ class _Divergences(torch.autograd.Function):
 
     backward = staticmethod(_backward)
 
+
+_apply_divergences: Callable[..., tuple[Tensor, Tensor, Tensor]] = _Divergences.apply
 
 # Not `custom_op`: its wrapper looks for aliases at every call, which on small batches takes as long as the work.
 torch.library.define(
