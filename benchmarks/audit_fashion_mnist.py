@@ -5,10 +5,10 @@
     python benchmarks/audit_fashion_mnist.py --data_dir ... --output_dir outputs/leaks --looks 12 \
         --families kd dist norm-kd --controls 'cmim:{"cmi_weight":4}'  # how much each hardening leaks, at equal seeds
 
-Teachers are those of benchmarks/hardening.py, trained on 20,000 images, seed 1, and kept beside the audit. An attacker
-has 2,000 of these images with their labels, and a perceptron. Settings are chosen on 4,000 other images; the test data
-are the 10,000 official test images and 20,000 training images that nobody used. Killed or continued, it goes on where
-it was. Delete the folder to begin anew.
+Teachers are those of benchmarks/hardening.py, trained on 20,000 images and kept beside the audit. An attacker has
+2,000 of these images with their labels, and a perceptron. Settings are chosen on 4,000 of the images that hardening.py
+validates on; the test data are the 10,000 official test images and 20,000 training images that nobody used. Killed or
+continued, it goes on where it was. Delete the folder to begin anew.
 """
 
 import argparse
@@ -18,8 +18,7 @@ from typing import Any
 
 import torch
 import transformers
-from datasets import load_dataset
-from hardening import ConvNet, _images, arm_settings, fashion_mnist
+from hardening import ConvNet, arm_settings, fashion_mnist, fashion_mnist_samples
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PretrainedConfig, set_seed
@@ -32,8 +31,8 @@ from hf_cmim.audit.subject import AuditData
 from hf_cmim.pages.html import audit_page
 from hf_cmim.pages.terminal import audit_table
 
-TEACHER_SEED = 1
-TRANSFER, VALIDATION, REST = slice(0, 2_000), slice(20_000, 24_000), slice(24_000, 44_000)
+# Of the training images in the order of benchmarks/hardening.py, whose teachers train on the first 20,000.
+TRANSFER, VALIDATION, REST = slice(0, 2_000), slice(20_000, 24_000), slice(30_000, 50_000)
 
 
 class Perceptron(nn.Module):
@@ -52,14 +51,14 @@ class Perceptron(nn.Module):
         return outputs | ({"hidden_states": (pixel_values.flatten(1), hidden)} if output_hidden_states else {})
 
 
-def teacher(arm: str, data_dir: str, folder: Path) -> nn.Module:
-    """Return the arm's teacher, trained unless it is there."""
-    path = folder / re.sub(r"[^\w.-]+", "_", arm)
+def teacher(arm: str, data_dir: str, folder: Path, seed: int) -> nn.Module:
+    """Return the arm's teacher of this seed, trained unless it is there."""
+    path = folder / re.sub(r"[^\w.-]+", "_", f"{arm}-{seed}")
     if not (path / "config.json").is_file():
         task = fashion_mnist(data_dir)
-        set_seed(TEACHER_SEED)
+        set_seed(seed)
         config = CMIMConfig(
-            str(folder / "training"), seed=TEACHER_SEED, warmup_steps=0.1, weight_decay=0.01, save_strategy="no",
+            str(folder / "training"), seed=seed, warmup_steps=0.1, weight_decay=0.01, save_strategy="no",
             logging_strategy="no", report_to="none", use_cpu=not torch.cuda.is_available(),
             **(task.schedule | arm_settings(arm)),
         )  # fmt: skip
@@ -73,16 +72,10 @@ def teacher(arm: str, data_dir: str, folder: Path) -> nn.Module:
 
 def audit_data(data_dir: str) -> AuditData:
     """Return the attacker's 2,000 images, 4,000 for choices, and 30,000 to test on."""
-    parts = load_dataset(data_dir)
-
-    def images(part: str, chosen: slice) -> list[dict[str, Any]]:
-        data = parts[part].with_format("numpy")[chosen]
-        return _images(data["image"] / 255, data["label"])
-
-    test = images("test", slice(None)) + images("train", REST)
+    train, test = fashion_mnist_samples(data_dir)
     names = ("2,000 images of the teacher's training set", "4,000 other training images",
              "10,000 test and 20,000 unused training images")  # fmt: skip
-    return AuditData(images("train", TRANSFER), images("train", VALIDATION), test, names)
+    return AuditData(train[TRANSFER], train[VALIDATION], test + train[REST], names)
 
 
 def suite_of(families: list[str]) -> Suite:
@@ -102,12 +95,13 @@ def main() -> None:
     parser.add_argument("--controls", nargs="*", default=[], help="more such teachers, audited the same way")
     parser.add_argument("--families", nargs="*", default=[], choices=STANDARD_V1.families, metavar="NAME",
                         help="of standard-v1; none: all")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=1, help="of the teachers")
     parser.add_argument("--criterion", default="teacher-free")
     parser.add_argument("--looks", type=int, nargs="+", default=[3, 5, 8, 12])
     options = parser.parse_args()
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
-    teachers = {arm: teacher(arm, options.data_dir, options.output_dir / "teachers")
+    teachers = {arm: teacher(arm, options.data_dir, options.output_dir / "teachers", options.seed)
                 for arm in dict.fromkeys(("ce", options.teacher, *options.controls))}  # fmt: skip
     args = DistillationConfig(
         str(options.output_dir), num_train_epochs=20, learning_rate=2e-3, warmup_steps=0.1, weight_decay=0.01,
@@ -120,7 +114,7 @@ def main() -> None:
     report = run_audit(
         teachers[options.teacher], Perceptron, args, audit_data(options.data_dir), plan, twin=teachers["ce"],
         controls={arm: teachers[arm] for arm in options.controls}, student_name="perceptron, 64 hidden units",
-        title=f"Fashion-MNIST convnet, {options.teacher}",
+        title=f"Fashion-MNIST convnet, {options.teacher}, seed {options.seed}",
     )  # fmt: skip
     (options.output_dir / "audit.html").write_text(audit_page(report), encoding="utf-8")
     print(audit_table(report))
