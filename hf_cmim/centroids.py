@@ -1,7 +1,7 @@
 """The centroid bank: a running mean of each class's output at each temperature, kept as training state."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from hf_cmim.functional.divergence import IGNORE_INDEX, check_temperatures
 from hf_cmim.functional.fused import tempered_probs
 from hf_cmim.functional.inputs import flatten_samples
+from hf_cmim.functional.scaling import LARGEST_MULTIPLIER, Scaling, spread_of
 
 MOVED_ELEMENTS = 2**22
 """Numbers of all temperatures that are moved at once: small banks in one go, large ones level by level; ours."""
@@ -29,6 +30,8 @@ class CentroidBank(nn.Module):
         temperatures: `K` distinct numbers above 0.
         window: samples of a class after which an older sample weighs 1/e of the newest, > 1.
         floor: smallest probability a centroid shows, so that one outlier cannot make the divergence infinite.
+        logit_scale: root mean square of a sample's logits around their mean to which all logits are brought, by one
+            factor for all that follows their running spread; 0 leaves them. The loss must then be given `scaling`.
 
     Attributes:
         probs: `(K, C, C)` centroids; row c of a class not seen is 0.
@@ -36,6 +39,9 @@ class CentroidBank(nn.Module):
         seen: `(C,)` samples counted since the beginning.
         recall: `(C,)` running share of each class's samples whose largest logit is at their label.
         terms: `(K,)` CMI at each temperature in the last step, nats.
+        spread: 0-d running mean over all samples of the variance of their logits over the classes.
+        spread_mass: 0-d effective number of samples behind it, at most `window`.
+        multiplier, outward: 0-d, see `Scaling`; 1 and 0 before the first step.
 
     Source: ours. Memory is 2 K C^2 floats: the centroids and, ready for the loss, their logarithms.
     """
@@ -46,9 +52,18 @@ class CentroidBank(nn.Module):
     seen: Tensor
     recall: Tensor
     terms: Tensor
+    spread: Tensor
+    spread_mass: Tensor
+    multiplier: Tensor
+    outward: Tensor
 
     def __init__(
-        self, num_classes: int, temperatures: Sequence[float], window: float = 500.0, floor: float = 1e-8
+        self,
+        num_classes: int,
+        temperatures: Sequence[float],
+        window: float = 500.0,
+        floor: float = 1e-8,
+        logit_scale: float = 0.0,
     ) -> None:
         super().__init__()
         if num_classes < 2:
@@ -58,6 +73,8 @@ class CentroidBank(nn.Module):
                 f"Expected a window above 1 sample a class and finite, got {window}: with 1 nothing is averaged, and"
                 " without end the centroids never leave the untrained model behind. Start near 500."
             )
+        check_logit_scale(logit_scale)
+        self.logit_scale = logit_scale
         self.num_classes = num_classes
         self.temperatures = check_temperatures(temperatures)
         self.window = window
@@ -68,6 +85,8 @@ class CentroidBank(nn.Module):
         self.register_buffer("seen", torch.zeros(num_classes, dtype=torch.long))
         self.register_buffer("recall", torch.zeros(num_classes))
         self.register_buffer("terms", torch.zeros(levels))
+        for name, value in (("spread", 0.0), ("spread_mass", 0.0), ("multiplier", 1.0), ("outward", 0.0)):
+            self.register_buffer(name, torch.tensor(value))
         self.register_buffer("log_probs", torch.full_like(self.probs, -torch.inf), persistent=False)
         self.register_load_state_dict_post_hook(_after_loading)  # type: ignore[no-untyped-call]
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -77,19 +96,36 @@ class CentroidBank(nn.Module):
         """`(K, C, C)` log centroids, floored; -inf in the rows of classes not seen yet, which then weigh nothing."""
         return self.log_probs
 
+    @property
+    def scaling(self) -> Scaling | None:
+        """How the loss is to scale its logits, None where they are left."""
+        return Scaling(self.multiplier, self.outward) if self.logit_scale else None
+
     @torch.no_grad()
-    def accumulate(self, logits: Tensor, labels: Tensor, terms: Tensor | None = None) -> None:
+    def accumulate(self, logits: Tensor, labels: Tensor, components: Mapping[str, Tensor] | None = None) -> None:
         """Add the outputs of one micro-batch to the pending step; no gradient flows, nothing moves yet.
 
         Args:
-            logits: `(..., C)` outputs of the training forward; a copy is kept until the step.
+            logits: `(..., C)` outputs of the training forward, not scaled; a copy is kept until the step.
             labels: `(...)` integers in [0, C), or -100 to ignore.
-            terms: `(K,)` this micro-batch's share of the step's CMI at each temperature, or None.
+            components: what `CMIMLoss` returned for this micro-batch: of it `cmi_per_temperature` (for reductions
+                other than the mean) and `cmi_pull` are kept, as shares of the step's.
+
+        Raises:
+            ValueError: logits of another number of classes, or no `cmi_pull` though logits are scaled.
         """
         logits, labels = self._checked(logits, labels)
-        terms = torch.zeros_like(self.terms) if terms is None else terms.detach()
+        components = components or {}
+        if self.logit_scale and "cmi_pull" not in components:
+            raise ValueError(
+                f"Expected components with cmi_pull for logits brought to the scale {self.logit_scale:g}, got"
+                f" {sorted(components)}: the CMI would be met by shrinking all logits, until classes merge. Call the"
+                " loss with scaling=bank.scaling, and hand its components over."
+            )
+        terms = components.get("cmi_per_temperature", torch.zeros_like(self.terms)).detach()
+        pull = components.get("cmi_pull", torch.zeros_like(self.outward)).detach()
         # A copy, because a compiled model may write its next outputs into the same memory.
-        self._pending.append((logits.detach().clone(), labels, terms))
+        self._pending.append((logits.detach().clone(), labels, torch.cat([terms, pull.to(terms).view(1)])))
 
     @torch.no_grad()
     def step(self, gather: Callable[[Tensor, int], Tensor] | None = None, move_centroids: bool = True) -> None:
@@ -103,11 +139,11 @@ class CentroidBank(nn.Module):
         if not self._pending:
             return
         parts = zip(*self._pending, strict=True)
-        logits, labels, terms = (part[0] if len(part) == 1 else torch.cat(part) for part in parts)
+        logits, labels, shares = (part[0] if len(part) == 1 else torch.cat(part) for part in parts)
         self._pending = []
-        terms = terms.view(-1, len(self.temperatures))
+        shares = shares.view(-1, len(self.temperatures) + 1)
         if gather is not None:
-            logits, labels, terms = gather(logits, 0), gather(labels, IGNORE_INDEX), gather(terms, 0)
+            logits, labels, shares = gather(logits, 0), gather(labels, IGNORE_INDEX), gather(shares, 0)
         counts, hits = self._counts_and_hits(logits, labels)
         fresh_mass = self._mass_of(counts)
         mass = torch.addcmul(self.mass, self.mass, fresh_mass, value=-1 / self.window).add_(fresh_mass)
@@ -115,14 +151,18 @@ class CentroidBank(nn.Module):
         per_sample = 1 / counts.clamp_min(1)
         self.recall.lerp_(hits * per_sample, rates)
         self.seen += counts.long()
-        torch.sum(terms, dim=0, out=self.terms)
+        totals = shares.sum(dim=0)
+        self.terms.copy_(totals[:-1])
+        self._follow_scale(logits, labels, totals[-1])
         if move_centroids:
             self.mass.copy_(mass)
-            self._move(logits, labels, rates, rates * per_sample)
+            self._move(self.shown(logits), labels, rates, rates * per_sample)
 
     @torch.no_grad()
     def fill(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Replace every centroid by the exact one of a pass over the data.
+
+        Where logits are scaled and no step has said how, the first batch says it.
 
         Args:
             batches: logits `(..., C)` and labels `(...)` in [0, C) or -100, of all processes.
@@ -134,14 +174,16 @@ class CentroidBank(nn.Module):
         self.probs.zero_()
         self.mass.zero_()
         self.log_probs.fill_(-torch.inf)
-        for batch in batches:
+        for number, batch in enumerate(batches):
             logits, labels = self._checked(*batch)
+            if number == 0 and self.logit_scale and not bool(self.spread_mass):
+                self._follow_scale(logits, labels, torch.zeros_like(self.outward))
             fresh_counts, fresh_hits = self._counts_and_hits(logits, labels)
             counts += fresh_counts
             hits += fresh_hits
             self.mass.copy_(self._mass_of(counts))
             per_sample = 1 / counts.clamp_min(1)
-            self._move(logits, labels, fresh_counts * per_sample, per_sample)
+            self._move(self.shown(logits), labels, fresh_counts * per_sample, per_sample)
         if not bool(counts.any()):
             raise ValueError(
                 "Expected at least one valid sample to fill the centroids, got none: the bank is empty now, and the"
@@ -157,6 +199,28 @@ class CentroidBank(nn.Module):
                 " centroids of others. Build the bank with the model's number of classes."
             )
         return logits, labels
+
+    def shown(self, logits: Tensor) -> Tensor:
+        """Return logits as the centroids see them: scaled, if they are to be."""
+        return logits.to(self.multiplier.dtype) * self.multiplier if self.logit_scale else logits
+
+    def _follow_scale(self, logits: Tensor, labels: Tensor, pull: Tensor) -> None:
+        """Let the multiplier follow the spread of a step's logits, and keep how strongly they were pulled together.
+
+        Where logits grow fast, both are already too large for the next step: stretched logits would be pulled
+        harder, and what takes the pull away would drive them on. So the larger of the running spread and the step's
+        own says the multiplier, and what is taken away shrinks as the step's exceeds the running one.
+        """
+        if not self.logit_scale:
+            return
+        summed, count = spread_of(logits.to(self.spread.dtype), labels)
+        spread = (summed / count.clamp_min(1)).clamp_min((self.logit_scale / LARGEST_MULTIPLIER) ** 2)
+        fresh_mass = self._mass_of(count)
+        self.spread_mass.lerp_(torch.full_like(fresh_mass, self.window), fresh_mass / self.window)
+        self.spread.lerp_(spread, fresh_mass / self.spread_mass.clamp_min(1e-12))
+        largest = torch.maximum(self.spread, spread)
+        self.multiplier.copy_(self.logit_scale * largest.rsqrt())
+        self.outward.copy_(pull / spread * (self.spread / largest))
 
     def _counts_and_hits(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Samples of each class, and those whose largest logit is at their label, `(C,)` each."""
@@ -193,6 +257,15 @@ class CentroidBank(nn.Module):
     def _mass_of(self, counts: Tensor) -> Tensor:
         """Weight of n samples, the newest weighing 1: the sum of (1 - 1/window)^i for i < n."""
         return -torch.expm1(counts * math.log1p(-1 / self.window)) * self.window
+
+
+def check_logit_scale(logit_scale: float) -> None:
+    """Raise a `ValueError` unless it is a finite number of at least 0."""
+    if not 0 <= logit_scale < math.inf:
+        raise ValueError(
+            f"Expected a logit_scale of at least 0 and finite, got {logit_scale}: a classifier trained with"
+            " cross-entropy has about 4; 0 leaves the logits as they are."
+        )
 
 
 def _after_loading(bank: CentroidBank, _: object) -> None:

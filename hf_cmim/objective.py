@@ -8,15 +8,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from hf_cmim.functional.divergence import (
-    IGNORE_INDEX,
-    check_temperatures,
-    kl_divergence,
-    summed_cross_entropy,
-    tempered_log_probs,
-)
-from hf_cmim.functional.fused import FEW_ELEMENTS, LOWEST, has_kernels, weighted_divergences
+from hf_cmim.functional.divergence import IGNORE_INDEX, centroid_divergences, check_temperatures, summed_cross_entropy
+from hf_cmim.functional.fused import FEW_ELEMENTS, has_kernels, weighted_divergences
 from hf_cmim.functional.inputs import flatten_samples
+from hf_cmim.functional.scaling import Concentration, Scaling, spread_of
 
 DEFAULT_TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Powers of two over the usual range of distillation temperatures; ours.
@@ -24,6 +19,9 @@ DEFAULT_TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 16.0)
 Colder ones are left out on validation data: there the CMI tends to the entropy of the errors, which no concentration
 removes, and chasing it cost 3 points of accuracy on texts that are hard to classify (CONTRIBUTING.md, "Defaults").
 """
+
+DEFAULT_LOGIT_SCALE = 4.0
+"""About the root mean square of a classifier's centred logits after training with cross-entropy; ours."""
 
 TemperatureWeighting = Literal["squared", "none"]
 Reduction = Literal["mean", "power_mean", "max"]
@@ -42,6 +40,12 @@ class CMIMLoss(nn.Module):
 
     Reductions over temperatures other than the mean are made linear in the samples, so that splitting a batch leaves
     them unchanged: each temperature is weighted by the derivative of the reduction at the terms of the previous step.
+
+    With `scaling`, from a `CentroidBank` of a `logit_scale`, the CMI is that of the logits times a multiplier which
+    brings their spread to one number: shrinking all logits, which hides nothing (an attacker stretches them again),
+    does not lower it. A multiplier that follows the logits leaves the gradient no part along them; one held constant
+    does, and it drives them to 0. That part is taken away, in the size it had in the step before, so that a step's
+    loss stays a sum over its samples.
 
     Args:
         temperatures: `K` distinct numbers above 0.
@@ -141,6 +145,7 @@ class CMIMLoss(nn.Module):
         *,
         num_items: Tensor | int | None = None,
         previous_terms: Tensor | None = None,
+        scaling: Scaling | None = None,
     ) -> dict[str, Tensor]:
         """Return the components of the loss; `ce + cmi` is the loss.
 
@@ -154,14 +159,19 @@ class CMIMLoss(nn.Module):
                 processes when this batch is a part of it; None for this batch's own.
             previous_terms: `(K,)` CMI per temperature of the previous step, for "power_mean" and "max"; all 0 weighs
                 every temperature alike, None uses this batch's own.
+            scaling: how logits are scaled before the CMI is taken, as `CentroidBank.scaling` says; None leaves them.
 
         Returns:
-            `ce` and `cmi`, differentiable, 0-d, nats; `cmi_per_temperature`, `(K,)`, detached, unweighted, nats.
+            `ce` and `cmi`, differentiable, 0-d, nats; `cmi_per_temperature`, `(K,)`, detached, unweighted, nats; with
+            `scaling` also `cmi_pull`, which the bank needs for the next step.
         """
         if num_items is None:
             num_items = (labels != IGNORE_INDEX).sum().clamp_min(1)
-        cmi, terms = self.concentration(logits, labels, log_centroids, weight, num_items, previous_terms)
-        return {"ce": self.cross_entropy(logits, labels, num_items), "cmi": cmi, "cmi_per_temperature": terms}
+        cmi, terms, pull = self.concentration(
+            logits, labels, log_centroids, weight, num_items, previous_terms, scaling
+        )
+        components = {"ce": self.cross_entropy(logits, labels, num_items), "cmi": cmi, "cmi_per_temperature": terms}
+        return components if scaling is None else components | {"cmi_pull": pull}
 
     def cross_entropy(self, logits: Tensor, labels: Tensor, num_items: Tensor | int) -> Tensor:
         """Return the `ce` component of `forward`, 0-d."""
@@ -177,23 +187,48 @@ class CMIMLoss(nn.Module):
         weight: float,
         num_items: Tensor | int,
         previous_terms: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Return the `cmi` and `cmi_per_temperature` components of `forward`."""
+        scaling: Scaling | None = None,
+    ) -> Concentration:
+        """Return the CMI part of `forward`."""
         logits, labels = flatten_samples(logits, labels)
         self._check_centroids(logits, log_centroids)
+        is_free = scaling is not None and weight > 0 and logits.requires_grad and torch.is_grad_enabled()
+        share = weight / num_items
         with torch.autocast(logits.device.type, enabled=False):
-            if previous_terms is None and self.reduction != "mean":  # weights that depend on this very batch
-                terms = self._terms(logits, labels, log_centroids.detach()) / num_items
-                weights = self.temperature_weights(terms.detach())
-                return weight * torch.dot(weights.to(terms.dtype), terms), terms.detach()
-            factors = self.temperature_weights(self.factors if previous_terms is None else previous_terms)
-            weights = factors * (weight / num_items)
+            shown = logits
+            if scaling is not None:
+                raised = logits.to(torch.promote_types(logits.dtype, torch.float32))
+                shown = raised * scaling.multiplier
+            cmi, sums, pull = self._weighted(shown, labels, log_centroids.detach(), share, previous_terms, is_free)
+            if scaling is not None and is_free:
+                spread, _ = spread_of(raised, labels)
+                cmi = cmi - 0.5 * share * scaling.outward * (spread - spread.detach())  # a gradient, of value 0
+                pull = pull / weight
+            return Concentration(cmi, sums.detach() / num_items, pull)
+
+    def _weighted(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        log_centroids: Tensor,
+        share: Tensor | float,
+        previous_terms: Tensor | None,
+        wants_pull: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the weighted CMI, each sample weighing `share`; the sums of divergences, `(K,)`; the pull, or 0."""
+        depends_on_batch = previous_terms is None and self.reduction != "mean"
+        if not depends_on_batch:
+            basis = self.factors if previous_terms is None else previous_terms
+            weights = self.temperature_weights(basis) * share
             if self._is_fused(logits):
-                cmi, sums = weighted_divergences(logits, labels, log_centroids, self.temperatures, weights)
-            else:
-                sums = self._terms(logits, labels, log_centroids.detach())
-                cmi = torch.dot(weights.to(sums.dtype), sums)
-            return cmi, sums.detach() / num_items
+                found = weighted_divergences(logits, labels, log_centroids, self.temperatures, weights)
+                cmi, sums, gradient = found  # a masked class has a logit of -inf, and no gradient
+                return cmi, sums, (gradient * logits.detach()).nansum() if wants_pull else torch.zeros_like(sums[0])
+        sums, pulls = centroid_divergences(logits, labels, log_centroids, self.temperatures, wants_pull)
+        if depends_on_batch:
+            weights = self.temperature_weights(sums.detach()) * share
+        weights = weights.to(sums.dtype)
+        return torch.dot(weights, sums), sums, torch.dot(weights, pulls)
 
     def _is_fused(self, logits: Tensor) -> bool:
         """Whether the operator is the fastest path, or the one asked for."""
@@ -213,14 +248,6 @@ class CMIMLoss(nn.Module):
                 f" {tuple(log_centroids.shape)}: samples would be compared with another class or temperature. Build"
                 " the bank with the loss's temperatures and the model's number of classes."
             )
-
-    def _terms(self, logits: Tensor, labels: Tensor, log_centroids: Tensor) -> Tensor:
-        """Sum of the divergences of the valid samples from their class's centroid, `(K,)`."""
-        log_probs = tempered_log_probs(logits, self.temperatures)
-        own_log_centroids = log_centroids[:, labels.clamp_min(0)]
-        counted = (labels != IGNORE_INDEX) & (own_log_centroids > -torch.inf).any(dim=-1).all(dim=0)
-        divergences = kl_divergence(log_probs, own_log_centroids.clamp_min(LOWEST))
-        return torch.where(counted, divergences, 0.0).sum(dim=-1)
 
     @torch.no_grad()
     def temperature_weights(self, terms: Tensor) -> Tensor:

@@ -161,9 +161,9 @@ def test_micro_batches_equal_one_batch(sizes):
     terms = torch.rand(len(sizes), 3, generator=torch.Generator().manual_seed(0))
     start = moved_bank([samples(seed=1)])
     whole, split = copy.deepcopy(start), copy.deepcopy(start)
-    whole.accumulate(logits, labels, terms.sum(dim=0))
+    whole.accumulate(logits, labels, {"cmi_per_temperature": terms.sum(dim=0)})
     for part_logits, part_labels, term in zip(logits.split(sizes), labels.split(sizes), terms, strict=True):
-        split.accumulate(part_logits, part_labels, term)
+        split.accumulate(part_logits, part_labels, {"cmi_per_temperature": term})
         assert_same_state(split, start, rtol=0, atol=0)
     whole.step()
     split.step()
@@ -176,10 +176,10 @@ def test_gathered_processes_equal_one():
     terms = torch.rand(2, 3, generator=torch.Generator().manual_seed(0))
     start = moved_bank([samples(seed=1)])
     whole, first, second = (copy.deepcopy(start) for _ in range(3))
-    whole.accumulate(logits, labels, terms.sum(dim=0))
+    whole.accumulate(logits, labels, {"cmi_per_temperature": terms.sum(dim=0)})
     whole.step()
-    first.accumulate(logits[:10], labels[:10], terms[0])
-    second.accumulate(logits[10:], labels[10:], terms[1])
+    first.accumulate(logits[:10], labels[:10], {"cmi_per_temperature": terms[0]})
+    second.accumulate(logits[10:], labels[10:], {"cmi_per_temperature": terms[1]})
     sent = []
 
     def remember(rows, filling):
@@ -229,7 +229,7 @@ def test_loss_of_a_step_sees_the_bank_of_the_step_before():
         logits, labels = samples(seed, size=20)
         logits.requires_grad_()
         components = loss(logits, labels, bank.log_centroids)
-        bank.accumulate(logits, labels, components["cmi_per_temperature"])
+        bank.accumulate(logits, labels, components)
         rows, kept = reference.valid_samples(logits.tolist(), labels.tolist())
         sums = reference.divergence_terms(rows, kept, [level.means() for level in average], TEMPERATURES)
         twin = torch.tensor(sums) / len(kept)
@@ -245,7 +245,7 @@ def test_step_without_samples_changes_nothing():
     """Catches terms set to 0 by an extra step, after which the power mean would weigh all temperatures alike."""
     bank = CentroidBank(CLASSES, TEMPERATURES, WINDOW)
     logits, labels = samples()
-    bank.accumulate(logits, labels, torch.tensor([1.0, 2.0, 3.0]))
+    bank.accumulate(logits, labels, {"cmi_per_temperature": torch.tensor([1.0, 2.0, 3.0])})
     bank.step()
     before = copy.deepcopy(bank)
     bank.step()
@@ -276,7 +276,7 @@ def test_outputs_of_the_training_forward_are_let_go():
     alive = weakref.ref(hook)
     del hook
     bank = CentroidBank(CLASSES, TEMPERATURES, WINDOW)
-    bank.accumulate(outputs, labels, outputs.mean(dim=0)[:3])
+    bank.accumulate(outputs, labels, {"cmi_per_temperature": outputs.mean(dim=0)[:3]})
     assert alive() is not None
     del outputs
     assert alive() is None
@@ -300,7 +300,7 @@ def test_centroids_can_stay_while_the_rest_moves():
     bank = moved_bank([samples()])
     before = copy.deepcopy(bank)
     logits, labels = samples(seed=1)
-    bank.accumulate(logits, labels, torch.ones(3))
+    bank.accumulate(logits, labels, {"cmi_per_temperature": torch.ones(3)})
     bank.step(move_centroids=False)
     for name in ("probs", "log_probs", "mass"):
         assert torch.equal(getattr(bank, name), getattr(before, name))

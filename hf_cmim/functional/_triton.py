@@ -22,6 +22,7 @@ from triton import knobs
 
 from hf_cmim.functional import fused
 from hf_cmim.functional.divergence import IGNORE_INDEX
+from hf_cmim.functional.divergence import LOWEST as LEAST
 
 LARGEST_ROW = 8192
 """Classes of a row that is held in registers: 8 numbers a thread in each array, 32 warps. More spill."""
@@ -29,7 +30,7 @@ TILE = 8192
 """Numbers of a chunk at all levels: 32 a thread, 8 warps."""
 INTERPRETED = not torch.cuda.is_available()
 IGNORED = tl.constexpr(IGNORE_INDEX)
-LOWEST = tl.constexpr(fused.LOWEST)
+LOWEST = tl.constexpr(LEAST)
 FAR = tl.constexpr(-(2.0**80))
 """Stands for a logit of -inf: its exponential is 0 and, unlike -inf, so is any product with that."""
 

@@ -12,6 +12,8 @@ from torch.nn import functional
 
 IGNORE_INDEX = -100
 """Label of a position that takes no part in any loss or statistic (the Hugging Face convention)."""
+LOWEST = math.log(torch.finfo(torch.float32).tiny)
+"""A probability below the smallest normal fp32 number is taken as that number: 0 * inf is nan."""
 
 
 def check_temperatures(temperatures: Sequence[float]) -> tuple[float, ...]:
@@ -107,6 +109,35 @@ def kl_divergence(log_probs: Tensor, other_log_probs: Tensor) -> Tensor:
         `(...)` in nats.
     """
     return (log_probs.exp() * (log_probs - other_log_probs)).sum(dim=-1)
+
+
+def centroid_divergences(
+    logits: Tensor, labels: Tensor, log_centroids: Tensor, temperatures: Sequence[float], wants_pulls: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return the divergences of the samples from their class's centroid, summed over the valid samples.
+
+    Args:
+        logits: `(B, C)`.
+        labels: `(B,)` integers in [0, C), or -100 to ignore.
+        log_centroids: `(K, C, C)`; a class with a row of -inf at any level adds nothing.
+        temperatures: `K` numbers above 0.
+        wants_pulls: whether to derive the sums.
+
+    Returns:
+        The sums, `(K,)`, nats; their derivatives by the logarithm of a factor on all logits, `(K,)`, detached, or 0.
+    """
+    log_probs = tempered_log_probs(logits, temperatures)
+    own_log_centroids = log_centroids[:, labels.clamp_min(0)]
+    counted = (labels != IGNORE_INDEX) & (own_log_centroids > -torch.inf).any(dim=-1).all(dim=0)
+    own_log_centroids = own_log_centroids.clamp_min(LOWEST)
+    divergences = kl_divergence(log_probs, own_log_centroids)
+    sums = torch.where(counted, divergences, 0.0).sum(dim=-1)
+    if not wants_pulls:
+        return sums, torch.zeros_like(sums)
+    with torch.no_grad():  # the covariance, under p, of log p and log p / q
+        surprises = log_probs.clamp_min(LOWEST)
+        excess = surprises - own_log_centroids - divergences.unsqueeze(-1)
+        return sums, torch.where(counted, (log_probs.exp() * surprises * excess).sum(dim=-1), 0.0).sum(dim=-1)
 
 
 def summed_cross_entropy(

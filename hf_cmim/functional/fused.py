@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_cmim.functional.divergence import IGNORE_INDEX
+from hf_cmim.functional.divergence import IGNORE_INDEX, LOWEST
 
 BLOCK_ELEMENTS = 2**19
 """Numbers of a block at all temperatures, in each of its two buffers; ours, by benchmarks/loss.py."""
@@ -33,14 +33,12 @@ MOST_SQUARED = 8
 """Levels that are made by squaring, whose last has 128 roundings, 8e-6; of more, each has its own exponentials."""
 NEGLIGIBLE = -40.0
 """Least u of an exponential: exp(-40) changes no fp32 sum, and its square is no slow denormal number."""
-LOWEST = math.log(torch.finfo(torch.float32).tiny)
-"""A probability below the smallest normal fp32 number is taken as that number: 0 * inf is nan."""
 
 
 def weighted_divergences(
     logits: Tensor, labels: Tensor, log_centroids: Tensor, temperatures: Sequence[float], weights: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return sum_k weights_k sum_i KL(softmax(z_i / T_k) || Q_{y_i}^{T_k}), and its inner sums.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return sum_k weights_k sum_i KL(softmax(z_i / T_k) || Q_{y_i}^{T_k}), its inner sums, and its gradient.
 
     Args:
         logits: `(B, C)` raw logits; arithmetic is fp32, or fp64 for fp64 logits.
@@ -52,7 +50,8 @@ def weighted_divergences(
 
     Returns:
         The weighted sum, 0-d, differentiable once with respect to the logits; the sums at each temperature, `(K,)`,
-        detached. Both in nats, fp32 (fp64 for fp64 logits).
+        detached; both in nats, fp32 (fp64 for fp64 logits). The gradient of the weighted sum, `(B, C)`, detached, in
+        the logits' type, without a row where no gradient is wanted.
 
     Raises:
         RuntimeError: in the backward pass, with `create_graph=True`.
@@ -60,10 +59,10 @@ def weighted_divergences(
     wants_gradient = logits.requires_grad and torch.is_grad_enabled()
     arguments = logits, labels, log_centroids.detach(), list(temperatures), weights.detach(), wants_gradient
     if torch.compiler.is_compiling() or type(logits) is not Tensor:  # fake tensors, for one
-        total, sums, _ = torch.ops.hf_cmim.divergences(*arguments)
+        total, sums, gradient = torch.ops.hf_cmim.divergences(*arguments)
     else:
-        total, sums, _ = _apply_divergences(*arguments)
-    return total, sums.detach()
+        total, sums, gradient = _apply_divergences(*arguments)
+    return total, sums.detach(), gradient.detach()
 
 
 def tempered_probs(logits: Tensor, temperatures: Sequence[float]) -> Tensor:

@@ -1,12 +1,14 @@
 """Settings of the hardening trainer."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from transformers.utils import logging
 
+from hf_cmim.centroids import check_logit_scale
 from hf_cmim.functional.divergence import check_temperatures
 from hf_cmim.objective import (
+    DEFAULT_LOGIT_SCALE,
     DEFAULT_TEMPERATURES,
     CMIMLoss,
     Reduction,
@@ -50,8 +52,9 @@ class CMIMConfig(PublishingConfig):
     preset: Literal["default", "reconstruction"] = field(
         default="default",
         metadata={
-            "help": "Where unset objective settings come from: 'default' (powers of two, max(1, T^2), mean) or"
-            " 'reconstruction' (our reading of the paper's relaxation: uniform powers 1/T, power mean, no T^2)."
+            "help": "Where unset objective settings come from: 'default' (powers of two, max(1, T^2), mean, logits"
+            " scaled to 4) or 'reconstruction' (our reading of the paper's relaxation: uniform powers 1/T, power mean,"
+            " no T^2, logits as they are)."
         },
     )
     temperatures: list[float] | None = field(
@@ -61,6 +64,13 @@ class CMIMConfig(PublishingConfig):
     temperature_weighting: TemperatureWeighting | None = field(
         default=None,
         metadata={"help": "Factor of each temperature: 'squared' (max(1, T^2)) or 'none'; unset: the preset's."},
+    )
+    logit_scale: float | None = field(
+        default=None,
+        metadata={
+            "help": "Root mean square of a sample's logits around their mean to which all logits are brought before"
+            " the CMI is taken, so that shrinking them does not lower it; 0 leaves them; unset: the preset's."
+        },
     )
     reduction: Reduction | None = field(
         default=None,
@@ -120,6 +130,8 @@ class CMIMConfig(PublishingConfig):
         self.temperatures = list(check_temperatures(self.temperatures))
         self.temperature_weighting = self.temperature_weighting or ("none" if reconstructed else "squared")
         self.reduction = self.reduction or ("power_mean" if reconstructed else "mean")
+        if self.logit_scale is None:
+            self.logit_scale = 0.0 if reconstructed else DEFAULT_LOGIT_SCALE
         self.check_ranges()
 
     def check_ranges(self) -> None:
@@ -145,6 +157,7 @@ class CMIMConfig(PublishingConfig):
             )
         if self.class_weights is not None and not all(0 <= value < float("inf") for value in self.class_weights):
             raise ValueError(f"Expected class_weights >= 0 and finite, got {self.class_weights}.")
+        check_logit_scale(self.logit_scale or 0.0)
         self.build_objective()
 
     def build_objective(self) -> CMIMLoss:
@@ -157,6 +170,12 @@ class CMIMConfig(PublishingConfig):
             class_weights=self.class_weights,
             label_smoothing=self.label_smoothing_factor,
         )
+
+    @property
+    def bank_settings(self) -> dict[str, Any]:
+        """What `CentroidBank` takes beside the number of classes."""
+        temperatures = self.temperatures or DEFAULT_TEMPERATURES
+        return {"temperatures": temperatures, "window": self.centroid_window, "logit_scale": self.logit_scale or 0.0}
 
     @property
     def ramp_end(self) -> float:

@@ -135,8 +135,7 @@ class CMIMTrainer(ComponentTrainer):
     def hardening_state(self, num_classes: int) -> HardeningState:
         """Return the state of this training, creating it once the number of classes is known."""
         if self._state is None:
-            settings = (self.objective.temperatures, self.args.centroid_window, self.args.device)
-            self._state = HardeningState(num_classes, *settings)
+            self._state = HardeningState(num_classes, self.args.bank_settings, self.args.device)
         return self._state
 
     def _training_loss(
@@ -148,11 +147,13 @@ class CMIMTrainer(ComponentTrainer):
             num_items = num_items.flatten()[0]  # Trainer repeats the count for each replica of nn.DataParallel
         log_centroids = bank.log_centroids
         if self.args.centroids == "batch":
-            log_centroids = class_centroids(logits.detach(), labels, bank.temperatures).log()
+            log_centroids = class_centroids(bank.shown(logits.detach()), labels, bank.temperatures).log()
         weight = self.current_weight
         cross_entropy = self._cross_entropy(outputs, logits, labels, num_items)
-        cmi, terms = self.objective.concentration(logits, labels, log_centroids, weight, num_items, bank.terms)
-        bank.accumulate(logits, labels, terms)
+        cmi, terms, pull = self.objective.concentration(
+            logits, labels, log_centroids, weight, num_items, bank.terms, bank.scaling
+        )
+        bank.accumulate(logits, labels, {"cmi_per_temperature": terms, "cmi_pull": pull})
         parts = torch.cat([torch.stack([cross_entropy.detach(), cmi.detach()]), terms]) * self.loss_scale
         self.record_components({("ce", "cmi", *(f"cmi_T{t:g}" for t in bank.temperatures)): parts})
         loss: Tensor = (cross_entropy + cmi) * self.loss_scale
@@ -172,9 +173,9 @@ class CMIMTrainer(ComponentTrainer):
         every_logits, every_labels = self.gather_samples(logits, labels)
         count = (every_labels != IGNORE_INDEX).sum().clamp_min(1)
         loss: Tensor
-        cmi, _ = self.objective.concentration(
-            every_logits, every_labels, bank.log_centroids, self.final_weight, 1, bank.terms
-        )
+        cmi = self.objective.concentration(
+            every_logits, every_labels, bank.log_centroids, self.final_weight, 1, bank.terms, bank.scaling
+        ).cmi
         summed = {"cmi": cmi}
         if self.compute_loss_func is None:
             summed["ce"] = self._cross_entropy(None, every_logits, every_labels, 1)
@@ -285,8 +286,7 @@ class CMIMTrainer(ComponentTrainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            settings = (self.objective.temperatures, self.args.centroid_window, self.args.device)
-            self._state = HardeningState.load(Path(checkpoint), *settings)
+            self._state = HardeningState.load(Path(checkpoint), self.args.bank_settings, self.args.device)
 
 
 def _evaluation_loss(metrics: dict[str, float]) -> float:

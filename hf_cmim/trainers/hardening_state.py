@@ -1,8 +1,9 @@
 """Training state of the hardening: centroids, collapse detector and weight, as a checkpoint keeps them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -26,8 +27,7 @@ class HardeningState:
 
     Args:
         num_classes: `C`.
-        temperatures: `K` distinct numbers above 0.
-        window: samples of a class over which the bank averages.
+        settings: what `CentroidBank` takes beside it: `temperatures`, `window` and `logit_scale`.
         device: where the tensors live.
 
     Attributes:
@@ -37,8 +37,8 @@ class HardeningState:
         lacks_centroids: whether a checkpoint was loaded that leaves them out; the bank must be filled before training.
     """
 
-    def __init__(self, num_classes: int, temperatures: Sequence[float], window: float, device: torch.device) -> None:
-        self.bank = CentroidBank(num_classes, temperatures, window).to(device)
+    def __init__(self, num_classes: int, settings: Mapping[str, Any], device: torch.device) -> None:
+        self.bank = CentroidBank(num_classes, **settings).to(device)
         self.detector = CollapseDetector(num_classes).to(device)
         self.weight_scale = 1.0
         self.lacks_centroids = False
@@ -82,16 +82,16 @@ class HardeningState:
             del tensors["bank.probs"]
         tensors |= {f"detector.{name}": value for name, value in self.detector.state_dict().items()}
         tensors["weight_scale"] = torch.tensor(self.weight_scale, dtype=torch.float64)
-        save_file(tensors, folder / STATE_NAME, metadata={"temperatures": json.dumps(self.bank.temperatures)})
+        written = {"temperatures": self.bank.temperatures, "logit_scale": self.bank.logit_scale}
+        metadata = {name: json.dumps(value) for name, value in written.items()}
+        save_file(tensors, folder / STATE_NAME, metadata=metadata)
 
     @classmethod
-    def load(
-        cls, folder: Path, temperatures: Sequence[float], window: float, device: torch.device
-    ) -> "HardeningState":
+    def load(cls, folder: Path, settings: Mapping[str, Any], device: torch.device) -> "HardeningState":
         """Read the state from a checkpoint folder.
 
         Raises:
-            ValueError: there is none, or it was written at other temperatures.
+            ValueError: there is none, or it was written at other temperatures or another scale of the logits.
         """
         path = folder / STATE_NAME
         if not path.is_file():
@@ -100,14 +100,16 @@ class HardeningState:
                 " its centroids would start empty. Load its weights with from_pretrained and train anew."
             )
         with safe_open(path, framework="pt") as file:
-            written = tuple(json.loads(file.metadata()["temperatures"]))
+            metadata = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
-        if written != tuple(temperatures):
-            raise ValueError(
-                f"Expected a checkpoint at temperatures {tuple(temperatures)}, got {written}: its centroids mean"
-                " something else. Resume with the settings it was written with."
-            )
-        state = cls(len(tensors["bank.mass"]), temperatures, window, device)
+        for name in ("temperatures", "logit_scale"):
+            asked, written = json.dumps(settings[name]), metadata.get(name, "0.0")
+            if written != asked:
+                raise ValueError(
+                    f"Expected a checkpoint at {name} {asked}, got {written}: its centroids mean something else."
+                    " Resume with the settings it was written with."
+                )
+        state = cls(len(tensors["bank.mass"]), settings, device)
         state.lacks_centroids = "bank.probs" not in tensors
         if state.lacks_centroids:
             tensors |= {"bank.probs": state.bank.probs, "bank.mass": state.bank.mass}  # empty: it weighs nothing

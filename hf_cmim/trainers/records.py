@@ -14,7 +14,8 @@ from hf_cmim.teachers.base import AbstractTeacher
 from hf_cmim.trainers.cmim_config import CMIMConfig
 
 HARDENING_SETTINGS = (
-    "cmi_weight", "cmi_warmup", "cmi_ramp", "centroids", "centroid_window", "centroid_prefill", "class_weights",
+    "cmi_weight", "cmi_warmup", "cmi_ramp", "logit_scale", "centroids", "centroid_window", "centroid_prefill",
+    "class_weights",
 )  # fmt: skip
 SETTINGS = (
     "learning_rate", "optim", "weight_decay", "lr_scheduler_type", "warmup_steps", "max_grad_norm",

@@ -15,7 +15,7 @@ from hf_cmim.functional.fused import weighted_divergences
 def assert_agrees(logits, labels, log_centroids, temperatures, weights, tolerance=2e-5):
     logits = logits.detach().requires_grad_() if logits.is_leaf else logits
     logits.retain_grad()
-    total, sums = weighted_divergences(logits, labels, log_centroids, temperatures, weights)
+    total, sums, _ = weighted_divergences(logits, labels, log_centroids, temperatures, weights)
     (0.5 * total).backward()
     expected_total, expected_sums, expected_gradient = twin(logits, labels, log_centroids, temperatures, weights)
     raised = torch.promote_types(logits.dtype, torch.float32)
@@ -67,12 +67,12 @@ def test_logits_that_mask_a_class_stay_finite():
     logits, labels, log_centroids, weights = case(6, 5, HALVING)
     labels[labels == 3] = 0
     logits[:, 3] = torch.finfo(torch.float32).min
-    total, sums = weighted_divergences(logits.requires_grad_(), labels, log_centroids, HALVING, weights)
+    total, sums, _ = weighted_divergences(logits.requires_grad_(), labels, log_centroids, HALVING, weights)
     total.backward()
     assert logits.grad.isfinite().all()
     kept = [0, 1, 2, 4]
     tables, renumbered = log_centroids[:, kept][:, :, kept], torch.where(labels == 4, 3, labels)
-    _, without = weighted_divergences(logits.detach()[:, kept], renumbered, tables, HALVING, weights)
+    _, without, _ = weighted_divergences(logits.detach()[:, kept], renumbered, tables, HALVING, weights)
     torch.testing.assert_close(sums, without, rtol=1e-5, atol=1e-6)
 
 
@@ -114,7 +114,7 @@ def test_autocast_changes_nothing():
     plain, other = logits.clone().requires_grad_(), logits.clone().requires_grad_()
     weighted_divergences(plain, labels, log_centroids, HALVING, weights)[0].backward()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        total, _ = weighted_divergences(other, labels, log_centroids, HALVING, weights)
+        total, *_ = weighted_divergences(other, labels, log_centroids, HALVING, weights)
     total.backward()
     assert torch.equal(plain.grad, other.grad)
 
@@ -134,7 +134,7 @@ def test_a_logit_that_is_no_number_shows(number):
     """Catches a diverged model whose loss looks fine."""
     logits, labels, log_centroids, weights = case(3, 20, HALVING)
     logits[1, 4] = number
-    total, _ = weighted_divergences(logits.requires_grad_(), labels, log_centroids, HALVING, weights)
+    total, *_ = weighted_divergences(logits.requires_grad_(), labels, log_centroids, HALVING, weights)
     total.backward()
     assert total.isnan()
     assert logits.grad[1].isnan().any()
@@ -160,7 +160,7 @@ def test_fake_tensors_leave_no_trace():
     problem = arranged(case(4, 9, temperatures), temperatures)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         faked = [mode.from_tensor(each) if isinstance(each, torch.Tensor) else each for each in problem]
-        total, sums = weighted_divergences(*faked)
+        total, sums, _ = weighted_divergences(*faked)
         assert total.shape == ()
         assert sums.shape == (3,)
     assert_agrees(*problem)

@@ -86,6 +86,7 @@ class TestResume:
                 with torch.no_grad():
                     logits = model(torch.stack([each["pixel_values"] for each in images])).logits
                 model.train()
+                logits = resumed.bank.shown(logits)
                 seen["exact"] = class_centroids(logits, torch.tensor([each["labels"] for each in images]), (1.0,))[0]
                 seen["bank"] = resumed.bank.probs[0].clone()
 
@@ -146,10 +147,11 @@ class TestResume:
         with pytest.raises(ValueError, match="save_only_model=True"):
             trainer_in(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-10"))
 
-    def test_other_temperatures_are_refused(self, run_folder):
-        """Catches centroids of one temperature used for another."""
-        with pytest.raises(ValueError, match="Expected a checkpoint at temperatures .*got"):
-            trainer_in(run_folder, temperatures=[1.0, 4.0]).train(resume_from_checkpoint=True)
+    @pytest.mark.parametrize("other", [{"temperatures": [1.0, 4.0]}, {"logit_scale": 2.0}], ids=str)
+    def test_other_centroids_are_refused(self, other, run_folder):
+        """Catches centroids of one temperature, or of one scale of the logits, used for another."""
+        with pytest.raises(ValueError, match=f"Expected a checkpoint at {next(iter(other))} .*got"):
+            trainer_in(run_folder, **other).train(resume_from_checkpoint=True)
 
     def test_a_second_training_starts_from_an_empty_bank(self, tmp_path):
         """Catches a bank that leaks from one call of train into the next."""

@@ -101,6 +101,7 @@ class TestSplitsOfABatch:
                 temperatures=[0.25, 1.0, 4.0, 16.0],  # cold enough for the weight to act on a model this young
                 per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, centroid_window=30.0,
                 learning_rate=0.02,  # small, so that roundings are not amplified from step to step
+                logit_scale=0.5,  # near that of a model this young
             )  # fmt: skip
             trainer.train()
             assert trainer.state.global_step == 12
@@ -111,7 +112,9 @@ class TestSplitsOfABatch:
         for trainer in results.values():
             assert tiny.largest_difference(tiny.weights(reference.model), tiny.weights(trainer.model)) < 5e-6
             # At T = .25 a rounding of the weights counts four times in a logit, and the terms are not below 1.
-            assert tiny.largest_difference(reference.bank.state_dict(), trainer.bank.state_dict()) < 2e-5
+            theirs = trainer.bank.state_dict()
+            for name, ours in reference.bank.state_dict().items():
+                torch.testing.assert_close(theirs[name], ours, rtol=1e-4, atol=2e-5)
             for ours, theirs in zip(_logs(reference), _logs(trainer), strict=True):
                 for name in ("loss", "ce", "cmi", "cmi_T1"):
                     # A divergence is rounded at about 1e-7, which T^2 = 256 raises to 3e-5.

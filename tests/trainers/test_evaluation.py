@@ -28,7 +28,8 @@ def test_metrics_are_those_of_one_batch(batch: int, tmp_path):
     metrics = trainer.evaluate(data)
     logits, labels = outputs_of(trainer, data)
     temperatures = list(trainer.objective.temperatures)
-    expected = trainer.objective(logits, labels, trainer.bank.log_centroids, trainer.final_weight)
+    bank = trainer.bank
+    expected = trainer.objective(logits, labels, bank.log_centroids, trainer.final_weight, scaling=bank.scaling)
     assert metrics["eval_ce"] == pytest.approx(expected["ce"].item(), rel=1e-5)
     assert metrics["eval_loss"] == pytest.approx((expected["ce"] + expected["cmi"]).item(), rel=1e-5)
     for temperature, value in zip(temperatures, cmi_curve(logits, labels, temperatures), strict=True):

@@ -29,6 +29,8 @@ class TestSettings:
         ({"temperatures": [1.0, 2.0, 1.0]}, r"distinct temperatures, got \[1.0\] more than once"),
         ({"temperatures": []}, "at least one temperature"),
         ({"centroid_window": 1.0}, "centroid_window > 1"),
+        ({"logit_scale": -1.0}, "logit_scale of at least 0 and finite, got -1.0.*0 leaves"),
+        ({"logit_scale": float("inf")}, "logit_scale of at least 0"),
         ({"centroids": "class"}, 'centroids "bank", "epoch" or "batch"'),
         ({"collapse_guard": "panic"}, 'collapse_guard "warn"'),
         ({"reduction": "sum"}, 'reduction "mean"'),
@@ -51,6 +53,8 @@ class TestSettings:
         paper = CMIMConfig(output_dir=str(tmp_path), preset="reconstruction", reduction="max")
         assert [1 / t for t in paper.temperatures] == pytest.approx([0.5 * step for step in range(1, 9)])
         assert (paper.temperature_weighting, paper.reduction) == ("none", "max")
+        assert (default.logit_scale, paper.logit_scale) == (4.0, 0.0)
+        assert CMIMConfig(output_dir=str(tmp_path), logit_scale=0.0).logit_scale == 0.0
         assert CMIMConfig(**{**paper.to_dict(), "output_dir": "x"}).temperatures == paper.temperatures
 
     def test_every_own_field_has_help(self):

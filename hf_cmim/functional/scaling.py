@@ -1,0 +1,61 @@
+"""Bringing logits to one scale, so that an objective cannot be met by shrinking them all. Source: ours."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hf_cmim.functional.divergence import IGNORE_INDEX
+
+LARGEST_MULTIPLIER = 10.0
+"""Logits are stretched by no more: of an untrained head they are noise, and the smaller they are, the larger is the
+gradient of what does not depend on their scale."""
+
+
+class Scaling(NamedTuple):
+    """What brings logits to one scale, and what keeps their own scale free; from the steps before, without a graph.
+
+    Attributes:
+        multiplier: 0-d, factor of the logits.
+        outward: 0-d, how strongly an objective of weight 1 on the scaled logits pulled all logits together in the last
+            step: its derivative by the logarithm of a common factor, over the mean variance of a sample's logits.
+    """
+
+    multiplier: Tensor
+    outward: Tensor
+
+
+class Concentration(NamedTuple):
+    """The CMI part of a batch's loss.
+
+    Attributes:
+        cmi: 0-d, weighted, nats, differentiable.
+        terms: `(K,)` CMI at each temperature, unweighted, nats, detached.
+        pull: 0-d, detached: derivative of the CMI part at weight 1 by the logarithm of a factor on all logits; 0 where
+            nothing is scaled or no gradient flows.
+    """
+
+    cmi: Tensor
+    terms: Tensor
+    pull: Tensor
+
+
+def spread_of(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sum over the samples of the variance of their logits over the classes, and their number.
+
+    Samples to ignore and samples with a masked class (a logit of -inf) do not count.
+
+    Args:
+        logits: `(B, C)`.
+        labels: `(B,)` integers in [0, C), or -100 to ignore.
+
+    Returns:
+        Two 0-d tensors; the sum is differentiable with respect to the logits.
+
+    >>> spread_of(torch.tensor([[1.0, 3.0], [0.0, 9.0]]), torch.tensor([0, -100]))
+    (tensor(1.), tensor(1))
+    """
+    if not len(labels):
+        return logits.sum(), (labels == IGNORE_INDEX).sum()  # `Tensor.var` warns about a batch without samples
+    valid = (labels != IGNORE_INDEX) & logits.detach().amin(dim=1).isfinite()
+    return torch.where(valid.unsqueeze(1), logits, 0.0).var(dim=1, correction=0).sum(), valid.sum()

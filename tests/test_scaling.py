@@ -1,0 +1,288 @@
+"""One scale for all logits: the multiplier's running spread, and a gradient that leaves their own scale alone."""
+
+import copy
+import math
+import statistics
+
+import pytest
+import reference
+import torch
+
+from hf_cmim import CentroidBank, CMIMLoss
+from hf_cmim.functional import class_centroids, within_total_ratio
+from hf_cmim.functional.scaling import LARGEST_MULTIPLIER, Scaling, spread_of
+from hf_cmim.objective import ramped_weight
+
+CLASSES, SCALE, WINDOW = 5, 4.0, 20.0
+TEMPERATURES = [0.5, 1.0, 4.0]
+by_backend = pytest.mark.parametrize("backend", ["eager", "fused"])
+by_reduction = pytest.mark.parametrize("reduction", ["mean", "power_mean", "max"])
+
+
+def samples(seed=0, dtype=torch.float64, **settings):
+    logits, labels = reference.random_samples(seed, **settings)
+    return torch.tensor(logits, dtype=dtype), torch.tensor(labels)
+
+
+def scaled_bank(**settings):
+    return CentroidBank(CLASSES, TEMPERATURES, WINDOW, logit_scale=SCALE, **settings)
+
+
+def nothing_pulled():
+    return {"cmi_pull": torch.zeros(())}
+
+
+def concentration(logits, labels, log_centroids, scaling, reduction="mean", backend="eager", num_items=13):
+    loss = CMIMLoss(TEMPERATURES, reduction=reduction, backend=backend)
+    previous = torch.tensor([0.3, 0.1, 0.2], dtype=logits.dtype)
+    return loss.concentration(logits, labels, log_centroids, 0.7, num_items, previous, scaling)
+
+
+def own_scaling(logits, labels, log_centroids, **settings):
+    """The state of a bank whose last step was this very batch, of `num_items` valid samples."""
+    total, count = spread_of(logits.detach(), labels)
+    multiplier = SCALE / (total / count).sqrt()
+    first = Scaling(multiplier, torch.zeros(()))
+    pull = concentration(logits.detach().requires_grad_(), labels, log_centroids, first, **settings).pull
+    return Scaling(multiplier, pull / (total / count))
+
+
+# The spread
+
+
+def test_spread_is_the_population_variance_of_each_sample():
+    """Catches a variance over the batch, over n - 1, and samples that are to be ignored."""
+    logits, labels = samples()
+    total, count = spread_of(logits, labels)
+    rows, _ = reference.valid_samples(logits.tolist(), labels.tolist())
+    assert total.item() == pytest.approx(math.fsum(statistics.pvariance(row) for row in rows), rel=1e-12)
+    assert count.item() == len(rows) < len(labels)
+
+
+def test_samples_with_a_masked_class_do_not_count():
+    """Catches a spread of nan or infinity, after which nothing is trained, and a nan in the gradient."""
+    logits = torch.tensor([[1.0, 3.0, 5.0], [1.0, -torch.inf, 2.0]], requires_grad=True)
+    total, count = spread_of(logits, torch.tensor([0, 2]))
+    total.backward()
+    assert (total.item(), count.item()) == (pytest.approx(8 / 3), 1)
+    assert logits.grad[1].tolist() == [0, 0, 0]
+    assert logits.grad[0].isfinite().all()
+
+
+def test_multiplier_follows_the_running_spread():
+    """Catches an average by steps, one that starts at 0, and a multiplier that comes late where logits grow fast."""
+    average = reference.MovingAverage(1, WINDOW)
+    bank = scaled_bank()
+    for seed, size in enumerate((7, 30, 1, 11)):
+        logits, labels = samples(seed, torch.float32, size=size, scale=1.0 + seed)
+        bank.accumulate(logits, labels, nothing_pulled())
+        bank.step()
+        rows, _ = reference.valid_samples(logits.tolist(), labels.tolist())
+        # A batch weighs by its size, and is spread evenly, as in the bank.
+        average.add([[statistics.pvariance(row)] for row in rows], [0] * len(rows))
+        assert bank.spread.item() == pytest.approx(average.means()[0][0], rel=1e-5)
+        assert bank.spread_mass.item() == pytest.approx(average.mass()[0], rel=1e-5)
+        largest = max(bank.spread.item(), statistics.fmean(map(statistics.pvariance, rows)))
+        assert bank.multiplier.item() == pytest.approx(SCALE / largest**0.5, rel=1e-6)
+
+
+def test_equal_logits_are_not_stretched_without_end():
+    """Catches a division by 0 at a head that was initialised with zeros."""
+    bank = scaled_bank()
+    bank.accumulate(torch.zeros(4, CLASSES), torch.arange(4), nothing_pulled())
+    bank.step()
+    assert bank.multiplier.item() == pytest.approx(LARGEST_MULTIPLIER)
+    assert bank.log_centroids[:, :4].isfinite().all()
+
+
+def test_centroids_are_those_of_scaled_logits():
+    """Catches centroids at the model's own scale, or a first step that is not scaled."""
+    logits, labels = samples(dtype=torch.float32)
+    bank = scaled_bank()
+    bank.accumulate(logits, labels, nothing_pulled())
+    bank.step()
+    expected = class_centroids(logits * bank.multiplier, labels, TEMPERATURES)
+    torch.testing.assert_close(bank.probs, expected, rtol=1e-5, atol=1e-6)
+    filled = scaled_bank()
+    filled.fill([(logits, labels), (logits, labels)])
+    torch.testing.assert_close(filled.probs, bank.probs, rtol=1e-5, atol=1e-6)
+    filled.fill([(3 * logits, labels)])
+    torch.testing.assert_close(filled.multiplier, bank.multiplier)  # steps move it, no pass
+
+
+# The gradient
+
+
+@by_backend
+@by_reduction
+def test_gradient_is_that_of_a_multiplier_that_follows_the_logits(reduction, backend):
+    """Catches a pull of the wrong sign, size or share, left in or taken away twice: derived anew by autograd."""
+    logits, labels = samples()
+    log_centroids = class_centroids(*samples(9, scale=1.0), TEMPERATURES).log()
+    valid = labels >= 0
+    settings = {"reduction": reduction, "backend": backend, "num_items": int(valid.sum())}
+    scaling = own_scaling(logits, labels, log_centroids, **settings)
+    found = concentration(logits.requires_grad_(), labels, log_centroids, scaling, **settings).cmi
+    (gradient,) = torch.autograd.grad(found, logits)
+
+    spread = logits[valid].var(dim=1, correction=0).mean()
+    following = logits * (SCALE / spread.sqrt())
+    settings["backend"] = "eager"
+    expected = concentration(following, labels, log_centroids, None, **settings).cmi
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)  # taking the pull away has no value
+    (expected_gradient,) = torch.autograd.grad(expected, logits)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-5, atol=1e-8)
+    held = concentration(logits * scaling.multiplier, labels, log_centroids, None, **settings).cmi
+    assert (torch.autograd.grad(held, logits)[0] - gradient).norm() > 0.1 * gradient.norm()
+
+
+@by_backend
+def test_pull_is_the_derivative_by_a_common_factor(backend):
+    """Catches a pull that carries the weight, which rises from step to step, or the multiplier."""
+    logits, labels = samples()
+    log_centroids = class_centroids(*samples(9, scale=1.0), TEMPERATURES).log()
+    log_centroids[:, 2] = -torch.inf
+    scaling = Scaling(torch.tensor(1.7), torch.tensor(0.3))
+    found = concentration(logits.requires_grad_(), labels, log_centroids, scaling, backend=backend).pull
+    factor = torch.ones((), dtype=torch.float64, requires_grad=True)
+    value = concentration(logits.detach() * 1.7 * factor, labels, log_centroids, None).cmi / 0.7
+    (expected,) = torch.autograd.grad(value, factor)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert not found.requires_grad
+
+
+@by_backend
+def test_a_factor_on_all_logits_changes_nothing(backend):
+    """Catches a CMI that falls when the model shrinks its logits, which hides nothing."""
+    logits, labels = samples()
+    log_centroids = class_centroids(*samples(9, scale=1.0), TEMPERATURES).log()
+    values, gradients = [], []
+    for factor in (1.0, 0.01):
+        shrunk = (factor * logits).requires_grad_()
+        scaling = own_scaling(shrunk, labels, log_centroids, backend=backend)
+        cmi = concentration(shrunk, labels, log_centroids, scaling, backend=backend).cmi
+        values.append(cmi.item())
+        gradients.append(factor * torch.autograd.grad(cmi, shrunk)[0])
+    assert values[1] == pytest.approx(values[0], rel=1e-6)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-7)
+
+
+@by_backend
+def test_micro_batches_add_up(backend):
+    """Catches a scale of each micro-batch for itself, which makes the loss depend on how a batch is split."""
+    logits, labels = samples()
+    log_centroids = class_centroids(*samples(9, scale=1.0), TEMPERATURES).log()
+    scaling = Scaling(torch.tensor(1.3), torch.tensor(0.2))
+    whole = concentration(logits.requires_grad_(), labels, log_centroids, scaling, backend=backend)
+    (gradient,) = torch.autograd.grad(whole.cmi, logits)
+    parts = [
+        concentration(part, part_labels, log_centroids, scaling, backend=backend)
+        for part, part_labels in zip(logits.split([7, 1, 30, 0, 22]), labels.split([7, 1, 30, 0, 22]), strict=True)
+    ]
+    (split_gradient,) = torch.autograd.grad(sum(part.cmi for part in parts), logits)
+    torch.testing.assert_close(split_gradient, gradient, rtol=1e-5, atol=1e-9)
+    assert sum(part.pull.item() for part in parts) == pytest.approx(whole.pull.item(), rel=1e-5)
+    banks = [scaled_bank(), scaled_bank()]
+    banks[0].accumulate(logits, labels, {"cmi_pull": whole.pull})
+    for part, part_labels, found in zip(
+        logits.split([7, 1, 30, 0, 22]), labels.split([7, 1, 30, 0, 22]), parts, strict=True
+    ):
+        banks[1].accumulate(part, part_labels, {"cmi_pull": found.pull})
+    for bank in banks:
+        bank.step()
+    assert banks[0].outward.item() == pytest.approx(banks[1].outward.item(), rel=1e-4)
+    assert banks[0].multiplier.item() == pytest.approx(banks[1].multiplier.item(), rel=1e-5)
+    total, count = spread_of(logits.detach(), labels)
+    assert banks[0].outward.item() == pytest.approx((whole.pull * count / total).item(), rel=1e-5)
+
+
+def test_nothing_is_pulled_without_a_weight_or_a_gradient():
+    """Catches 0 / 0 while the weight is still 0, and an evaluation that pays for what only training needs."""
+    logits, labels = samples()
+    loss, scaling = CMIMLoss(TEMPERATURES), Scaling(torch.tensor(1.3), torch.tensor(0.2))
+    log_centroids = class_centroids(logits, labels, TEMPERATURES).log()
+    waiting = loss(logits.requires_grad_(), labels, log_centroids, 0.0, scaling=scaling)
+    assert (waiting["cmi"].item(), waiting["cmi_pull"].item()) == (0, 0)
+    with torch.no_grad():
+        assert loss(logits, labels, log_centroids, scaling=scaling)["cmi_pull"].item() == 0
+    assert "cmi_pull" not in loss(logits, labels, log_centroids)
+
+
+@by_backend
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_raised_before_it_is_scaled(dtype, backend):
+    """Catches a multiplier that overflows half precision, or sums in it."""
+    logits, labels = samples(dtype=dtype, size=400)
+    log_centroids = class_centroids(*samples(9, scale=1.0), TEMPERATURES).log().float()
+    scaling = Scaling(torch.tensor(300.0), torch.tensor(0.2))
+    found = concentration(logits.requires_grad_(), labels, log_centroids, scaling, backend=backend)
+    expected = concentration(logits.detach().float().requires_grad_(), labels, log_centroids, scaling)
+    assert found.cmi.dtype == torch.float32
+    assert found.cmi.item() == pytest.approx(expected.cmi.item(), rel=1e-4)
+    assert found.pull.item() == pytest.approx(expected.pull.item(), rel=1e-3)
+
+
+# The loop
+
+
+def trained(logit_scale, forget_pull=False):
+    torch.manual_seed(0)
+    labels = torch.arange(240) % 4
+    inputs = torch.randn(4, 10)[labels] + torch.randn(240, 10)
+    model = torch.nn.Sequential(torch.nn.Linear(10, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+    loss = CMIMLoss()
+    bank = CentroidBank(4, loss.temperatures, window=100, logit_scale=logit_scale)
+    for step in range(300):
+        batch = torch.randperm(240)[:32]
+        logits = model(inputs[batch])
+        weight = ramped_weight(1.0, step / 300, warmup=0.2, ramp=0.3)
+        components = loss(logits, labels[batch], bank.log_centroids, weight, scaling=bank.scaling)
+        optimizer.zero_grad()
+        (components["ce"] + components["cmi"]).backward()
+        optimizer.step()
+        bank.accumulate(logits, labels[batch], components | (nothing_pulled() if forget_pull else {}))
+        bank.step()
+    logits = model(inputs).detach()
+    total, count = spread_of(logits, labels)
+    return within_total_ratio(logits, labels).item(), (total / count).sqrt().item()
+
+
+def test_scaled_training_concentrates_and_does_not_shrink():
+    """Catches a scale that is driven to 0: by the CMI as it stands, and worse by one whose pull is not taken away."""
+    (plain_ratio, plain_scale), (ratio, scale) = trained(0.0), trained(SCALE)
+    assert ratio < plain_ratio
+    assert scale > 3 * plain_scale
+    merged_ratio, merged_scale = trained(SCALE, forget_pull=True)
+    assert merged_ratio > 3 * ratio
+    assert merged_scale < 0.5 * plain_scale
+
+
+def test_forgotten_pull_is_refused():
+    """Catches a loop that gives the loss no scaling, or the bank no components: classes would merge."""
+    logits, labels = samples(dtype=torch.float32)
+    bank = scaled_bank()
+    for components in (None, CMIMLoss(TEMPERATURES)(logits, labels, bank.log_centroids)):
+        with pytest.raises(ValueError, match=r"Expected components with cmi_pull.*scaling=bank\.scaling"):
+            bank.accumulate(logits, labels, components)
+    assert CentroidBank(CLASSES, TEMPERATURES).scaling is None
+
+
+@pytest.mark.parametrize("logit_scale", [-1.0, math.nan, math.inf])
+def test_unusable_scales_are_refused(logit_scale):
+    """Catches logits of no spread or of a negative one."""
+    with pytest.raises(ValueError, match="Expected a logit_scale of at least 0 and finite, got"):
+        CentroidBank(CLASSES, TEMPERATURES, logit_scale=logit_scale)
+
+
+def test_state_is_kept():
+    """Catches a resumed training that begins at multiplier 1, or forgets how strongly it was pulled."""
+    bank = scaled_bank()
+    logits, labels = samples(dtype=torch.float32)
+    bank.accumulate(logits, labels, {"cmi_pull": torch.tensor(0.4)})
+    bank.step()
+    restored = scaled_bank()
+    restored.load_state_dict(copy.deepcopy(bank.state_dict()))
+    for name in ("spread", "spread_mass", "multiplier", "outward"):
+        assert torch.equal(getattr(restored, name), getattr(bank, name))
+        assert getattr(bank, name).item() > 0
