@@ -44,8 +44,9 @@ ARMS: dict[str, dict[str, Any]] = {
     "ls": {"cmi_weight": 0.0, "label_smoothing_factor": 0.1},
     "cmim": {},
     "t1": {"temperatures": [1.0]},
-    # For large T, T^2 CMI_T is the within-class variance of the centred logits over 2 C.
-    "variance": {"temperatures": [64.0]},
+    # For large T, T^2 CMI_T is the within-class variance of the centred logits over 2 C, scaled or not.
+    "variance": {"temperatures": [64.0], "logit_scale": 0.0},
+    "variance_ratio": {"temperatures": [64.0]},
 }
 COLUMNS = ("accuracy", "nll", "ece", "nll_calibrated", "ece_calibrated", "aurc", "cmi_sup", "ncmi")
 TRAIN_COLUMNS = ("cmi_T4", "within_total_ratio")
