@@ -41,7 +41,9 @@ class CollapseDetector(nn.Module):
 
     A pair of well-sampled classes is collapsing when, over 15 checks, its centroids stay closer than 0.05 in total
     variation without moving apart while the recall of one is below 0.05 (too strong a weight from the first step:
-    cross-entropy never separated them), or when its distance falls to half of the largest it ever had. Each pair is
+    cross-entropy never separated them), or when its distance falls to half of the largest it ever had. Of a bank that
+    scales its logits, half the distance counts only where the recall of one is that low: as the scale of all logits is
+    free to grow, similar classes come closer in what is left of it, and are told apart as well as before. Each pair is
     reported once until it recovers.
 
     Args:
@@ -77,11 +79,14 @@ class CollapseDetector(nn.Module):
         self.largest_distances.copy_(torch.where(trusted, self.largest_distances.maximum(distances), 0.0))
 
         lost = bank.recall < LOST_RECALL
-        merged = trusted & (distances < MERGED_DISTANCE) & (lost.unsqueeze(0) | lost.unsqueeze(1))
+        one_lost = lost.unsqueeze(0) | lost.unsqueeze(1)
+        merged = trusted & (distances < MERGED_DISTANCE) & one_lost
         stalled = merged & (distances <= STALLED_GROWTH * self.merged_distances + STALLED_NOISE)
         self.merged_checks.copy_(torch.where(stalled, self.merged_checks + 1, merged))
         self.merged_distances.copy_(torch.where(stalled, self.merged_distances, torch.where(merged, distances, 0.0)))
         halved = (distances <= self.largest_distances / 2) & (self.largest_distances >= NOTABLE_DISTANCE)
+        if bank.logit_scale:
+            halved &= one_lost
         collapsed = trusted & ((self.merged_checks >= STALLED_CHECKS) | halved)
         fresh = (collapsed & ~self.reported).triu()
         self.reported.copy_(collapsed)

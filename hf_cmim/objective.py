@@ -222,8 +222,10 @@ class CMIMLoss(nn.Module):
             weights = self.temperature_weights(basis) * share
             if self._is_fused(logits):
                 found = weighted_divergences(logits, labels, log_centroids, self.temperatures, weights)
-                cmi, sums, gradient = found  # a masked class has a logit of -inf, and no gradient
-                return cmi, sums, (gradient * logits.detach()).nansum() if wants_pull else torch.zeros_like(sums[0])
+                cmi, sums, gradient = found
+                if not wants_pull:
+                    return cmi, sums, torch.zeros_like(cmi)
+                return cmi, sums, (gradient * logits.detach().nan_to_num(neginf=0.0)).sum()  # masked: no gradient
         sums, pulls = centroid_divergences(logits, labels, log_centroids, self.temperatures, wants_pull)
         if depends_on_batch:
             weights = self.temperature_weights(sums.detach()) * share

@@ -56,6 +56,17 @@ def test_halved_distance_is_named():
     assert bank.recall.tolist() == [1, 1, 1]
 
 
+def test_halved_distance_of_scaled_logits_needs_a_lost_class():
+    """Catches an alarm over every pair of similar classes once the scale of the logits has grown."""
+    detector, bank = CollapseDetector(3), bank_of(APART)
+    detector.check(bank)
+    feed(bank, CLOSER)
+    bank.logit_scale = 4.0  # only now, so that the distances are those of the test before
+    for recall, expected in ((1.0, 0), (0.06, 0), (0.04, 1)):
+        bank.recall[1] = recall
+        assert len(detector.check(bank)) == expected
+
+
 def test_distance_may_fall_a_little():
     """Catches a threshold near the largest distance: concentration moves every centroid somewhat."""
     detector, bank = CollapseDetector(3), bank_of(APART)

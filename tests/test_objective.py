@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from hf_cmim import CentroidBank, CMIMLoss
 from hf_cmim.functional import class_centroids, cmi_curve, conditional_mutual_information, within_total_ratio
+from hf_cmim.functional.scaling import Scaling
 from hf_cmim.objective import DEFAULT_TEMPERATURES, ramped_weight, reconstruction_temperatures
 
 CLASSES = 5
@@ -553,7 +554,10 @@ def test_backend_follows_the_size_and_the_variable(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["eager", "fused"])
-def test_compiled_objective_has_no_graph_break(backend):
+@pytest.mark.parametrize(
+    "scaling", [None, Scaling(torch.tensor(1.3), torch.tensor(0.2))], ids=["as-they-are", "scaled"]
+)
+def test_compiled_objective_has_no_graph_break(backend, scaling):
     """Catches a step that torch.compile takes apart, and a compiled loss that is another."""
     loss = CMIMLoss(OCTAVES, backend=backend)
     logits, labels = samples()
@@ -561,7 +565,7 @@ def test_compiled_objective_has_no_graph_break(backend):
     previous = torch.ones(len(OCTAVES))
 
     def total(values):
-        components = loss(values, labels, log_centroids, 0.7, num_items=13, previous_terms=previous)
+        components = loss(values, labels, log_centroids, 0.7, num_items=13, previous_terms=previous, scaling=scaling)
         return components["ce"] + components["cmi"]
 
     compiled = torch.compile(total, fullgraph=True)

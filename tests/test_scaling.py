@@ -208,6 +208,18 @@ def test_nothing_is_pulled_without_a_weight_or_a_gradient():
     assert "cmi_pull" not in loss(logits, labels, log_centroids)
 
 
+def test_masked_class_pulls_nothing():
+    """Catches 0 * inf: the gradient of a class that is masked by a logit of -inf is 0, its pull too."""
+    logits, labels = samples()
+    log_centroids = class_centroids(*samples(9, scale=1.0), TEMPERATURES).log()
+    masked = logits.masked_fill((labels == 1).unsqueeze(1) & (torch.arange(CLASSES) == 3), -torch.inf)
+    scaling = Scaling(torch.tensor(1.3), torch.tensor(0.2))
+    found = concentration(masked.requires_grad_(), labels, log_centroids, scaling, backend="fused")
+    found.cmi.backward()
+    assert found.pull.isfinite()
+    assert masked.grad.isfinite().all()
+
+
 @by_backend
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_raised_before_it_is_scaled(dtype, backend):
