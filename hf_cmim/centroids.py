@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from hf_cmim.functional.divergence import IGNORE_INDEX, check_temperatures
 from hf_cmim.functional.fused import tempered_probs
 from hf_cmim.functional.inputs import flatten_samples
-from hf_cmim.functional.scaling import LARGEST_MULTIPLIER, Scaling, spread_of
+from hf_cmim.functional.scaling import SMALLEST_SPREAD, Scaling, spread_of
 
 MOVED_ELEMENTS = 2**22
 """Numbers of all temperatures that are moved at once: small banks in one go, large ones level by level; ours."""
@@ -30,8 +30,8 @@ class CentroidBank(nn.Module):
         temperatures: `K` distinct numbers above 0.
         window: samples of a class after which an older sample weighs 1/e of the newest, > 1.
         floor: smallest probability a centroid shows, so that one outlier cannot make the divergence infinite.
-        logit_scale: root mean square of a sample's logits around their mean to which all logits are brought, by one
-            factor for all that follows their running spread; 0 leaves them. The loss must then be given `scaling`.
+        logit_scale: root mean square of a sample's logits around their mean to which larger logits are brought, by one
+            factor for all that follows their running spread; 0 leaves all. The loss must then be given `scaling`.
 
     Attributes:
         probs: `(K, C, C)` centroids; row c of a class not seen is 0.
@@ -119,7 +119,7 @@ class CentroidBank(nn.Module):
         if self.logit_scale and "cmi_pull" not in components:
             raise ValueError(
                 f"Expected components with cmi_pull for logits brought to the scale {self.logit_scale:g}, got"
-                f" {sorted(components)}: the CMI would be met by shrinking all logits, until classes merge. Call the"
+                f" {sorted(components)}: the CMI would be met by shrinking all logits, which hides nothing. Call the"
                 " loss with scaling=bank.scaling, and hand its components over."
             )
         terms = components.get("cmi_per_temperature", torch.zeros_like(self.terms)).detach()
@@ -214,12 +214,12 @@ class CentroidBank(nn.Module):
         if not self.logit_scale:
             return
         summed, count = spread_of(logits.to(self.spread.dtype), labels)
-        spread = (summed / count.clamp_min(1)).clamp_min((self.logit_scale / LARGEST_MULTIPLIER) ** 2)
+        spread = (summed / count.clamp_min(1)).clamp_min(SMALLEST_SPREAD)
         fresh_mass = self._mass_of(count)
         self.spread_mass.lerp_(torch.full_like(fresh_mass, self.window), fresh_mass / self.window)
         self.spread.lerp_(spread, fresh_mass / self.spread_mass.clamp_min(1e-12))
         largest = torch.maximum(self.spread, spread)
-        self.multiplier.copy_(self.logit_scale * largest.rsqrt())
+        self.multiplier.copy_((self.logit_scale * largest.rsqrt()).clamp_max(1.0))
         self.outward.copy_(pull / spread * (self.spread / largest))
 
     def _counts_and_hits(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -42,10 +42,10 @@ class CMIMLoss(nn.Module):
     them unchanged: each temperature is weighted by the derivative of the reduction at the terms of the previous step.
 
     With `scaling`, from a `CentroidBank` of a `logit_scale`, the CMI is that of the logits times a multiplier which
-    brings their spread to one number: shrinking all logits, which hides nothing (an attacker stretches them again),
-    does not lower it. A multiplier that follows the logits leaves the gradient no part along them; one held constant
-    does, and it drives them to 0. That part is taken away, in the size it had in the step before, so that a step's
-    loss stays a sum over its samples.
+    brings larger ones down to one spread, and its gradient has no part along all logits together: it would shrink
+    them, which hides nothing, as an attacker stretches them again. A multiplier differentiated with the logits would
+    leave that part out by itself; this one is held constant, and the part is taken away in the size it had in the
+    step before, so that a step's loss stays a sum over its samples.
 
     Args:
         temperatures: `K` distinct numbers above 0.

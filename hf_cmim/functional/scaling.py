@@ -1,4 +1,4 @@
-"""Bringing logits to one scale, so that an objective cannot be met by shrinking them all. Source: ours."""
+"""What keeps an objective on the logits from being met by shrinking them all. Source: ours."""
 
 from typing import NamedTuple
 
@@ -7,13 +7,12 @@ from torch import Tensor
 
 from hf_cmim.functional.divergence import IGNORE_INDEX
 
-LARGEST_MULTIPLIER = 10.0
-"""Logits are stretched by no more: of an untrained head they are noise, and the smaller they are, the larger is the
-gradient of what does not depend on their scale."""
+SMALLEST_SPREAD = 1e-6
+"""Variance below which logits count as equal: nothing is divided by less."""
 
 
 class Scaling(NamedTuple):
-    """What brings logits to one scale, and what keeps their own scale free; from the steps before, without a graph.
+    """What brings logits to one scale, and what leaves their own scale free; from the steps before, without a graph.
 
     Attributes:
         multiplier: 0-d, factor of the logits.

@@ -53,7 +53,7 @@ class CMIMConfig(PublishingConfig):
         default="default",
         metadata={
             "help": "Where unset objective settings come from: 'default' (powers of two, max(1, T^2), mean, logits"
-            " scaled to 4) or 'reconstruction' (our reading of the paper's relaxation: uniform powers 1/T, power mean,"
+            " scaled to at most 4) or 'reconstruction' (our reading of the paper's relaxation: uniform powers 1/T, power mean,"
             " no T^2, logits as they are)."
         },
     )
@@ -68,8 +68,9 @@ class CMIMConfig(PublishingConfig):
     logit_scale: float | None = field(
         default=None,
         metadata={
-            "help": "Root mean square of a sample's logits around their mean to which all logits are brought before"
-            " the CMI is taken, so that shrinking them does not lower it; 0 leaves them; unset: the preset's."
+            "help": "Root mean square of a sample's logits around their mean to which larger logits are brought before"
+            " the CMI is taken, which then leaves their own scale to the cross-entropy: shrinking all logits hides"
+            " nothing. 0 takes the CMI as it is; unset: the preset's."
         },
     )
     reduction: Reduction | None = field(
