@@ -52,9 +52,9 @@ class CMIMConfig(PublishingConfig):
     preset: Literal["default", "reconstruction"] = field(
         default="default",
         metadata={
-            "help": "Where unset objective settings come from: 'default' (powers of two, max(1, T^2), mean, scale 4) or"
-            " 'reconstruction' (our reading of the paper's relaxation: uniform powers 1/T, power mean, no T^2, no"
-            " scale)."
+            "help": "Where unset objective settings come from: 'default' (powers of two, max(1, T^2), mean, scale 4)"
+            " or 'reconstruction' (our reading of the paper's relaxation: uniform powers 1/T, power mean, no T^2,"
+            " no scale)."
         },
     )
     temperatures: list[float] | None = field(
