@@ -22,6 +22,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from hf_cmim import CentroidBank
+from hf_cmim.objective import DEFAULT_LOGIT_SCALE
 from hf_cmim.trainers.hardening_state import STATE_NAME, HardeningState
 
 SHAPES = ("64x10", "64x100", "256x100", "64x1000", "1024x1000", "64x4096")
@@ -40,13 +41,14 @@ def move_the_whole(bank: CentroidBank, logits: Tensor, labels: Tensor) -> None:
 def measure(shape: str, options: argparse.Namespace) -> dict[str, object]:
     """Print and return the row of one shape."""
     samples, classes = map(int, shape.split("x"))
-    state = HardeningState(classes, [2.0**n for n in range(options.temperatures)], 500.0, torch.device(options.device))
+    settings = {"temperatures": [2.0**n for n in range(options.temperatures)], "logit_scale": DEFAULT_LOGIT_SCALE}
+    state = HardeningState(classes, settings, torch.device(options.device))
     bank, generator = state.bank, torch.Generator().manual_seed(0)
     logits = (3 * torch.randn(samples, classes, generator=generator)).to(options.device)
     wait = torch.cuda.synchronize if options.device == "cuda" else (lambda: None)
 
     def step(labels: Tensor) -> None:
-        bank.accumulate(logits, labels)
+        bank.accumulate(logits, labels, {"cmi_pull": bank.outward})
         bank.step()
 
     seconds = []

@@ -28,6 +28,7 @@ from torch.profiler import ProfilerActivity, profile
 from tqdm.auto import tqdm
 
 from hf_cmim import CMIMLoss
+from hf_cmim.functional.scaling import Scaling
 
 SHAPES = {
     "cpu": ["64x10", "256x100", "64x1000", "1024x1000"],
@@ -77,14 +78,17 @@ def ways(
         logits.grad = None
         (functional.cross_entropy(logits, labels) + term()).backward()
 
-    def ours() -> Tensor:
-        return loss.concentration(logits, labels, centroids, 1.0, samples, previous)[0]
+    def ours(scaling: Scaling | None = None) -> Tensor:
+        return loss.concentration(logits, labels, centroids, 1.0, samples, previous, scaling).cmi
+
+    scaling = Scaling(torch.tensor(0.9, device=device), torch.tensor(0.1, device=device))
 
     found = {
         "CE alone": lambda: run(lambda: 0.0),
         "eager loop": lambda: run(lambda: eager_loop(logits, labels, centroids, temperatures)),
         "eager batched": lambda: run(lambda: eager_batched(logits, labels, centroids, temperatures)),
         "hf_cmim": lambda: run(ours),
+        "hf_cmim, scaled logits": lambda: run(lambda: ours(scaling)),
     }
     if fast is not None:
         found["torch.compile"] = lambda: run(lambda: fast(logits, labels, centroids, temperatures))

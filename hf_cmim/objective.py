@@ -225,7 +225,8 @@ class CMIMLoss(nn.Module):
                 cmi, sums, gradient = found
                 if not wants_pull:
                     return cmi, sums, torch.zeros_like(cmi)
-                return cmi, sums, (gradient * logits.detach().nan_to_num(neginf=0.0)).sum()  # masked: no gradient
+                pull = torch.dot(gradient.flatten(), logits.detach().flatten())
+                return cmi, sums, torch.where(pull.isfinite(), pull, 0.0)  # 0 where a class is masked by -inf
         sums, pulls = centroid_divergences(logits, labels, log_centroids, self.temperatures, wants_pull)
         if depends_on_batch:
             weights = self.temperature_weights(sums.detach()) * share
