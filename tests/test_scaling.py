@@ -69,6 +69,13 @@ def test_samples_with_a_masked_class_do_not_count():
     assert logits.grad[0].isfinite().all()
 
 
+def test_spread_can_be_derived_twice():
+    """Catches a gradient penalty that silently takes the mean of the logits for a constant."""
+    logits, labels = samples(size=6)
+    assert torch.autograd.gradcheck(lambda values: spread_of(values, labels)[0], logits.requires_grad_())
+    assert torch.autograd.gradgradcheck(lambda values: spread_of(values, labels)[0], logits)
+
+
 def test_multiplier_follows_the_running_spread():
     """Catches an average by steps, one that starts at 0, and a multiplier that comes late where logits grow fast."""
     average = reference.MovingAverage(1, WINDOW)

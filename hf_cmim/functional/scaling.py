@@ -49,7 +49,7 @@ def spread_of(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         labels: `(B,)` integers in [0, C), or -100 to ignore.
 
     Returns:
-        Two 0-d tensors; the sum is differentiable once with respect to the logits.
+        Two 0-d tensors; the sum is differentiable with respect to the logits.
 
     >>> spread_of(torch.tensor([[1.0, 3.0], [0.0, 9.0]]), torch.tensor([0, -100]))
     (tensor(1.), tensor(1))
@@ -78,6 +78,7 @@ class _Spread(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         logits, mean, valid = ctx.saved_tensors
-        factor = gradients[0] * (2 / logits.shape[1])
-        found = torch.sub(logits, mean.unsqueeze(1)).mul_(factor)
-        return found.masked_fill_(~valid.unsqueeze(1), 0.0), None
+        if torch.is_grad_enabled():  # a second derivative is wanted, for which the mean is no constant
+            mean = logits.mean(dim=1)
+        found = (logits - mean.unsqueeze(1)) * (gradients[0] * (2 / logits.shape[1]))
+        return found.masked_fill(~valid.unsqueeze(1), 0.0), None

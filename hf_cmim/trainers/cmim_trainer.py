@@ -33,7 +33,8 @@ class CMIMTrainer(ComponentTrainer):
 
     A drop-in for `transformers.Trainer` on any single-label head that returns `logits` (image, text, audio, token
     classification). `label_smoothing_factor`, `class_weights` and `compute_loss_func` shape the cross-entropy part.
-    Logs gain `ce` and `cmi`, which add up to `loss`, the current `cmi_weight`, and the CMI at each temperature.
+    Logs gain `ce` and `cmi`, which add up to `loss`, the current `cmi_weight`, and the CMI of the scaled logits at
+    each temperature.
     Evaluation gains accuracy, calibration and the CMI curve; `eval_loss` uses the final weight, and no model counts
     as best before the ramp has ended.
 
