@@ -221,8 +221,7 @@ class CMIMLoss(nn.Module):
             basis = self.factors if previous_terms is None else previous_terms
             weights = self.temperature_weights(basis) * share
             if self._is_fused(logits):
-                found = weighted_divergences(logits, labels, log_centroids, self.temperatures, weights)
-                cmi, sums, gradient = found
+                cmi, sums, gradient = weighted_divergences(logits, labels, log_centroids, self.temperatures, weights)
                 if not wants_pull:
                     return cmi, sums, torch.zeros_like(cmi)
                 pull = torch.dot(gradient.flatten(), logits.detach().flatten())

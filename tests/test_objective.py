@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import reference
 import torch
+from plain_loop import trained_classifier
 from torch.nn import functional
 
 from hf_cmim import CentroidBank, CMIMLoss
@@ -469,28 +470,6 @@ def test_labels_must_belong_to_the_logits():
 
 
 # The documented loop
-
-
-def trained_classifier(weight):
-    """A small classifier of overlapping clusters in a plain PyTorch loop; returns its logits and the labels."""
-    torch.manual_seed(0)
-    labels = torch.arange(240) % 4
-    inputs = torch.randn(4, 10)[labels] + torch.randn(240, 10)
-    model = torch.nn.Sequential(torch.nn.Linear(10, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
-    loss = CMIMLoss()
-    bank = CentroidBank(4, loss.temperatures, window=100)
-    for step in range(300):
-        batch = torch.randperm(240)[:32]
-        logits = model(inputs[batch])
-        ramped = ramped_weight(weight, step / 300, warmup=0.2, ramp=0.3)
-        components = loss(logits, labels[batch], bank.log_centroids, ramped, previous_terms=bank.terms)
-        optimizer.zero_grad()
-        (components["ce"] + components["cmi"]).backward()
-        optimizer.step()
-        bank.accumulate(logits, labels[batch], components)
-        bank.step()
-    return model(inputs).detach(), labels
 
 
 def test_plain_loop_concentrates_the_clusters():

@@ -7,11 +7,11 @@ import statistics
 import pytest
 import reference
 import torch
+from plain_loop import trained_classifier
 
 from hf_cmim import CentroidBank, CMIMLoss
 from hf_cmim.functional import class_centroids, within_total_ratio
 from hf_cmim.functional.scaling import Scaling, spread_of
-from hf_cmim.objective import ramped_weight
 
 CLASSES, SCALE, WINDOW = 5, 4.0, 20.0
 TEMPERATURES = [0.5, 1.0, 4.0]
@@ -248,35 +248,18 @@ def test_half_precision_is_raised_before_it_is_scaled(dtype, backend):
 # The loop
 
 
-def trained(logit_scale, forget_pull=False):
-    torch.manual_seed(0)
-    labels = torch.arange(240) % 4
-    inputs = torch.randn(4, 10)[labels] + torch.randn(240, 10)
-    model = torch.nn.Sequential(torch.nn.Linear(10, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
-    loss = CMIMLoss()
-    bank = CentroidBank(4, loss.temperatures, window=100, logit_scale=logit_scale)
-    for step in range(300):
-        batch = torch.randperm(240)[:32]
-        logits = model(inputs[batch])
-        weight = ramped_weight(1.0, step / 300, warmup=0.2, ramp=0.3)
-        components = loss(logits, labels[batch], bank.log_centroids, weight, scaling=bank.scaling)
-        optimizer.zero_grad()
-        (components["ce"] + components["cmi"]).backward()
-        optimizer.step()
-        bank.accumulate(logits, labels[batch], components | (nothing_pulled() if forget_pull else {}))
-        bank.step()
-    logits = model(inputs).detach()
+def ratio_and_scale(logits, labels):
     total, count = spread_of(logits, labels)
     return within_total_ratio(logits, labels).item(), (total / count).sqrt().item()
 
 
 def test_scaled_training_concentrates_and_does_not_shrink():
     """Catches a scale that is driven to 0: by the CMI as it stands, and worse by one whose pull is not taken away."""
-    (plain_ratio, plain_scale), (ratio, scale) = trained(0.0), trained(SCALE)
+    plain_ratio, plain_scale = ratio_and_scale(*trained_classifier(1.0))
+    ratio, scale = ratio_and_scale(*trained_classifier(1.0, SCALE))
     assert ratio < plain_ratio
     assert scale > 3 * plain_scale
-    assert trained(SCALE, forget_pull=True)[1] < 0.3 * scale
+    assert ratio_and_scale(*trained_classifier(1.0, SCALE, forgets_pull=True))[1] < 0.3 * scale
 
 
 def test_forgotten_pull_is_refused():

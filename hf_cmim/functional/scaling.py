@@ -1,5 +1,6 @@
 """What keeps an objective on the logits from being met by shrinking them all. Source: ours."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -59,8 +60,7 @@ def spread_of(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     if torch.compiler.is_compiling():  # it joins the passes by itself, and warns of each Function
         valid = (labels != IGNORE_INDEX) & logits.detach().amin(dim=1).isfinite()
         return torch.where(valid.unsqueeze(1), logits, 0.0).var(dim=1, correction=0).sum(), valid.sum()
-    found: tuple[Tensor, Tensor] = _Spread.apply(logits, labels)  # type: ignore[no-untyped-call]
-    return found
+    return _apply_spread(logits, labels)
 
 
 class _Spread(torch.autograd.Function):
@@ -82,3 +82,6 @@ class _Spread(torch.autograd.Function):
             mean = logits.mean(dim=1)
         found = (logits - mean.unsqueeze(1)) * (gradients[0] * (2 / logits.shape[1]))
         return found.masked_fill(~valid.unsqueeze(1), 0.0), None
+
+
+_apply_spread: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = _Spread.apply

@@ -1,0 +1,32 @@
+"""A small classifier in a plain PyTorch loop, as the README has it."""
+
+import torch
+
+from hf_cmim import CentroidBank, CMIMLoss
+from hf_cmim.objective import ramped_weight
+
+
+def trained_classifier(weight, logit_scale=0.0, *, forgets_pull=False):
+    """Train on overlapping clusters; return the logits of all samples, and their labels."""
+    torch.manual_seed(0)
+    labels = torch.arange(240) % 4
+    inputs = torch.randn(4, 10)[labels] + torch.randn(240, 10)
+    model = torch.nn.Sequential(torch.nn.Linear(10, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+    loss = CMIMLoss()
+    bank = CentroidBank(4, loss.temperatures, window=100, logit_scale=logit_scale)
+    for step in range(300):
+        batch = torch.randperm(240)[:32]
+        logits = model(inputs[batch])
+        ramped = ramped_weight(weight, step / 300, warmup=0.2, ramp=0.3)
+        components = loss(
+            logits, labels[batch], bank.log_centroids, ramped, previous_terms=bank.terms, scaling=bank.scaling
+        )
+        optimizer.zero_grad()
+        (components["ce"] + components["cmi"]).backward()
+        optimizer.step()
+        if forgets_pull:
+            components["cmi_pull"] = torch.zeros(())
+        bank.accumulate(logits, labels[batch], components)
+        bank.step()
+    return model(inputs).detach(), labels
