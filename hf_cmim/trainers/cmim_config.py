@@ -175,8 +175,8 @@ class CMIMConfig(PublishingConfig):
     @property
     def bank_settings(self) -> dict[str, Any]:
         """What `CentroidBank` takes beside the number of classes."""
-        temperatures = self.temperatures or DEFAULT_TEMPERATURES
-        return {"temperatures": temperatures, "window": self.centroid_window, "logit_scale": self.logit_scale or 0.0}
+        temperatures, scale = self.temperatures or DEFAULT_TEMPERATURES, float(self.logit_scale or 0)
+        return {"temperatures": temperatures, "window": self.centroid_window, "logit_scale": scale}
 
     @property
     def ramp_end(self) -> float:

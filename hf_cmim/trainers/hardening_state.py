@@ -103,7 +103,7 @@ class HardeningState:
             metadata = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
         for name in ("temperatures", "logit_scale"):
-            asked, written = json.dumps(settings[name]), metadata.get(name, "0.0")
+            asked, written = json.dumps(settings[name]), metadata.get(name, "none")
             if written != asked:
                 raise ValueError(
                     f"Expected a checkpoint at {name} {asked}, got {written}: its centroids mean something else."

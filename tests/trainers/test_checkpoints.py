@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageClassification, EarlyStoppingCallback, TrainerCallback
 
 from hf_cmim import CentroidBank
@@ -152,6 +153,18 @@ class TestResume:
         """Catches centroids of one temperature, or of one scale of the logits, used for another."""
         with pytest.raises(ValueError, match=f"Expected a checkpoint at {next(iter(other))} .*got"):
             trainer_in(run_folder, **other).train(resume_from_checkpoint=True)
+
+    def test_a_whole_number_is_the_same_scale(self, run_folder):
+        """Catches 4 taken for another scale than 4.0: a file of settings says the one, the command line the other."""
+        trainer_in(run_folder, logit_scale=4).train(resume_from_checkpoint=True)
+
+    def test_a_checkpoint_older_than_the_scale_says_so(self, run_folder):
+        """Catches a list of missing tensors instead of the setting that they are of."""
+        path = run_folder / "checkpoint-10" / STATE_NAME
+        save_file(load_file(path), path, metadata={"temperatures": "[1.0, 2.0, 4.0, 8.0, 16.0]"})
+        settings = {"temperatures": (1.0, 2.0, 4.0, 8.0, 16.0), "window": 500.0, "logit_scale": 0.0}
+        with pytest.raises(ValueError, match=r"Expected a checkpoint at logit_scale 0\.0, got none"):
+            hardening_state.HardeningState.load(path.parent, settings, torch.device("cpu"))
 
     def test_a_second_training_starts_from_an_empty_bank(self, tmp_path):
         """Catches a bank that leaks from one call of train into the next."""
