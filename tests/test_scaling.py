@@ -77,19 +77,21 @@ def test_spread_can_be_derived_twice():
 
 
 def test_multiplier_follows_the_running_spread():
-    """Catches an average by steps, one that starts at 0, and a multiplier that comes late where logits grow fast."""
+    """Catches an average by steps, one that starts at 0, and what comes late where logits grow fast."""
     average = reference.MovingAverage(1, WINDOW)
     bank = scaled_bank()
     for seed, size in enumerate((7, 30, 1, 11)):
         logits, labels = samples(seed, torch.float32, size=size, scale=0.1 + 2.0 * seed)
-        bank.accumulate(logits, labels, nothing_pulled())
+        bank.accumulate(logits, labels, {"cmi_pull": torch.tensor(0.5)})
         bank.step()
         rows, _ = reference.valid_samples(logits.tolist(), labels.tolist())
         # A batch weighs by its size, and is spread evenly, as in the bank.
         average.add([[statistics.pvariance(row)] for row in rows], [0] * len(rows))
         assert bank.spread.item() == pytest.approx(average.means()[0][0], rel=1e-5)
         assert bank.spread_mass.item() == pytest.approx(average.mass()[0], rel=1e-5)
-        largest = max(bank.spread.item(), statistics.fmean(map(statistics.pvariance, rows)))
+        own = statistics.fmean(map(statistics.pvariance, rows))
+        largest = max(bank.spread.item(), own)
+        assert bank.outward.item() == pytest.approx(0.5 / own * bank.spread.item() / largest, rel=1e-5)
         assert bank.multiplier.item() == pytest.approx(min(1, SCALE / largest**0.5), rel=1e-6)
 
 
