@@ -47,8 +47,10 @@ def measure(shape: str, options: argparse.Namespace) -> dict[str, object]:
     logits = (3 * torch.randn(samples, classes, generator=generator)).to(options.device)
     wait = torch.cuda.synchronize if options.device == "cuda" else (lambda: None)
 
+    scale_sums = torch.tensor([0.1, 9.0 * samples, samples], device=options.device)
+
     def step(labels: Tensor) -> None:
-        bank.accumulate(logits, labels, {"cmi_pull": bank.outward})
+        bank.accumulate(logits, labels, {"scale_sums": scale_sums})
         bank.step()
 
     seconds = []

@@ -109,23 +109,23 @@ class CentroidBank(nn.Module):
             logits: `(..., C)` outputs of the training forward, not scaled; a copy is kept until the step.
             labels: `(...)` integers in [0, C), or -100 to ignore.
             components: what `CMIMLoss` returned for this micro-batch: of it `cmi_per_temperature` (for reductions
-                other than the mean) and `cmi_pull` are kept, as shares of the step's.
+                other than the mean) and `scale_sums` are kept, as shares of the step's.
 
         Raises:
-            ValueError: logits of another number of classes, or no `cmi_pull` though logits are scaled.
+            ValueError: logits of another number of classes, or no `scale_sums` though logits are scaled.
         """
         logits, labels = self._checked(logits, labels)
         components = components or {}
-        if self.logit_scale and "cmi_pull" not in components:
+        if self.logit_scale and "scale_sums" not in components:
             raise ValueError(
-                f"Expected components with cmi_pull for logits brought to the scale {self.logit_scale:g}, got"
+                f"Expected components with scale_sums for logits brought to the scale {self.logit_scale:g}, got"
                 f" {sorted(components)}: the CMI would be met by shrinking all logits, which hides nothing. Call the"
                 " loss with scaling=bank.scaling, and hand its components over."
             )
         terms = components.get("cmi_per_temperature", torch.zeros_like(self.terms)).detach()
-        pull = components.get("cmi_pull", torch.zeros_like(self.outward)).detach()
+        scale_sums = components.get("scale_sums", terms.new_zeros(3)).detach()
         # A copy, because a compiled model may write its next outputs into the same memory.
-        self._pending.append((logits.detach().clone(), labels, torch.cat([terms, pull.to(terms).view(1)])))
+        self._pending.append((logits.detach().clone(), labels, torch.cat([terms, scale_sums.to(terms)])))
 
     @torch.no_grad()
     def step(self, gather: Callable[[Tensor, int], Tensor] | None = None, move_centroids: bool = True) -> None:
@@ -141,7 +141,7 @@ class CentroidBank(nn.Module):
         parts = zip(*self._pending, strict=True)
         logits, labels, shares = (part[0] if len(part) == 1 else torch.cat(part) for part in parts)
         self._pending = []
-        shares = shares.view(-1, len(self.temperatures) + 1)
+        shares = shares.view(-1, len(self.temperatures) + 3)
         if gather is not None:
             logits, labels, shares = gather(logits, 0), gather(labels, IGNORE_INDEX), gather(shares, 0)
         counts, hits = self._counts_and_hits(logits, labels)
@@ -152,11 +152,11 @@ class CentroidBank(nn.Module):
         self.recall.lerp_(hits * per_sample, rates)
         self.seen += counts.long()
         totals = shares.sum(dim=0)
-        self.terms.copy_(totals[:-1])
-        self._follow_scale(logits, labels, totals[-1])
+        self.terms.copy_(totals[:-3])
+        self._follow_scale(*totals[-3:])
         if move_centroids:
             self.mass.copy_(mass)
-            self._move(self.shown(logits), labels, rates, rates * per_sample)
+            self._move(logits, labels, rates, rates * per_sample)
 
     @torch.no_grad()
     def fill(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -177,13 +177,13 @@ class CentroidBank(nn.Module):
         for number, batch in enumerate(batches):
             logits, labels = self._checked(*batch)
             if number == 0 and self.logit_scale and not bool(self.spread_mass):
-                self._follow_scale(logits, labels, torch.zeros_like(self.outward))
+                self._follow_scale(self.outward, *spread_of(logits.to(self.spread.dtype), labels))
             fresh_counts, fresh_hits = self._counts_and_hits(logits, labels)
             counts += fresh_counts
             hits += fresh_hits
             self.mass.copy_(self._mass_of(counts))
             per_sample = 1 / counts.clamp_min(1)
-            self._move(self.shown(logits), labels, fresh_counts * per_sample, per_sample)
+            self._move(logits, labels, fresh_counts * per_sample, per_sample)
         if not bool(counts.any()):
             raise ValueError(
                 "Expected at least one valid sample to fill the centroids, got none: the bank is empty now, and the"
@@ -204,7 +204,7 @@ class CentroidBank(nn.Module):
         """Return logits as the centroids see them: scaled, if they are to be."""
         return logits.to(self.multiplier.dtype) * self.multiplier if self.logit_scale else logits
 
-    def _follow_scale(self, logits: Tensor, labels: Tensor, pull: Tensor) -> None:
+    def _follow_scale(self, pull: Tensor, variances: Tensor, count: Tensor) -> None:
         """Let the multiplier follow the spread of a step's logits, and keep how strongly they were pulled together.
 
         Where logits grow fast, both are already too large for the next step: stretched logits would be pulled
@@ -213,10 +213,9 @@ class CentroidBank(nn.Module):
         """
         if not self.logit_scale:
             return
-        summed, count = spread_of(logits.to(self.spread.dtype), labels)
-        spread = (summed / count.clamp_min(1)).clamp_min(SMALLEST_SPREAD)
+        spread = (variances / count.clamp_min(1)).clamp_min(SMALLEST_SPREAD)
         fresh_mass = self._mass_of(count)
-        self.spread_mass.lerp_(torch.full_like(fresh_mass, self.window), fresh_mass / self.window)
+        self.spread_mass.addcmul_(self.spread_mass, fresh_mass, value=-1 / self.window).add_(fresh_mass)
         self.spread.lerp_(spread, fresh_mass / self.spread_mass.clamp_min(1e-12))
         largest = torch.maximum(self.spread, spread)
         self.multiplier.copy_((self.logit_scale * largest.rsqrt()).clamp_max(1.0))
@@ -240,11 +239,12 @@ class CentroidBank(nn.Module):
         shares = torch.where(labels != IGNORE_INDEX, shares[own], 0.0).unsqueeze(1)
         kept, floors = 1 - rates, torch.where(self.mass > 0, self.floor, 0.0)  # log 0 for a class not seen
         kept, floors = (each[own].unsqueeze(1) if fewer else each.unsqueeze(1) for each in (kept, floors))
+        multiplier = self.multiplier if self.logit_scale else None
         step = max(1, MOVED_ELEMENTS // (max(len(labels), 1) * self.num_classes))
         for start in range(0, len(self.temperatures), step):
             levels = slice(start, start + step)
             table, log_table = self.probs[levels], self.log_probs[levels]
-            probs = tempered_probs(logits, self.temperatures[levels]).to(table.dtype).mul_(shares)
+            probs = tempered_probs(logits, self.temperatures[levels], multiplier).to(table.dtype).mul_(shares)
             if fewer:
                 rows = table.index_select(1, own).mul_(kept)
                 table.index_copy_(1, own, rows).index_add_(1, own, probs)

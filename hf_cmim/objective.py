@@ -163,15 +163,15 @@ class CMIMLoss(nn.Module):
 
         Returns:
             `ce` and `cmi`, differentiable, 0-d, nats; `cmi_per_temperature`, `(K,)`, detached, unweighted, nats; with
-            `scaling` also `cmi_pull`, which the bank needs for the next step.
+            `scaling` also `scale_sums`, `(3,)`, detached, which the bank needs for the next step.
         """
         if num_items is None:
             num_items = (labels != IGNORE_INDEX).sum().clamp_min(1)
-        cmi, terms, pull = self.concentration(
+        cmi, terms, scale_sums = self.concentration(
             logits, labels, log_centroids, weight, num_items, previous_terms, scaling
         )
         components = {"ce": self.cross_entropy(logits, labels, num_items), "cmi": cmi, "cmi_per_temperature": terms}
-        return components if scaling is None else components | {"cmi_pull": pull}
+        return components if scaling is None else components | {"scale_sums": scale_sums}
 
     def cross_entropy(self, logits: Tensor, labels: Tensor, num_items: Tensor | int) -> Tensor:
         """Return the `ce` component of `forward`, 0-d."""
@@ -192,54 +192,48 @@ class CMIMLoss(nn.Module):
         """Return the CMI part of `forward`."""
         logits, labels = flatten_samples(logits, labels)
         self._check_centroids(logits, log_centroids)
-        is_free = scaling is not None and weight > 0 and logits.requires_grad and torch.is_grad_enabled()
-        share = weight / num_items
         with torch.autocast(logits.device.type, enabled=False):
-            shown = logits
-            if scaling is not None:
-                raised = logits.to(torch.promote_types(logits.dtype, torch.float32))
-                shown = raised * scaling.multiplier
-            cmi, sums, pull = self._weighted(shown, labels, log_centroids.detach(), share, previous_terms, is_free)
-            if scaling is not None and is_free:
-                spread, _ = spread_of(raised, labels)
-                cmi = cmi - 0.5 * share * scaling.outward * (spread - spread.detach())  # a gradient, of value 0
-                pull = pull / weight
-            return Concentration(cmi, sums.detach() / num_items, pull)
+            found = self._of_weight_one(logits, labels, log_centroids.detach(), num_items, previous_terms, scaling)
+            return found._replace(cmi=weight * found.cmi)
 
-    def _weighted(
+    def _of_weight_one(
         self,
         logits: Tensor,
         labels: Tensor,
         log_centroids: Tensor,
-        share: Tensor | float,
+        num_items: Tensor | int,
         previous_terms: Tensor | None,
-        wants_pull: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the weighted CMI, each sample weighing `share`; the sums of divergences, `(K,)`; the pull, or 0."""
-        depends_on_batch = previous_terms is None and self.reduction != "mean"
-        if not depends_on_batch:
-            basis = self.factors if previous_terms is None else previous_terms
-            weights = self.temperature_weights(basis) * share
-            if self._is_fused(logits):
-                cmi, sums, gradient = weighted_divergences(logits, labels, log_centroids, self.temperatures, weights)
-                if not wants_pull:
-                    return cmi, sums, torch.zeros_like(cmi)
-                pull = torch.dot(gradient.flatten(), logits.detach().flatten())
-                return cmi, sums, torch.where(pull.isfinite(), pull, 0.0)  # 0 where a class is masked by -inf
-        sums, pulls = centroid_divergences(logits, labels, log_centroids, self.temperatures, wants_pull)
-        if depends_on_batch:
-            weights = self.temperature_weights(sums.detach()) * share
-        weights = weights.to(sums.dtype)
-        return torch.dot(weights, sums), sums, torch.dot(weights, pulls)
+        scaling: Scaling | None,
+    ) -> Concentration:
+        if scaling is not None:
+            scaling = scaling._replace(outward=scaling.outward / num_items)
+        basis = self.factors if previous_terms is None else previous_terms
+        is_known = self.reduction == "mean" or previous_terms is not None
+        if is_known and self._is_fused(logits, scaling):
+            weights = self.temperature_weights(basis) / num_items
+            cmi, sums, scale_sums = weighted_divergences(
+                logits, labels, log_centroids, self.temperatures, weights, scaling
+            )
+            return Concentration(cmi, sums / num_items, scale_sums)
+        raised = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        shown = raised if scaling is None else raised * scaling.multiplier
+        sums, pulls = centroid_divergences(shown, labels, log_centroids, self.temperatures, scaling is not None)
+        weights = self.temperature_weights(basis if is_known else sums.detach()).to(sums.dtype) / num_items
+        cmi, scale_sums = torch.dot(weights, sums), sums.new_zeros(3)
+        if scaling is not None:
+            spread, count = spread_of(raised, labels)
+            cmi = cmi - 0.5 * scaling.outward * (spread - spread.detach())  # a gradient, of value 0
+            scale_sums = torch.stack([torch.dot(weights, pulls), spread.detach(), count.to(spread)])
+        return Concentration(cmi, sums.detach() / num_items, scale_sums)
 
-    def _is_fused(self, logits: Tensor) -> bool:
+    def _is_fused(self, logits: Tensor, scaling: Scaling | None) -> bool:
         """Whether the operator is the fastest path, or the one asked for."""
         asked = os.environ.get(BACKEND_VARIABLE, self.backend) if self.backend == "auto" else self.backend
         if asked not in BACKENDS:
             raise ValueError(f"Expected {BACKEND_VARIABLE} to be one of {BACKENDS}, got {asked!r}.")
         if asked == "auto":
             large = len(self.temperatures) * logits.numel() >= FEW_ELEMENTS
-            return has_kernels(logits) or (logits.device.type == "cpu" and large)
+            return has_kernels(logits) or (logits.device.type == "cpu" and (large or scaling is not None))
         return asked == "fused"
 
     def _check_centroids(self, logits: Tensor, log_centroids: Tensor) -> None:

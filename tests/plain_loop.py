@@ -26,7 +26,7 @@ def trained_classifier(weight, logit_scale=0.0, *, forgets_pull=False):
         (components["ce"] + components["cmi"]).backward()
         optimizer.step()
         if forgets_pull:
-            components["cmi_pull"] = torch.zeros(())
+            components["scale_sums"] = components["scale_sums"] * torch.tensor([0.0, 1.0, 1.0])
         bank.accumulate(logits, labels[batch], components)
         bank.step()
     return model(inputs).detach(), labels

@@ -42,3 +42,17 @@ def twin(logits, labels, log_centroids, temperatures, weights):
     total = sum(weight * value for weight, value in zip(weights.double(), sums, strict=True)) + 0 * raised.sum()
     total.backward()
     return total.detach(), torch.stack(sums).detach(), raised.grad
+
+
+def scaled_twin(logits, labels, log_centroids, temperatures, weights, scaling):
+    """The same for scaled logits: total, sums, sums of the scale `(3,)` and gradient, row by row in float64."""
+    multiplier, outward = (each.double().item() for each in scaling)
+    total, sums, gradient = twin(logits.double() * multiplier, labels, log_centroids, temperatures, weights)
+    gradient, scale_sums = gradient * multiplier, torch.zeros(3, dtype=torch.float64)
+    for row, label, own in zip(logits.detach().double(), labels.tolist(), gradient, strict=True):
+        if label < 0 or not bool(row.isfinite().all()):
+            continue
+        from_mean = row - row.mean()
+        scale_sums += torch.stack([own @ row, from_mean.square().mean(), torch.tensor(1.0, dtype=torch.float64)])
+        own -= outward * from_mean / len(row)
+    return total, sums, scale_sums, gradient

@@ -28,8 +28,9 @@ def scaled_bank(**settings):
     return CentroidBank(CLASSES, TEMPERATURES, WINDOW, logit_scale=SCALE, **settings)
 
 
-def nothing_pulled():
-    return {"cmi_pull": torch.zeros(())}
+def seen_by_loss(logits, labels, pull=0.0):
+    """What a loss says of a micro-batch whose CMI pulls like this."""
+    return {"scale_sums": torch.stack([torch.tensor(pull), *spread_of(logits, labels)])}
 
 
 def concentration(logits, labels, log_centroids, scaling, reduction="mean", backend="eager", num_items=13):
@@ -43,8 +44,8 @@ def own_scaling(logits, labels, log_centroids, **settings):
     total, count = spread_of(logits.detach(), labels)
     multiplier = SCALE / (total / count).sqrt()
     first = Scaling(multiplier, torch.zeros(()))
-    pull = concentration(logits.detach().requires_grad_(), labels, log_centroids, first, **settings).pull
-    return Scaling(multiplier, pull / (total / count))
+    found = concentration(logits.detach().requires_grad_(), labels, log_centroids, first, **settings)
+    return Scaling(multiplier, found.scale_sums[0] / (total / count))
 
 
 # The spread
@@ -82,7 +83,7 @@ def test_multiplier_follows_the_running_spread():
     bank = scaled_bank()
     for seed, size in enumerate((7, 30, 1, 11)):
         logits, labels = samples(seed, torch.float32, size=size, scale=0.1 + 2.0 * seed)
-        bank.accumulate(logits, labels, {"cmi_pull": torch.tensor(0.5)})
+        bank.accumulate(logits, labels, seen_by_loss(logits, labels, 0.5))
         bank.step()
         rows, _ = reference.valid_samples(logits.tolist(), labels.tolist())
         # A batch weighs by its size, and is spread evenly, as in the bank.
@@ -100,7 +101,7 @@ def test_small_logits_are_not_stretched(scale):
     """Catches noise of a model that is hardly trained made large, which merges its classes, and a division by 0."""
     logits, labels = samples(dtype=torch.float32, scale=1.0)
     bank = scaled_bank()
-    bank.accumulate(scale * logits, labels, {"cmi_pull": torch.tensor(0.25) * scale**2})
+    bank.accumulate(scale * logits, labels, seen_by_loss(scale * logits, labels, 0.25 * scale**2))
     bank.step()
     assert bank.multiplier.item() == 1
     total, count = spread_of(logits, labels)
@@ -112,7 +113,7 @@ def test_centroids_are_those_of_scaled_logits():
     """Catches centroids at the model's own scale, or a first step that is not scaled."""
     logits, labels = samples(dtype=torch.float32)
     bank = scaled_bank()
-    bank.accumulate(logits, labels, nothing_pulled())
+    bank.accumulate(logits, labels, seen_by_loss(logits, labels))
     bank.step()
     expected = class_centroids(logits * bank.multiplier, labels, TEMPERATURES)
     torch.testing.assert_close(bank.probs, expected, rtol=1e-5, atol=1e-6)
@@ -156,11 +157,13 @@ def test_pull_is_the_derivative_by_a_common_factor(backend):
     log_centroids = class_centroids(*samples(9, scale=1.0), TEMPERATURES).log()
     log_centroids[:, 2] = -torch.inf
     scaling = Scaling(torch.tensor(1.7), torch.tensor(0.3))
-    found = concentration(logits.requires_grad_(), labels, log_centroids, scaling, backend=backend).pull
+    found = concentration(logits.requires_grad_(), labels, log_centroids, scaling, backend=backend).scale_sums
     factor = torch.ones((), dtype=torch.float64, requires_grad=True)
     value = concentration(logits.detach() * 1.7 * factor, labels, log_centroids, None).cmi / 0.7
     (expected,) = torch.autograd.grad(value, factor)
-    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert found.tolist() == pytest.approx(
+        [expected.item(), *map(float, spread_of(logits.detach(), labels))], rel=1e-5
+    )
     assert not found.requires_grad
 
 
@@ -194,43 +197,51 @@ def test_micro_batches_add_up(backend):
     ]
     (split_gradient,) = torch.autograd.grad(sum(part.cmi for part in parts), logits)
     torch.testing.assert_close(split_gradient, gradient, rtol=1e-5, atol=1e-9)
-    assert sum(part.pull.item() for part in parts) == pytest.approx(whole.pull.item(), rel=1e-5)
+    assert sum(part.scale_sums for part in parts).tolist() == pytest.approx(whole.scale_sums.tolist(), rel=1e-5)
     banks = [scaled_bank(), scaled_bank()]
-    banks[0].accumulate(logits, labels, {"cmi_pull": whole.pull})
+    banks[0].accumulate(logits, labels, {"scale_sums": whole.scale_sums})
     for part, part_labels, found in zip(
         logits.split([7, 1, 30, 0, 22]), labels.split([7, 1, 30, 0, 22]), parts, strict=True
     ):
-        banks[1].accumulate(part, part_labels, {"cmi_pull": found.pull})
+        banks[1].accumulate(part, part_labels, {"scale_sums": found.scale_sums})
     for bank in banks:
         bank.step()
     assert banks[0].outward.item() == pytest.approx(banks[1].outward.item(), rel=1e-4)
     assert banks[0].multiplier.item() == pytest.approx(banks[1].multiplier.item(), rel=1e-5)
     total, count = spread_of(logits.detach(), labels)
-    assert banks[0].outward.item() == pytest.approx((whole.pull * count / total).item(), rel=1e-5)
+    assert banks[0].outward.item() == pytest.approx((whole.scale_sums[0] * count / total).item(), rel=1e-5)
 
 
-def test_nothing_is_pulled_without_a_weight_or_a_gradient():
-    """Catches 0 / 0 while the weight is still 0, and an evaluation that pays for what only training needs."""
+@by_backend
+def test_nothing_is_pulled_without_a_gradient(backend):
+    """Catches a pull of nan while the weight is still 0, and an evaluation that pays for what only training needs."""
     logits, labels = samples()
-    loss, scaling = CMIMLoss(TEMPERATURES), Scaling(torch.tensor(1.3), torch.tensor(0.2))
+    loss, scaling = CMIMLoss(TEMPERATURES, backend=backend), Scaling(torch.tensor(1.3), torch.tensor(0.2))
     log_centroids = class_centroids(logits, labels, TEMPERATURES).log()
-    waiting = loss(logits.requires_grad_(), labels, log_centroids, 0.0, scaling=scaling)
-    assert (waiting["cmi"].item(), waiting["cmi_pull"].item()) == (0, 0)
+    waiting, full = (loss(logits.requires_grad_(), labels, log_centroids, w, scaling=scaling) for w in (0.0, 2.0))
+    assert waiting["cmi"].item() == 0
+    assert torch.equal(waiting["scale_sums"], full["scale_sums"])
+    assert full["scale_sums"][0] != 0
     with torch.no_grad():
-        assert loss(logits, labels, log_centroids, scaling=scaling)["cmi_pull"].item() == 0
-    assert "cmi_pull" not in loss(logits, labels, log_centroids)
+        evaluated = loss(logits, labels, log_centroids, scaling=scaling)["scale_sums"]
+    assert evaluated.tolist() == pytest.approx([0.0, *full["scale_sums"][1:].tolist()])
+    assert "scale_sums" not in loss(logits, labels, log_centroids)
 
 
-def test_masked_class_pulls_nothing():
-    """Catches 0 * inf: the gradient of a class that is masked by a logit of -inf is 0, its pull too."""
+@by_backend
+def test_samples_with_a_masked_class_pull_nothing(backend):
+    """Catches 0 * inf, and a pull of other samples than those whose spread it is divided by."""
     logits, labels = samples()
     log_centroids = class_centroids(*samples(9, scale=1.0), TEMPERATURES).log()
-    masked = logits.masked_fill((labels == 1).unsqueeze(1) & (torch.arange(CLASSES) == 3), -torch.inf)
+    mask = (labels == 1).unsqueeze(1) & (torch.arange(CLASSES) == 3)
     scaling = Scaling(torch.tensor(1.3), torch.tensor(0.2))
-    found = concentration(masked.requires_grad_(), labels, log_centroids, scaling, backend="fused")
+    masked = logits.masked_fill(mask, -torch.inf).requires_grad_()
+    found = concentration(masked, labels, log_centroids, scaling, backend=backend)
     found.cmi.backward()
-    assert found.pull.isfinite()
     assert masked.grad.isfinite().all()
+    without = labels.masked_fill(labels == 1, -100)
+    expected = concentration(logits.requires_grad_(), without, log_centroids, scaling, backend=backend)
+    assert found.scale_sums.tolist() == pytest.approx(expected.scale_sums.tolist(), rel=1e-5)
 
 
 @by_backend
@@ -244,7 +255,7 @@ def test_half_precision_is_raised_before_it_is_scaled(dtype, backend):
     expected = concentration(logits.detach().float().requires_grad_(), labels, log_centroids, scaling)
     assert found.cmi.dtype == torch.float32
     assert found.cmi.item() == pytest.approx(expected.cmi.item(), rel=1e-4)
-    assert found.pull.item() == pytest.approx(expected.pull.item(), rel=1e-3)
+    assert found.scale_sums.tolist() == pytest.approx(expected.scale_sums.tolist(), rel=1e-3)
 
 
 # The loop
@@ -269,7 +280,7 @@ def test_forgotten_pull_is_refused():
     logits, labels = samples(dtype=torch.float32)
     bank = scaled_bank()
     for components in (None, CMIMLoss(TEMPERATURES)(logits, labels, bank.log_centroids)):
-        with pytest.raises(ValueError, match=r"Expected components with cmi_pull.*scaling=bank\.scaling"):
+        with pytest.raises(ValueError, match=r"Expected components with scale_sums.*scaling=bank\.scaling"):
             bank.accumulate(logits, labels, components)
     assert CentroidBank(CLASSES, TEMPERATURES).scaling is None
 
@@ -285,7 +296,7 @@ def test_state_is_kept():
     """Catches a resumed training that begins at multiplier 1, or forgets how strongly it was pulled."""
     bank = scaled_bank()
     logits, labels = samples(dtype=torch.float32)
-    bank.accumulate(logits, labels, {"cmi_pull": torch.tensor(0.4)})
+    bank.accumulate(logits, labels, seen_by_loss(logits, labels, 0.4))
     bank.step()
     restored = scaled_bank()
     restored.load_state_dict(copy.deepcopy(bank.state_dict()))

@@ -23,6 +23,7 @@ from triton import knobs
 from hf_cmim.functional import fused
 from hf_cmim.functional.divergence import IGNORE_INDEX
 from hf_cmim.functional.divergence import LOWEST as LEAST
+from hf_cmim.functional.scaling import Scaling
 
 LARGEST_ROW = 8192
 """Classes of a row that is held in registers: 8 numbers a thread in each array, 32 warps. More spill."""
@@ -59,11 +60,15 @@ def _at_least(numbers, least: tl.constexpr):
 
 
 @_kernel
-def _largest(place, classes, column, BLOCK: tl.constexpr):
+def _largest_and_sum(place, classes, column, BLOCK: tl.constexpr):
     highest = tl.full([BLOCK], -float("inf"), tl.float32)
+    sums = tl.full([BLOCK], 0.0, tl.float32)
     for start in range(0, classes, BLOCK):
-        highest = tl.maximum(highest, _read(place + start, start + column < classes))
-    return tl.reduce(highest, 0, _larger)
+        inside = start + column < classes
+        numbers = _read(place + start, inside)
+        highest = tl.maximum(highest, numbers)
+        sums += tl.where(inside, numbers, 0.0)
+    return tl.reduce(highest, 0, _larger), tl.reduce(sums, 0, _add)
 
 
 @_kernel
@@ -75,34 +80,58 @@ def _seen(own, classes, level_stride, column, lane, LEVELS: tl.constexpr, BLOCK:
         absent = absent * 0
         level = own + column
         for _ in range(LEVELS):
-            absent += (_largest(level, classes, column, BLOCK) == -float("inf")).to(tl.int32)
+            absent += (_largest_and_sum(level, classes, column, BLOCK)[0] == -float("inf")).to(tl.int32)
             level += level_stride
     return absent == 0
 
 
 @_kernel
-def _sample(logits, labels, classes, logit_stride, level_stride, UNIT: tl.constexpr):
-    """This program's row, its label, where its logits begin, classes and the step of a level in numbers."""
+def _sample(logits, labels, multiplier, classes, logit_stride, level_stride, UNIT: tl.constexpr):
+    """This program's row, its label, where its logits begin, their factor, classes, the step of a level in numbers."""
     row = tl.program_id(0).to(tl.int64)
     place = logits + row * logit_stride * UNIT
-    return row, tl.load(labels + row), place, classes * UNIT, level_stride.to(tl.int64) * UNIT
+    factor = 1.0 if multiplier is None else tl.load(multiplier).to(tl.float32)
+    return row, tl.load(labels + row), place, factor, classes * UNIT, level_stride.to(tl.int64) * UNIT
+
+
+@_kernel
+def _mean(summed, classes):
+    """A row's mean, and whether the row counts: not where a class is masked, or the sample ignored."""
+    counts = tl.abs(summed) < float("inf")
+    return tl.where(counts, summed, 0.0) / classes, counts
+
+
+@_kernel
+def _from_mean(z, mean, inside, counts):
+    return tl.where(counts, tl.where(inside, z - mean, 0.0), 0.0)
+
+
+@_kernel
+def _store_scale(scale_terms, row, pull, variance, counts):
+    """A row of what `freed_of_scale` adds up."""
+    part = tl.arange(0, 4)
+    numbers = tl.where(part == 0, pull, tl.where(part == 1, variance, 1.0))
+    tl.store(scale_terms + row * 3 + part, tl.where(counts, numbers, 0.0), mask=part < 3)
 
 
 @_kernel
 def _row_kernel(
-    logits, labels, log_centroids, weights, terms, gradient, inverse, classes, logit_stride, level_stride, row_stride,
+    logits, labels, log_centroids, weights, terms, gradient, multiplier, outward, scale_terms, inverse,
+    classes, logit_stride, level_stride, row_stride,
     ORDER: tl.constexpr, LEVELS: tl.constexpr, LANES: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
     SQUARING: tl.constexpr,
 ):  # fmt: skip
-    row, label, place, classes, level_stride = _sample(logits, labels, classes, logit_stride, level_stride, UNIT)
+    row, label, place, factor, classes, level_stride = _sample(
+        logits, labels, multiplier, classes, logit_stride, level_stride, UNIT
+    )
     column = tl.arange(0, BLOCK)
     lane = tl.arange(0, LANES)
     inside = column < classes
     found = tl.full([LANES], 0.0, tl.float32)
     total = tl.full([BLOCK], 0.0, tl.float32)
+    z = _read(place + column, column < tl.where(label != IGNORED, classes, 0))  # -inf where it is not to be read
     if label != IGNORED:
-        z = _read(place + column, inside)
-        centred = _at_least(z - tl.reduce(z, 0, _larger), FAR)
+        centred = _at_least((z - tl.reduce(z, 0, _larger)) * factor, FAR)
         own = log_centroids + label * row_stride * UNIT
         exponential = centred
         for turn in tl.static_range(LEVELS):
@@ -113,36 +142,48 @@ def _row_kernel(
             mean = tl.reduce(exponential * difference, 0, _add) / partition
             found = tl.where(lane == ORDER[turn], -(mean + tl.log(partition)), found)
             if gradient is not None:
-                factor = tl.load(weights + ORDER[turn]) * inverse[turn] / partition
-                total += exponential * (mean - difference) * factor
+                share = tl.load(weights + ORDER[turn]) * inverse[turn] / partition
+                total += exponential * (mean - difference) * share
         # Last, so that no load above waits for what this finds.
         seen = _seen(own, classes, level_stride, column, lane, LEVELS, BLOCK)
         found = tl.where(seen, found, 0.0)
         total = tl.where(seen, total, 0.0)
     tl.store(terms + row * LEVELS + lane, found, mask=lane < LEVELS)
+    if multiplier is not None:
+        mean, counts = _mean(tl.reduce(tl.where(inside, z, 0.0), 0, _add), classes)
+        from_mean = _from_mean(z, mean, inside, counts)
+        variance = tl.reduce(from_mean * from_mean, 0, _add) / classes
+        total *= factor
+        _store_scale(scale_terms, row, tl.reduce(total * from_mean, 0, _add), variance, counts)
+        total -= from_mean * (tl.load(outward).to(tl.float32) / classes)
     if gradient is not None:
         tl.store(gradient + row * classes + column, total, mask=inside)
 
 
 @_kernel
-def _tile(place, levels, inside, real, largest, inverses):
+def _tile(z, levels, inside, real, largest, factor, inverses):
     """Return exp(u) and log q - u of a chunk at all levels."""
-    u = _at_least(_read(place, inside) - largest, FAR)[None, :] * inverses[:, None]
+    u = _at_least((z - largest) * factor, FAR)[None, :] * inverses[:, None]
     return tl.exp(u), _at_least(_read(levels, real & inside[None, :]), LOWEST) - u
 
 
 @_kernel
 def _chunk_kernel(
-    logits, labels, log_centroids, weights, terms, gradient, inverse, classes, logit_stride, level_stride, row_stride,
+    logits, labels, log_centroids, weights, terms, gradient, multiplier, outward, scale_terms, inverse,
+    classes, logit_stride, level_stride, row_stride,
     ORDER: tl.constexpr, LEVELS: tl.constexpr, LANES: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    row, label, place, classes, level_stride = _sample(logits, labels, classes, logit_stride, level_stride, UNIT)
+    row, label, place, factor, classes, level_stride = _sample(
+        logits, labels, multiplier, classes, logit_stride, level_stride, UNIT
+    )
     column = tl.arange(0, BLOCK)
     lane = tl.arange(0, LANES)
     valid = label != IGNORED
     reach = tl.where(valid, classes, 0)  # no column of an ignored sample is read
     place += column
-    largest = _largest(place, reach, column, BLOCK)
+    largest, summed = _largest_and_sum(place, reach, column, BLOCK)
+    mean, counts = _mean(tl.where(valid, summed, float("inf")), classes)
+    squares, pulls = 0.0, 0.0
     inverses = tl.full([LANES], 0.0, tl.float32)
     for turn in tl.static_range(LEVELS):
         inverses = tl.where(lane == ORDER[turn], inverse[turn], inverses)
@@ -152,7 +193,11 @@ def _chunk_kernel(
     partitions, products = tl.full([LANES], 0.0, tl.float32), tl.full([LANES], 0.0, tl.float32)
     for start in range(0, reach, BLOCK):
         inside = start + column < classes
-        exponentials, differences = _tile(place + start, levels + start, inside, real, largest, inverses)
+        z = _read(place + start, inside)
+        if multiplier is not None:
+            from_mean = _from_mean(z, mean, inside, counts)
+            squares += tl.reduce(from_mean * from_mean, 0, _add)
+        exponentials, differences = _tile(z, levels + start, inside, real, largest, factor, inverses)
         partitions += tl.reduce(exponentials, 1, _add)
         products += tl.reduce(exponentials * differences, 1, _add)
     partitions = tl.where(valid, partitions, 1.0)
@@ -167,9 +212,17 @@ def _chunk_kernel(
             inside = start + column < classes
             total = tl.full([BLOCK], 0.0, tl.float32)
             if valid:
-                slopes, differences = _tile(place + start, levels + start, inside, real, largest, inverses)
+                z = _read(place + start, inside)
+                slopes, differences = _tile(z, levels + start, inside, real, largest, factor, inverses)
                 total = tl.reduce(slopes * (means[:, None] - differences) * factors[:, None], 0, _add)
+                if multiplier is not None:
+                    from_mean = _from_mean(z, mean, inside, counts)
+                    total *= factor
+                    pulls += tl.reduce(total * from_mean, 0, _add)
+                    total -= from_mean * (tl.load(outward).to(tl.float32) / classes)
             tl.store(gradient + row * classes + start + column, total, mask=inside)
+    if multiplier is not None:
+        _store_scale(scale_terms, row, pulls, squares / classes, counts)
 
 
 def divergences(
@@ -179,8 +232,9 @@ def divergences(
     temperatures: Sequence[float],
     weights: Tensor,
     wants_gradient: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what the operator returns, for fp32, fp16 or bf16 logits; arithmetic is fp32. Waits for nothing.
+    scaling: Scaling | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return what the operator does, for fp32, fp16 or bf16 logits; arithmetic is fp32. Waits for nothing.
 
     Args:
         logits: `(B, C)`.
@@ -190,10 +244,11 @@ def divergences(
         temperatures: `K` numbers above 0, in any order.
         weights: `(K,)` of the divergences.
         wants_gradient: whether to make the gradient.
+        scaling: of the logits, or None.
 
     Returns:
-        The weighted sum, 0-d, and the sums, `(K,)`, fp32, in nats; the gradient in the logits' type, `(B, C)` or
-        `(0, C)`.
+        The weighted sum, 0-d, and the sums, `(K,)`, fp32, in nats; what `freed_of_scale` adds up, `(3,)`, fp32; the
+        gradient in the logits' type, `(B, C)` or `(0, C)`.
 
     Raises:
         RuntimeError: the logits are on CPU and the kernels are compiled for a GPU.
@@ -209,12 +264,15 @@ def divergences(
     terms = torch.empty(samples, levels, dtype=torch.float32, device=logits.device)
     gradient = logits.new_empty(samples if wants_gradient else 0, classes)
     weights = weights.float().contiguous()
-    tensors = logits, labels.contiguous(), log_centroids, weights, terms, gradient if wants_gradient else None
+    scale_terms = terms.new_zeros(1 if scaling is None else samples, 3)
+    scaled = (None, None, None) if scaling is None else (*scaling, scale_terms)
+    kept = gradient if wants_gradient else None
+    tensors = logits, labels.contiguous(), log_centroids, weights, terms, kept, *scaled
     if samples:
         with torch.cuda.device_of(logits):  # a model in parts may end on another GPU than the current one
             _launch(logits, log_centroids, tensors, tuple(temperatures))
     sums = terms.sum(dim=0)
-    return torch.dot(weights, sums), sums, gradient
+    return torch.dot(weights, sums), sums, scale_terms.sum(dim=0), gradient
 
 
 def _launch(logits: Tensor, log_centroids: Tensor, tensors: Any, temperatures: tuple[float, ...]) -> None:

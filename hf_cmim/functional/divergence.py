@@ -124,20 +124,21 @@ def centroid_divergences(
         wants_pulls: whether to derive the sums.
 
     Returns:
-        The sums, `(K,)`, nats; their derivatives by the logarithm of a factor on all logits, `(K,)`, detached, or 0.
+        The sums, `(K,)`, nats; their derivatives by the logarithm of a factor on the logits of all samples without a
+            masked class (a logit of -inf), `(K,)`, detached; 0 where no gradient flows.
     """
-    log_probs = tempered_log_probs(logits, temperatures)
+    log_probs = tempered_log_probs(logits, temperatures).clamp_min(LOWEST)  # of a masked class it is -inf
     own_log_centroids = log_centroids[:, labels.clamp_min(0)]
     counted = (labels != IGNORE_INDEX) & (own_log_centroids > -torch.inf).any(dim=-1).all(dim=0)
     own_log_centroids = own_log_centroids.clamp_min(LOWEST)
     divergences = kl_divergence(log_probs, own_log_centroids)
     sums = torch.where(counted, divergences, 0.0).sum(dim=-1)
-    if not wants_pulls:
+    if not (wants_pulls and sums.requires_grad):
         return sums, torch.zeros_like(sums)
     with torch.no_grad():  # the covariance, under p, of log p and log p / q
-        surprises = log_probs.clamp_min(LOWEST)
-        excess = surprises - own_log_centroids - divergences.unsqueeze(-1)
-        return sums, torch.where(counted, (log_probs.exp() * surprises * excess).sum(dim=-1), 0.0).sum(dim=-1)
+        counted = counted & (logits > -torch.inf).all(dim=-1)
+        excess = log_probs - own_log_centroids - divergences.unsqueeze(-1)
+        return sums, torch.where(counted, (log_probs.exp() * log_probs * excess).sum(dim=-1), 0.0).sum(dim=-1)
 
 
 def summed_cross_entropy(

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from hf_cmim.functional.divergence import IGNORE_INDEX, LOWEST
+from hf_cmim.functional.scaling import Scaling, freed_of_scale
 
 BLOCK_ELEMENTS = 2**19
 """Numbers of a block at all temperatures, in each of its two buffers; ours, by benchmarks/loss.py."""
@@ -36,9 +37,14 @@ NEGLIGIBLE = -40.0
 
 
 def weighted_divergences(
-    logits: Tensor, labels: Tensor, log_centroids: Tensor, temperatures: Sequence[float], weights: Tensor
+    logits: Tensor,
+    labels: Tensor,
+    log_centroids: Tensor,
+    temperatures: Sequence[float],
+    weights: Tensor,
+    scaling: Scaling | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return sum_k weights_k sum_i KL(softmax(z_i / T_k) || Q_{y_i}^{T_k}), its inner sums, and its gradient.
+    """Return sum_k weights_k sum_i KL(softmax(z_i / T_k) || Q_{y_i}^{T_k}), its inner sums, and those of the scale.
 
     Args:
         logits: `(B, C)` raw logits; arithmetic is fp32, or fp64 for fp64 logits.
@@ -47,30 +53,34 @@ def weighted_divergences(
             with a row of -inf at any level adds nothing.
         temperatures: `K` numbers above 0.
         weights: `(K,)`, constant in the gradient.
+        scaling: multiplies the logits, and takes `outward` times half of each sample's variance out of the gradient;
+            None leaves both.
 
     Returns:
         The weighted sum, 0-d, differentiable once with respect to the logits; the sums at each temperature, `(K,)`,
-        detached; both in nats, fp32 (fp64 for fp64 logits). The gradient of the weighted sum, `(B, C)`, detached, in
-        the logits' type, without a row where no gradient is wanted.
+        detached; both in nats, fp32 (fp64 for fp64 logits). What `freed_of_scale` returns, `(3,)`, detached; without
+        a scaling 0.
 
     Raises:
         RuntimeError: in the backward pass, with `create_graph=True`.
     """
     wants_gradient = logits.requires_grad and torch.is_grad_enabled()
-    arguments = logits, labels, log_centroids.detach(), list(temperatures), weights.detach(), wants_gradient
+    held = log_centroids.detach(), list(temperatures), weights.detach()
+    arguments = logits, labels, *held, wants_gradient, *(scaling or (None, None))
     if torch.compiler.is_compiling() or type(logits) is not Tensor:  # fake tensors, for one
-        total, sums, gradient = torch.ops.hf_cmim.divergences(*arguments)
+        total, sums, scale_sums, _ = torch.ops.hf_cmim.divergences(*arguments)
     else:
-        total, sums, gradient = _apply_divergences(*arguments)
-    return total, sums.detach(), gradient.detach()
+        total, sums, scale_sums, _ = _apply_divergences(*arguments)
+    return total, sums.detach(), scale_sums.detach()
 
 
-def tempered_probs(logits: Tensor, temperatures: Sequence[float]) -> Tensor:
+def tempered_probs(logits: Tensor, temperatures: Sequence[float], multiplier: Tensor | None = None) -> Tensor:
     """Return softmax(logits / T) for every temperature, those below about exp(-40) not told apart.
 
     Args:
         logits: `(B, C)` raw logits.
         temperatures: `K` numbers above 0.
+        multiplier: 0-d factor of the logits, above 0; None is 1.
 
     Returns:
         `(K, B, C)`, fp32 (fp64 for fp64 logits), without a graph.
@@ -78,13 +88,16 @@ def tempered_probs(logits: Tensor, temperatures: Sequence[float]) -> Tensor:
     raised = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
     inverse, least, order = level_constants(tuple(temperatures), raised.dtype, raised.device)
     found = raised.new_empty(len(temperatures), *raised.shape)
-    _exponentiate(_centred(raised, temperatures), inverse, order, least, found)
+    _exponentiate(_centred(raised, temperatures, multiplier), inverse, order, least, found)
     return found.div_(found.sum(dim=2, keepdim=True))
 
 
-def _centred(logits: Tensor, temperatures: Sequence[float]) -> Tensor:
-    """Logits below their largest, not so far that they would count at any temperature."""
-    return (logits - logits.amax(dim=1, keepdim=True)).clamp_(min=NEGLIGIBLE * max(temperatures))
+def _centred(logits: Tensor, temperatures: Sequence[float], multiplier: Tensor | None) -> Tensor:
+    """Scaled logits below their largest, not so far that they would count at any temperature."""
+    below = logits - logits.amax(dim=1, keepdim=True)
+    if multiplier is not None:
+        below.mul_(multiplier)
+    return below.clamp_(min=NEGLIGIBLE * max(temperatures))
 
 
 def _divergences(
@@ -94,12 +107,15 @@ def _divergences(
     temperatures: list[float],
     weights: Tensor,
     wants_gradient: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the weighted sum, the sums, and the gradient in the logits' type; of 0 samples where it is not wanted."""
+    multiplier: Tensor | None,
+    outward: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return what the public function does, and the gradient in the logits' type; of 0 samples if not wanted."""
+    scaling = None if multiplier is None or outward is None else Scaling(multiplier, outward)
     if has_kernels(logits):
         from hf_cmim.functional import _triton  # it needs this module
 
-        return _triton.divergences(logits, labels, log_centroids, temperatures, weights, wants_gradient)
+        return _triton.divergences(logits, labels, log_centroids, temperatures, weights, wants_gradient, scaling)
     dtype = torch.promote_types(logits.dtype, torch.float32)
     weights = weights.to(dtype)
     samples, classes = logits.shape
@@ -107,10 +123,13 @@ def _divergences(
     gradient = logits.new_empty(samples if wants_gradient else 0, classes, dtype=dtype)
     blocks = logits.split(rows)
     gradients = gradient.split(rows) if wants_gradient else [None] * len(blocks)
-    sums = torch.zeros_like(weights)
-    for block in zip(blocks, labels.split(rows), gradients, strict=True):
-        sums += _sums_of_block(*block, log_centroids, tuple(temperatures), weights)
-    return torch.dot(weights, sums), sums, gradient.to(logits.dtype)
+    sums, scale_sums = torch.zeros_like(weights), weights.new_zeros(3)
+    for block, own, part in zip(blocks, labels.split(rows), gradients, strict=True):
+        raised = block.to(dtype)
+        sums += _sums_of_block(raised, own, part, log_centroids, tuple(temperatures), weights, multiplier)
+        if scaling is not None:
+            scale_sums += freed_of_scale(raised, own, part, *scaling)
+    return torch.dot(weights, sums), sums, scale_sums, gradient.to(logits.dtype)
 
 
 def has_kernels(logits: Tensor) -> bool:
@@ -130,6 +149,7 @@ def _sums_of_block(
     log_centroids: Tensor,
     temperatures: tuple[float, ...],
     weights: Tensor,
+    multiplier: Tensor | None,
     bounded: bool = False,
 ) -> Tensor:
     """Return the sums `(K,)` of a block and fill its `gradient`; `bounded` where a row of centroids may hold -inf."""
@@ -141,7 +161,7 @@ def _sums_of_block(
     if bounded:
         counted &= (products.amax(dim=2) > -torch.inf).all(dim=0)
         products.clamp_(min=LOWEST)
-    centred = _centred(logits.to(weights.dtype), temperatures)
+    centred = _centred(logits, temperatures, multiplier)
     products.addcmul_(centred, inverse, value=-1)  # q - u
     _exponentiate(centred, inverse, order, least, exponentials)
     products.mul_(exponentials)
@@ -150,7 +170,8 @@ def _sums_of_block(
     values = (means + partition.log()).squeeze(2)
     if not bounded and (logits.device.type != "cpu" or not math.isfinite(values.sum().item())):
         # A class is not seen yet: too rare to look at all rows each time, unless looking at the sum means waiting.
-        return _sums_of_block(logits, labels, gradient, log_centroids, temperatures, weights, bounded=True)
+        arguments = logits, labels, gradient, log_centroids, temperatures, weights, multiplier
+        return _sums_of_block(*arguments, bounded=True)
     if gradient is not None:
         # Not from the products in one bmm more: where one class has all the mass they cancel exactly only here.
         products.addcmul_(exponentials, means, value=-1)
@@ -219,16 +240,18 @@ def _fake(
     temperatures: list[float],
     weights: Tensor,
     wants_gradient: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+    multiplier: Tensor | None,
+    outward: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dtype = torch.promote_types(logits.dtype, torch.float32)
-    sums = logits.new_empty(len(temperatures), dtype=dtype)
-    gradient = logits.new_empty(logits.shape[0] if wants_gradient else 0, logits.shape[1])
-    return logits.new_empty((), dtype=dtype), sums, gradient
+    total, sums, scale_sums = (logits.new_empty(shape, dtype=dtype) for shape in ((), len(temperatures), 3))
+    return total, sums, scale_sums, logits.new_empty(logits.shape[0] if wants_gradient else 0, logits.shape[1])
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    _, sums, gradient = output
-    ctx.mark_non_differentiable(sums, gradient)
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+    _, *others, gradient = output
+    ctx.mark_non_differentiable(*others, gradient)
+    ctx.set_materialize_grads(False)  # of the others none comes, and none need be made of zeros
     ctx.save_for_backward(gradient)
 
 
@@ -239,7 +262,7 @@ def _backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
             ' second derivative would silently lack it. Use CMIMLoss(backend="eager") or HF_CMIM_BACKEND=eager.'
         )
     (gradient,), total = ctx.saved_tensors, gradients[0]
-    return gradient * total.to(gradient.dtype), None, None, None, None, None
+    return gradient * total.to(gradient.dtype), *[None] * 7
 
 
 class _Divergences(torch.autograd.Function):
@@ -251,13 +274,13 @@ class _Divergences(torch.autograd.Function):
     backward = staticmethod(_backward)
 
 
-_apply_divergences: Callable[..., tuple[Tensor, Tensor, Tensor]] = _Divergences.apply
+_apply_divergences: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] = _Divergences.apply
 
 # Not `custom_op`: its wrapper looks for aliases at every call, which on small batches takes as long as the work.
 torch.library.define(
     "hf_cmim::divergences",
-    "(Tensor logits, Tensor labels, Tensor log_centroids, float[] temperatures, Tensor weights, bool wants_gradient)"
-    " -> (Tensor, Tensor, Tensor)",
+    "(Tensor logits, Tensor labels, Tensor log_centroids, float[] temperatures, Tensor weights, bool wants_gradient,"
+    " Tensor? multiplier, Tensor? outward) -> (Tensor, Tensor, Tensor, Tensor)",
 )
 torch.library.impl("hf_cmim::divergences", "default", _divergences)
 torch.library.register_fake("hf_cmim::divergences", _fake)

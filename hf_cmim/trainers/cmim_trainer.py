@@ -151,10 +151,10 @@ class CMIMTrainer(ComponentTrainer):
             log_centroids = class_centroids(bank.shown(logits.detach()), labels, bank.temperatures).log()
         weight = self.current_weight
         cross_entropy = self._cross_entropy(outputs, logits, labels, num_items)
-        cmi, terms, pull = self.objective.concentration(
+        cmi, terms, scale_sums = self.objective.concentration(
             logits, labels, log_centroids, weight, num_items, bank.terms, bank.scaling
         )
-        bank.accumulate(logits, labels, {"cmi_per_temperature": terms, "cmi_pull": pull})
+        bank.accumulate(logits, labels, {"cmi_per_temperature": terms, "scale_sums": scale_sums})
         parts = torch.cat([torch.stack([cross_entropy.detach(), cmi.detach()]), terms]) * self.loss_scale
         self.record_components({("ce", "cmi", *(f"cmi_T{t:g}" for t in bank.temperatures)): parts})
         loss: Tensor = (cross_entropy + cmi) * self.loss_scale

@@ -1,32 +1,53 @@
 """The fused operator against a float64 twin: values, gradients, what torch.compile sees, and memory."""
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 
 import pytest
 import torch
-from problems import HALVING, OTHERS, arranged, case, twin
+from problems import HALVING, OTHERS, arranged, case, scaled_twin, twin
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 
 from hf_cmim.functional import fused
 from hf_cmim.functional.fused import weighted_divergences
+from hf_cmim.functional.scaling import Scaling
 
 
 def assert_agrees(logits, labels, log_centroids, temperatures, weights, tolerance=2e-5):
+    """Compare a problem with its twin, with the logits as they are and scaled."""
+    problem = logits, labels, log_centroids, temperatures, weights
+    expected_total, expected_sums, expected = twin(*problem)
+    nothing = torch.zeros(3, dtype=torch.float64)
+    assert_close(found_by(*problem), (expected_total, expected_sums, nothing, expected), tolerance)
+    scaling = Scaling(torch.tensor(0.8), torch.tensor(0.3))
+    assert_close(found_by(*problem, scaling), scaled_twin(*problem, scaling), tolerance)
+
+
+def found_by(logits, *others):
     logits = logits.detach().requires_grad_() if logits.is_leaf else logits
+    logits.grad = None
     logits.retain_grad()
-    total, sums, _ = weighted_divergences(logits, labels, log_centroids, temperatures, weights)
-    (0.5 * total).backward()
-    expected_total, expected_sums, expected_gradient = twin(logits, labels, log_centroids, temperatures, weights)
+    total, sums, scale_sums = weighted_divergences(logits, *others)
+    (0.5 * total).backward(retain_graph=True)
     raised = torch.promote_types(logits.dtype, torch.float32)
-    assert total.dtype == sums.dtype == raised
+    assert total.dtype == sums.dtype == scale_sums.dtype == raised
     assert logits.grad.dtype == logits.dtype
     assert not sums.requires_grad
+    assert not scale_sums.requires_grad
+    return total, sums, scale_sums, logits.grad
+
+
+def assert_close(found, expected, tolerance):
+    total, sums, scale_sums, gradient = found
+    expected_total, expected_sums, expected_scale_sums, expected_gradient = expected
     torch.testing.assert_close(total.double(), expected_total, rtol=tolerance, atol=1e-6)
     torch.testing.assert_close(sums.double(), expected_sums, rtol=tolerance, atol=1e-6)
-    eps = max(torch.finfo(logits.dtype).eps, tolerance)
+    atol = tolerance * max(1.0, expected_total.item())  # the pull is a sum of both signs
+    torch.testing.assert_close(scale_sums.double(), expected_scale_sums, rtol=tolerance, atol=atol)
+    eps = max(torch.finfo(gradient.dtype).eps, tolerance)
     largest = max(expected_gradient.abs().flatten().tolist(), default=0.0)
-    torch.testing.assert_close(logits.grad.double(), 0.5 * expected_gradient, rtol=eps, atol=eps * largest + 1e-8)
+    torch.testing.assert_close(gradient.double(), 0.5 * expected_gradient, rtol=eps, atol=eps * largest + 1e-8)
 
 
 @pytest.mark.parametrize("temperatures", [HALVING, HALVING[:1], OTHERS, OTHERS[2:]], ids=len)
@@ -171,7 +192,7 @@ def test_second_derivative_is_refused(operator):
     """Catches a penalty on the gradient that silently lacks the CMI: its gradient is a constant to autograd."""
     logits, labels, log_centroids, weights = case(4, 5, OTHERS)
     arguments = [logits.requires_grad_(), labels, log_centroids, OTHERS, weights]
-    total, *_ = operator(*arguments) if operator is weighted_divergences else operator(*arguments, True)
+    total, *_ = operator(*arguments) if operator is weighted_divergences else operator(*arguments, True, None, None)
     with pytest.raises(RuntimeError, match="Expected one derivative of the CMI"):
         torch.autograd.grad(total + logits.square().sum(), logits, create_graph=True)
 
@@ -181,8 +202,16 @@ def test_operator_keeps_the_rules_of_torch_library():
     logits, labels, log_centroids, weights = case(7, 9, HALVING, ignored=(2,))
     # Tracing both passes derives every output, also the gradient, which is refused: the compiled step covers it.
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
-    for wants_gradient in (True, False):
-        arguments = (logits.requires_grad_(wants_gradient), labels, log_centroids, HALVING, weights, wants_gradient)
+    for wants_gradient, scaling in product((True, False), ((None, None), torch.tensor([1.3, 0.2]).unbind())):
+        arguments = (
+            logits.requires_grad_(wants_gradient),
+            labels,
+            log_centroids,
+            HALVING,
+            weights,
+            wants_gradient,
+            *scaling,
+        )
         torch.library.opcheck(torch.ops.hf_cmim.divergences.default, arguments, test_utils=checks)
 
 

@@ -1,12 +1,19 @@
 """The Triton kernels against the float64 twin, in Triton's interpreter where there is no GPU."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import triton
-from problems import HALVING, OTHERS, case, twin
+from problems import HALVING, OTHERS, arranged, case, scaled_twin, twin
 
 from hf_cmim.functional import _triton
 from hf_cmim.functional.fused import weighted_divergences
+from hf_cmim.functional.scaling import Scaling
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -16,14 +23,26 @@ TOLERANCE = 1e-4 if torch.cuda.is_available() else 5e-5
 
 
 def assert_agrees(problem, temperatures, tolerance=TOLERANCE):
-    logits, labels, log_centroids, weights = problem
+    """Compare a problem with its twin, with the logits as they are and scaled."""
     moved = [each.to(DEVICE) for each in problem]
-    total, sums, gradient = _triton.divergences(*moved[:3], temperatures, moved[3], True)
-    expected_total, expected_sums, expected = twin(logits, labels, log_centroids, temperatures, weights)
-    assert gradient.dtype == logits.dtype
+    found = _triton.divergences(*moved[:3], temperatures, moved[3], True)
+    expected_total, expected_sums, expected = twin(*arranged(problem, temperatures))
+    assert_close(found, (expected_total, expected_sums, torch.zeros(3, dtype=torch.float64), expected), tolerance)
+    scaling = Scaling(torch.tensor(0.8, device=DEVICE), torch.tensor(0.3, device=DEVICE))
+    found = _triton.divergences(*moved[:3], temperatures, moved[3], True, scaling)
+    assert_close(found, scaled_twin(*arranged(problem, temperatures), scaling), tolerance)
+    assert found[3].dtype == problem[0].dtype
+
+
+def assert_close(found, expected, tolerance):
+    """Compare total, sums, sums of the scale and gradient."""
+    total, sums, scale_sums, gradient = found
+    expected_total, expected_sums, expected_scale_sums, expected = expected
     torch.testing.assert_close(total.double().cpu(), expected_total, rtol=tolerance, atol=1e-6)
     torch.testing.assert_close(sums.double().cpu(), expected_sums, rtol=tolerance, atol=1e-6)
-    eps = max(torch.finfo(logits.dtype).eps, tolerance)
+    atol = tolerance * max(1.0, expected_total.item())  # the pull is a sum of both signs
+    torch.testing.assert_close(scale_sums.double().cpu(), expected_scale_sums, rtol=tolerance, atol=atol)
+    eps = max(torch.finfo(gradient.dtype).eps, tolerance)
     largest = max(expected.abs().flatten().tolist(), default=0.0)
     torch.testing.assert_close(gradient.double().cpu(), expected, rtol=eps, atol=eps * largest + 1e-8)
 
@@ -72,7 +91,7 @@ def test_classes_not_seen_and_labels_ignored_add_nothing(kernel):
     one_level = log_centroids.clone()
     one_level[2, labels[7]] = -torch.inf
     one_level[:, 0] = -torch.inf
-    total, sums, gradient = _triton.divergences(logits, labels, one_level, OTHERS, weights, True)
+    total, sums, _, gradient = _triton.divergences(logits, labels, one_level, OTHERS, weights, True)
     assert total == 0
     assert (sums == 0).all()
     assert (gradient == 0).all()
@@ -104,7 +123,7 @@ def test_a_logit_that_is_no_number_shows(number, kernel):
     """Catches a maximum that drops nan: training would go on from a diverged model with a loss that looks fine."""
     logits, labels, log_centroids, weights = case(3, 20, HALVING)
     logits[1, 4] = number
-    total, _, gradient = _triton.divergences(logits, labels, log_centroids, HALVING, weights, True)
+    total, _, _, gradient = _triton.divergences(logits, labels, log_centroids, HALVING, weights, True)
     assert total.isnan()
     assert gradient[1].isnan().any()
 
@@ -115,7 +134,7 @@ def test_a_class_masked_out_and_an_ignored_sample_are_no_fault(kernel):
     labels[:] = 2
     labels[0] = -100
     logits[0, 4], logits[1, 5] = float("nan"), -float("inf")
-    total, _, gradient = _triton.divergences(logits, labels, log_centroids, OTHERS, weights, True)
+    total, _, _, gradient = _triton.divergences(logits, labels, log_centroids, OTHERS, weights, True)
     assert total.isfinite()
     assert gradient.isfinite().all()
     assert (gradient[0] == 0).all()
@@ -140,7 +159,7 @@ def test_without_gradient(kernel):
     problem = [each.to(DEVICE) for each in case(4, 9, HALVING)]
     results = [_triton.divergences(*problem[:3], HALVING, problem[3], wanted) for wanted in (True, False)]
     assert torch.equal(results[0][1], results[1][1])
-    assert results[1][2].shape == (0, 9)
+    assert results[1][3].shape == (0, 9)
 
 
 def test_sixteen_halving_levels_keep_their_precision(kernel):
@@ -165,6 +184,19 @@ def test_torch_compile_works_before_and_after():
         compiled = torch.compile(lambda numbers, scale=scale: (numbers * scale).log_softmax(1))
         torch.testing.assert_close(compiled(values), (values * scale).log_softmax(1))
         assert_agrees(case(2, 5, OTHERS), OTHERS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", [80, 90])
+def test_kernels_compile_for_a_gpu_that_is_not_there(capability, tmp_path):
+    """Catches what the interpreter lets through and a GPU's compiler does not, and rows that do not fit on chip."""
+    job = [sys.executable, str(Path(__file__).with_name("compiled_kernels.py")), str(capability)]
+    environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(job, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(rows) == 32
+    assert [row for row in rows if row["spilled"] > 64] == []  # of the 256 bytes a thread may have at 32 warps
 
 
 @pytest.mark.gpu  # on CPU: the tests above, and those of the operator in blocks
