@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from hf_cmim.functional.divergence import IGNORE_INDEX, check_temperatures
 from hf_cmim.functional.fused import tempered_probs
 from hf_cmim.functional.inputs import flatten_samples
+from hf_cmim.functional.label_information import LabelInformation, label_information
 from hf_cmim.functional.scaling import SMALLEST_SPREAD, Scaling, spread_of
 
 MOVED_ELEMENTS = 2**22
@@ -100,6 +101,11 @@ class CentroidBank(nn.Module):
     def scaling(self) -> Scaling | None:
         """How the loss is to scale its logits, None where they are left."""
         return Scaling(self.multiplier, self.outward) if self.logit_scale else None
+
+    @property
+    def label_information(self) -> LabelInformation:
+        """What the centroids say of the label, each class as frequent as in training so far."""
+        return label_information(self.probs, torch.where(self.seen.any(), self.seen, self.mass))
 
     @torch.no_grad()
     def accumulate(self, logits: Tensor, labels: Tensor, components: Mapping[str, Tensor] | None = None) -> None:

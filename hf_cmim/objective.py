@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hf_cmim.functional.divergence import IGNORE_INDEX, centroid_divergences, check_temperatures, summed_cross_entropy
 from hf_cmim.functional.fused import FEW_ELEMENTS, has_kernels, weighted_divergences
 from hf_cmim.functional.inputs import flatten_samples
+from hf_cmim.functional.label_information import LabelInformation, relative_divergences
 from hf_cmim.functional.scaling import Concentration, Scaling, spread_of
 
 DEFAULT_TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 16.0)
@@ -23,7 +24,7 @@ removes, and chasing it cost 3 points of accuracy on texts that are hard to clas
 DEFAULT_LOGIT_SCALE = 4.0
 """About the root mean square of a classifier's centred logits after training with cross-entropy; ours."""
 
-TemperatureWeighting = Literal["squared", "none"]
+TemperatureWeighting = Literal["squared", "information", "none"]
 Reduction = Literal["mean", "power_mean", "max"]
 Backend = Literal["auto", "eager", "fused"]
 BACKENDS = get_args(Backend)
@@ -35,8 +36,9 @@ class CMIMLoss(nn.Module):
 
     The centroids come from outside (a `CentroidBank`, or `class_centroids`) and are held constant: at the exact
     centroid their gradient vanishes anyway. f(T) = max(1, T^2) ("squared", ours: for large T, T^2 CMI_T tends to the
-    within-class variance of the centred logits over 2 C, and without the factor high temperatures weigh nothing) or 1
-    ("none").
+    within-class variance of the centred logits over 2 C, and without the factor high temperatures weigh nothing), 1
+    ("none"), or 1 / I_T ("information", ours), I_T being all that outputs say, of the label and beyond; the gradient
+    is then that of the quotient (`hf_cmim.functional.label_information`), made of `(K, B, C)` tensors.
 
     Reductions over temperatures other than the mean are made linear in the samples, so that splitting a batch leaves
     them unchanged: each temperature is weighted by the derivative of the reduction at the terms of the previous step.
@@ -49,7 +51,7 @@ class CMIMLoss(nn.Module):
 
     Args:
         temperatures: `K` distinct numbers above 0.
-        temperature_weighting: "squared" or "none".
+        temperature_weighting: "squared", "information" (with the reduction "mean" alone) or "none".
         reduction: "mean", "power_mean" or "max" over the weighted terms.
         order: exponent of the power mean, at least 1.
         class_weights: `(C,)` factors of the cross-entropy, or None.
@@ -84,8 +86,17 @@ class CMIMLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.temperatures = check_temperatures(temperatures)
-        if temperature_weighting not in ("squared", "none"):
-            raise ValueError(f'Expected temperature_weighting "squared" or "none", got {temperature_weighting!r}.')
+        if temperature_weighting not in get_args(TemperatureWeighting):
+            listed = '"squared", "information" or "none"'
+            raise ValueError(f"Expected temperature_weighting {listed}, got {temperature_weighting!r}.")
+        if temperature_weighting == "information" and (reduction, backend) not in (
+            ("mean", "auto"),
+            ("mean", "eager"),
+        ):
+            raise ValueError(
+                'Expected reduction "mean" and no fused backend with temperature_weighting "information", got'
+                f" {reduction!r} and {backend!r}: the quotient is derived for the mean, and the operator lacks it."
+            )
         if reduction not in ("mean", "power_mean", "max"):
             raise ValueError(f'Expected reduction "mean", "power_mean" or "max", got {reduction!r}.')
         if not 1 <= order < math.inf:
@@ -146,6 +157,7 @@ class CMIMLoss(nn.Module):
         num_items: Tensor | int | None = None,
         previous_terms: Tensor | None = None,
         scaling: Scaling | None = None,
+        information: LabelInformation | None = None,
     ) -> dict[str, Tensor]:
         """Return the components of the loss; `ce + cmi` is the loss.
 
@@ -160,6 +172,7 @@ class CMIMLoss(nn.Module):
             previous_terms: `(K,)` CMI per temperature of the previous step, for "power_mean" and "max"; all 0 weighs
                 every temperature alike, None uses this batch's own.
             scaling: how logits are scaled before the CMI is taken, as `CentroidBank.scaling` says; None leaves them.
+            information: `CentroidBank.label_information`, for the weighting of that name.
 
         Returns:
             `ce` and `cmi`, differentiable, 0-d, nats; `cmi_per_temperature`, `(K,)`, detached, unweighted, nats; with
@@ -168,7 +181,7 @@ class CMIMLoss(nn.Module):
         if num_items is None:
             num_items = (labels != IGNORE_INDEX).sum().clamp_min(1)
         cmi, terms, scale_sums = self.concentration(
-            logits, labels, log_centroids, weight, num_items, previous_terms, scaling
+            logits, labels, log_centroids, weight, num_items, previous_terms, scaling, information
         )
         components = {"ce": self.cross_entropy(logits, labels, num_items), "cmi": cmi, "cmi_per_temperature": terms}
         return components if scaling is None else components | {"scale_sums": scale_sums}
@@ -188,12 +201,23 @@ class CMIMLoss(nn.Module):
         num_items: Tensor | int,
         previous_terms: Tensor | None = None,
         scaling: Scaling | None = None,
+        information: LabelInformation | None = None,
     ) -> Concentration:
         """Return the CMI part of `forward`."""
         logits, labels = flatten_samples(logits, labels)
         self._check_centroids(logits, log_centroids)
+        samples = logits, labels, log_centroids.detach()
         with torch.autocast(logits.device.type, enabled=False):
-            found = self._of_weight_one(logits, labels, log_centroids.detach(), num_items, previous_terms, scaling)
+            if self.temperature_weighting != "information":
+                found = self._of_weight_one(*samples, num_items, previous_terms, scaling)
+            elif information is None or scaling is not None:
+                raise ValueError(
+                    'Expected information=bank.label_information and no scaling with the weighting "information": the'
+                    " CMI is divided by the former, and the quotient needs no scale."
+                )
+            else:
+                shares, sums = relative_divergences(*samples, self.temperatures, information, previous_terms)
+                found = Concentration(shares.mean() / num_items, sums / num_items, sums.new_zeros(3))
             return found._replace(cmi=weight * found.cmi)
 
     def _of_weight_one(
@@ -226,7 +250,7 @@ class CMIMLoss(nn.Module):
             scale_sums = torch.stack([torch.dot(weights, pulls), spread.detach(), count.to(spread)])
         return Concentration(cmi, sums.detach() / num_items, scale_sums)
 
-    def _is_fused(self, logits: Tensor, scaling: Scaling | None) -> bool:
+    def _is_fused(self, logits: Tensor, scaling: Scaling | None = None) -> bool:
         """Whether the operator is the fastest path, or the one asked for."""
         asked = os.environ.get(BACKEND_VARIABLE, self.backend) if self.backend == "auto" else self.backend
         if asked not in BACKENDS:
@@ -270,22 +294,3 @@ def reconstruction_temperatures(largest_power: float = 4.0, num_powers: int = 8)
     if not (largest_power > 0 and num_powers >= 1):
         raise ValueError(f"Expected largest_power > 0 and num_powers >= 1, got {largest_power} and {num_powers}.")
     return tuple(num_powers / (largest_power * step) for step in range(1, num_powers + 1))
-
-
-def ramped_weight(weight: float, progress: float, warmup: float, ramp: float) -> float:
-    """Return w(t): 0 up to `warmup`, then rising linearly over `ramp`, then `weight`.
-
-    Args:
-        weight: final weight.
-        progress: fraction of the optimizer steps done, in [0, 1].
-        warmup: fraction of training with weight 0.
-        ramp: fraction of training over which the weight rises.
-
-    >>> [ramped_weight(2.0, progress, warmup=0.2, ramp=0.4) for progress in (0.1, 0.4, 0.9)]
-    [0.0, 1.0, 2.0]
-    """
-    if progress < warmup:
-        return 0.0
-    if ramp == 0:
-        return weight
-    return weight * min(1.0, (progress - warmup) / ramp)

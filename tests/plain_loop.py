@@ -3,25 +3,24 @@
 import torch
 
 from hf_cmim import CentroidBank, CMIMLoss
-from hf_cmim.objective import ramped_weight
+from hf_cmim.trainers.ramp import ramped_weight
 
 
-def trained_classifier(weight, logit_scale=0.0, *, forgets_pull=False):
+def trained_classifier(weight, logit_scale=0.0, *, forgets_pull=False, temperature_weighting="squared"):
     """Train on overlapping clusters; return the logits of all samples, and their labels."""
     torch.manual_seed(0)
     labels = torch.arange(240) % 4
     inputs = torch.randn(4, 10)[labels] + torch.randn(240, 10)
     model = torch.nn.Sequential(torch.nn.Linear(10, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
-    loss = CMIMLoss()
+    loss = CMIMLoss(temperature_weighting=temperature_weighting)
     bank = CentroidBank(4, loss.temperatures, window=100, logit_scale=logit_scale)
     for step in range(300):
         batch = torch.randperm(240)[:32]
         logits = model(inputs[batch])
         ramped = ramped_weight(weight, step / 300, warmup=0.2, ramp=0.3)
-        components = loss(
-            logits, labels[batch], bank.log_centroids, ramped, previous_terms=bank.terms, scaling=bank.scaling
-        )
+        known = {"previous_terms": bank.terms, "scaling": bank.scaling, "information": bank.label_information}
+        components = loss(logits, labels[batch], bank.log_centroids, ramped, **known)
         optimizer.zero_grad()
         (components["ce"] + components["cmi"]).backward()
         optimizer.step()

@@ -12,7 +12,8 @@ from torch.nn import functional
 from hf_cmim import CentroidBank, CMIMLoss
 from hf_cmim.functional import class_centroids, cmi_curve, conditional_mutual_information, within_total_ratio
 from hf_cmim.functional.scaling import Scaling
-from hf_cmim.objective import DEFAULT_TEMPERATURES, ramped_weight, reconstruction_temperatures
+from hf_cmim.objective import DEFAULT_TEMPERATURES, reconstruction_temperatures
+from hf_cmim.trainers.ramp import ramped_weight
 
 CLASSES = 5
 OCTAVES = [2.0**k for k in range(-2, 5)]  # both sides of max(1, T^2)

@@ -111,6 +111,13 @@ def kl_divergence(log_probs: Tensor, other_log_probs: Tensor) -> Tensor:
     return (log_probs.exp() * (log_probs - other_log_probs)).sum(dim=-1)
 
 
+def own_centroids(labels: Tensor, log_centroids: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the log-centroid of each sample's class, `(K, B, C)`, finite, and which samples have one, `(B,)`."""
+    own = log_centroids[:, labels.clamp_min(0)]
+    counted = (labels != IGNORE_INDEX) & (own > -torch.inf).any(dim=-1).all(dim=0)
+    return own.clamp_min(LOWEST), counted
+
+
 def centroid_divergences(
     logits: Tensor, labels: Tensor, log_centroids: Tensor, temperatures: Sequence[float], wants_pulls: bool = False
 ) -> tuple[Tensor, Tensor]:
@@ -128,9 +135,7 @@ def centroid_divergences(
             masked class (a logit of -inf), `(K,)`, detached; 0 where no gradient flows.
     """
     log_probs = tempered_log_probs(logits, temperatures).clamp_min(LOWEST)  # of a masked class it is -inf
-    own_log_centroids = log_centroids[:, labels.clamp_min(0)]
-    counted = (labels != IGNORE_INDEX) & (own_log_centroids > -torch.inf).any(dim=-1).all(dim=0)
-    own_log_centroids = own_log_centroids.clamp_min(LOWEST)
+    own_log_centroids, counted = own_centroids(labels, log_centroids)
     divergences = kl_divergence(log_probs, own_log_centroids)
     sums = torch.where(counted, divergences, 0.0).sum(dim=-1)
     if not (wants_pulls and sums.requires_grad):

@@ -63,7 +63,11 @@ class CMIMConfig(PublishingConfig):
     )
     temperature_weighting: TemperatureWeighting | None = field(
         default=None,
-        metadata={"help": "Factor of each temperature: 'squared' (max(1, T^2)) or 'none'; unset: the preset's."},
+        metadata={
+            "help": "Factor of each temperature's CMI: 'squared' (max(1, T^2)), 'information' (1 over all that outputs"
+            " say, with the quotient's gradient: it keeps more back, and needs a larger cmi_weight, a warm-up and"
+            " logit_scale 0) or 'none'; unset: the preset's."
+        },
     )
     logit_scale: float | None = field(
         default=None,
@@ -132,7 +136,8 @@ class CMIMConfig(PublishingConfig):
         self.temperature_weighting = self.temperature_weighting or ("none" if reconstructed else "squared")
         self.reduction = self.reduction or ("power_mean" if reconstructed else "mean")
         if self.logit_scale is None:
-            self.logit_scale = 0.0 if reconstructed else DEFAULT_LOGIT_SCALE
+            needs_none = reconstructed or self.temperature_weighting == "information"
+            self.logit_scale = 0.0 if needs_none else DEFAULT_LOGIT_SCALE
         self.check_ranges()
 
     def check_ranges(self) -> None:
@@ -158,6 +163,12 @@ class CMIMConfig(PublishingConfig):
             )
         if self.class_weights is not None and not all(0 <= value < float("inf") for value in self.class_weights):
             raise ValueError(f"Expected class_weights >= 0 and finite, got {self.class_weights}.")
+        if self.temperature_weighting == "information" and (self.logit_scale or not self.cmi_warmup):
+            raise ValueError(
+                'Expected logit_scale 0 and cmi_warmup above 0 with temperature_weighting "information", got'
+                f" {self.logit_scale} and {self.cmi_warmup}: the quotient needs no scale, and would merge the classes"
+                " of a model that has learned nothing yet."
+            )
         check_logit_scale(self.logit_scale or 0.0)
         self.build_objective()
 

@@ -15,13 +15,14 @@ from hf_cmim.functional.information import class_centroids
 from hf_cmim.functional.inputs import check_label_range
 from hf_cmim.hub.certificate import Evaluation, Training
 from hf_cmim.measurement import Measurement
-from hf_cmim.objective import CMIMLoss, ramped_weight
+from hf_cmim.objective import CMIMLoss
 from hf_cmim.trainers.centroid_refresh import CentroidRefresh
 from hf_cmim.trainers.cmim_config import CMIMConfig
 from hf_cmim.trainers.components import ComponentTrainer
 from hf_cmim.trainers.evaluation import EvaluationAccumulator
 from hf_cmim.trainers.hardening_state import HardeningState
 from hf_cmim.trainers.launch import check_launch
+from hf_cmim.trainers.ramp import ramped_weight
 from hf_cmim.trainers.records import dataset_name, hardening_record, weights_version
 from hf_cmim.trainers.validation import check_arguments, check_head, logits_and_labels
 
@@ -125,11 +126,11 @@ class CMIMTrainer(ComponentTrainer):
         logits, labels = logits_and_labels(outputs, labels, inputs)
         if labels.device.type == "cpu" or self._state is None:
             check_label_range(labels, logits.shape[-1])
-        bank = self.hardening_state(logits.shape[-1]).bank
+        state = self.hardening_state(logits.shape[-1])
         if model.training:
-            loss = self._training_loss(outputs, logits, labels, num_items_in_batch, bank)
+            loss = self._training_loss(outputs, logits, labels, num_items_in_batch, state)
         else:
-            loss = self._evaluation_loss(outputs, logits, labels, bank)
+            loss = self._evaluation_loss(outputs, logits, labels, state)
         # Trainer takes the loss off the front of a tuple.
         return (loss, outputs if isinstance(outputs, dict) else (loss, *outputs)) if return_outputs else loss
 
@@ -140,8 +141,9 @@ class CMIMTrainer(ComponentTrainer):
         return self._state
 
     def _training_loss(
-        self, outputs: Any, logits: Tensor, labels: Tensor, num_items: Tensor | int | None, bank: CentroidBank
+        self, outputs: Any, logits: Tensor, labels: Tensor, num_items: Tensor | int | None, state: HardeningState
     ) -> Tensor:
+        bank = state.bank
         if num_items is None:
             num_items = (labels != IGNORE_INDEX).sum()
         elif isinstance(num_items, Tensor):
@@ -152,7 +154,7 @@ class CMIMTrainer(ComponentTrainer):
         weight = self.current_weight
         cross_entropy = self._cross_entropy(outputs, logits, labels, num_items)
         cmi, terms, scale_sums = self.objective.concentration(
-            logits, labels, log_centroids, weight, num_items, bank.terms, bank.scaling
+            logits, labels, log_centroids, weight, num_items, *state.known(self.objective)
         )
         bank.accumulate(logits, labels, {"cmi_per_temperature": terms, "scale_sums": scale_sums})
         parts = torch.cat([torch.stack([cross_entropy.detach(), cmi.detach()]), terms]) * self.loss_scale
@@ -170,12 +172,12 @@ class CMIMTrainer(ComponentTrainer):
             loss = self.objective.cross_entropy(logits, labels, num_items)
         return loss
 
-    def _evaluation_loss(self, outputs: Any, logits: Tensor, labels: Tensor, bank: CentroidBank) -> Tensor:
+    def _evaluation_loss(self, outputs: Any, logits: Tensor, labels: Tensor, state: HardeningState) -> Tensor:
         every_logits, every_labels = self.gather_samples(logits, labels)
         count = (every_labels != IGNORE_INDEX).sum().clamp_min(1)
         loss: Tensor
         cmi = self.objective.concentration(
-            every_logits, every_labels, bank.log_centroids, self.final_weight, 1, bank.terms, bank.scaling
+            every_logits, every_labels, state.bank.log_centroids, self.final_weight, 1, *state.known(self.objective)
         ).cmi
         summed = {"cmi": cmi}
         if self.compute_loss_func is None:
@@ -232,8 +234,7 @@ class CMIMTrainer(ComponentTrainer):
             self._measured = (dataset_name(dataloader.dataset), weights_version(self.model))
             named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
             exact_loss = {key: value for key, value in named.items() if key == f"{metric_key_prefix}_loss"}
-            # A metric the user computes keeps its name and value.
-            output.metrics.update(named | output.metrics | exact_loss)
+            output.metrics.update(named | output.metrics | exact_loss)  # what the user computes keeps name and value
         return output
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:

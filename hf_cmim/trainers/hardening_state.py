@@ -13,6 +13,9 @@ from transformers.utils import logging
 
 from hf_cmim.centroids import CentroidBank
 from hf_cmim.collapse import CollapseDetector
+from hf_cmim.functional.label_information import LabelInformation
+from hf_cmim.functional.scaling import Scaling
+from hf_cmim.objective import CMIMLoss
 
 logger = logging.get_logger(__name__)
 
@@ -42,6 +45,11 @@ class HardeningState:
         self.detector = CollapseDetector(num_classes).to(device)
         self.weight_scale = 1.0
         self.lacks_centroids = False
+
+    def known(self, objective: CMIMLoss) -> tuple[Tensor, Scaling | None, LabelInformation | None]:
+        """Return what the objective takes from the steps before."""
+        is_relative = objective.temperature_weighting == "information"
+        return self.bank.terms, self.bank.scaling, self.bank.label_information if is_relative else None
 
     def guard(self, action: str, weight: float, step: int, class_names: Mapping[int, str]) -> bool:
         """Look for classes that began to merge, and report them.

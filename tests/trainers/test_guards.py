@@ -35,6 +35,9 @@ class TestSettings:
         ({"collapse_guard": "panic"}, 'collapse_guard "warn"'),
         ({"reduction": "sum"}, 'reduction "mean"'),
         ({"temperature_weighting": "cubed"}, 'temperature_weighting "squared"'),
+        ({"temperature_weighting": "information", "cmi_warmup": 0.0}, "cmi_warmup above 0 .*got 0.0 and 0.0"),
+        ({"temperature_weighting": "information", "logit_scale": 4.0}, "got 4.0 and 0.2: the quotient needs no scale"),
+        ({"temperature_weighting": "information", "reduction": "max"}, 'reduction "mean" and no fused backend'),
         ({"reduction_order": 0.5}, "order of the power mean of at least 1"),
         ({"preset": "paper"}, 'preset "default" or "reconstruction"'),
         ({"class_weights": [1.0, -1.0]}, "class_weights >= 0"),
@@ -55,6 +58,7 @@ class TestSettings:
         assert (paper.temperature_weighting, paper.reduction) == ("none", "max")
         assert (default.logit_scale, paper.logit_scale) == (4.0, 0.0)
         assert CMIMConfig(output_dir=str(tmp_path), logit_scale=0.0).logit_scale == 0.0
+        assert CMIMConfig(output_dir=str(tmp_path), temperature_weighting="information").logit_scale == 0.0
         assert CMIMConfig(**{**paper.to_dict(), "output_dir": "x"}).temperatures == paper.temperatures
 
     def test_every_own_field_has_help(self):
