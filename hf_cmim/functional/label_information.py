@@ -1,6 +1,6 @@
 """The CMI as a share of all that outputs say.
 
-By the chain rule what an output says of its sample is I(X; Yhat) = I(Y; Yhat) + I(X; Yhat | Y): what it says of the
+By the chain rule what an output P says of its sample X is I(X; P) = I(Y; P) + I(X; P | Y): what it says of the
 label and, the CMI, what it says beyond. The share of the latter is a number between 0 and 1 that needs no scale: where
 all logits shrink, both fall alike at high temperatures, and pushing classes further apart that nobody confuses changes
 neither. Source: ours.
@@ -25,7 +25,7 @@ class LabelInformation(NamedTuple):
 
     Attributes:
         log_marginals: `(K, C)` log of the mean output of all classes, by how often each occurs.
-        information: `(K,)` I(Y; Yhat) at each temperature, nats: the mean divergence of centroids from that output.
+        information: `(K,)` I(Y; P) at each temperature, nats: the mean divergence of centroids from that output.
     """
 
     log_marginals: Tensor
@@ -44,12 +44,13 @@ def label_information(centroids: Tensor, counts: Tensor) -> LabelInformation:
     >>> certain.information  # log 2
     tensor([0.6931])
     """
-    prior = (counts / counts.sum().clamp_min(1e-12)).to(centroids.dtype)
-    marginals = torch.einsum("c,kcj->kj", prior, centroids).clamp_min(math.exp(LOWEST)).unsqueeze(1)
-    apart = centroids / marginals - 1
-    # Not a difference of entropies, whose rounding is as large as what weak outputs say.
-    per_class = (marginals * (torch.special.xlog1py(1 + apart, apart) - apart)).sum(dim=2)
-    return LabelInformation(marginals.squeeze(1).log(), per_class @ prior)
+    with torch.autocast(centroids.device.type, enabled=False):  # in half precision the products would lose it all
+        prior = (counts / counts.sum().clamp_min(1e-12)).to(centroids.dtype)
+        marginals = torch.einsum("c,kcj->kj", prior, centroids).clamp_min(math.exp(LOWEST)).unsqueeze(1)
+        apart = centroids / marginals - 1
+        # Not a difference of entropies, whose rounding is as large as what weak outputs say.
+        per_class = (marginals * (torch.special.xlog1py(1 + apart, apart) - apart)).sum(dim=2)
+        return LabelInformation(marginals.squeeze(1).log(), per_class @ prior)
 
 
 def relative_divergences(

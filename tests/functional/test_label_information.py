@@ -34,7 +34,7 @@ def exact(logits, labels, temperatures=TEMPERATURES):
 
 
 def share(logits, labels, temperature):
-    """CMI / I(X; Yhat) from probabilities alone, differentiable through centroids and marginal."""
+    """CMI / I(X; P) from probabilities alone, differentiable through centroids and marginal."""
     keep = labels >= 0
     probs, own = (logits[keep] / temperature).softmax(dim=1), labels[keep]
     rows = torch.stack([probs[own == label].mean(dim=0) for label in range(5)])
@@ -59,7 +59,7 @@ def test_information_of_the_label_is_that_of_scipy(seed):
 
 
 def test_what_is_said_of_the_label_and_beyond_is_all_that_is_said():
-    """The chain rule, on what a bank holds: I(X; Yhat) = I(Y; Yhat) + CMI."""
+    """The chain rule, on what a bank holds: I(X; P) = I(Y; P) + CMI."""
     logits, labels = samples()
     _, known, terms = exact(logits, labels)
     rows, _ = reference.valid_samples(logits.tolist(), labels.tolist())
@@ -67,6 +67,17 @@ def test_what_is_said_of_the_label_and_beyond_is_all_that_is_said():
         probs = [reference.softmax(row, temperature) for row in rows]
         said = stats.entropy(reference.mean_row(probs)) - math.fsum(map(stats.entropy, probs)) / len(probs)
         assert (known.information[level] + terms[level]).item() == pytest.approx(said, rel=1e-9)
+
+
+def test_weak_outputs_and_autocast_keep_their_precision():
+    """Catches a difference of entropies in fp32, and products in half precision: either is nothing but noise."""
+    logits, labels = samples()
+    weak = class_centroids(0.01 * logits, labels, [4.0])
+    expected = label_information(weak, counts_of(labels)).information
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = label_information(weak.float(), counts_of(labels)).information
+    assert expected.item() < 1e-4
+    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=0)
 
 
 def test_classes_that_do_not_occur_say_nothing():
@@ -80,6 +91,21 @@ def test_classes_that_do_not_occur_say_nothing():
     empty = CentroidBank(3, [1.0]).label_information
     assert empty.information.item() == pytest.approx(0, abs=1e-6)
     assert empty.log_marginals.isfinite().all()
+
+
+@pytest.mark.parametrize("filled", [True, False], ids=["filled", "moved"])
+def test_bank_weighs_classes_by_how_often_they_occur(filled):
+    """Catches classes that weigh alike, and a bank filled before the first step that has counted none."""
+    logits, labels = samples()
+    labels[labels == 3] = 4  # unequal, and one that does not occur
+    bank = CentroidBank(5, TEMPERATURES, window=1e9).double()
+    if filled:
+        bank.fill([(logits, labels)])
+    else:
+        bank.accumulate(logits, labels)
+        bank.step()
+    _, expected, _ = exact(logits, labels)
+    torch.testing.assert_close(bank.label_information.information, expected.information, rtol=1e-5, atol=1e-7)
 
 
 def test_gradient_is_that_of_the_whole_share():
