@@ -105,7 +105,7 @@ class CentroidBank(nn.Module):
     @property
     def label_information(self) -> LabelInformation:
         """What the centroids say of the label, each class as frequent as in training so far."""
-        return label_information(self.probs, torch.where(self.seen.any(), self.seen, self.mass))
+        return label_information(self.probs, self.log_probs, torch.where(self.seen.any(), self.seen, self.mass))
 
     @torch.no_grad()
     def accumulate(self, logits: Tensor, labels: Tensor, components: Mapping[str, Tensor] | None = None) -> None:

@@ -42,9 +42,9 @@ class CollapseDetector(nn.Module):
     A pair of well-sampled classes is collapsing when, over 15 checks, its centroids stay closer than 0.05 in total
     variation without moving apart while the recall of one is below 0.05 (too strong a weight from the first step:
     cross-entropy never separated them), or when its distance falls to half of the largest it ever had. Of a bank that
-    scales its logits, half the distance counts only where the recall of one is that low: as the scale of all logits is
-    free to grow, similar classes come closer in what is left of it, and are told apart as well as before. Each pair is
-    reported once until it recovers.
+    scales its logits, and where the caller says that distances alone mean nothing, half the distance counts only where
+    the recall of one is that low: such an objective leaves the scale of the outputs free, and similar classes that are
+    told apart as well as before may stand closer. Each pair is reported once until it recovers.
 
     Args:
         num_classes: `C`.
@@ -66,8 +66,13 @@ class CollapseDetector(nn.Module):
         self.register_buffer("reported", torch.zeros(size, size, dtype=torch.bool))
 
     @torch.no_grad()
-    def check(self, bank: CentroidBank) -> list[CollapsedPair]:
-        """Return the pairs that began to collapse since the last check, the closest first."""
+    def check(self, bank: CentroidBank, scale_is_free: bool = False) -> list[CollapsedPair]:
+        """Return the pairs that began to collapse since the last check, the closest first.
+
+        Args:
+            bank: the centroids.
+            scale_is_free: whether the objective leaves the outputs' scale free though the bank does not scale them.
+        """
         if not self.largest_distances.numel():
             return []
         level = min(range(len(bank.temperatures)), key=lambda k: abs(torch.tensor(bank.temperatures[k]).log().item()))
@@ -85,7 +90,7 @@ class CollapseDetector(nn.Module):
         self.merged_checks.copy_(torch.where(stalled, self.merged_checks + 1, merged))
         self.merged_distances.copy_(torch.where(stalled, self.merged_distances, torch.where(merged, distances, 0.0)))
         halved = (distances <= self.largest_distances / 2) & (self.largest_distances >= NOTABLE_DISTANCE)
-        if bank.logit_scale:
+        if bank.logit_scale or scale_is_free:
             halved &= one_lost
         collapsed = trusted & ((self.merged_checks >= STALLED_CHECKS) | halved)
         fresh = (collapsed & ~self.reported).triu()

@@ -56,15 +56,16 @@ def test_halved_distance_is_named():
     assert bank.recall.tolist() == [1, 1, 1]
 
 
-def test_halved_distance_of_scaled_logits_needs_a_lost_class():
-    """Catches an alarm over every pair of similar classes once the scale of the logits has grown."""
+@pytest.mark.parametrize("scale_is_free", [False, True], ids=["scaled", "free"])
+def test_halved_distance_where_the_scale_is_free_needs_a_lost_class(scale_is_free):
+    """Catches an alarm over every pair of similar classes once the scale of the outputs has changed."""
     detector, bank = CollapseDetector(3), bank_of(APART)
     detector.check(bank)
     feed(bank, CLOSER)
-    bank.logit_scale = 4.0  # only now, so that the distances are those of the test before
+    bank.logit_scale = 0.0 if scale_is_free else 4.0  # only now, so that distances are those of the test before
     for recall, expected in ((1.0, 0), (0.06, 0), (0.04, 1)):
         bank.recall[1] = recall
-        assert len(detector.check(bank)) == expected
+        assert len(detector.check(bank, scale_is_free)) == expected
 
 
 def test_distance_may_fall_a_little():

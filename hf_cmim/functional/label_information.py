@@ -6,7 +6,6 @@ all logits shrink, both fall alike at high temperatures, and pushing classes fur
 neither. Source: ours.
 """
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -32,25 +31,29 @@ class LabelInformation(NamedTuple):
     information: Tensor
 
 
-def label_information(centroids: Tensor, counts: Tensor) -> LabelInformation:
-    """Return what centroids say of the label.
+def label_information(centroids: Tensor, log_centroids: Tensor, counts: Tensor) -> LabelInformation:
+    """Return what centroids say of the label, from one look at their table.
 
     Args:
-        centroids: `(K, C, C)`, row c of a level being the mean output of class c; rows of classes not counted are not
-            read.
+        centroids: `(K, C, C)`, row c of a level being the mean output of class c; 0 for classes without a sample.
+        log_centroids: `(K, C, C)` their logarithms; -inf for a class without a sample.
         counts: `(C,)` how often each class occurs, at least 0, in any unit.
 
-    >>> certain = label_information(torch.eye(2).unsqueeze(0), torch.ones(2))
-    >>> certain.information  # log 2
+    >>> certain = torch.eye(2).unsqueeze(0)
+    >>> label_information(certain, certain.log(), torch.ones(2)).information  # log 2
     tensor([0.6931])
     """
-    with torch.autocast(centroids.device.type, enabled=False):  # in half precision the products would lose it all
-        prior = (counts / counts.sum().clamp_min(1e-12)).to(centroids.dtype)
-        marginals = torch.einsum("c,kcj->kj", prior, centroids).clamp_min(math.exp(LOWEST)).unsqueeze(1)
-        apart = centroids / marginals - 1
-        # Not a difference of entropies, whose rounding is as large as what weak outputs say.
-        per_class = (marginals * (torch.special.xlog1py(1 + apart, apart) - apart)).sum(dim=2)
-        return LabelInformation(marginals.squeeze(1).log(), per_class @ prior)
+    prior = counts.double() / counts.sum().clamp_min(1e-12)
+    marginals, information = [], []
+    with torch.autocast(centroids.device.type, enabled=False):
+        for rows, logs in zip(centroids, log_centroids, strict=True):  # one by one: they are large
+            # In double precision, as single rounds a difference of entropies by as much as weak outputs say.
+            marginal = prior @ rows.double()
+            own = torch.linalg.vecdot(rows.double(), logs.clamp_min(LOWEST).double())
+            information.append(prior @ own + torch.special.entr(marginal).sum())
+            marginals.append(marginal)
+    log_marginals = torch.stack(marginals).log().clamp_min(LOWEST)
+    return LabelInformation(log_marginals.to(centroids.dtype), torch.stack(information).to(centroids.dtype))
 
 
 def relative_divergences(

@@ -51,7 +51,9 @@ class HardeningState:
         is_relative = objective.temperature_weighting == "information"
         return self.bank.terms, self.bank.scaling, self.bank.label_information if is_relative else None
 
-    def guard(self, action: str, weight: float, step: int, class_names: Mapping[int, str]) -> bool:
+    def guard(
+        self, action: str, weight: float, step: int, class_names: Mapping[int, str], scale_is_free: bool = False
+    ) -> bool:
         """Look for classes that began to merge, and report them.
 
         Args:
@@ -59,11 +61,12 @@ class HardeningState:
             weight: the full weight as it stands, for the report.
             step: optimizer steps done.
             class_names: names for the report; a class without one goes by its number.
+            scale_is_free: as `CollapseDetector.check` takes it.
 
         Returns:
             Whether training should stop.
         """
-        pairs = self.detector.check(self.bank)
+        pairs = self.detector.check(self.bank, scale_is_free)
         if not pairs:
             return False
         listed = ", ".join(
