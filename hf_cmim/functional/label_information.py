@@ -43,13 +43,14 @@ def label_information(centroids: Tensor, log_centroids: Tensor, counts: Tensor) 
     >>> label_information(certain, certain.log(), torch.ones(2)).information  # log 2
     tensor([0.6931])
     """
-    prior = counts.double() / counts.sum().clamp_min(1e-12)
+    # In double precision, as single rounds a difference of entropies by as much as weak outputs say.
+    dtype = torch.float32 if centroids.device.type == "mps" else torch.float64
+    prior = counts.to(dtype) / counts.sum().clamp_min(1e-12)
     marginals, information = [], []
     with torch.autocast(centroids.device.type, enabled=False):
         for rows, logs in zip(centroids, log_centroids, strict=True):  # one by one: they are large
-            # In double precision, as single rounds a difference of entropies by as much as weak outputs say.
-            marginal = prior @ rows.double()
-            own = torch.linalg.vecdot(rows.double(), logs.clamp_min(LOWEST).double())
+            marginal = prior @ rows.to(dtype)
+            own = torch.linalg.vecdot(rows.to(dtype), logs.clamp_min(LOWEST).to(dtype))
             information.append(prior @ own + torch.special.entr(marginal).sum())
             marginals.append(marginal)
     log_marginals = torch.stack(marginals).log().clamp_min(LOWEST)
