@@ -65,8 +65,8 @@ class CMIMConfig(PublishingConfig):
         default=None,
         metadata={
             "help": "Factor of each temperature's CMI: 'squared' (max(1, T^2)), 'information' (1 over all that outputs"
-            " say, with the quotient's gradient: it keeps more back, and needs a larger cmi_weight, a warm-up and"
-            " logit_scale 0) or 'none'; unset: the preset's."
+            " say, with the quotient's gradient: it keeps more back, and needs a larger cmi_weight, logit_scale 0,"
+            " and a warm-up or centroid_prefill) or 'none'; unset: the preset's."
         },
     )
     logit_scale: float | None = field(
@@ -163,11 +163,12 @@ class CMIMConfig(PublishingConfig):
             )
         if self.class_weights is not None and not all(0 <= value < float("inf") for value in self.class_weights):
             raise ValueError(f"Expected class_weights >= 0 and finite, got {self.class_weights}.")
-        if self.temperature_weighting == "information" and (self.logit_scale or not self.cmi_warmup):
+        has_learned = self.cmi_warmup > 0 or self.centroid_prefill
+        if self.temperature_weighting == "information" and (self.logit_scale or not has_learned):
             raise ValueError(
                 'Expected logit_scale 0 and cmi_warmup above 0 with temperature_weighting "information", got'
                 f" {self.logit_scale} and {self.cmi_warmup}: the quotient needs no scale, and would merge the classes"
-                " of a model that has learned nothing yet."
+                " of a model that has learned nothing yet. For a trained model set centroid_prefill=True instead."
             )
         check_logit_scale(self.logit_scale or 0.0)
         self.build_objective()

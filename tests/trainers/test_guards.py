@@ -59,6 +59,8 @@ class TestSettings:
         assert (default.logit_scale, paper.logit_scale) == (4.0, 0.0)
         assert CMIMConfig(output_dir=str(tmp_path), logit_scale=0.0).logit_scale == 0.0
         assert CMIMConfig(output_dir=str(tmp_path), temperature_weighting="information").logit_scale == 0.0
+        trained = {"temperature_weighting": "information", "cmi_warmup": 0.0, "centroid_prefill": True}
+        assert CMIMConfig(output_dir=str(tmp_path), **trained).cmi_warmup == 0.0
         assert CMIMConfig(**{**paper.to_dict(), "output_dir": "x"}).temperatures == paper.temperatures
 
     def test_every_own_field_has_help(self):
