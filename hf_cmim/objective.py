@@ -58,7 +58,7 @@ class CMIMLoss(nn.Module):
         label_smoothing: label smoothing of the cross-entropy, in [0, 1).
         backend: "eager" (one tensor of all temperatures, any reduction), "fused" (one operator of little memory,
             where the weights over temperatures are known beforehand), or "auto", the faster one for device and shape;
-            the environment variable HF_CMIM_BACKEND replaces "auto".
+            the environment variable HF_CMIM_BACKEND replaces "auto". The weighting "information" is always eager.
 
     Raises:
         ValueError: an argument outside its range.
@@ -110,6 +110,7 @@ class CMIMLoss(nn.Module):
             raise ValueError(f"Expected a backend of {BACKENDS}, got {backend!r}.")
         self.backend = backend
         self.temperature_weighting = temperature_weighting
+        self.is_relative = temperature_weighting == "information"
         self.reduction = reduction
         self.order = order
         self.label_smoothing = label_smoothing
@@ -208,7 +209,7 @@ class CMIMLoss(nn.Module):
         self._check_centroids(logits, log_centroids)
         samples = logits, labels, log_centroids.detach()
         with torch.autocast(logits.device.type, enabled=False):
-            if self.temperature_weighting != "information":
+            if not self.is_relative:
                 found = self._of_weight_one(*samples, num_items, previous_terms, scaling)
             elif information is None or scaling is not None:
                 raise ValueError(

@@ -132,7 +132,7 @@ def centroid_divergences(
 
     Returns:
         The sums, `(K,)`, nats; their derivatives by the logarithm of a factor on the logits of all samples without a
-            masked class (a logit of -inf), `(K,)`, detached; 0 where no gradient flows.
+        masked class (a logit of -inf), `(K,)`, detached; 0 where no gradient flows.
     """
     log_probs = tempered_log_probs(logits, temperatures).clamp_min(LOWEST)  # of a masked class it is -inf
     own_log_centroids, counted = own_centroids(labels, log_centroids)

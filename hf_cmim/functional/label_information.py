@@ -15,8 +15,8 @@ from torch import Tensor
 from hf_cmim.functional.divergence import LOWEST, own_centroids, tempered_log_probs
 
 SMALLEST_INFORMATION = 1e-4
-"""Nats below which what outputs say counts as this, so that those of an untrained model pull at nothing: at T = 16 as
-much is said by logits of a root mean square of about .2."""
+"""Nats below which what outputs say counts as this, so that those of an untrained model pull little: at T = 16 as much
+is said by logits of a root mean square of about .2."""
 
 
 class LabelInformation(NamedTuple):

@@ -79,7 +79,7 @@ def freed_of_scale(
         `(3,)`: the derivative by the logarithm of a factor on all logits (0 without a gradient), and what `spread_of`
         returns.
     """
-    centred, count = _centred(logits, labels)
+    centred, count = _less_mean(logits, labels)
     pull = logits.new_zeros(())
     if gradient is not None:
         gradient.mul_(multiplier)
@@ -88,7 +88,7 @@ def freed_of_scale(
     return torch.stack([pull, _summed_variance(centred), count.to(pull)])
 
 
-def _centred(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def _less_mean(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return each sample's logits less their mean, 0 where it does not count, and how many count."""
     mean = logits.mean(dim=1, keepdim=True)
     valid = (labels != IGNORE_INDEX) & (mean.squeeze(1).abs() < math.inf)
@@ -108,7 +108,7 @@ class _Spread(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        centred, count = _centred(logits, labels)
+        centred, count = _less_mean(logits, labels)
         ctx.mark_non_differentiable(count)
         ctx.save_for_backward(logits, labels)
         return _summed_variance(centred), count
@@ -116,7 +116,7 @@ class _Spread(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         logits, labels = ctx.saved_tensors
-        centred, _ = _centred(logits, labels)  # made anew: a second derivative may be wanted
+        centred, _ = _less_mean(logits, labels)  # made anew: a second derivative may be wanted
         return centred * (gradients[0] * (2 / logits.shape[1])), None
 
 

@@ -206,8 +206,8 @@ class CMIMTrainer(ComponentTrainer):
         due = step % max(1, self.state.max_steps // 100) == 0 and self.current_weight > 0
         if due and self.args.collapse_guard != "off":
             names = getattr(getattr(self.model, "config", None), "id2label", None) or {}
-            is_relative = self.objective.temperature_weighting == "information"
-            if self._state.guard(self.args.collapse_guard, self.final_weight, step, names, is_relative):
+            situation = self.final_weight, step, names, self.objective.is_relative
+            if self._state.guard(self.args.collapse_guard, *situation):
                 self.control.should_training_stop = True
         return loss
 

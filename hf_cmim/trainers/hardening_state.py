@@ -48,8 +48,8 @@ class HardeningState:
 
     def known(self, objective: CMIMLoss) -> tuple[Tensor, Scaling | None, LabelInformation | None]:
         """Return what the objective takes from the steps before."""
-        is_relative = objective.temperature_weighting == "information"
-        return self.bank.terms, self.bank.scaling, self.bank.label_information if is_relative else None
+        information = self.bank.label_information if objective.is_relative else None
+        return self.bank.terms, self.bank.scaling, information
 
     def guard(
         self, action: str, weight: float, step: int, class_names: Mapping[int, str], scale_is_free: bool = False

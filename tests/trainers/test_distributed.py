@@ -39,8 +39,9 @@ def test_two_processes_equal_one(model: str, data: str, reduction: str, tmp_path
         both = on_two_processes(JOB, tmp_path / str(batch), settings)
         assert tiny.largest_difference(tiny.weights(alone.model), both["weights"]) < 5e-6
         ours, theirs = dict(alone.bank.state_dict()), dict(both["bank"])
-        # Over a spread of 3e-4, a divergence of 1e-5 that is rounded at 1e-7 in each of its samples.
-        torch.testing.assert_close(theirs.pop("outward"), ours.pop("outward"), rtol=0.05, atol=1e-6)
+        # Over a spread of 3e-4, a divergence of 1e-5 that is rounded at 1e-7; a power mean weighs by its third power.
+        rounding = 0.05 if reduction == "power_mean" else 0.02
+        torch.testing.assert_close(theirs.pop("outward"), ours.pop("outward"), rtol=rounding, atol=1e-6)
         assert tiny.largest_difference(ours, theirs) < 5e-6
         for ours, theirs in zip([e for e in alone.state.log_history if "loss" in e], both["logs"], strict=True):
             for name in ("loss", "ce", "cmi", "cmi_T4"):
