@@ -8,7 +8,7 @@ when classes that nobody confuses are pushed further apart, which hides nothing.
 Fashion-MNIST and over five garments alone (T-shirt, pullover, dress, coat, shirt: their samples, their logits), with
 the root mean square of all centred logits, and for the garments the mean margin of the right one over the next and the
 mean standard deviation of a logit within a class. All of it on the 20,000 images that the teachers were trained on.
-Teachers are those of benchmarks/audit_fashion_mnist.py; missing ones are trained.
+Teachers are those of benchmarks/audit_teachers.py fashion_mnist; missing ones are trained.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from audit_fashion_mnist import teacher
+from audit_teachers import teacher
 from hardening import fashion_mnist_samples
 from torch import Tensor
 
@@ -60,7 +60,7 @@ def main() -> None:
     print("| teacher | accuracy, % | RMS | within/total | garments: within/total | margin | within a class |")
     print("|---" * 7 + "|")
     for arm in options.arms:
-        model = teacher(arm, options.data_dir, options.teachers, options.seed)
+        model = teacher("fashion_mnist", arm, options.data_dir, options.teachers, options.seed)
         with torch.no_grad():
             logits = torch.cat([model(part)["logits"] for part in images.split(2_000)])
         print(f"| {arm} |", " | ".join(f"{number:.3g}" for number in row(logits, labels)), "|", flush=True)

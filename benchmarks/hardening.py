@@ -162,23 +162,24 @@ def fashion_mnist(data_dir: str) -> Task:
     return Task(train[:20_000], train[20_000:30_000], test, ConvNet, schedule)
 
 
-def wordnet(data_dir: str) -> Task:
-    """WordNet glosses, 20,000 / 10,000 / 9,508 texts of 40 classes, and a deep averaging network.
+def wordnet_samples(data_dir: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]], DataCollatorWithPadding]:
+    """Return the 85,559 training and 9,508 test texts in their own order, and what pads them.
 
-    Byte-level BPE, because training a WordPiece tokenizer is not deterministic: runs could not be compared.
+    The tokenizer knows the first 20,000 alone. Byte-level BPE, because training a WordPiece tokenizer is not
+    deterministic: runs could not be compared.
     """
     from datasets import load_dataset
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
     data = load_dataset(data_dir)
-    train = data["train"].select(range(20_000))
     raw = Tokenizer(models.BPE())
     raw.normalizer, raw.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.ByteLevel()
     every = {
         "special_tokens": ["[PAD]", "[UNK]", "[CLS]", "[SEP]"],
         "initial_alphabet": pre_tokenizers.ByteLevel.alphabet(),
     }
-    raw.train_from_iterator(train["text"], trainers.BpeTrainer(vocab_size=8_000, show_progress=False, **every))
+    known = data["train"].select(range(20_000))["text"]
+    raw.train_from_iterator(known, trainers.BpeTrainer(vocab_size=8_000, show_progress=False, **every))
     raw.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
@@ -192,11 +193,14 @@ def wordnet(data_dir: str) -> Task:
             {"input_ids": ids, "labels": label} for ids, label in zip(encoded["input_ids"], part["label"], strict=True)
         ]
 
+    return texts(data["train"]), texts(data["test"]), DataCollatorWithPadding(tokenizer)
+
+
+def wordnet(data_dir: str) -> Task:
+    """WordNet glosses, 20,000 / 10,000 / 9,508 texts of 40 classes, and a deep averaging network."""
+    train, test, collator = wordnet_samples(data_dir)
     schedule = {"num_train_epochs": 12, "learning_rate": 3e-3, "per_device_train_batch_size": 128}
-    return Task(
-        texts(train), texts(data["train"].select(range(75_000, 85_000))), texts(data["test"]),
-        DeepAveragingNet, schedule, DataCollatorWithPadding(tokenizer),
-    )  # fmt: skip
+    return Task(train[:20_000], train[75_000:85_000], test, DeepAveragingNet, schedule, collator)
 
 
 TASKS = {"digits": digits, "fashion_mnist": fashion_mnist, "wordnet": wordnet}

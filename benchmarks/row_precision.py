@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hf_cmim.functional import class_centroids, kl_divergence, tempered_log_probs
-from hf_cmim.objective import DEFAULT_TEMPERATURES
+from hf_cmim.functional.temperatures import DEFAULT_TEMPERATURES
 
 SAMPLES = 20
 FLOOR = 1e-8

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from hf_cmim.functional.divergence import IGNORE_INDEX, check_temperatures
-from hf_cmim.functional.fused import tempered_probs
+from hf_cmim.functional.blocks import tempered_probs
+from hf_cmim.functional.divergence import IGNORE_INDEX
 from hf_cmim.functional.inputs import flatten_samples
-from hf_cmim.functional.label_information import LabelInformation, label_information
+from hf_cmim.functional.label_information import LabelFollower, LabelInformation, MovedRows
 from hf_cmim.functional.scaling import SMALLEST_SPREAD, Scaling, spread_of
+from hf_cmim.functional.temperatures import check_temperatures
 
 MOVED_ELEMENTS = 2**22
 """Numbers of all temperatures that are moved at once: small banks in one go, large ones level by level; ours."""
@@ -33,6 +34,7 @@ class CentroidBank(nn.Module):
         floor: smallest probability a centroid shows, so that one outlier cannot make the divergence infinite.
         logit_scale: root mean square of a sample's logits around their mean to which larger logits are brought, by one
             factor for all that follows their running spread; 0 leaves all. The loss must then be given `scaling`.
+        follows_label: whether to keep what the centroids say of the label, for the weighting "information".
 
     Attributes:
         probs: `(K, C, C)` centroids; row c of a class not seen is 0.
@@ -65,6 +67,7 @@ class CentroidBank(nn.Module):
         window: float = 500.0,
         floor: float = 1e-8,
         logit_scale: float = 0.0,
+        follows_label: bool = False,
     ) -> None:
         super().__init__()
         if num_classes < 2:
@@ -88,6 +91,7 @@ class CentroidBank(nn.Module):
         self.register_buffer("terms", torch.zeros(levels))
         for name, value in (("spread", 0.0), ("spread_mass", 0.0), ("multiplier", 1.0), ("outward", 0.0)):
             self.register_buffer(name, torch.tensor(value))
+        self.label = LabelFollower(levels, num_classes) if follows_label else None
         self.register_buffer("log_probs", torch.full_like(self.probs, -torch.inf), persistent=False)
         self.register_load_state_dict_post_hook(_after_loading)  # type: ignore[no-untyped-call]
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -103,9 +107,9 @@ class CentroidBank(nn.Module):
         return Scaling(self.multiplier, self.outward) if self.logit_scale else None
 
     @property
-    def label_information(self) -> LabelInformation:
-        """What the centroids say of the label, each class as frequent as in training so far."""
-        return label_information(self.probs, self.log_probs, torch.where(self.seen.any(), self.seen, self.mass))
+    def label_information(self) -> LabelInformation | None:
+        """What the centroids say of the label, each class as frequent as so far; None where it is not followed."""
+        return None if self.label is None else self.label.information
 
     @torch.no_grad()
     def accumulate(self, logits: Tensor, labels: Tensor, components: Mapping[str, Tensor] | None = None) -> None:
@@ -162,7 +166,8 @@ class CentroidBank(nn.Module):
         self._follow_scale(*totals[-3:])
         if move_centroids:
             self.mass.copy_(mass)
-            self._move(logits, labels, rates, rates * per_sample)
+            moved = None if self.label is None else self.label.begin_move(counts, self.seen, labels)
+            self._move(logits, labels, rates, rates * per_sample, moved)
 
     @torch.no_grad()
     def fill(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -196,6 +201,10 @@ class CentroidBank(nn.Module):
                 " CMI would stay 0. Look for labels that are all -100."
             )
         self.recall.copy_(hits / counts.clamp_min(1))
+        if not self.seen.any():
+            self.seen.copy_(counts)
+        if self.label is not None:
+            self.label.read(self.probs, self.log_probs, counts)
 
     def _checked(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         logits, labels = flatten_samples(logits, labels)
@@ -235,7 +244,9 @@ class CentroidBank(nn.Module):
         both = flags.new_zeros(self.num_classes, 2).index_add_(0, labels.clamp_min(0), flags)
         return both[:, 0], both[:, 1]
 
-    def _move(self, logits: Tensor, labels: Tensor, rates: Tensor, shares: Tensor) -> None:
+    def _move(
+        self, logits: Tensor, labels: Tensor, rates: Tensor, shares: Tensor, moved: MovedRows | None = None
+    ) -> None:
         """Move centroids to (1 - rates) Q + shares * (sum of the class's outputs); both `(C,)`, 0 for classes absent.
 
         Of a large table only the rows of classes present are read and written, once for each sample (equal labels
@@ -251,6 +262,8 @@ class CentroidBank(nn.Module):
             levels = slice(start, start + step)
             table, log_table = self.probs[levels], self.log_probs[levels]
             probs = tempered_probs(logits, self.temperatures[levels], multiplier).to(table.dtype).mul_(shares)
+            if self.label is not None and moved is not None:
+                self.label.leave(moved, levels, table)
             if fewer:
                 rows = table.index_select(1, own).mul_(kept)
                 table.index_copy_(1, own, rows).index_add_(1, own, probs)
@@ -259,6 +272,8 @@ class CentroidBank(nn.Module):
             else:
                 table.mul_(kept).index_add_(1, own, probs)
                 torch.maximum(table, floors, out=log_table).log_()
+            if self.label is not None and moved is not None:
+                self.label.enter(moved, levels, table, log_table)
 
     def _mass_of(self, counts: Tensor) -> Tensor:
         """Weight of n samples, the newest weighing 1: the sum of (1 - 1/window)^i for i < n."""
@@ -277,3 +292,5 @@ def check_logit_scale(logit_scale: float) -> None:
 def _after_loading(bank: CentroidBank, _: object) -> None:
     floors = torch.where(bank.mass > 0, bank.floor, 0.0).unsqueeze(1)
     torch.maximum(bank.probs, floors, out=bank.log_probs).log_()
+    if bank.label is not None and not bank.label.shares.any():  # of another weighting, or of an earlier release
+        bank.label.read(bank.probs, bank.log_probs, bank.seen)

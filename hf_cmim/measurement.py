@@ -12,8 +12,8 @@ from torch import Tensor
 
 from hf_cmim.functional.calibration import Calibration, CalibrationStatistics, octave_grid
 from hf_cmim.functional.clusters import ClusterStatistics
-from hf_cmim.functional.divergence import check_temperatures
 from hf_cmim.functional.inputs import select_valid
+from hf_cmim.functional.temperatures import check_temperatures
 
 TOP_K = 5
 

@@ -8,18 +8,13 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from hf_cmim.functional.divergence import IGNORE_INDEX, centroid_divergences, check_temperatures, summed_cross_entropy
-from hf_cmim.functional.fused import FEW_ELEMENTS, has_kernels, weighted_divergences
+from hf_cmim.functional.blocks import FEW_ELEMENTS
+from hf_cmim.functional.divergence import IGNORE_INDEX, centroid_divergences, summed_cross_entropy
+from hf_cmim.functional.fused import has_kernels, weighted_divergences
 from hf_cmim.functional.inputs import flatten_samples
-from hf_cmim.functional.label_information import LabelInformation, relative_divergences
+from hf_cmim.functional.label_information import LabelInformation, quotient, relative_divergences
 from hf_cmim.functional.scaling import Concentration, Scaling, spread_of
-
-DEFAULT_TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 16.0)
-"""Powers of two over the usual range of distillation temperatures; ours.
-
-Colder ones are left out on validation data: there the CMI tends to the entropy of the errors, which no concentration
-removes, and chasing it cost 3 points of accuracy on texts that are hard to classify (CONTRIBUTING.md, "Defaults").
-"""
+from hf_cmim.functional.temperatures import DEFAULT_TEMPERATURES, check_temperatures, reconstruction_temperatures
 
 DEFAULT_LOGIT_SCALE = 4.0
 """About the root mean square of a classifier's centred logits after training with cross-entropy; ours."""
@@ -38,7 +33,7 @@ class CMIMLoss(nn.Module):
     centroid their gradient vanishes anyway. f(T) = max(1, T^2) ("squared", ours: for large T, T^2 CMI_T tends to the
     within-class variance of the centred logits over 2 C, and without the factor high temperatures weigh nothing), 1
     ("none"), or 1 / I_T ("information", ours), I_T being all that outputs say, of the label and beyond; the gradient
-    is then that of the quotient (`hf_cmim.functional.label_information`), made of `(K, B, C)` tensors.
+    is then that of the quotient (`hf_cmim.functional.label_information`).
 
     Reductions over temperatures other than the mean are made linear in the samples, so that splitting a batch leaves
     them unchanged: each temperature is weighted by the derivative of the reduction at the terms of the previous step.
@@ -58,7 +53,7 @@ class CMIMLoss(nn.Module):
         label_smoothing: label smoothing of the cross-entropy, in [0, 1).
         backend: "eager" (one tensor of all temperatures, any reduction), "fused" (one operator of little memory,
             where the weights over temperatures are known beforehand), or "auto", the faster one for device and shape;
-            the environment variable HF_CMIM_BACKEND replaces "auto". The weighting "information" is always eager.
+            the environment variable HF_CMIM_BACKEND replaces "auto".
 
     Raises:
         ValueError: an argument outside its range.
@@ -89,13 +84,10 @@ class CMIMLoss(nn.Module):
         if temperature_weighting not in get_args(TemperatureWeighting):
             listed = '"squared", "information" or "none"'
             raise ValueError(f"Expected temperature_weighting {listed}, got {temperature_weighting!r}.")
-        if temperature_weighting == "information" and (reduction, backend) not in (
-            ("mean", "auto"),
-            ("mean", "eager"),
-        ):
+        if temperature_weighting == "information" and reduction != "mean":
             raise ValueError(
-                'Expected reduction "mean" and no fused backend with temperature_weighting "information", got'
-                f" {reduction!r} and {backend!r}: the quotient is derived for the mean, and the operator lacks it."
+                f'Expected reduction "mean" with temperature_weighting "information", got {reduction!r}: the gradient'
+                " is that of a mean of quotients, and another reduction would train something else."
             )
         if reduction not in ("mean", "power_mean", "max"):
             raise ValueError(f'Expected reduction "mean", "power_mean" or "max", got {reduction!r}.')
@@ -213,13 +205,33 @@ class CMIMLoss(nn.Module):
                 found = self._of_weight_one(*samples, num_items, previous_terms, scaling)
             elif information is None or scaling is not None:
                 raise ValueError(
-                    'Expected information=bank.label_information and no scaling with the weighting "information": the'
-                    " CMI is divided by the former, and the quotient needs no scale."
+                    'Expected information=bank.label_information and no scaling with the weighting "information", got'
+                    f" {'no information' if information is None else 'a scaling'}: the CMI is divided by all that"
+                    " outputs say, and the quotient needs no scale. Build CentroidBank(follows_label=True)."
                 )
             else:
-                shares, sums = relative_divergences(*samples, self.temperatures, information, previous_terms)
-                found = Concentration(shares.mean() / num_items, sums / num_items, sums.new_zeros(3))
+                found = self._share(*samples, num_items, previous_terms, information)
             return found._replace(cmi=weight * found.cmi)
+
+    def _share(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        log_centroids: Tensor,
+        num_items: Tensor | int,
+        terms: Tensor | None,
+        information: LabelInformation,
+    ) -> Concentration:
+        samples = logits, labels, log_centroids, self.temperatures
+        if terms is not None and self._is_fused(logits, True):
+            derived = quotient(information, terms)
+            weights = derived.weights / len(self.temperatures)
+            gradient, sums, _ = weighted_divergences(*samples, weights, extrapolation=derived.extrapolation)
+            shares = gradient + ((sums / derived.totals).mean() - gradient.detach())
+        else:
+            each, sums = relative_divergences(*samples, information, terms)
+            shares = each.mean()
+        return Concentration(shares / num_items, sums / num_items, sums.new_zeros(3))
 
     def _of_weight_one(
         self,
@@ -234,7 +246,7 @@ class CMIMLoss(nn.Module):
             scaling = scaling._replace(outward=scaling.outward / num_items)
         basis = self.factors if previous_terms is None else previous_terms
         is_known = self.reduction == "mean" or previous_terms is not None
-        if is_known and self._is_fused(logits, scaling):
+        if is_known and self._is_fused(logits, scaling is not None):
             weights = self.temperature_weights(basis) / num_items
             cmi, sums, scale_sums = weighted_divergences(
                 logits, labels, log_centroids, self.temperatures, weights, scaling
@@ -251,14 +263,14 @@ class CMIMLoss(nn.Module):
             scale_sums = torch.stack([torch.dot(weights, pulls), spread.detach(), count.to(spread)])
         return Concentration(cmi, sums.detach() / num_items, scale_sums)
 
-    def _is_fused(self, logits: Tensor, scaling: Scaling | None = None) -> bool:
-        """Whether the operator is the fastest path, or the one asked for."""
+    def _is_fused(self, logits: Tensor, does_more: bool) -> bool:
+        """Whether the operator is the fastest path, or the one asked for; `does_more` than divergences alone."""
         asked = os.environ.get(BACKEND_VARIABLE, self.backend) if self.backend == "auto" else self.backend
         if asked not in BACKENDS:
             raise ValueError(f"Expected {BACKEND_VARIABLE} to be one of {BACKENDS}, got {asked!r}.")
         if asked == "auto":
             large = len(self.temperatures) * logits.numel() >= FEW_ELEMENTS
-            return has_kernels(logits) or (logits.device.type == "cpu" and (large or scaling is not None))
+            return has_kernels(logits) or (logits.device.type == "cpu" and (large or does_more))
         return asked == "fused"
 
     def _check_centroids(self, logits: Tensor, log_centroids: Tensor) -> None:
@@ -284,14 +296,3 @@ class CMIMLoss(nn.Module):
             mean = relative.pow(self.order).mean().pow(1 / self.order)
             shares = uniform * (relative / mean.clamp_min(1e-30)).pow(self.order - 1)
         return torch.where(weighted.max() > 0, shares, uniform) * self.factors.to(terms.device)
-
-
-def reconstruction_temperatures(largest_power: float = 4.0, num_powers: int = 8) -> tuple[float, ...]:
-    """Return T = 1/alpha for alpha on a uniform grid of `num_powers` points in (0, largest_power].
-
-    >>> reconstruction_temperatures(2.0, 4)
-    (2.0, 1.0, 0.6666666666666666, 0.5)
-    """
-    if not (largest_power > 0 and num_powers >= 1):
-        raise ValueError(f"Expected largest_power > 0 and num_powers >= 1, got {largest_power} and {num_powers}.")
-    return tuple(num_powers / (largest_power * step) for step in range(1, num_powers + 1))

@@ -14,7 +14,7 @@ def trained_classifier(weight, logit_scale=0.0, *, forgets_pull=False, temperatu
     model = torch.nn.Sequential(torch.nn.Linear(10, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
     loss = CMIMLoss(temperature_weighting=temperature_weighting)
-    bank = CentroidBank(4, loss.temperatures, window=100, logit_scale=logit_scale)
+    bank = CentroidBank(4, loss.temperatures, 100, logit_scale=logit_scale, follows_label=loss.is_relative)
     for step in range(300):
         batch = torch.randperm(240)[:32]
         logits = model(inputs[batch])

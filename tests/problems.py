@@ -4,6 +4,8 @@ import math
 
 import torch
 
+from hf_cmim.functional.label_information import Extrapolation
+
 HALVING = [2.0**power for power in (1, -2, 0, 3, -1, 4, 2, 5)]  # in no order
 OTHERS = [0.5, 1.0, 3.0, 7.5]
 
@@ -28,10 +30,13 @@ def arranged(problem, temperatures):
     return logits, labels, log_centroids, temperatures, weights
 
 
-def twin(logits, labels, log_centroids, temperatures, weights):
-    """Total, sums `(K,)` and gradient in float64, one sample and temperature at a time, by automatic derivation."""
+def twin(logits, labels, log_centroids, temperatures, weights, extrapolation=None):
+    """Total, sums `(K,)` and gradient in float64, one sample and temperature at a time, by automatic derivation.
+
+    With an extrapolation total and gradient are of references that lie as much further from the mean output.
+    """
     raised = logits.detach().double().requires_grad_()
-    sums = [raised.new_zeros(()) for _ in temperatures]
+    sums, beyond = ([raised.new_zeros(()) for _ in temperatures] for _ in range(2))
     for row, label in zip(raised, labels.tolist(), strict=True):
         if label < 0 or bool((log_centroids[:, label] == -torch.inf).all(dim=-1).any()):
             continue
@@ -39,9 +44,23 @@ def twin(logits, labels, log_centroids, temperatures, weights):
             log_probs = (row / temperature).log_softmax(-1)
             centroid = log_centroids[level, label].double().clamp_min(math.log(torch.finfo(torch.float32).tiny))
             sums[level] = sums[level] + (log_probs.exp() * (log_probs - centroid)).sum()
-    total = sum(weight * value for weight, value in zip(weights.double(), sums, strict=True)) + 0 * raised.sum()
+            if extrapolation is not None:
+                distance = extrapolation.ratios[level].double() * (
+                    centroid - extrapolation.log_marginals[level].double()
+                )
+                beyond[level] = beyond[level] + (log_probs.exp() * (log_probs - centroid - distance)).sum()
+    weighted = sums if extrapolation is None else beyond
+    total = sum(weight * value for weight, value in zip(weights.double(), weighted, strict=True)) + 0 * raised.sum()
     total.backward()
     return total.detach(), torch.stack(sums).detach(), raised.grad
+
+
+def extrapolation_of(log_centroids):
+    """A mean output and ratios for them."""
+    levels, classes, _ = log_centroids.shape
+    generator = torch.Generator().manual_seed(classes)
+    marginals = torch.randn(levels, classes, generator=generator).log_softmax(-1)
+    return Extrapolation(marginals, 3 * torch.rand(levels, generator=generator))
 
 
 def scaled_twin(logits, labels, log_centroids, temperatures, weights, scaling):

@@ -12,7 +12,7 @@ from torch.nn import functional
 from hf_cmim import CentroidBank, CMIMLoss
 from hf_cmim.functional import class_centroids, cmi_curve, conditional_mutual_information, within_total_ratio
 from hf_cmim.functional.scaling import Scaling
-from hf_cmim.objective import DEFAULT_TEMPERATURES, reconstruction_temperatures
+from hf_cmim.functional.temperatures import DEFAULT_TEMPERATURES, reconstruction_temperatures
 from hf_cmim.trainers.ramp import ramped_weight
 
 CLASSES = 5
@@ -512,22 +512,23 @@ def test_backend_follows_the_size_and_the_variable(monkeypatch):
     """Catches a variable that is not read, and the operator on batches so small that starting it is the cost."""
     small, large = torch.zeros(4, 5), torch.zeros(1000, 5)
     loss = CMIMLoss(OCTAVES)
-    assert not loss._is_fused(small)
-    assert loss._is_fused(large)
+    assert not loss._is_fused(small, False)
+    assert loss._is_fused(large, False)
+    assert loss._is_fused(small, True), "what else it does takes as many operations more"
     monkeypatch.setenv("HF_CMIM_BACKEND", "fused")
-    assert loss._is_fused(small)
-    assert not CMIMLoss(OCTAVES, backend="eager")._is_fused(small)
+    assert loss._is_fused(small, False)
+    assert not CMIMLoss(OCTAVES, backend="eager")._is_fused(small, False)
     monkeypatch.delenv("HF_CMIM_BACKEND")
     on_gpu = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float16, numel=lambda: 20)
-    assert loss._is_fused(on_gpu)
+    assert loss._is_fused(on_gpu, False)
     on_gpu.dtype = torch.float64
-    assert not loss._is_fused(on_gpu)
+    assert not loss._is_fused(on_gpu, False)
     on_gpu.dtype = torch.float32
     monkeypatch.setattr("hf_cmim.functional.fused._has_triton", lambda: False)
-    assert not loss._is_fused(on_gpu)
+    assert not loss._is_fused(on_gpu, False)
     monkeypatch.setenv("HF_CMIM_BACKEND", "cuda")
     with pytest.raises(ValueError, match="Expected HF_CMIM_BACKEND to be one of.*got 'cuda'"):
-        loss._is_fused(small)
+        loss._is_fused(small, False)
     with pytest.raises(ValueError, match="Expected a backend of.*got 'fast'"):
         CMIMLoss(OCTAVES, backend="fast")
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hf_cmim.functional.divergence import check_temperatures
 from hf_cmim.functional.inputs import select_valid
+from hf_cmim.functional.temperatures import check_temperatures
 
 NUM_BINS = 15
 """Confidence bins of the expected calibration error: equal widths over (0, 1]."""

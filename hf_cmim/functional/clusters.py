@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hf_cmim.functional.divergence import check_temperatures
 from hf_cmim.functional.inputs import select_valid
+from hf_cmim.functional.temperatures import check_temperatures
 
 
 class ClusterStatistics:

@@ -16,30 +16,6 @@ LOWEST = math.log(torch.finfo(torch.float32).tiny)
 """A probability below the smallest normal fp32 number is taken as that number: 0 * inf is nan."""
 
 
-def check_temperatures(temperatures: Sequence[float]) -> tuple[float, ...]:
-    """Return the temperatures as a tuple of floats, or say which one cannot be used.
-
-    Raises:
-        ValueError: no temperature, one that is not a finite number above 0, or one given twice.
-    """
-    values = tuple(float(temperature) for temperature in temperatures)
-    if not values:
-        raise ValueError("Expected at least one temperature, got none: there would be no cluster to measure.")
-    for value in values:
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(
-                f"Expected temperatures above 0 and finite, got {value}: softmax(logits / {value}) is not a"
-                " distribution. Remove it; for the limit of hard predictions use a small value such as 0.02."
-            )
-    if len(set(values)) < len(values):
-        repeated = sorted({value for value in values if values.count(value) > 1})
-        raise ValueError(
-            f"Expected distinct temperatures, got {repeated} more than once: they would silently count double."
-            " Remove the copies."
-        )
-    return values
-
-
 def tempered_log_probs(logits: Tensor, temperatures: Sequence[float]) -> Tensor:
     """Return log softmax(logits / T) for every temperature.
 

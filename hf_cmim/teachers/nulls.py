@@ -120,28 +120,32 @@ class CentroidNull(AbstractTeacher):
         log_centroids: `(C, C)` log-probabilities: row c answers the samples labelled c, columns are in the teacher's
             order.
         class_names: names of the columns; None if they are in the order of the labels' numbers.
+        unseen: classes that it cannot answer for, as no answer to a sample of theirs is known.
+
+    Raises:
+        ValueError: when asked about a sample of one of them.
 
     Source: ours.
     """
 
     wants_labels = True
 
-    def __init__(self, log_centroids: Tensor, *, class_names: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, log_centroids: Tensor, *, class_names: Sequence[str] | None = None, unseen: Sequence[int] = ()
+    ) -> None:
         if log_centroids.ndim != 2 or log_centroids.shape[0] != log_centroids.shape[1]:
             raise ValueError(f"Expected log_centroids (C, C), one answer a class, got {tuple(log_centroids.shape)}.")
         super().__init__(len(log_centroids), class_names)
         self.log_centroids = log_centroids.detach()
+        self.unseen = tuple(unseen)
 
     @classmethod
     def fit(cls, teacher: AbstractTeacher, batches: Iterable[tuple[Mapping[str, Any], Tensor]]) -> "CentroidNull":
-        """Return the null of a teacher's answers to the attacker's own queries.
+        """Return the null of a teacher's answers to the attacker's own queries; they may lack classes.
 
         Args:
             teacher: teacher that is asked.
             batches: its views of the batches, with labels `(B, ...)` in [0, C), or -100 to ignore.
-
-        Raises:
-            ValueError: a class without a sample.
         """
         num_classes = teacher.num_classes
         sums = torch.zeros(num_classes, num_classes, dtype=torch.float64)
@@ -153,16 +157,17 @@ class CentroidNull(AbstractTeacher):
             sums.index_add_(0, rows, teacher(inputs, labels).cpu()[valid].double())
             counts += rows.bincount(minlength=num_classes)
         unseen = (counts == 0).nonzero().flatten().tolist()
-        if unseen:
-            raise ValueError(
-                f"Expected samples of all {num_classes} classes, got none of {unseen[:8]}: the null would have no"
-                " answer there. Take more queries."
-            )
-        centroids = torch.log_softmax(sums / counts.unsqueeze(-1), dim=-1).float()
-        return cls(centroids, class_names=teacher.class_names)
+        centroids = torch.log_softmax(sums / counts.clamp_min(1).unsqueeze(-1), dim=-1).float()
+        return cls(centroids, class_names=teacher.class_names, unseen=unseen)
 
     def _answer(self, inputs: Mapping[str, Any], labels: Tensor | None) -> Tensor:
         assert labels is not None  # __call__ looks
+        asked = sorted({*self.unseen} & {*labels.unique().tolist()}) if self.unseen else []
+        if asked:
+            raise ValueError(
+                f"Expected samples of classes that the null was fitted on, got some of {asked[:8]}: no answer of the"
+                " teacher to these is known, and one of another class would be no null. Fit it on more queries."
+            )
         self.log_centroids = self.log_centroids.to(labels.device)
         return self.log_centroids[labels.clamp_min(0)]
 

@@ -6,15 +6,8 @@ from typing import Any, Literal
 from transformers.utils import logging
 
 from hf_cmim.centroids import check_logit_scale
-from hf_cmim.functional.divergence import check_temperatures
-from hf_cmim.objective import (
-    DEFAULT_LOGIT_SCALE,
-    DEFAULT_TEMPERATURES,
-    CMIMLoss,
-    Reduction,
-    TemperatureWeighting,
-    reconstruction_temperatures,
-)
+from hf_cmim.functional.temperatures import DEFAULT_TEMPERATURES, check_temperatures, reconstruction_temperatures
+from hf_cmim.objective import DEFAULT_LOGIT_SCALE, CMIMLoss, Reduction, TemperatureWeighting
 from hf_cmim.trainers.publishing_config import PublishingConfig
 
 logger = logging.get_logger(__name__)
@@ -187,8 +180,12 @@ class CMIMConfig(PublishingConfig):
     @property
     def bank_settings(self) -> dict[str, Any]:
         """What `CentroidBank` takes beside the number of classes."""
-        temperatures, scale = self.temperatures or DEFAULT_TEMPERATURES, float(self.logit_scale or 0)
-        return {"temperatures": temperatures, "window": self.centroid_window, "logit_scale": scale}
+        return {
+            "temperatures": self.temperatures or DEFAULT_TEMPERATURES,
+            "window": self.centroid_window,
+            "logit_scale": float(self.logit_scale or 0),
+            "follows_label": self.temperature_weighting == "information",
+        }
 
     @property
     def ramp_end(self) -> float:

@@ -154,7 +154,7 @@ class CMIMTrainer(ComponentTrainer):
         weight = self.current_weight
         cross_entropy = self._cross_entropy(outputs, logits, labels, num_items)
         cmi, terms, scale_sums = self.objective.concentration(
-            logits, labels, log_centroids, weight, num_items, *state.known(self.objective)
+            logits, labels, log_centroids, weight, num_items, *state.known
         )
         bank.accumulate(logits, labels, {"cmi_per_temperature": terms, "scale_sums": scale_sums})
         parts = torch.cat([torch.stack([cross_entropy.detach(), cmi.detach()]), terms]) * self.loss_scale
@@ -177,7 +177,7 @@ class CMIMTrainer(ComponentTrainer):
         count = (every_labels != IGNORE_INDEX).sum().clamp_min(1)
         loss: Tensor
         cmi = self.objective.concentration(
-            every_logits, every_labels, state.bank.log_centroids, self.final_weight, 1, *state.known(self.objective)
+            every_logits, every_labels, state.bank.log_centroids, self.final_weight, 1, *state.known
         ).cmi
         summed = {"cmi": cmi}
         if self.compute_loss_func is None:

@@ -15,7 +15,6 @@ from hf_cmim.centroids import CentroidBank
 from hf_cmim.collapse import CollapseDetector
 from hf_cmim.functional.label_information import LabelInformation
 from hf_cmim.functional.scaling import Scaling
-from hf_cmim.objective import CMIMLoss
 
 logger = logging.get_logger(__name__)
 
@@ -30,7 +29,7 @@ class HardeningState:
 
     Args:
         num_classes: `C`.
-        settings: what `CentroidBank` takes beside it: `temperatures`, `window` and `logit_scale`.
+        settings: what `CentroidBank` takes beside it: `temperatures`, `window`, `logit_scale`, `follows_label`.
         device: where the tensors live.
 
     Attributes:
@@ -46,10 +45,10 @@ class HardeningState:
         self.weight_scale = 1.0
         self.lacks_centroids = False
 
-    def known(self, objective: CMIMLoss) -> tuple[Tensor, Scaling | None, LabelInformation | None]:
-        """Return what the objective takes from the steps before."""
-        information = self.bank.label_information if objective.is_relative else None
-        return self.bank.terms, self.bank.scaling, information
+    @property
+    def known(self) -> tuple[Tensor, Scaling | None, LabelInformation | None]:
+        """What the objective takes from the steps before."""
+        return self.bank.terms, self.bank.scaling, self.bank.label_information
 
     def guard(
         self, action: str, weight: float, step: int, class_names: Mapping[int, str], scale_is_free: bool = False
@@ -129,10 +128,16 @@ class HardeningState:
                 " data makes them anew from the checkpoint's weights: training goes on as well as without the"
                 " interruption, but not bit for bit."
             )
-        state.bank.load_state_dict(_under("bank.", tensors))
+        state.bank.load_state_dict(_bank_tensors(state.bank, _under("bank.", tensors)))
         state.detector.load_state_dict(_under("detector.", tensors))
         state.weight_scale = tensors["weight_scale"].item()
         return state
+
+
+def _bank_tensors(bank: CentroidBank, written: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return them with what the bank itself follows of the label: it reads its table where that was not written."""
+    label = {name: value for name, value in bank.state_dict().items() if name.startswith("label.")}
+    return label | {name: value for name, value in written.items() if name in label or not name.startswith("label.")}
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,7 +8,8 @@ import scipy.special
 import torch
 
 from hf_cmim.functional import kl_divergence, tempered_log_probs
-from hf_cmim.functional.divergence import check_temperatures, summed_cross_entropy
+from hf_cmim.functional.divergence import summed_cross_entropy
+from hf_cmim.functional.temperatures import check_temperatures
 
 TEMPERATURES = [0.02, 0.5, 1.0, 4.0, 500.0]
 HALVES = [torch.float16, torch.bfloat16]

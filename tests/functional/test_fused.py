@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 import torch
-from problems import HALVING, OTHERS, arranged, case, scaled_twin, twin
+from problems import HALVING, OTHERS, arranged, case, extrapolation_of, scaled_twin, twin
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 
@@ -15,13 +15,17 @@ from hf_cmim.functional.scaling import Scaling
 
 
 def assert_agrees(logits, labels, log_centroids, temperatures, weights, tolerance=2e-5):
-    """Compare a problem with its twin, with the logits as they are and scaled."""
+    """Compare a problem with its twin: with logits as they are and scaled, and with references beyond centroids."""
     problem = logits, labels, log_centroids, temperatures, weights
     expected_total, expected_sums, expected = twin(*problem)
     nothing = torch.zeros(3, dtype=torch.float64)
     assert_close(found_by(*problem), (expected_total, expected_sums, nothing, expected), tolerance)
     scaling = Scaling(torch.tensor(0.8), torch.tensor(0.3))
     assert_close(found_by(*problem, scaling), scaled_twin(*problem, scaling), tolerance)
+    extrapolation = extrapolation_of(log_centroids)
+    expected_total, expected_sums, expected = twin(*problem, extrapolation)
+    found = found_by(*problem, None, extrapolation)
+    assert_close(found, (expected_total, expected_sums, nothing, expected), tolerance)
 
 
 def found_by(logits, *others):
@@ -192,7 +196,7 @@ def test_second_derivative_is_refused(operator):
     """Catches a penalty on the gradient that silently lacks the CMI: its gradient is a constant to autograd."""
     logits, labels, log_centroids, weights = case(4, 5, OTHERS)
     arguments = [logits.requires_grad_(), labels, log_centroids, OTHERS, weights]
-    total, *_ = operator(*arguments) if operator is weighted_divergences else operator(*arguments, True, None, None)
+    total, *_ = operator(*arguments) if operator is weighted_divergences else operator(*arguments, True, *[None] * 4)
     with pytest.raises(RuntimeError, match="Expected one derivative of the CMI"):
         torch.autograd.grad(total + logits.square().sum(), logits, create_graph=True)
 
@@ -202,7 +206,9 @@ def test_operator_keeps_the_rules_of_torch_library():
     logits, labels, log_centroids, weights = case(7, 9, HALVING, ignored=(2,))
     # Tracing both passes derives every output, also the gradient, which is refused: the compiled step covers it.
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
-    for wants_gradient, scaling in product((True, False), ((None, None), torch.tensor([1.3, 0.2]).unbind())):
+    nothing, scaling = (None, None), torch.tensor([1.3, 0.2]).unbind()
+    more = (*nothing, *nothing), (*scaling, *nothing), (*nothing, *extrapolation_of(log_centroids))
+    for wants_gradient, optional in product((True, False), more):
         arguments = (
             logits.requires_grad_(wants_gradient),
             labels,
@@ -210,7 +216,7 @@ def test_operator_keeps_the_rules_of_torch_library():
             HALVING,
             weights,
             wants_gradient,
-            *scaling,
+            *optional,
         )
         torch.library.opcheck(torch.ops.hf_cmim.divergences.default, arguments, test_utils=checks)
 

@@ -10,7 +10,7 @@ from scipy import stats
 
 from hf_cmim import CentroidBank, CMIMLoss
 from hf_cmim.functional import class_centroids, within_total_ratio
-from hf_cmim.functional.label_information import label_information, relative_divergences
+from hf_cmim.functional.label_information import LabelInformation, label_information, relative_divergences
 
 TEMPERATURES = [0.5, 1.0, 4.0]
 
@@ -88,7 +88,7 @@ def test_classes_that_do_not_occur_say_nothing():
     expected = 0.75 * stats.entropy([0.7, 0.3], marginal) + 0.25 * stats.entropy([0.2, 0.8], marginal)
     assert known.information.item() == pytest.approx(expected, rel=1e-5)
     assert known.log_marginals.isfinite().all()
-    empty = CentroidBank(3, [1.0]).label_information
+    empty = CentroidBank(3, [1.0], follows_label=True).label_information
     assert empty.information.item() == 0
     assert empty.log_marginals.isfinite().all()
 
@@ -98,7 +98,7 @@ def test_bank_weighs_classes_by_how_often_they_occur(filled):
     """Catches classes that weigh alike, and a bank filled before the first step that has counted none."""
     logits, labels = samples()
     labels[labels == 3] = 4  # unequal, and one that does not occur
-    bank = CentroidBank(5, TEMPERATURES, window=1e9).double()
+    bank = CentroidBank(5, TEMPERATURES, window=1e9, follows_label=True).double()
     if filled:
         bank.fill([(logits, labels)])
     else:
@@ -219,15 +219,71 @@ def test_training_concentrates_and_does_not_shrink():
     assert torch.equal(labels, plain_labels)
 
 
-@pytest.mark.parametrize(
-    ("settings", "found"),
-    [({"reduction": "max"}, "'max'"), ({"backend": "fused"}, "'fused'")],
-    ids=str,
-)
-def test_what_the_quotient_does_not_know_is_refused(settings, found):
-    """Catches a reduction or a backend that would silently train the CMI without its quotient."""
-    with pytest.raises(ValueError, match=f"Expected reduction .mean. and no fused backend.*got.*{found}"):
-        CMIMLoss(temperature_weighting="information", **settings)
+@pytest.mark.parametrize("backend", ["eager", "fused"])
+def test_backends_agree_on_the_share(backend):
+    """Catches an operator of another gradient, value or term than that of the whole share, or of another weight."""
+    logits, labels = samples()
+    log_centroids, known, terms = exact(logits, labels)
+    logits.requires_grad_()
+    count = int((labels >= 0).sum())
+    loss = CMIMLoss(TEMPERATURES, temperature_weighting="information", backend=backend)
+    settings = {"num_items": count, "previous_terms": terms, "information": known}
+    found = loss(logits, labels, log_centroids, 0.5, **settings)
+    expected = torch.stack([share(logits, labels, temperature) for temperature in TEMPERATURES]).mean()
+    assert found["cmi"].item() == pytest.approx(0.5 * expected.item(), rel=1e-6)
+    assert found["cmi_per_temperature"].tolist() == pytest.approx(terms.tolist(), rel=1e-6)
+    gradients = [torch.autograd.grad(each, logits, retain_graph=True)[0] for each in (found["cmi"], expected)]
+    torch.testing.assert_close(gradients[0], 0.5 * gradients[1], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("backend", ["eager", "fused"])
+@pytest.mark.parametrize("strength", [0.0, 1e-3])
+def test_outputs_that_say_nothing_have_a_gradient(backend, strength):
+    """Catches a division by 0 at the first step of a model, or on logits that are all alike."""
+    logits, labels = samples()
+    log_centroids, known, terms = exact(strength * logits, labels)
+    logits = (strength * logits).float().requires_grad_()
+    loss = CMIMLoss(TEMPERATURES, temperature_weighting="information", backend=backend)
+    known = LabelInformation(*(each.float() for each in known))
+    settings = {"previous_terms": terms.float(), "information": known}
+    found = loss(logits, labels, log_centroids.float(), **settings)
+    assert 0 <= found["cmi"].item() <= 1
+    (gradient,) = torch.autograd.grad(found["cmi"], logits)
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("sizes", [[3] * 20, [20] * 3, [1, 4, 30, 0, 25]], ids=["few", "many", "ragged"])
+def test_rows_that_move_say_what_their_table_says(sizes):
+    """Catches a row left in the mean after it moved, one counted for each sample, and classes that come late."""
+    logits, labels = samples()
+    labels[:12] = labels[:12].clamp_max(2)  # a class that is not there at first
+    labels[5:9] = -100
+    bank = CentroidBank(5, TEMPERATURES, window=6.0, follows_label=True)
+    bank.fill([(logits[20:30].float(), labels[20:30])])
+    for part, own in zip(logits.float().split(sizes), labels.split(sizes), strict=True):
+        bank.accumulate(part, own)
+        bank.step()
+        expected = label_information(bank.probs.double(), bank.log_probs.double(), bank.seen)
+        torch.testing.assert_close(
+            bank.label_information.information.double(), expected.information, rtol=2e-6, atol=2e-7
+        )
+        torch.testing.assert_close(
+            bank.label_information.log_marginals.double(), expected.log_marginals, rtol=0, atol=2e-6
+        )
+    assert bank.seen.sum() == (labels >= 0).sum() + (labels[20:30] >= 0).sum()
+
+
+def test_a_bank_that_follows_no_label_says_so():
+    """Catches another bank's cost, and an empty share where the bank was built for another weighting."""
+    bank = CentroidBank(5, TEMPERATURES)
+    assert bank.label_information is None
+    assert not [name for name in bank.state_dict() if name.startswith("label")]
+
+
+def test_another_reduction_is_refused():
+    """Catches a reduction that would silently train something else than a mean of quotients."""
+    with pytest.raises(ValueError, match="Expected reduction .mean. with .*got 'max'"):
+        CMIMLoss(temperature_weighting="information", reduction="max")
 
 
 def test_missing_information_is_refused():

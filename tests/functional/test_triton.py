@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 import triton
-from problems import HALVING, OTHERS, arranged, case, scaled_twin, twin
+from problems import HALVING, OTHERS, arranged, case, extrapolation_of, scaled_twin, twin
 
 from hf_cmim.functional import _triton
 from hf_cmim.functional.fused import weighted_divergences
+from hf_cmim.functional.label_information import Extrapolation
 from hf_cmim.functional.scaling import Scaling
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -23,14 +24,20 @@ TOLERANCE = 1e-4 if torch.cuda.is_available() else 5e-5
 
 
 def assert_agrees(problem, temperatures, tolerance=TOLERANCE):
-    """Compare a problem with its twin, with the logits as they are and scaled."""
+    """Compare a problem with its twin: with logits as they are and scaled, and with references beyond centroids."""
     moved = [each.to(DEVICE) for each in problem]
     found = _triton.divergences(*moved[:3], temperatures, moved[3], True)
     expected_total, expected_sums, expected = twin(*arranged(problem, temperatures))
-    assert_close(found, (expected_total, expected_sums, torch.zeros(3, dtype=torch.float64), expected), tolerance)
+    nothing = torch.zeros(3, dtype=torch.float64)
+    assert_close(found, (expected_total, expected_sums, nothing, expected), tolerance)
     scaling = Scaling(torch.tensor(0.8, device=DEVICE), torch.tensor(0.3, device=DEVICE))
     found = _triton.divergences(*moved[:3], temperatures, moved[3], True, scaling)
     assert_close(found, scaled_twin(*arranged(problem, temperatures), scaling), tolerance)
+    extrapolation = extrapolation_of(problem[2])
+    there = Extrapolation(*(each.to(DEVICE) for each in extrapolation))
+    found = _triton.divergences(*moved[:3], temperatures, moved[3], True, None, there)
+    expected_total, expected_sums, expected = twin(*arranged(problem, temperatures), extrapolation)
+    assert_close(found, (expected_total, expected_sums, nothing, expected), tolerance)
     assert found[3].dtype == problem[0].dtype
 
 
@@ -195,7 +202,7 @@ def test_kernels_compile_for_a_gpu_that_is_not_there(capability, tmp_path):
     done = subprocess.run(job, capture_output=True, text=True, env=environment, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(rows) == 32
+    assert len(rows) == 48
     assert [row for row in rows if row["spilled"] > 64] == []  # of the 256 bytes a thread may have at 32 warps
 
 

@@ -77,9 +77,12 @@ def test_argmax_null_says_the_teachers_label():
 
 def centroid_null(answers=ANSWERS):
     """The null of a table, asked in uneven batches."""
-    table = TableTeacher(answers, class_names=NAMES)
     spans = [torch.arange(0, 7), torch.arange(7, 39), torch.arange(39, 40)]
-    return CentroidNull.fit(table, [({"sample_index": span}, LABELS[span]) for span in spans])
+    return fitted([({"sample_index": span}, LABELS[span]) for span in spans], answers)
+
+
+def fitted(batches, answers=ANSWERS):
+    return CentroidNull.fit(TableTeacher(answers, class_names=NAMES), batches)
 
 
 def test_centroid_is_the_normalised_geometric_mean():
@@ -118,12 +121,21 @@ def test_centroid_of_token_answers_skips_ignored_ones():
     values = ANSWERS.reshape(8, 5, NUM_CLASSES)
     spoiled = values.clone()
     spoiled[:, 4] = spoiled[:, 4].flip(-1)
-    fitted = [
+    nulls = [
         CentroidNull.fit(FunctionTeacher(lambda inputs, v=v: v, class_names=NAMES), [({}, labels)])
         for v in (values, spoiled)
     ]
-    assert torch.equal(fitted[0].log_centroids, fitted[1].log_centroids)
-    assert fitted[0]({}, labels).shape == (8, 5, NUM_CLASSES)
+    assert torch.equal(nulls[0].log_centroids, nulls[1].log_centroids)
+    assert nulls[0]({}, labels).shape == (8, 5, NUM_CLASSES)
+
+
+def test_centroid_answers_for_the_classes_it_knows():
+    """Catches an audit that cannot be, where the attacker has no sample of a rare class, and nan at ignored labels."""
+    known = [label for label in range(NUM_CLASSES) if label]
+    batch = {"sample_index": torch.arange(40)}, LABELS.masked_fill(LABELS == 0, -100)
+    answers = fitted([batch])({}, torch.tensor([*known, -100]))
+    assert torch.equal(answers[:-1], centroid_null()({}, torch.tensor(known)))
+    assert answers[-1].isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -135,8 +147,8 @@ def test_centroid_of_token_answers_skips_ignored_ones():
         (lambda: ArgmaxNull(TableTeacher(ANSWERS, class_names=NAMES), confidence=0.1), "confidence"),
         (lambda: CentroidNull(torch.zeros(2, 3)), r"\(2, 3\)"),
         (lambda: CentroidNull(torch.zeros(3, 3))({}, torch.tensor([0])), "sum to 1"),
-        (lambda: CentroidNull.fit(TableTeacher(ANSWERS, class_names=NAMES), [fit_batch(0)]), r"none of \[1, 2"),
-        (lambda: CentroidNull.fit(TableTeacher(ANSWERS, class_names=NAMES), [fit_batch(5)]), r"\[5\]"),
+        (lambda: fitted([fit_batch(0)])({}, torch.tensor([0, 2, 1])), r"got some of \[1, 2\]"),
+        (lambda: fitted([fit_batch(5)]), r"\[5\]"),
     ],
 )
 def test_misuse_is_refused(build, named):

@@ -13,6 +13,7 @@ from transformers import AutoModelForImageClassification, EarlyStoppingCallback,
 
 from hf_cmim import CentroidBank
 from hf_cmim.functional import class_centroids
+from hf_cmim.functional.label_information import label_information
 from hf_cmim.trainers import hardening_state
 from hf_cmim.trainers.checkpoints import MARKER_NAME, find_fault
 from hf_cmim.trainers.hardening_state import STATE_NAME
@@ -46,6 +47,7 @@ class TestResume:
     @pytest.mark.parametrize("changes", [
         {}, {"centroids": "epoch"}, {"centroids": "batch"}, {"reduction": "power_mean", "centroid_prefill": True},
         {"gradient_accumulation_steps": 2, "save_steps": 3},
+        {"temperature_weighting": "information", "logit_scale": 0.0},
     ], ids=str)  # fmt: skip
     @pytest.mark.parametrize("at", ["inside an epoch", "at the end of an epoch"])
     def test_equals_the_uninterrupted_run_bit_for_bit(self, changes, at, tmp_path):
@@ -153,6 +155,21 @@ class TestResume:
         """Catches centroids of one temperature, or of one scale of the logits, used for another."""
         with pytest.raises(ValueError, match=f"Expected a checkpoint at {next(iter(other))} .*got"):
             trainer_in(run_folder, **other).train(resume_from_checkpoint=True)
+
+    def test_another_weighting_goes_on_from_the_same_centroids(self, tmp_path):
+        """Catches a checkpoint that names tensors which are missing or too many, and a share of an empty table."""
+        weightings = [{"logit_scale": 0.0, "temperature_weighting": each} for each in ("squared", "information")]
+        for before, after in (weightings, weightings[::-1]):
+            folder = tmp_path / before["temperature_weighting"]
+            trainer_in(folder, num_train_epochs=1, **before).train()
+            resumed = trainer_in(folder, num_train_epochs=2, **after)
+            settings = resumed.args.bank_settings, torch.device("cpu")
+            bank = hardening_state.HardeningState.load(folder / "checkpoint-8", *settings).bank
+            if bank.label is not None:
+                expected = label_information(bank.probs, bank.log_probs, bank.seen).information
+                assert expected.min() > 0
+                torch.testing.assert_close(bank.label_information.information, expected)
+            resumed.train(resume_from_checkpoint=True)
 
     def test_a_whole_number_is_the_same_scale(self, run_folder):
         """Catches 4 taken for another scale than 4.0: a file of settings says the one, the command line the other."""

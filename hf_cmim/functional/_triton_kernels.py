@@ -1,0 +1,258 @@
+"""The Triton kernels of the fused operator: all divergences of a sample, and their gradient, in one program.
+
+Up to 8,192 classes a row is held in registers: its logits, its gradient and the centroid row of each temperature move
+once. Longer rows go through in chunks: logits are read three times (maximum, sums, gradient), centroid rows twice.
+Each row has its own results, so that sums over them do not depend on the order of programs.
+
+Without a GPU the same kernels run in Triton's interpreter, slowly: so that they can be tested on any machine. Source:
+ours; formulas in `hf_cmim.functional.fused`.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from triton import knobs
+
+from hf_cmim.functional.divergence import IGNORE_INDEX
+from hf_cmim.functional.divergence import LOWEST as LEAST
+
+INTERPRETED = not torch.cuda.is_available()
+IGNORED = tl.constexpr(IGNORE_INDEX)
+LOWEST = tl.constexpr(LEAST)
+FAR = tl.constexpr(-(2.0**80))
+"""Stands for a logit of -inf: its exponential is 0 and, unlike -inf, so is any product with that."""
+
+# The library's own, as the interpreter knows them by identity; any other function it calls for each number.
+_add = tl.standard._sum_combine
+_larger = tl.standard._elementwise_max
+
+
+def _kernel(function: Any) -> Any:
+    """Compile for the GPU, or interpret where there is none; nothing else sees the switch."""
+    sizes = ["classes", "logit_stride", "level_stride", "row_stride"]  # UNIT says all that is to be known
+    with knobs.runtime.scope():
+        knobs.runtime.interpret = INTERPRETED
+        return triton.jit(function, do_not_specialize=sizes)
+
+
+@_kernel
+def _read(place, inside):
+    return tl.load(place, mask=inside, other=-float("inf")).to(tl.float32)
+
+
+@_kernel
+def _at_least(numbers, least: tl.constexpr):
+    """The larger of two, where nan stays nan."""
+    return tl.maximum(numbers, least, propagate_nan=tl.PropagateNan.ALL)
+
+
+@_kernel
+def _largest_and_sum(place, classes, column, BLOCK: tl.constexpr):
+    highest = tl.full([BLOCK], -float("inf"), tl.float32)
+    sums = tl.full([BLOCK], 0.0, tl.float32)
+    for start in range(0, classes, BLOCK):
+        inside = start + column < classes
+        numbers = _read(place + start, inside)
+        highest = tl.maximum(highest, numbers)
+        sums += tl.where(inside, numbers, 0.0)
+    return tl.reduce(highest, 0, _larger), tl.reduce(sums, 0, _add)
+
+
+@_kernel
+def _seen(own, classes, level_stride, column, lane, LEVELS: tl.constexpr, BLOCK: tl.constexpr):
+    """Whether the class has a centroid at all levels: the rows are read again only if one of them starts with -inf."""
+    first = tl.load(own + lane * level_stride, mask=lane < LEVELS, other=0.0).to(tl.float32)
+    absent = tl.reduce((first == -float("inf")).to(tl.int32), 0, _larger)
+    if absent > 0:
+        absent = absent * 0
+        level = own + column
+        for _ in range(LEVELS):
+            absent += (_largest_and_sum(level, classes, column, BLOCK)[0] == -float("inf")).to(tl.int32)
+            level += level_stride
+    return absent == 0
+
+
+@_kernel
+def _sample(logits, labels, multiplier, classes, logit_stride, level_stride, column, UNIT: tl.constexpr):
+    """This program's row, its label, where its logits are, their factor, classes, the step of a level in numbers."""
+    row = tl.program_id(0).to(tl.int64)
+    place = logits + row * logit_stride * UNIT + column
+    factor = 1.0 if multiplier is None else tl.load(multiplier).to(tl.float32)
+    return row, tl.load(labels + row), place, factor, classes * UNIT, level_stride.to(tl.int64) * UNIT
+
+
+@_kernel
+def _mean(summed, classes):
+    """A row's mean, and whether the row counts: not where a class is masked, or the sample ignored."""
+    counts = tl.abs(summed) < float("inf")
+    return tl.where(counts, summed, 0.0) / classes, counts
+
+
+@_kernel
+def _from_mean(z, mean, inside, counts):
+    return tl.where(counts, tl.where(inside, z - mean, 0.0), 0.0)
+
+
+@_kernel
+def _freed(slopes, from_mean, outward, classes):
+    """A gradient without its part along the logits, and how large that was."""
+    pull = tl.reduce(slopes * from_mean, 0, _add)
+    return slopes - from_mean * (tl.load(outward).to(tl.float32) / classes), pull
+
+
+@_kernel
+def _store_scale(scale_terms, row, pull, variance, counts):
+    """A row of what `freed_of_scale` adds up."""
+    part = tl.arange(0, 4)
+    numbers = tl.where(part == 0, pull, tl.where(part == 1, variance, 1.0))
+    tl.store(scale_terms + row * 3 + part, tl.where(counts, numbers, 0.0), mask=part < 3)
+
+
+@_kernel
+def _store_terms(place, row, means, partitions, counted, lane, LEVELS: tl.constexpr):
+    """A row's divergences at all levels."""
+    tl.store(place + row * LEVELS + lane, tl.where(counted, -(means + tl.log(partitions)), 0.0), mask=lane < LEVELS)
+
+
+@_kernel
+def _inverses(inverse, lane, ORDER: tl.constexpr, LEVELS: tl.constexpr, LANES: tl.constexpr):
+    found = tl.full([LANES], 0.0, tl.float32)
+    for turn in tl.static_range(LEVELS):
+        found = tl.where(lane == ORDER[turn], inverse[turn], found)
+    return found
+
+
+@_kernel
+def _row_kernel(
+    logits, labels, log_centroids, weights, terms, gradient, multiplier, outward, scale_terms,
+    log_marginals, ratios, references, inverse,
+    classes, logit_stride, level_stride, row_stride,
+    ORDER: tl.constexpr, LEVELS: tl.constexpr, LANES: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
+    SQUARING: tl.constexpr,
+):  # fmt: skip
+    column, lane = tl.arange(0, BLOCK), tl.arange(0, LANES)
+    row, label, place, factor, classes, level_stride = _sample(
+        logits, labels, multiplier, classes, logit_stride, level_stride, column, UNIT
+    )
+    inside = column < classes
+    found = tl.full([LANES], 0.0, tl.float32)
+    reached = tl.full([LANES], 0.0, tl.float32)
+    total = tl.full([BLOCK], 0.0, tl.float32)
+    z = _read(place, column < tl.where(label != IGNORED, classes, 0))  # -inf where it is not to be read
+    if label != IGNORED:
+        centred = _at_least((z - tl.reduce(z, 0, _larger)) * factor, FAR)
+        own = log_centroids + label * row_stride * UNIT
+        exponential = centred
+        for turn in tl.static_range(LEVELS):
+            u = centred * inverse[turn]
+            exponential = exponential * exponential if SQUARING and turn > 0 else tl.exp(u)
+            log_centroid = _at_least(_read(own + ORDER[turn] * level_stride + column, inside), LOWEST)
+            difference = log_centroid - u
+            partition = tl.reduce(exponential, 0, _add)
+            mean = tl.reduce(exponential * difference, 0, _add) / partition
+            found = tl.where(lane == ORDER[turn], -(mean + tl.log(partition)), found)
+            if log_marginals is not None:
+                ratio = tl.load(ratios + ORDER[turn])
+                marginal = tl.load(log_marginals + ORDER[turn] * classes + column, mask=inside, other=0.0)
+                distance = ratio * (log_centroid - marginal)
+                mean += tl.reduce(exponential * distance, 0, _add) / partition
+                difference += distance
+                reached = tl.where(lane == ORDER[turn], -(mean + tl.log(partition)), reached)
+            if gradient is not None:
+                share = tl.load(weights + ORDER[turn]) * inverse[turn] / partition
+                total += exponential * (mean - difference) * share
+        # Last, so that no load above waits for what this finds.
+        seen = _seen(own, classes, level_stride, column, lane, LEVELS, BLOCK)
+        found = tl.where(seen, found, 0.0)
+        reached = tl.where(seen, reached, 0.0)
+        total = tl.where(seen, total, 0.0)
+    tl.store(terms + row * LEVELS + lane, found, mask=lane < LEVELS)
+    if log_marginals is not None:
+        tl.store(references + row * LEVELS + lane, reached, mask=lane < LEVELS)
+    if multiplier is not None:
+        mean, counts = _mean(tl.reduce(tl.where(inside, z, 0.0), 0, _add), classes)
+        from_mean = _from_mean(z, mean, inside, counts)
+        variance = tl.reduce(from_mean * from_mean, 0, _add) / classes
+        total, pull = _freed(total * factor, from_mean, outward, classes)
+        _store_scale(scale_terms, row, pull, variance, counts)
+    if gradient is not None:
+        tl.store(gradient + row * classes + column, total, mask=inside)
+
+
+@_kernel
+def _tile(z, levels, inside, real, largest, factor, inverses):
+    """Return exp(u) and log q - u of a chunk at all levels."""
+    u = _at_least((z - largest) * factor, FAR)[None, :] * inverses[:, None]
+    return tl.exp(u), _at_least(_read(levels, real & inside[None, :]), LOWEST) - u
+
+
+@_kernel
+def _distances(levels, marginals, inside, real, ratios):
+    """Return how far references lie from the centroids, of a chunk at all levels."""
+    mask = real & inside[None, :]
+    return (_at_least(_read(levels, mask), LOWEST) - tl.load(marginals, mask=mask, other=0.0)) * ratios[:, None]
+
+
+@_kernel
+def _chunk_kernel(
+    logits, labels, log_centroids, weights, terms, gradient, multiplier, outward, scale_terms,
+    log_marginals, ratios, references, inverse,
+    classes, logit_stride, level_stride, row_stride,
+    ORDER: tl.constexpr, LEVELS: tl.constexpr, LANES: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    column, lane = tl.arange(0, BLOCK), tl.arange(0, LANES)
+    row, label, place, factor, classes, level_stride = _sample(
+        logits, labels, multiplier, classes, logit_stride, level_stride, column, UNIT
+    )
+    valid = label != IGNORED
+    reach = tl.where(valid, classes, 0)  # no column of an ignored sample is read
+    largest, summed = _largest_and_sum(place, reach, column, BLOCK)
+    mean, counts = _mean(tl.where(valid, summed, float("inf")), classes)
+    inverses = _inverses(inverse, lane, ORDER, LEVELS, LANES)
+    own = log_centroids + tl.where(valid, label, 0) * row_stride * UNIT
+    real = (lane < LEVELS)[:, None]
+    levels = (own + lane * level_stride)[:, None] + column[None, :]
+    partitions, products = tl.full([LANES], 0.0, tl.float32), tl.full([LANES], 0.0, tl.float32)
+    further, squares, pulls = tl.full([LANES], 0.0, tl.float32), 0.0, 0.0
+    if log_marginals is not None:
+        ratio = tl.load(ratios + lane, mask=lane < LEVELS, other=0.0)
+        marginals = (log_marginals + lane * classes)[:, None] + column[None, :]
+    for start in range(0, reach, BLOCK):
+        inside = start + column < classes
+        z = _read(place + start, inside)
+        if multiplier is not None:
+            from_mean = _from_mean(z, mean, inside, counts)
+            squares += tl.reduce(from_mean * from_mean, 0, _add)
+        exponentials, differences = _tile(z, levels + start, inside, real, largest, factor, inverses)
+        partitions += tl.reduce(exponentials, 1, _add)
+        products += tl.reduce(exponentials * differences, 1, _add)
+        if log_marginals is not None:
+            distances = _distances(levels + start, marginals + start, inside, real, ratio)
+            further += tl.reduce(exponentials * distances, 1, _add)
+    partitions = tl.where(valid, partitions, 1.0)
+    means = products / partitions
+    counted = valid & _seen(own, reach, level_stride, column, lane, LEVELS, BLOCK)
+    _store_terms(terms, row, means, partitions, counted, lane, LEVELS)
+    if log_marginals is not None:
+        means += further / partitions
+        _store_terms(references, row, means, partitions, counted, lane, LEVELS)
+    if gradient is not None:
+        factors = tl.load(weights + lane, mask=counted & (lane < LEVELS), other=0.0) * inverses / partitions
+        for start in range(0, classes, BLOCK):
+            inside = start + column < classes
+            total = tl.full([BLOCK], 0.0, tl.float32)
+            if valid:
+                z = _read(place + start, inside)
+                slopes, differences = _tile(z, levels + start, inside, real, largest, factor, inverses)
+                if log_marginals is not None:
+                    differences += _distances(levels + start, marginals + start, inside, real, ratio)
+                total = tl.reduce(slopes * (means[:, None] - differences) * factors[:, None], 0, _add)
+                if multiplier is not None:
+                    from_mean = _from_mean(z, mean, inside, counts)
+                    total, pull = _freed(total * factor, from_mean, outward, classes)
+                    pulls += pull
+            tl.store(gradient + row * classes + start + column, total, mask=inside)
+    if multiplier is not None:
+        _store_scale(scale_terms, row, pulls, squares / classes, counts)
