@@ -41,7 +41,8 @@ def move_the_whole(bank: CentroidBank, logits: Tensor, labels: Tensor) -> None:
 def measure(shape: str, options: argparse.Namespace) -> dict[str, object]:
     """Print and return the row of one shape."""
     samples, classes = map(int, shape.split("x"))
-    settings = {"temperatures": [2.0**n for n in range(options.temperatures)], "logit_scale": DEFAULT_LOGIT_SCALE}
+    settings = {"temperatures": [2.0**n for n in range(options.temperatures)], "follows_label": options.label}
+    settings["logit_scale"] = 0.0 if options.label else DEFAULT_LOGIT_SCALE
     state = HardeningState(classes, settings, torch.device(options.device))
     bank, generator = state.bank, torch.Generator().manual_seed(0)
     logits = (3 * torch.randn(samples, classes, generator=generator)).to(options.device)
@@ -85,6 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), help="samples x classes")
     parser.add_argument("--temperatures", type=int, default=5)
+    parser.add_argument("--label", action="store_true", help="a bank for the weighting 'information', without a scale")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -8,8 +8,8 @@
 Every round times each way in random order, five calls in a row after one that does not count (--calls 1: one call on
 the caches as the way before left them); the machine's speed drifts, so only ratios inside a round count. Rows:
 cross-entropy alone; one temperature after the other ("eager loop"); all in one tensor ("eager batched", on
-log-centroids); the operator of `hf_cmim.functional.fused`, as it is and of scaled logits; the weighting "information",
-in one tensor, too; with --compile, `torch.compile` of eager batched, which takes seconds at first use. The floor is
+log-centroids); the operator of `hf_cmim.functional.fused`, as it is, of scaled logits, and for the weighting
+"information"; with --compile, `torch.compile` of eager batched, which takes seconds at first use. The floor is
 the time in which a large copy, timed before, moves as many bytes as the logits, their gradient
 and each sample's centroid rows. Memory is the peak beyond inputs, on CPU by torch's profiler.
 """
@@ -28,7 +28,8 @@ from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 from tqdm.auto import tqdm
 
-from hf_cmim import CentroidBank, CMIMLoss
+from hf_cmim import CMIMLoss
+from hf_cmim.functional.label_information import LabelFollower
 from hf_cmim.functional.scaling import Scaling
 
 SHAPES = {
@@ -36,8 +37,6 @@ SHAPES = {
     "cuda": ["256x100", "1024x1000", "2048x4096", "512x8192"],
 }
 TEMPERATURES = tuple(2.0**power for power in range(-2, 6))
-LARGEST_SHARE = 2000
-"""Classes up to which the weighting "information" is timed: each step it reads the whole table."""
 SWEEPS = {
     "temperatures": [("256x100", count) for count in (1, 2, 4, 8, 16, 32)],
     "classes": [(f"64x{classes}", 4) for classes in (10, 100, 1000, 4096, 21841)],
@@ -86,10 +85,13 @@ def ways(
 
     scaling = Scaling(torch.tensor(0.9, device=device), torch.tensor(0.1, device=device))
     share = CMIMLoss(temperatures, temperature_weighting="information").to(device)
-    bank = CentroidBank(min(classes, LARGEST_SHARE), temperatures).to(device)
+    follower = LabelFollower(levels, classes).to(device)
+    follower.shares.fill_(1 / classes)
+    follower.marginals.fill_(1 / classes)
+    follower.certainties.fill_(0.5)
 
     def as_share() -> Tensor:
-        known = previous, None, bank.label_information
+        known = previous, None, follower.information
         return share.concentration(logits, labels, centroids, 1.0, samples, *known).cmi
 
     found = {
@@ -98,12 +100,8 @@ def ways(
         "eager batched": lambda: run(lambda: eager_batched(logits, labels, centroids, temperatures)),
         "hf_cmim": lambda: run(ours),
         "hf_cmim, scaled logits": lambda: run(lambda: ours(scaling)),
+        "hf_cmim, as a share": lambda: run(as_share),
     }
-    if classes <= LARGEST_SHARE:
-        bank.log_probs.copy_(centroids)
-        torch.exp(centroids, out=bank.probs)
-        bank.seen.fill_(1)
-        found["hf_cmim, as a share"] = lambda: run(as_share)
     if fast is not None:
         found["torch.compile"] = lambda: run(lambda: fast(logits, labels, centroids, temperatures))
     return found
