@@ -86,7 +86,7 @@ def ways(
     scaling = Scaling(torch.tensor(0.9, device=device), torch.tensor(0.1, device=device))
     share = CMIMLoss(temperatures, temperature_weighting="information").to(device)
     follower = LabelFollower(levels, classes).to(device)
-    follower.shares.fill_(1 / classes)
+    follower.counts.fill_(1)
     follower.marginals.fill_(1 / classes)
     follower.certainties.fill_(0.5)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hf_cmim.functional.blocks import tempered_probs
 from hf_cmim.functional.divergence import IGNORE_INDEX
-from hf_cmim.functional.inputs import flatten_samples
+from hf_cmim.functional.inputs import correct_alone, flatten_samples
 from hf_cmim.functional.label_information import LabelFollower, LabelInformation, MovedRows
 from hf_cmim.functional.scaling import SMALLEST_SPREAD, Scaling, spread_of
 from hf_cmim.functional.temperatures import check_temperatures
@@ -35,6 +35,7 @@ class CentroidBank(nn.Module):
         logit_scale: root mean square of a sample's logits around their mean to which larger logits are brought, by one
             factor for all that follows their running spread; 0 leaves all. The loss must then be given `scaling`.
         follows_label: whether to keep what the centroids say of the label, for the weighting "information".
+        correct_only: whether only samples whose largest logit is at their label move centroids.
 
     Attributes:
         probs: `(K, C, C)` centroids; row c of a class not seen is 0.
@@ -68,6 +69,7 @@ class CentroidBank(nn.Module):
         floor: float = 1e-8,
         logit_scale: float = 0.0,
         follows_label: bool = False,
+        correct_only: bool = False,
     ) -> None:
         super().__init__()
         if num_classes < 2:
@@ -79,6 +81,7 @@ class CentroidBank(nn.Module):
             )
         check_logit_scale(logit_scale)
         self.logit_scale = logit_scale
+        self.correct_only = correct_only
         self.num_classes = num_classes
         self.temperatures = check_temperatures(temperatures)
         self.window = window
@@ -150,24 +153,24 @@ class CentroidBank(nn.Module):
             return
         parts = zip(*self._pending, strict=True)
         logits, labels, shares = (part[0] if len(part) == 1 else torch.cat(part) for part in parts)
-        self._pending = []
-        shares = shares.view(-1, len(self.temperatures) + 3)
+        self._pending, shares = [], shares.view(-1, len(self.temperatures) + 3)
         if gather is not None:
             logits, labels, shares = gather(logits, 0), gather(labels, IGNORE_INDEX), gather(shares, 0)
-        counts, hits = self._counts_and_hits(logits, labels)
+        valid, hits = self._counts_and_hits(logits, labels)
+        self.seen += valid.long()
+        counts, labels = (hits, correct_alone(logits, labels)) if self.correct_only else (valid, labels)
         fresh_mass = self._mass_of(counts)
         mass = torch.addcmul(self.mass, self.mass, fresh_mass, value=-1 / self.window).add_(fresh_mass)
         rates = fresh_mass / mass.clamp_min(1e-12)
-        per_sample = 1 / counts.clamp_min(1)
-        self.recall.lerp_(hits * per_sample, rates)
-        self.seen += counts.long()
+        seen_rates = self._mass_of(valid) / self._mass_of(self.seen).clamp_min(1e-12) if self.correct_only else rates
+        self.recall.lerp_(hits / valid.clamp_min(1), seen_rates)
         totals = shares.sum(dim=0)
         self.terms.copy_(totals[:-3])
         self._follow_scale(*totals[-3:])
         if move_centroids:
             self.mass.copy_(mass)
-            moved = None if self.label is None else self.label.begin_move(counts, self.seen, labels)
-            self._move(logits, labels, rates, rates * per_sample, moved)
+            moved = None if self.label is None else self.label.begin_move(counts, labels)
+            self._move(logits, labels, rates, rates / counts.clamp_min(1), moved)
 
     @torch.no_grad()
     def fill(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -181,28 +184,29 @@ class CentroidBank(nn.Module):
         Raises:
             ValueError: no valid sample, or logits of another number of classes.
         """
-        counts, hits = torch.zeros_like(self.mass), torch.zeros_like(self.mass)
+        valid, hits = torch.zeros_like(self.mass), torch.zeros_like(self.mass)
+        counts = hits if self.correct_only else valid
         self.probs.zero_()
         self.mass.zero_()
         self.log_probs.fill_(-torch.inf)
         for number, batch in enumerate(batches):
             logits, labels = self._checked(*batch)
+            fresh, fresh_hits = self._counts_and_hits(logits, labels)
+            valid += fresh
+            hits += fresh_hits
+            if self.correct_only:
+                fresh, labels = fresh_hits, correct_alone(logits, labels)
             if number == 0 and self.logit_scale and not bool(self.spread_mass):
                 self._follow_scale(self.outward, *spread_of(logits.to(self.spread.dtype), labels))
-            fresh_counts, fresh_hits = self._counts_and_hits(logits, labels)
-            counts += fresh_counts
-            hits += fresh_hits
             self.mass.copy_(self._mass_of(counts))
             per_sample = 1 / counts.clamp_min(1)
-            self._move(logits, labels, fresh_counts * per_sample, per_sample)
-        if not bool(counts.any()):
+            self._move(logits, labels, fresh * per_sample, per_sample)
+        if not bool(valid.any()):
             raise ValueError(
                 "Expected at least one valid sample to fill the centroids, got none: the bank is empty now, and the"
                 " CMI would stay 0. Look for labels that are all -100."
             )
-        self.recall.copy_(hits / counts.clamp_min(1))
-        if not self.seen.any():
-            self.seen.copy_(counts)
+        self.recall.copy_(hits / valid.clamp_min(1))
         if self.label is not None:
             self.label.read(self.probs, self.log_probs, counts)
 
@@ -292,5 +296,5 @@ def check_logit_scale(logit_scale: float) -> None:
 def _after_loading(bank: CentroidBank, _: object) -> None:
     floors = torch.where(bank.mass > 0, bank.floor, 0.0).unsqueeze(1)
     torch.maximum(bank.probs, floors, out=bank.log_probs).log_()
-    if bank.label is not None and not bank.label.shares.any():  # of another weighting, or of an earlier release
+    if bank.label is not None and not bank.label.counts.any():  # of another weighting, or of an earlier release
         bank.label.read(bank.probs, bank.log_probs, bank.seen)

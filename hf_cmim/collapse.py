@@ -44,7 +44,9 @@ class CollapseDetector(nn.Module):
     cross-entropy never separated them), or when its distance falls to half of the largest it ever had. Of a bank that
     scales its logits, and where the caller says that distances alone mean nothing, half the distance counts only where
     the recall of one is that low: such an objective leaves the scale of the outputs free, and similar classes that are
-    told apart as well as before may stand closer. Each pair is reported once until it recovers.
+    told apart as well as before may stand closer. Of a bank of the correct samples alone a class that had half a
+    window of them collapses when its recall is that low, with the nearest one. Each pair is reported once until it
+    recovers.
 
     Args:
         num_classes: `C`.
@@ -92,6 +94,10 @@ class CollapseDetector(nn.Module):
         halved = (distances <= self.largest_distances / 2) & (self.largest_distances >= NOTABLE_DISTANCE)
         if bank.logit_scale or scale_is_free:
             halved &= one_lost
+        if bank.correct_only:  # the centroid of a class of which none is correct stays where it was
+            nearest = torch.where(trusted, distances, torch.inf).argmin(dim=1, keepdim=True)
+            gone = torch.zeros_like(trusted).scatter_(1, nearest, lost.unsqueeze(1))
+            halved = halved | gone | gone.T
         collapsed = trusted & ((self.merged_checks >= STALLED_CHECKS) | halved)
         fresh = (collapsed & ~self.reported).triu()
         self.reported.copy_(collapsed)

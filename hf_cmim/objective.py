@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hf_cmim.functional.blocks import FEW_ELEMENTS
 from hf_cmim.functional.divergence import IGNORE_INDEX, centroid_divergences, summed_cross_entropy
 from hf_cmim.functional.fused import has_kernels, weighted_divergences
-from hf_cmim.functional.inputs import flatten_samples
+from hf_cmim.functional.inputs import correct_alone, flatten_samples
 from hf_cmim.functional.label_information import LabelInformation, quotient, relative_divergences
 from hf_cmim.functional.scaling import Concentration, Scaling, spread_of
 from hf_cmim.functional.temperatures import DEFAULT_TEMPERATURES, check_temperatures, reconstruction_temperatures
@@ -40,8 +40,7 @@ class CMIMLoss(nn.Module):
 
     With `scaling`, from a `CentroidBank` of a `logit_scale`, the CMI is that of the logits times a multiplier which
     brings larger ones down to one spread, and its gradient has no part along all logits together: it would shrink
-    them, which hides nothing, as an attacker stretches them again. A multiplier differentiated with the logits would
-    leave that part out by itself; this one is held constant, and the part is taken away in the size it had in the
+    them, which hides nothing. The multiplier is held constant, and that part is taken away in the size it had in the
     step before, so that a step's loss stays a sum over its samples.
 
     Args:
@@ -54,6 +53,7 @@ class CMIMLoss(nn.Module):
         backend: "eager" (one tensor of all temperatures, any reduction), "fused" (one operator of little memory,
             where the weights over temperatures are known beforehand), or "auto", the faster one for device and shape;
             the environment variable HF_CMIM_BACKEND replaces "auto".
+        correct_only: whether samples whose largest logit is not at their label add nothing to the CMI.
 
     Raises:
         ValueError: an argument outside its range.
@@ -78,6 +78,7 @@ class CMIMLoss(nn.Module):
         class_weights: Sequence[float] | Tensor | None = None,
         label_smoothing: float = 0.0,
         backend: Backend = "auto",
+        correct_only: bool = False,
     ) -> None:
         super().__init__()
         self.temperatures = check_temperatures(temperatures)
@@ -101,6 +102,7 @@ class CMIMLoss(nn.Module):
         if backend not in BACKENDS:
             raise ValueError(f"Expected a backend of {BACKENDS}, got {backend!r}.")
         self.backend = backend
+        self.correct_only = correct_only
         self.temperature_weighting = temperature_weighting
         self.is_relative = temperature_weighting == "information"
         self.reduction = reduction
@@ -135,10 +137,8 @@ class CMIMLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the settings, for `repr`."""
-        return (
-            f"temperatures={self.temperatures}, temperature_weighting={self.temperature_weighting!r},"
-            f" reduction={self.reduction!r}, order={self.order}, label_smoothing={self.label_smoothing}"
-        )
+        names = "temperatures", "temperature_weighting", "reduction", "order", "label_smoothing", "correct_only"
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
     def forward(
         self,
@@ -160,10 +160,10 @@ class CMIMLoss(nn.Module):
             log_centroids: `(K, C, C)`, row y of level k being log Q_y at temperature k; a row of -inf is a class
                 not seen yet, whose samples add nothing to the CMI.
             weight: w.
-            num_items: number of valid labels by which sums are divided: that of the whole optimizer step over all
-                processes when this batch is a part of it; None for this batch's own.
-            previous_terms: `(K,)` CMI per temperature of the previous step, for "power_mean" and "max"; all 0 weighs
-                every temperature alike, None uses this batch's own.
+            num_items: number of valid labels by which sums are divided: the whole optimizer step's, over all
+                processes, when this batch is a part of it; None for this batch's own.
+            previous_terms: `(K,)` CMI of the step before, for "power_mean", "max" and "information"; None takes this
+                batch's own.
             scaling: how logits are scaled before the CMI is taken, as `CentroidBank.scaling` says; None leaves them.
             information: `CentroidBank.label_information`, for the weighting of that name.
 
@@ -185,6 +185,10 @@ class CMIMLoss(nn.Module):
         with torch.autocast(logits.device.type, enabled=False):
             return summed_cross_entropy(logits, labels, self.class_weights, self.label_smoothing) / num_items
 
+    def counting(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the labels of the samples that the CMI is of, -100 elsewhere."""
+        return correct_alone(logits, labels) if self.correct_only else labels
+
     def concentration(
         self,
         logits: Tensor,
@@ -199,37 +203,32 @@ class CMIMLoss(nn.Module):
         """Return the CMI part of `forward`."""
         logits, labels = flatten_samples(logits, labels)
         self._check_centroids(logits, log_centroids)
-        samples = logits, labels, log_centroids.detach()
+        samples = logits, self.counting(logits, labels), log_centroids.detach()
         with torch.autocast(logits.device.type, enabled=False):
             if not self.is_relative:
                 found = self._of_weight_one(*samples, num_items, previous_terms, scaling)
             elif information is None or scaling is not None:
                 raise ValueError(
                     'Expected information=bank.label_information and no scaling with the weighting "information", got'
-                    f" {'no information' if information is None else 'a scaling'}: the CMI is divided by all that"
-                    " outputs say, and the quotient needs no scale. Build CentroidBank(follows_label=True)."
+                    f" {'none' if information is None else 'a scaling'}: the CMI is divided by all that outputs say,"
+                    " and the quotient needs no scale. Build CentroidBank(follows_label=True)."
                 )
             else:
-                found = self._share(*samples, num_items, previous_terms, information)
+                found = self._share(samples, num_items, previous_terms, information)
             return found._replace(cmi=weight * found.cmi)
 
     def _share(
-        self,
-        logits: Tensor,
-        labels: Tensor,
-        log_centroids: Tensor,
-        num_items: Tensor | int,
-        terms: Tensor | None,
-        information: LabelInformation,
+        self, samples: tuple[Tensor, ...], num_items: Tensor | int, terms: Tensor | None, information: LabelInformation
     ) -> Concentration:
-        samples = logits, labels, log_centroids, self.temperatures
+        logits, labels, log_centroids = samples
+        arguments = logits, labels, log_centroids, self.temperatures
         if terms is not None and self._is_fused(logits, True):
             derived = quotient(information, terms)
             weights = derived.weights / len(self.temperatures)
-            gradient, sums, _ = weighted_divergences(*samples, weights, extrapolation=derived.extrapolation)
+            gradient, sums, _ = weighted_divergences(*arguments, weights, extrapolation=derived.extrapolation)
             shares = gradient + ((sums / derived.totals).mean() - gradient.detach())
         else:
-            each, sums = relative_divergences(*samples, information, terms)
+            each, sums = relative_divergences(*arguments, information, terms)
             shares = each.mean()
         return Concentration(shares / num_items, sums / num_items, sums.new_zeros(3))
 

@@ -295,6 +295,30 @@ def test_outputs_may_be_overwritten_before_the_step():
     assert_same_state(bank, expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("filled", [False, True], ids=["moved", "filled"])
+def test_samples_classified_wrongly_can_be_left_out_of_centroids(filled):
+    """Catches centroids, masses or frequencies that still count them, and a recall that no longer does."""
+    logits, labels = samples()
+    wrong = torch.tensor([reference.argmax(row) != label for row, label in zip(logits.tolist(), labels, strict=True)])
+    banks = [CentroidBank(CLASSES, TEMPERATURES, WINDOW, follows_label=True, correct_only=each) for each in (1, 0, 0)]
+    for bank, own in zip(banks, (labels, labels.masked_fill(wrong, -100), labels), strict=True):
+        for part in range(3):
+            batches = [(logits[part::3], own[part::3])]
+            if filled:
+                batches = list(zip(logits.split(25), own.split(25), strict=True))
+                bank.fill(batches)
+            else:
+                bank.accumulate(*batches[0])
+                bank.step()
+    ours, without, every = banks
+    for name in ("probs", "log_probs", "mass"):
+        assert torch.equal(getattr(ours, name), getattr(without, name))
+    assert torch.equal(ours.label.counts, without.label.counts)
+    torch.testing.assert_close(ours.label_information, without.label_information, rtol=0, atol=0)
+    torch.testing.assert_close(ours.recall, every.recall)
+    assert torch.equal(ours.seen, every.seen)
+
+
 def test_centroids_can_stay_while_the_rest_moves():
     """Catches exact centroids that drift between two passes over the data, or a recall the guard never sees."""
     bank = moved_bank([samples()])

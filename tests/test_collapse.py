@@ -68,6 +68,17 @@ def test_halved_distance_where_the_scale_is_free_needs_a_lost_class(scale_is_fre
         assert len(detector.check(bank, scale_is_free)) == expected
 
 
+def test_class_lost_where_centroids_are_of_the_correct_alone():
+    """Catches a guard that waits for centroids to meet: that of a class of which none is correct stays."""
+    detector, bank = CollapseDetector(3), feed(CentroidBank(3, [1.0], WINDOW, correct_only=True), APART)
+    assert detector.check(bank) == []
+    feed(bank, MERGED)  # nobody says class 1 any more
+    assert bank.recall[1] < 0.05
+    (pair,) = detector.check(bank)
+    assert 1 in (pair.first, pair.second)
+    assert detector.check(bank) == []
+
+
 def test_distance_may_fall_a_little():
     """Catches a threshold near the largest distance: concentration moves every centroid somewhat."""
     detector, bank = CollapseDetector(3), bank_of(APART)

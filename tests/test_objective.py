@@ -508,6 +508,31 @@ def test_backends_agree_with_the_twin(backend, reduction):
     torch.testing.assert_close(cmi.detach(), expected, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("backend", ["eager", "fused"])
+@pytest.mark.parametrize("scaled", [False, True], ids=["as-they-are", "scaled"])
+def test_samples_classified_wrongly_can_be_left_out(backend, scaled):
+    """Catches a CMI or spread that still sees them, a gradient that concentrates them, and a CE without them."""
+    scaling = Scaling(torch.tensor(0.8), torch.tensor(0.3)) if scaled else None
+    logits, labels = samples()
+    log_centroids = log_centroids_of(CMIMLoss(OCTAVES))
+    wrong = torch.tensor([reference.argmax(row) != label for row, label in zip(logits.tolist(), labels, strict=True)])
+    assert 5 < wrong.sum() < len(wrong) - 5
+    settings = {"num_items": 50, "scaling": scaling}
+    gradients, found = [], []
+    for given, correct_only in ((labels, True), (labels.masked_fill(wrong, -100), False)):
+        values = logits.clone().requires_grad_()
+        loss = CMIMLoss(OCTAVES, backend=backend, correct_only=correct_only)
+        found.append(loss(values, given, log_centroids, 0.7, **settings))
+        gradients.append(torch.autograd.grad(found[-1]["cmi"], values)[0])
+    for name in found[0].keys() - {"ce"}:
+        torch.testing.assert_close(found[0][name], found[1][name], rtol=0, atol=0)
+    torch.testing.assert_close(*gradients, rtol=0, atol=0)
+    assert not gradients[0][wrong].any()
+    plain = CMIMLoss(OCTAVES, backend=backend)(logits, labels, log_centroids, 0.7, **settings)
+    assert torch.equal(found[0]["ce"].detach(), plain["ce"])
+    assert found[0]["cmi"] < plain["cmi"]
+
+
 def test_backend_follows_the_size_and_the_variable(monkeypatch):
     """Catches a variable that is not read, and the operator on batches so small that starting it is the cost."""
     small, large = torch.zeros(4, 5), torch.zeros(1000, 5)

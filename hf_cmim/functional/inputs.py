@@ -51,6 +51,16 @@ def check_label_range(labels: Tensor, num_classes: int) -> None:
         )
 
 
+def correct_alone(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return labels with -100 in place of those that are not at the largest logit.
+
+    Args:
+        logits: `(..., C)`.
+        labels: `(...)` integers in [0, C), or -100 to ignore.
+    """
+    return torch.where(logits.detach().argmax(dim=-1) == labels, labels, IGNORE_INDEX)
+
+
 def select_valid(logits: Tensor, labels: Tensor, correct_only: bool = False) -> tuple[Tensor, Tensor]:
     """Return the rows that count: `(N, C)` logits and `(N,)` labels without the ignored ones.
 
@@ -61,7 +71,5 @@ def select_valid(logits: Tensor, labels: Tensor, correct_only: bool = False) -> 
     """
     logits, labels = flatten_samples(logits, labels)
     check_label_range(labels, logits.shape[-1])
-    keep = labels != IGNORE_INDEX
-    if correct_only:
-        keep = keep & (logits.argmax(dim=-1) == labels)
+    keep = (correct_alone(logits, labels) if correct_only else labels) != IGNORE_INDEX
     return logits[keep], labels[keep]

@@ -55,20 +55,20 @@ class LabelFollower(nn.Module):
         num_classes: `C`.
 
     Attributes:
-        shares: `(C,)` how often each class occurs; they add up to 1.
+        counts: `(C,)` samples of each class that count.
         marginals: `(K, C)` mean of the centroids, weighted by them.
         certainties: `(K, C)` log C less the entropy of each centroid, nats.
 
     Source: ours.
     """
 
-    shares: Tensor
+    counts: Tensor
     marginals: Tensor
     certainties: Tensor
 
     def __init__(self, num_temperatures: int, num_classes: int) -> None:
         super().__init__()
-        self.register_buffer("shares", torch.zeros(num_classes))
+        self.register_buffer("counts", torch.zeros(num_classes, dtype=torch.long))
         self.register_buffer("marginals", torch.zeros(num_temperatures, num_classes))
         self.register_buffer("certainties", torch.zeros(num_temperatures, num_classes))
 
@@ -76,11 +76,12 @@ class LabelFollower(nn.Module):
     def information(self) -> LabelInformation:
         """What the table says of the label as it is now."""
         # In double precision, as single rounds a difference of entropies by as much as weak outputs say.
-        dtype = torch.float32 if self.shares.device.type == "mps" else torch.float64
+        dtype = torch.float32 if self.counts.device.type == "mps" else torch.float64
         marginals = self.marginals.to(dtype)
         log_marginals = marginals.log().clamp_min(LOWEST)
-        information = (self.certainties.to(dtype) * self.shares).sum(dim=1) - _certainties(marginals, log_marginals)
-        information = torch.where(self.shares.any(), information, 0.0)
+        shares = self._shares(dtype)
+        information = (self.certainties.to(dtype) * shares).sum(dim=1) - _certainties(marginals, log_marginals)
+        information = torch.where(self.counts.any(), information, 0.0)
         return LabelInformation(log_marginals.to(self.marginals.dtype), information.to(self.marginals.dtype))
 
     def read(self, table: Tensor, log_table: Tensor, counts: Tensor) -> None:
@@ -89,27 +90,25 @@ class LabelFollower(nn.Module):
         Args:
             table: `(K, C, C)`, row c of a level being the mean output of class c; 0 for classes without a sample.
             log_table: `(K, C, C)` their logarithms; -inf for a class without a sample.
-            counts: `(C,)` how often each class occurs, at least 0, in any unit.
+            counts: `(C,)` samples of each class.
         """
-        self.shares.copy_(counts / counts.sum().clamp_min(1e-12))
+        self.counts.copy_(counts)
         for level, (rows, logs) in enumerate(zip(table, log_table, strict=True)):  # one by one: they are large
             self._read_levels(slice(level, level + 1), rows.unsqueeze(0), logs.unsqueeze(0))
 
-    def begin_move(self, counts: Tensor, seen: Tensor, labels: Tensor) -> "MovedRows":
+    def begin_move(self, counts: Tensor, labels: Tensor) -> "MovedRows":
         """Take note of a step's samples before their classes' rows move.
 
         Args:
             counts: `(C,)` this step's samples of each class.
-            seen: `(C,)` samples of each class so far, with these.
             labels: `(B,)` this step's, integers in [0, C), or -100 to ignore.
         """
-        total = seen.sum().clamp_min(1)
-        own, kept = labels.clamp_min(0), 1 - counts.sum() / total
+        own, total = labels.clamp_min(0), (self.counts.sum() + counts.sum()).clamp_min(1)
         parts = torch.where(labels != IGNORE_INDEX, (1 / counts.clamp_min(1))[own], 0.0)  # a class's add up to 1
-        before = parts * kept * self.shares[own]
-        self.shares.copy_(seen / total)
-        self.marginals.mul_(kept)
-        return MovedRows(own, before, parts * self.shares[own])
+        before = parts * self.counts[own] / total
+        self.marginals.mul_(self.counts.sum() / total)
+        self.counts += counts.long()
+        return MovedRows(own, before, parts * self.counts[own] / total)
 
     def leave(self, moved: "MovedRows", levels: slice, table: Tensor) -> None:
         """Take the rows about to move out of the mean; `table` `(k, C, C)` is that of these levels alone."""
@@ -126,8 +125,11 @@ class LabelFollower(nn.Module):
             self._read_levels(levels, table, log_table)
 
     def _read_levels(self, levels: slice, table: Tensor, log_table: Tensor) -> None:
-        self.marginals[levels] = _mean(self.shares, table)
+        self.marginals[levels] = _mean(self._shares(table.dtype), table)
         self.certainties[levels] = _certainties(table, log_table)
+
+    def _shares(self, dtype: torch.dtype) -> Tensor:
+        return self.counts.to(dtype) / self.counts.sum().clamp_min(1)
 
 
 class MovedRows(NamedTuple):

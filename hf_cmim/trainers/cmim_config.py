@@ -70,6 +70,13 @@ class CMIMConfig(PublishingConfig):
             " nothing. 0 takes the CMI as it is; unset: the preset's."
         },
     )
+    cmi_correct_only: bool = field(
+        default=False,
+        metadata={
+            "help": "Take the CMI of the samples alone that the model classifies correctly at that step, and leave the"
+            " others to the cross-entropy: to concentrate these means to memorise them."
+        },
+    )
     reduction: Reduction | None = field(
         default=None,
         metadata={"help": "How temperatures combine: 'mean', 'power_mean' or 'max'; unset: the preset's."},
@@ -175,6 +182,7 @@ class CMIMConfig(PublishingConfig):
             order=self.reduction_order,
             class_weights=self.class_weights,
             label_smoothing=self.label_smoothing_factor,
+            correct_only=self.cmi_correct_only,
         )
 
     @property
@@ -185,6 +193,7 @@ class CMIMConfig(PublishingConfig):
             "window": self.centroid_window,
             "logit_scale": float(self.logit_scale or 0),
             "follows_label": self.temperature_weighting == "information",
+            "correct_only": self.cmi_correct_only,
         }
 
     @property

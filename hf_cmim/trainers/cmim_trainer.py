@@ -150,7 +150,8 @@ class CMIMTrainer(ComponentTrainer):
             num_items = num_items.flatten()[0]  # Trainer repeats the count for each replica of nn.DataParallel
         log_centroids = bank.log_centroids
         if self.args.centroids == "batch":
-            log_centroids = class_centroids(bank.shown(logits.detach()), labels, bank.temperatures).log()
+            shown, own = bank.shown(logits.detach()), self.objective.counting(logits, labels)
+            log_centroids = class_centroids(shown, own, bank.temperatures).log()
         weight = self.current_weight
         cross_entropy = self._cross_entropy(outputs, logits, labels, num_items)
         cmi, terms, scale_sums = self.objective.concentration(
@@ -159,8 +160,7 @@ class CMIMTrainer(ComponentTrainer):
         bank.accumulate(logits, labels, {"cmi_per_temperature": terms, "scale_sums": scale_sums})
         parts = torch.cat([torch.stack([cross_entropy.detach(), cmi.detach()]), terms]) * self.loss_scale
         self.record_components({("ce", "cmi", *(f"cmi_T{t:g}" for t in bank.temperatures)): parts})
-        loss: Tensor = (cross_entropy + cmi) * self.loss_scale
-        return loss
+        return (cross_entropy + cmi) * self.loss_scale
 
     def _cross_entropy(self, outputs: Any, logits: Tensor, labels: Tensor, num_items: Tensor | int) -> Tensor:
         loss: Tensor

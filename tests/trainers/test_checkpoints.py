@@ -47,7 +47,7 @@ class TestResume:
     @pytest.mark.parametrize("changes", [
         {}, {"centroids": "epoch"}, {"centroids": "batch"}, {"reduction": "power_mean", "centroid_prefill": True},
         {"gradient_accumulation_steps": 2, "save_steps": 3},
-        {"temperature_weighting": "information", "logit_scale": 0.0},
+        {"temperature_weighting": "information", "logit_scale": 0.0, "cmi_correct_only": True},
     ], ids=str)  # fmt: skip
     @pytest.mark.parametrize("at", ["inside an epoch", "at the end of an epoch"])
     def test_equals_the_uninterrupted_run_bit_for_bit(self, changes, at, tmp_path):
