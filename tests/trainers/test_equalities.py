@@ -96,7 +96,7 @@ class TestSplitsOfABatch:
         {"logit_scale": 0.5},  # near that of a model this young
         {"logit_scale": 0.5, "reduction": "power_mean"},
         {"logit_scale": 0.5, "reduction": "max"},
-        {"logit_scale": 0.5, "cmi_correct_only": True},
+        {"logit_scale": 0.5, "cmi_correct_only": True, "cmi_weight": 4.0},
         # A model this young says so little at T = 16 that the rounding of its divergences is a thousandth of it.
         {"temperature_weighting": "information", "temperatures": [0.25, 1.0], "cmi_weight": 0.02, "cmi_warmup": 0.1},
     ], ids=str)  # fmt: skip
@@ -156,6 +156,18 @@ class TestSplitsOfABatch:
         assert _logs(trainer)
         for entry in _logs(trainer):
             assert entry["ce"] + entry["cmi"] == pytest.approx(entry["loss"], rel=1e-5)
+
+
+def test_samples_classified_wrongly_are_left_out_of_the_loss_and_of_the_bank(tmp_path):
+    """Catches a setting that reaches neither, or one of the two alone."""
+    masses = []
+    for correct_only in (False, True):
+        trainer = tiny.cmim_trainer(tiny.vit(), tiny.images(32), tmp_path, cmi_correct_only=correct_only)
+        trainer.train()
+        assert trainer.objective.correct_only == correct_only
+        assert trainer.bank.seen.sum() == 32
+        masses.append(trainer.bank.mass.sum())
+    assert 0 < masses[1] < 0.9 * masses[0]
 
 
 def test_the_loss_of_a_step_sees_the_bank_of_the_step_before(tmp_path):
