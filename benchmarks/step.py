@@ -2,6 +2,7 @@
 
     python benchmarks/step.py --pairs 200
     python benchmarks/step.py --hidden_size 192 --layers 12 --image_size 32 --num_labels 100 --batch_size 32 --pairs 60
+    python benchmarks/step.py --settings '{"temperature_weighting": "information"}'
 
 Each pair runs one whole optimizer step (forward, backward, clipping, AdamW, and for CMIMTrainer the bank) with both
 trainers on one batch, in an order that changes from pair to pair. The machine's speed drifts, so only the ratio inside
@@ -99,6 +100,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--image_size", type=int, default=16)
     parser.add_argument("--num_labels", type=int, default=10)
+    parser.add_argument("--settings", type=json.loads, default={}, help="of CMIMConfig, as JSON; none: its defaults")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the seconds of each pair there, too")
     options = parser.parse_args()
@@ -106,7 +108,7 @@ def main() -> None:
     common: dict[str, Any] = {"report_to": "none", "use_cpu": not torch.cuda.is_available(), "disable_tqdm": True}
     with tempfile.TemporaryDirectory() as folder:
         plain = prepare(Trainer(build(options), TrainingArguments(folder, **common)))
-        hardened = prepare(CMIMTrainer(build(options), CMIMConfig(folder, **common)))
+        hardened = prepare(CMIMTrainer(build(options), CMIMConfig(folder, **common, **options.settings)))
     size = (options.batch_size, 3, options.image_size, options.image_size)
     batch = {"pixel_values": torch.randn(size), "labels": torch.randint(0, options.num_labels, (options.batch_size,))}
     batch = {name: value.to(plain[1].args.device) for name, value in batch.items()}
@@ -114,7 +116,7 @@ def main() -> None:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
     print(
         f"CMIMTrainer / Trainer step: {ratio_with_interval(seconds)}\n"
-        f"batch {options.batch_size},"
+        f"{options.settings or 'default settings'}, batch {options.batch_size},"
         f" {options.num_labels} classes, {sum(p.numel() for p in plain[0].parameters()):,} weights\n"
         f"{device}, {options.threads} thread(s), torch {torch.__version__}, transformers {transformers.__version__},"
         f" {time.strftime('%Y-%m-%d')}"
