@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from hf_cmim import CentroidBank, CMIMLoss
 from hf_cmim.functional import class_centroids, cmi_curve, conditional_mutual_information, within_total_ratio
+from hf_cmim.functional.label_information import label_information
 from hf_cmim.functional.scaling import Scaling
 from hf_cmim.functional.temperatures import DEFAULT_TEMPERATURES, reconstruction_temperatures
 from hf_cmim.trainers.ramp import ramped_weight
@@ -560,18 +561,21 @@ def test_backend_follows_the_size_and_the_variable(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["eager", "fused"])
-@pytest.mark.parametrize(
-    "scaling", [None, Scaling(torch.tensor(1.3), torch.tensor(0.2))], ids=["as-they-are", "scaled"]
-)
-def test_compiled_objective_has_no_graph_break(backend, scaling):
+@pytest.mark.parametrize("form", ["as it is", "scaled", "share"])
+def test_compiled_objective_has_no_graph_break(backend, form):
     """Catches a step that torch.compile takes apart, and a compiled loss that is another."""
-    loss = CMIMLoss(OCTAVES, backend=backend)
+    weighting = "information" if form == "share" else "squared"
+    loss = CMIMLoss(OCTAVES, backend=backend, temperature_weighting=weighting, correct_only=form != "as it is")
     logits, labels = samples()
     log_centroids = log_centroids_of(loss).float()
-    previous = torch.ones(len(OCTAVES))
+    known = {"num_items": 13, "previous_terms": torch.ones(len(OCTAVES))}
+    if form == "scaled":
+        known["scaling"] = Scaling(torch.tensor(1.3), torch.tensor(0.2))
+    elif form == "share":
+        known["information"] = label_information(log_centroids.exp(), log_centroids, torch.ones(5))
 
     def total(values):
-        components = loss(values, labels, log_centroids, 0.7, num_items=13, previous_terms=previous, scaling=scaling)
+        components = loss(values, labels, log_centroids, 0.7, **known)
         return components["ce"] + components["cmi"]
 
     compiled = torch.compile(total, fullgraph=True)
