@@ -239,7 +239,7 @@ def _chunk_kernel(
         means += further / partitions
         _store_terms(references, row, means, partitions, counted, lane, LEVELS)
     if gradient is not None:
-        factors = tl.load(weights + lane, mask=counted & (lane < LEVELS), other=0.0) * inverses / partitions
+        factors = tl.where(counted, tl.load(weights + lane, mask=lane < LEVELS, other=0) * inverses / partitions, 0.0)
         for start in range(0, classes, BLOCK):
             inside = start + column < classes
             total = tl.full([BLOCK], 0.0, tl.float32)
