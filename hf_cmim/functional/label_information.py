@@ -158,8 +158,8 @@ def _certainties(rows: Tensor, logs: Tensor) -> Tensor:
     next to nothing.
     """
     classes = rows.shape[-1]
-    terms = torch.addcmul(rows.new_tensor(1 / classes), rows, logs.clamp_min(LOWEST) + (math.log(classes) - 1))
-    return terms.sum(dim=-1)
+    terms = logs.clamp_min(LOWEST).add_(math.log(classes) - 1).mul_(rows)  # in place: fresh pages cost more
+    return terms.add_(1 / classes).sum(dim=-1)
 
 
 def label_information(centroids: Tensor, log_centroids: Tensor, counts: Tensor) -> LabelInformation:
