@@ -21,14 +21,7 @@ from typing import Any
 
 import torch
 import transformers
-from hardening import (
-    TASKS,
-    ConvNet,
-    DeepAveragingNet,
-    arm_settings,
-    fashion_mnist_samples,
-    wordnet_samples,
-)
+from hardening import TASKS, ConvNet, DeepAveragingNet, arm_settings, fashion_mnist_samples, wordnet_samples
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PretrainedConfig, set_seed
@@ -154,15 +147,19 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=AUDITED)
     parser.add_argument("--data_dir", required=True)
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs/leaks"))
+    parser.add_argument(
+        "--output_dir", type=Path, help="default: outputs/audit_TASK_SEED; another for other --families"
+    )
     parser.add_argument("--teacher", default="cmim", help="arm of benchmarks/hardening.py, NAME or NAME:{JSON}")
     parser.add_argument("--controls", nargs="*", default=[], help="more such teachers, audited the same way")
     parser.add_argument("--families", nargs="*", default=[], choices=STANDARD_V1.families, metavar="NAME",
-                        help="of standard-v1; none: all")  # fmt: skip
+                        help="of standard-v1; none: all; others need another folder")  # fmt: skip
     parser.add_argument("--seed", type=int, default=1, help="of the teachers")
     parser.add_argument("--criterion", default="teacher-free")
     parser.add_argument("--looks", type=int, nargs="+", default=[3, 5, 8, 12])
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.output_dir = options.output_dir or Path(f"outputs/audit_{options.task}_{options.seed}")
+    return options
 
 
 def main() -> None:

@@ -48,7 +48,7 @@ def main() -> None:
     """Print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", required=True)
-    parser.add_argument("--teachers", type=Path, default=Path("outputs/audit_fashion/teachers"))
+    parser.add_argument("--teachers", type=Path, default=Path("outputs/audit_fashion_mnist_1/teachers"))
     parser.add_argument("--arms", nargs="+", default=["ce", "cmim"], help="of benchmarks/hardening.py")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()

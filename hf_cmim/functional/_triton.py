@@ -1,7 +1,5 @@
-"""The fused operator on a GPU: its Triton kernels, launched.
+"""The fused operator on a GPU: it launches the kernel of `_triton_kernels` that suits the number of classes.
 
-Up to 8,192 classes a row is held in registers: its logits, its gradient and the centroid row of each temperature move
-once. Longer rows go through in chunks: logits are read three times (maximum, sums, gradient), centroid rows twice.
 Source: ours.
 """
 

@@ -275,6 +275,21 @@ def test_rows_that_move_say_what_their_table_says(sizes):
     assert torch.equal(bank.label.counts, counted)
 
 
+def test_roundings_do_not_pile_up():
+    """Catches a mean that drifts from its table over thousands of steps: it is never read anew."""
+    torch.manual_seed(0)
+    classes, means = 30, 2 * torch.randn(30, 30)
+    bank = CentroidBank(classes, [1.0, 4.0], follows_label=True)
+    for _ in range(3000):
+        labels = (torch.rand(8).square() * classes).long()  # some are rare
+        bank.accumulate(means[labels] + torch.randn(8, classes), labels)
+        bank.step()
+    expected = label_information(bank.probs.double(), bank.log_probs.double(), bank.seen)
+    torch.testing.assert_close(bank.label_information.information.double(), expected.information, rtol=1e-5, atol=0)
+    found = bank.label_information.log_marginals.double()
+    torch.testing.assert_close(found, expected.log_marginals, rtol=0, atol=2e-5)
+
+
 def test_a_bank_that_follows_no_label_says_so():
     """Catches another bank's cost, and an empty share where the bank was built for another weighting."""
     bank = CentroidBank(5, TEMPERATURES)

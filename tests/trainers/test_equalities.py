@@ -116,10 +116,10 @@ class TestSplitsOfABatch:
             assert trainer.state.global_step == 12
             results[accumulation] = trainer
         reference = results.pop(1)
-        masses = reference.bank.mass.sort(
-            descending="cmi_correct_only" in objective
-        ).values  # it gets few right so far
-        assert masses[0] > 5, "the bank is not filled"
+        masses = reference.bank.mass
+        # So young a model never gets some of the classes right.
+        filled = masses.max() if "cmi_correct_only" in objective else masses.min()
+        assert filled > 5, "the bank is not filled"
         assert reference.state.log_history[-2]["cmi"] > 1e-4, "the weight never acted"
         # A share of next to nothing amplifies roundings; derived by each part's own terms it is off by 6e-5 and more.
         largest, relative = (3e-5, 3e-3) if "temperature_weighting" in objective else (5e-6, 1e-4)
