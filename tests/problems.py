@@ -7,6 +7,7 @@ import torch
 from hf_cmim.functional.label_information import Extrapolation
 
 HALVING = [2.0**power for power in (1, -2, 0, 3, -1, 4, 2, 5)]  # in no order
+DOUBLING = sorted(HALVING)
 OTHERS = [0.5, 1.0, 3.0, 7.5]
 
 

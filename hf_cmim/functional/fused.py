@@ -6,8 +6,8 @@ For the share of `hf_cmim.functional.label_information` the gradient is that of 
 r = q + ratio (q - m) in place of q, m being the log of the mean output: of the same form, with one more sum.
 Both need the same exponentials once, so the gradient is made in the forward pass, and backward multiplies by a number.
 Samples go through in blocks that stay in the processor's cache: no `(K, B, C)` tensor is made of more than a block.
-Where each temperature is half the one before (the default), exponentials are taken at the hottest alone and squared
-from one to the next: their relative error doubles each time, to 2^(K - 1) roundings at the coldest, K being at most 8.
+Where each temperature is twice the one before (the default), exponentials are taken at few of them and squared to the
+next colder one: their relative error doubles each time, to at most 2^(K - 1) roundings, K being at most 8.
 
 On a GPU it runs as the kernels of `hf_cmim.functional._triton`.
 
@@ -65,7 +65,7 @@ def weighted_divergences(
         total, sums, scale_sums, _ = torch.ops.hf_cmim.divergences(*arguments)
     else:
         total, sums, scale_sums, _ = _apply_divergences(*arguments)
-    return total, sums.detach(), scale_sums.detach()
+    return total, sums, scale_sums
 
 
 def _divergences(
@@ -92,12 +92,11 @@ def _divergences(
     weights = weights.to(dtype)
     rows = max(1, BLOCK_ELEMENTS // (len(temperatures) * logits.shape[1]))
     gradient = logits.new_empty(logits.shape[0] if wants_gradient else 0, logits.shape[1], dtype=dtype)
-    blocks = logits.split(rows)
-    gradients = gradient.split(rows) if wants_gradient else [None] * len(blocks)
     known = log_centroids, tuple(temperatures), weights, multiplier, extrapolation
     sums, scale_sums = weights.new_zeros(1 if extrapolation is None else 2, len(weights)), weights.new_zeros(3)
-    for block, own, part in zip(blocks, labels.split(rows), gradients, strict=True):
-        raised = block.to(dtype)
+    for start in range(0, len(logits), rows):
+        block = slice(start, start + rows)
+        raised, own, part = logits[block].to(dtype), labels[block], gradient[block] if wants_gradient else None
         sums += sums_of_block(raised, own, part, *known)
         if scaling is not None:
             scale_sums += freed_of_scale(raised, own, part, *scaling)
@@ -149,10 +148,16 @@ def _backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
 
 
 class _Divergences(torch.autograd.Function):
-    """What the operator does, without the cost of calling one: on a small batch that is a fifth of the whole."""
+    """What the operator does, without the cost of calling one: on a small batch that is a fifth of the whole.
 
-    forward = staticmethod(_divergences)
-    setup_context = staticmethod(_keep)
+    Nor with a `setup_context` beside `forward`: torch would then look at its signature at every call.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        output = _divergences(*arguments)
+        _keep(ctx, arguments, output)
+        return output
 
     backward = staticmethod(_backward)
 

@@ -28,7 +28,9 @@ def flatten_samples(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
             f"Expected integer labels in [0, {logits.shape[-1]}), got dtype {labels.dtype}: a regression or"
             " multi-label target. Use integer class labels."
         )
-    return logits.reshape(-1, logits.shape[-1]), labels.reshape(-1).long()
+    if logits.ndim > 2:  # a view of what is flat already would be one step more for autograd
+        logits, labels = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
+    return logits, labels.long()
 
 
 def check_label_range(labels: Tensor, num_classes: int) -> None:

@@ -5,11 +5,12 @@ from itertools import product
 
 import pytest
 import torch
-from problems import HALVING, OTHERS, arranged, case, extrapolation_of, scaled_twin, twin
+from problems import DOUBLING, HALVING, OTHERS, arranged, case, extrapolation_of, scaled_twin, twin
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 
 from hf_cmim.functional import fused
+from hf_cmim.functional.blocks import tempered_probs
 from hf_cmim.functional.fused import weighted_divergences
 from hf_cmim.functional.scaling import Scaling
 
@@ -54,7 +55,7 @@ def assert_close(found, expected, tolerance):
     torch.testing.assert_close(gradient.double(), 0.5 * expected_gradient, rtol=eps, atol=eps * largest + 1e-8)
 
 
-@pytest.mark.parametrize("temperatures", [HALVING, HALVING[:1], OTHERS, OTHERS[2:]], ids=len)
+@pytest.mark.parametrize("temperatures", [DOUBLING, HALVING, DOUBLING[:1], OTHERS, OTHERS[2:]], ids=len)
 @pytest.mark.parametrize(("samples", "classes"), [(1, 2), (5, 3), (37, 100), (30, 130), (3, 1000), (0, 4)])
 def test_values_and_gradients_equal_twin(samples, classes, temperatures):
     """Catches levels squared in the wrong order, a factor 1 / T, a block's edge, and padding counted as a class."""
@@ -67,10 +68,21 @@ def test_sixteen_halving_levels_keep_their_precision():
     assert_agrees(*arranged(case(200, 9, temperatures, scale=0.02), temperatures))
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3, 4, 16])
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 7, 8, 9])
+def test_levels_are_made_in_as_many_chains_as_threads(threads, count, monkeypatch):
+    """Catches a level that no chain makes, one squared from a wrong or a later one, and chains that underflow."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    temperatures = [2.0**power for power in range(-2, count - 2)]
+    logits = torch.randn(60, 300, generator=torch.Generator().manual_seed(0)) * torch.logspace(-1, 3, 60).unsqueeze(1)
+    expected = torch.stack([(logits.double() / each).softmax(dim=1) for each in temperatures])
+    torch.testing.assert_close(tempered_probs(logits, temperatures).double(), expected, rtol=2e-5, atol=1e-16)
+
+
 @pytest.mark.parametrize("elements", [1, 2000, 9000])
 def test_blocks_do_not_change_the_result(elements, monkeypatch):
     """Catches samples lost or counted twice at the edge of a block, and buffers of another block read."""
-    problem = arranged(case(41, 30, HALVING, ignored=(0, 17, 40), unseen=(5,)), HALVING)
+    problem = arranged(case(41, 30, DOUBLING, ignored=(0, 17, 40), unseen=(5,)), DOUBLING)
     monkeypatch.setattr(fused, "BLOCK_ELEMENTS", elements)
     assert_agrees(*problem)
 
@@ -80,7 +92,7 @@ def test_fifty_thousand_classes():
     assert_agrees(*arranged(case(2, 50_000, [1.0, 2.0]), [1.0, 2.0]))
 
 
-@pytest.mark.parametrize("temperatures", [HALVING, OTHERS, [0.02, 1.0, 500.0]], ids=["halving", "others", "wide"])
+@pytest.mark.parametrize("temperatures", [DOUBLING, OTHERS, [0.02, 1.0, 500.0]], ids=["doubling", "others", "wide"])
 @pytest.mark.parametrize("scale", [0.0, 1e-3, 100.0, 1e4])
 def test_extreme_logits(scale, temperatures):
     """Catches overflow, 0 * inf, and a clamp of the exponent that shows in the divergence."""
@@ -89,15 +101,15 @@ def test_extreme_logits(scale, temperatures):
 
 def test_logits_that_mask_a_class_stay_finite():
     """Catches a class masked by the lowest fp32 number, whose u overflows, times an exponential that was clamped."""
-    logits, labels, log_centroids, weights = case(6, 5, HALVING)
+    logits, labels, log_centroids, weights = case(6, 5, DOUBLING)
     labels[labels == 3] = 0
     logits[:, 3] = torch.finfo(torch.float32).min
-    total, sums, _ = weighted_divergences(logits.requires_grad_(), labels, log_centroids, HALVING, weights)
+    total, sums, _ = weighted_divergences(logits.requires_grad_(), labels, log_centroids, DOUBLING, weights)
     total.backward()
     assert logits.grad.isfinite().all()
     kept = [0, 1, 2, 4]
     tables, renumbered = log_centroids[:, kept][:, :, kept], torch.where(labels == 4, 3, labels)
-    _, without, _ = weighted_divergences(logits.detach()[:, kept], renumbered, tables, HALVING, weights)
+    _, without, _ = weighted_divergences(logits.detach()[:, kept], renumbered, tables, DOUBLING, weights)
     torch.testing.assert_close(sums, without, rtol=1e-5, atol=1e-6)
 
 
@@ -121,34 +133,34 @@ def test_zeros_in_a_seen_centroid_count_as_the_smallest_number():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_types(dtype):
     """Catches arithmetic in half precision, and fp64 lowered to fp32."""
-    problem = arranged(case(12, 50, HALVING, dtype=dtype), HALVING)
+    problem = arranged(case(12, 50, DOUBLING, dtype=dtype), DOUBLING)
     assert_agrees(*problem, tolerance=1e-5 if dtype != torch.float64 else 1e-7)
 
 
 def test_logits_that_are_not_contiguous():
     """Catches rows read by the strides of another layout."""
-    logits, labels, log_centroids, weights = case(12, 20, HALVING)
-    assert_agrees(logits.t().contiguous().t(), labels, log_centroids, HALVING, weights)
+    logits, labels, log_centroids, weights = case(12, 20, DOUBLING)
+    assert_agrees(logits.t().contiguous().t(), labels, log_centroids, DOUBLING, weights)
     wide = torch.cat([logits, logits], dim=1).requires_grad_()
-    assert_agrees(wide[:, :20], labels, log_centroids, HALVING, weights)
+    assert_agrees(wide[:, :20], labels, log_centroids, DOUBLING, weights)
 
 
 def test_autocast_changes_nothing():
     """Catches a product of matrices in bf16, of which the divergences are differences."""
-    logits, labels, log_centroids, weights = case(12, 200, HALVING)
+    logits, labels, log_centroids, weights = case(12, 200, DOUBLING)
     plain, other = logits.clone().requires_grad_(), logits.clone().requires_grad_()
-    weighted_divergences(plain, labels, log_centroids, HALVING, weights)[0].backward()
+    weighted_divergences(plain, labels, log_centroids, DOUBLING, weights)[0].backward()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        total, *_ = weighted_divergences(other, labels, log_centroids, HALVING, weights)
+        total, *_ = weighted_divergences(other, labels, log_centroids, DOUBLING, weights)
     total.backward()
     assert torch.equal(plain.grad, other.grad)
 
 
 def test_no_gradient_where_none_is_asked():
     """Catches a gradient held in evaluation, and a value that differs without one."""
-    logits, labels, log_centroids, weights = case(12, 20, HALVING)
-    with_gradient = weighted_divergences(logits.clone().requires_grad_(), labels, log_centroids, HALVING, weights)
-    without = weighted_divergences(logits, labels, log_centroids, HALVING, weights)
+    logits, labels, log_centroids, weights = case(12, 20, DOUBLING)
+    with_gradient = weighted_divergences(logits.clone().requires_grad_(), labels, log_centroids, DOUBLING, weights)
+    without = weighted_divergences(logits, labels, log_centroids, DOUBLING, weights)
     assert with_gradient[0].requires_grad
     assert not without[0].requires_grad
     assert torch.equal(with_gradient[1], without[1])
@@ -157,9 +169,9 @@ def test_no_gradient_where_none_is_asked():
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 def test_a_logit_that_is_no_number_shows(number):
     """Catches a diverged model whose loss looks fine."""
-    logits, labels, log_centroids, weights = case(3, 20, HALVING)
+    logits, labels, log_centroids, weights = case(3, 20, DOUBLING)
     logits[1, 4] = number
-    total, *_ = weighted_divergences(logits.requires_grad_(), labels, log_centroids, HALVING, weights)
+    total, *_ = weighted_divergences(logits.requires_grad_(), labels, log_centroids, DOUBLING, weights)
     total.backward()
     assert total.isnan()
     assert logits.grad[1].isnan().any()
@@ -203,7 +215,7 @@ def test_second_derivative_is_refused(operator):
 
 def test_operator_keeps_the_rules_of_torch_library():
     """Catches a fake kernel of other shapes or types than the real one, which breaks torch.compile."""
-    logits, labels, log_centroids, weights = case(7, 9, HALVING, ignored=(2,))
+    logits, labels, log_centroids, weights = case(7, 9, DOUBLING, ignored=(2,))
     # Tracing both passes derives every output, also the gradient, which is refused: the compiled step covers it.
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     nothing, scaling = (None, None), torch.tensor([1.3, 0.2]).unbind()
@@ -213,7 +225,7 @@ def test_operator_keeps_the_rules_of_torch_library():
             logits.requires_grad_(wants_gradient),
             labels,
             log_centroids,
-            HALVING,
+            DOUBLING,
             weights,
             wants_gradient,
             *optional,
@@ -224,10 +236,10 @@ def test_operator_keeps_the_rules_of_torch_library():
 @pytest.mark.slow
 def test_compiled_step_has_no_graph_break():
     """Catches a break of the graph, and a compiled result that is another."""
-    logits, labels, log_centroids, weights = case(7, 9, HALVING, ignored=(2,))
+    logits, labels, log_centroids, weights = case(7, 9, DOUBLING, ignored=(2,))
 
     def total(values):
-        return weighted_divergences(2 * values, labels, log_centroids, HALVING, weights)[0]
+        return weighted_divergences(2 * values, labels, log_centroids, DOUBLING, weights)[0]
 
     compiled = torch.compile(total, fullgraph=True)
     plain, other = logits.clone().requires_grad_(), logits.clone().requires_grad_()
@@ -238,10 +250,10 @@ def test_compiled_step_has_no_graph_break():
 
 def test_memory_stays_of_the_order_of_the_logits():
     """Catches a `(K, B, C)` tensor: 8 x 2000 x 1000 numbers would take 61 MiB."""
-    logits, labels, log_centroids, weights = case(2000, 1000, HALVING)
+    logits, labels, log_centroids, weights = case(2000, 1000, DOUBLING)
     logits.requires_grad_()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        weighted_divergences(logits, labels, log_centroids, HALVING, weights)[0].backward()
+        weighted_divergences(logits, labels, log_centroids, DOUBLING, weights)[0].backward()
     events = profiled.profiler.kineto_results.events()
     sizes = [event.nbytes() for event in events if event.name() == "[memory]"]
     assert max(sizes) <= logits.nbytes
