@@ -75,6 +75,11 @@ class Composition(nn.Module):
     # What a trainer has to know
 
     @property
+    def has_protocols(self) -> bool:
+        """Whether queries, student or optimizer are changed, and not the loss alone."""
+        return any(each is not None for each in (self.query_protocol, self.student_protocol, self.optimizer_protocol))
+
+    @property
     def active_parts(self) -> list[AttackPart]:
         """Every part, the default loss included, transforms before the loss."""
         protocols = (self.query_protocol, self.student_protocol, self.optimizer_protocol)

@@ -21,10 +21,11 @@ from transformers import set_seed
 from hf_cmim.attacks.composition import Composition
 from hf_cmim.attacks.teacher_free import CrossEntropy
 from hf_cmim.audit.data import varies
+from hf_cmim.audit.graphs import has_graphs
 from hf_cmim.audit.pooled import PooledArm, StudentResult, check_can_be_pooled, pooled_arguments
 from hf_cmim.audit.shared_answers import SharedAnswers
 from hf_cmim.audit.stack import StudentStack, can_be_stacked, stacks_faithfully
-from hf_cmim.audit.student import PooledStudent
+from hf_cmim.audit.student import PooledStudent, student_inputs
 from hf_cmim.functional.divergence import IGNORE_INDEX
 from hf_cmim.teachers.base import INDEX_NAME
 from hf_cmim.trainers.components import unchanged_random_states
@@ -125,9 +126,14 @@ class StudentPool:
         loader = self._training_loader(students[0], seed)
         epochs, steps_in_epoch, *_, max_steps = students[0].set_initial_training_values(students[0].args, loader)
         self._survey(students, seed)
-        units = self._units(students, seed)
+        batch = self._first_batch(students[0], seed)
+        units = self._units(students, batch)
         for unit in units:
             unit.begin(max_steps)
+        if has_graphs(self.args.device):  # before a loader's own threads could disturb
+            memory = torch.cuda.graph_pool_handle()
+            for unit in units:
+                unit.record_passes(student_inputs(batch), memory)
         for epoch in range(epochs):
             loader.dataset.set_epoch(epoch)  # type: ignore[attr-defined]  # DataLoader does not know its data set's type
             loader.batch_sampler.sampler.set_epoch(epoch)  # type: ignore[union-attr]  # nor its sampler's
@@ -144,15 +150,16 @@ class StudentPool:
             each.end()
         return students
 
-    def _units(self, students: list[PooledStudent], seed: int) -> list[PooledStudent | StudentStack]:
+    def _first_batch(self, student: PooledStudent, seed: int) -> dict[str, Any]:
+        """Return a batch of the size of those in training."""
+        batch = next(self.ordered_batches(student, self.transfer_set, seed))
+        size = self.args.per_device_train_batch_size
+        return {name: value[:size] if isinstance(value, Tensor) else value for name, value in batch.items()}
+
+    def _units(self, students: list[PooledStudent], batch: dict[str, Any]) -> list[PooledStudent | StudentStack]:
         """Return what takes steps: a stack of those students that can be stacked, and the others one by one."""
         together = [student for student in students if self.stacked and can_be_stacked(student)]
-        if len(together) < 2:
-            return list(students)
-        batch = next(self.ordered_batches(students[0], self.transfer_set, seed))
-        few = {name: value[: self.args.per_device_train_batch_size] if isinstance(value, Tensor) else value
-               for name, value in batch.items()}  # fmt: skip
-        if not stacks_faithfully(together, few):
+        if len(together) < 2 or not stacks_faithfully(together, batch):
             return list(students)
         return [StudentStack(together), *(student for student in students if student not in together)]
 
@@ -215,9 +222,8 @@ class StudentPool:
         for kept in self._evaluation_batches(students[0], dataset):
             batch = dict(kept)
             valid = batch.pop("labels").flatten() != IGNORE_INDEX
-            inputs = {name: value for name, value in batch.items() if name not in (INDEX_NAME, TEACHER_VIEW)}
             for student, seen in zip(students, found, strict=True):
-                seen.append(student.classify(inputs).flatten()[valid].cpu())
+                seen.append(student.classify(student_inputs(batch)).flatten()[valid].cpu())
         return [torch.cat(seen).numpy().astype(np.int32) for seen in found]
 
     def _evaluation_batches(self, student: PooledStudent, dataset: Any) -> Iterable[dict[str, Any]]:

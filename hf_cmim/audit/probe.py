@@ -11,6 +11,7 @@ from hf_cmim.attacks.protocols import Query
 from hf_cmim.attacks.teacher_free import CrossEntropy
 from hf_cmim.audit.pool import StudentPool
 from hf_cmim.audit.pooled import PooledArm
+from hf_cmim.audit.student import student_inputs
 from hf_cmim.teachers.base import INDEX_NAME
 from hf_cmim.trainers.components import unchanged_random_states
 from hf_cmim.trainers.transfer_data import TEACHER_VIEW
@@ -22,9 +23,7 @@ def _asked(pool: StudentPool) -> tuple[nn.Module, dict[str, Any]]:
     batch = next(pool.ordered_batches(student, pool.transfer_set))
     size = pool.args.per_device_train_batch_size
     return cast(nn.Module, student.model), {
-        name: value[:size] if isinstance(value, Tensor) else value
-        for name, value in batch.items()
-        if name not in ("labels", INDEX_NAME, TEACHER_VIEW)
+        name: value[:size] if isinstance(value, Tensor) else value for name, value in student_inputs(batch).items()
     }
 
 

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from transformers.utils import logging
 
-from hf_cmim.audit.student import PooledStudent
-from hf_cmim.teachers.base import INDEX_NAME
-from hf_cmim.trainers.transfer_data import TEACHER_VIEW
+from hf_cmim.audit.graphs import ReplayedForward, graph_obstacle
+from hf_cmim.audit.student import PooledStudent, student_inputs
 from hf_cmim.trainers.validation import model_logits
 
 logger = logging.get_logger(__name__)
@@ -40,6 +39,7 @@ class StudentStack:
         parameters, self._buffers = stack_module_state(models)
         self._parameters: dict[str, Tensor] = dict(parameters)
         self._trained = {name: value for name, value in self._parameters.items() if value.requires_grad}
+        self._passes = ReplayedForward(self.logits, list(self._parameters.values()), list(self._buffers.values()))
         self._optimizer: torch.optim.Optimizer
         self._schedule: Any
 
@@ -67,8 +67,8 @@ class StudentStack:
     def take_step(self, batches: Sequence[dict[str, Any]], num_items: Tensor | int | None) -> None:
         """Take one optimizer step of all."""
         for batch in batches:
+            logits = self._passes(student_inputs(batch))
             with self.students[0].compute_loss_context_manager():
-                logits = self._logits(_student_inputs(batch))
                 losses = [
                     student.loss_of(_Answer(each), batch, num_items)
                     for student, each in zip(self.students, logits.unbind(), strict=True)
@@ -82,11 +82,24 @@ class StudentStack:
         for student in self.students:
             student.state.global_step += 1
 
-    def _logits(self, inputs: Mapping[str, Any]) -> Tensor:
+    def record_passes(self, inputs: Mapping[str, Any], memory: Any) -> None:
+        """Replay the passes of all as graphs from now on, where they can be.
+
+        Args:
+            inputs: a batch as `take_step` will get them.
+            memory: of the graphs of all who step in turn.
+        """
+        first = self.students[0]
+        self._passes.record(inputs, memory, graph_obstacle(first.attack, first.args))
+
+    def logits(self, inputs: Mapping[str, Any]) -> Tensor:
+        """Return the logits of every student, `(S, ..., C)`."""
+
         def forward(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
             return model_logits(functional_call(self._skeleton, (parameters, buffers), kwargs=dict(inputs)))
 
-        logits: Tensor = vmap(forward)(self._parameters, self._buffers)
+        with self.students[0].compute_loss_context_manager():
+            logits: Tensor = vmap(forward)(self._parameters, self._buffers)
         return logits
 
     @torch.no_grad()
@@ -120,10 +133,6 @@ class _Answer:
         return {"logits": self.logits}
 
 
-def _student_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in batch.items() if name not in ("labels", INDEX_NAME, TEACHER_VIEW)}
-
-
 def _skeleton(model: nn.Module) -> nn.Module:
     """Return the architecture without weights; attention in plain operations, because fused ones do not stack."""
     skeleton: Any = copy.deepcopy(model)
@@ -136,9 +145,8 @@ def _skeleton(model: nn.Module) -> nn.Module:
 def can_be_stacked(student: PooledStudent) -> bool:
     """Return whether a student's attack and settings leave the forward pass and the optimizer to the stack."""
     attack, args = student.attack, student.args
-    protocols = (attack.query_protocol, attack.student_protocol, attack.optimizer_protocol)
     return (
-        all(protocol is None for protocol in protocols)
+        not attack.has_protocols
         and not any(True for _ in attack.parameters())
         and getattr(args.optim, "value", args.optim) in ELEMENTWISE
         and not (args.fp16 or args.torch_compile)
@@ -157,8 +165,8 @@ def stacks_faithfully(students: Sequence[PooledStudent], batch: Mapping[str, Any
     model.train()
     try:
         with students[0].compute_loss_context_manager():
-            stacked = StudentStack(students)._logits(_student_inputs(batch))[0]
-            alone = model_logits(model(**_student_inputs(batch)))
+            stacked = StudentStack(students).logits(student_inputs(batch))[0]
+            alone = model_logits(model(**student_inputs(batch)))
     except Exception as error:  # whatever an architecture does that torch.func cannot
         logger.info(f"Students are trained one after the other, not stacked: {error}")
         return False

@@ -1,7 +1,7 @@
 """A student among others: everything `DistillationTrainer` does in a step, without its loop."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast, final
@@ -11,8 +11,17 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerState
 
+from hf_cmim.audit.graphs import ReplayedForward, ReplayedModel, graph_obstacle
 from hf_cmim.audit.shared_answers import SharedAnswers
+from hf_cmim.teachers.base import INDEX_NAME
 from hf_cmim.trainers.distillation_trainer import DistillationTrainer
+from hf_cmim.trainers.transfer_data import TEACHER_VIEW
+from hf_cmim.trainers.validation import model_logits
+
+
+def student_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a student sees of a batch."""
+    return {name: value for name, value in batch.items() if name not in ("labels", INDEX_NAME, TEACHER_VIEW)}
 
 
 @final
@@ -36,6 +45,7 @@ class PooledStudent(DistillationTrainer):
         if self.queries.teacher is not None:
             self.queries.ask = partial(shared.ask, self.queries.teacher)
         self.has_diverged = False
+        self._learner: Any = self.model
         self._parameters_in_order: list[nn.Parameter] = []
         self._random_states = _RandomStates.now(self.args.device)
 
@@ -66,8 +76,23 @@ class PooledStudent(DistillationTrainer):
                 self.optimizer = self.accelerator.prepare(self.optimizer)
             self.create_scheduler(num_training_steps=max_steps)
             self.state = TrainerState(max_steps=max_steps)
+            self._learner = self.model_wrapped
             self._parameters_in_order = list(self.model_wrapped.parameters())
             self._forget_gradients()
+
+    def record_passes(self, inputs: Mapping[str, Any], memory: Any) -> None:
+        """Replay the passes as graphs from now on, where they can be.
+
+        Args:
+            inputs: a batch as `take_step` will get them.
+            memory: of the graphs of all who step in turn.
+        """
+        model = self.model_wrapped.train()
+        passes = ReplayedForward(
+            lambda inputs: model_logits(model(**inputs)), self._parameters_in_order, list(model.buffers())
+        )
+        if passes.record(inputs, memory, graph_obstacle(self.attack, self.args)):
+            self._learner = ReplayedModel(model, passes)
 
     def stand_by(self, max_steps: int) -> None:
         """Prepare for a stack to do the work: losses are this student's, weights and optimizer the stack's."""
@@ -89,8 +114,9 @@ class PooledStudent(DistillationTrainer):
         return loss
 
     def end(self) -> None:
-        """See whether every loss was finite."""
+        """See whether every loss was finite, and let go of what was recorded."""
         self.check_loss_is_finite()
+        self._learner = self.model
 
     def _forget_gradients(self) -> None:
         for parameter in self._parameters_in_order:
@@ -112,7 +138,7 @@ class PooledStudent(DistillationTrainer):
             for position, batch in enumerate(batches):
                 if not self.has_diverged:
                     self.accelerator.gradient_state._set_sync_gradients(position == len(batches) - 1)
-                    self.training_step(self.model_wrapped, batch, num_items)
+                    self.training_step(self._learner, batch, num_items)
             if not self.has_diverged:
                 self._update()
 
