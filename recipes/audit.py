@@ -72,6 +72,7 @@ class RecipeArguments:
     margin_points: float = HfArg(default=0.5, help="Gain that counts as distilling, in points of test accuracy.")
     looks: list[int] | None = field(default=None, metadata={"help": "Seeds at which verdicts are tried; can grow."})
     screening_seeds: int = HfArg(default=2, help="Seeds of each setting on validation data.")
+    final_seeds: int = HfArg(default=4, help="Further seeds of the strongest settings before one is chosen.")
     null_families: int = HfArg(default=6, help="Attacks whose label-only nulls are tuned.")
     diagnosed: int = HfArg(default=3, help="Attacks whose gains are accounted for.")
 
@@ -91,7 +92,7 @@ def parse_arguments(words: list[str]) -> tuple[RecipeArguments, DistillationConf
     if recipe.student not in STUDENTS:
         sys.exit(f"Expected --student among {', '.join(STUDENTS)}, got {recipe.student!r}: nobody would learn.")
     looks = {} if recipe.looks is None else {"looks": tuple(recipe.looks)}
-    names = ("suite", "criterion", "screening_seeds", "null_families", "diagnosed")
+    names = ("suite", "criterion", "screening_seeds", "final_seeds", "null_families", "diagnosed")
     settings = {name: getattr(recipe, name) for name in names}
     return recipe, args, AuditPlan(margin=recipe.margin_points / 100, **settings, **looks)
 

@@ -27,6 +27,9 @@ class AuditPlan:
         margin: gain that counts as distilling, a fraction.
         looks: seeds of each attack at which verdicts are tried; longer later to continue an audit.
         screening_seeds: seeds of each setting in the screen.
+        finalists: settings, the strongest in the screen of the attacks and as many of those without the teacher, that
+            are tried again before one is chosen: of a hundred settings the best of few seeds was also the luckiest.
+        final_seeds: further seeds of each finalist.
         reference_multiple: seeds of a shared reference for each seed of an attack.
         references: reference arms that go on beside label smoothing, the best on validation data.
         null_families: attacks, strongest on validation data first, whose label-only nulls are tuned and go on; all of
@@ -45,6 +48,8 @@ class AuditPlan:
     margin: float = 0.005
     looks: tuple[int, ...] = (3, 5, 8, 12, 18, 27, 40)
     screening_seeds: int = 2
+    finalists: int = 8
+    final_seeds: int = 4
     reference_multiple: int = 3
     references: int = 2
     null_families: int = 6
@@ -62,7 +67,8 @@ class AuditPlan:
                 " could be given."
             )
         self.design  # noqa: B018 (it checks margin and looks)
-        smallest = {"screening_seeds": 1, "references": 0, "null_families": 0, "diagnosed": 0}
+        smallest = {"screening_seeds": 1, "finalists": 0, "final_seeds": 0, "references": 0, "null_families": 0,
+                    "diagnosed": 0}  # fmt: skip
         for name, least in smallest.items():
             if getattr(self, name) < least:
                 raise ValueError(f"Expected {name} of at least {least}, got {getattr(self, name)}.")
@@ -90,19 +96,27 @@ class AuditPlan:
 Scores = Mapping[Arm, Sequence[float]]
 
 
-def best_settings(arms: Iterable[Arm], scores: Scores) -> list[Arm]:
-    """Return for each family and role the arm of the highest mean validation accuracy; the first among equals."""
+def best_settings(arms: Sequence[Arm], scores: Scores) -> list[Arm]:
+    """Return for each family and role its strongest arm; the first among equals."""
     best: dict[tuple[str, str], Arm] = {}
-    for arm in arms:
-        kind = (arm.role, arm.family)
-        if kind not in best or np.mean(scores[arm]) > np.mean(scores[best[kind]]):
-            best[kind] = arm
-    return list(best.values())
+    for arm in strongest(arms, scores):
+        best.setdefault((arm.role, arm.family), arm)
+    return [arm for arm in arms if arm in best.values()]
 
 
-def strongest(arms: Iterable[Arm], scores: Scores, count: int) -> list[Arm]:
-    """Return the arms of the highest mean validation accuracy, highest first."""
-    return sorted(arms, key=lambda arm: -float(np.mean(scores[arm])))[:count]
+def strongest(arms: Iterable[Arm], scores: Scores, count: int | None = None) -> list[Arm]:
+    """Return the arms of the highest mean validation accuracy, highest first, finalists before all others.
+
+    Finalists had the highest means when all had as many seeds; that a mean of more seeds is lower says nothing.
+    """
+    return sorted(arms, key=lambda arm: (-len(scores[arm]), -float(np.mean(scores[arm]))))[:count]
+
+
+def finalists(plan: AuditPlan, arms: Sequence[Arm], scores: Scores) -> list[Arm]:
+    """Return the settings that are tried again: the strongest attacks, and as many arms that know no teacher."""
+    attacks = [arm for arm in arms if arm.role == "knockoff"]
+    others = [arm for arm in arms if arm.role in ("reference", "null")]
+    return [arm for kind in (attacks, others) for arm in strongest(kind, scores, plan.finalists)]
 
 
 @dataclass(frozen=True)
@@ -163,6 +177,7 @@ class Confirmation:
         return {arm.name: arm for arm in every}
 
 
-def screening_seeds(plan: AuditPlan) -> range:
-    """Return the seeds of the screen."""
-    return range(FIRST_SCREENING_SEED, FIRST_SCREENING_SEED + plan.screening_seeds)
+def screening_seeds(plan: AuditPlan, final: bool = False) -> range:
+    """Return the seeds of the screen, or the further ones of its finalists."""
+    first = FIRST_SCREENING_SEED + (plan.screening_seeds if final else 0)
+    return range(first, first + (plan.final_seeds if final else plan.screening_seeds))

@@ -174,9 +174,10 @@ def _screen(plan: AuditPlan, num_classes: int, teachers: int) -> tuple[dict[str,
         "settings of attacks": len(plan.attacks.entries),
         "label-only nulls": _null_families(plan) * _nulls_of_family(num_classes),
     }
-    shared = settings["settings of teacher-free students"]
+    shared, of_each, _ = settings.values()
+    finalists = min(plan.finalists, of_each) + min(plan.finalists, sum(settings.values()) - of_each)
     of_each = sum(settings.values()) - shared
-    return settings, plan.screening_seeds * (shared + teachers * of_each)
+    return settings, plan.screening_seeds * (shared + teachers * of_each) + plan.final_seeds * teachers * finalists
 
 
 def _baseline_names(plan: AuditPlan) -> list[str]:

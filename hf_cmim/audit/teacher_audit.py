@@ -7,7 +7,7 @@ import numpy as np
 
 from hf_cmim.audit.arms import Arm, knockoffs, references
 from hf_cmim.audit.findings import decide_under
-from hf_cmim.audit.plan import AuditPlan, Confirmation, screening_seeds, strongest
+from hf_cmim.audit.plan import AuditPlan, Confirmation, finalists, screening_seeds, strongest
 from hf_cmim.audit.pooled import StudentResult
 from hf_cmim.audit.subject import Subject
 from hf_cmim.audit.training import Trainees
@@ -62,9 +62,10 @@ class TeacherAudit:
     # Screen
 
     def screen(self) -> None:
-        """Try every setting on validation data, then the nulls of the strongest attacks, and choose what goes on."""
+        """Try every setting on validation data, the nulls of the strongest attacks, then the best of all once more."""
         self._score(self.arms, "Screening settings")
         self._score(self._nulls(), "Screening nulls")
+        self._score(finalists(self.plan, self.screened, self.scores), "Screening finalists", final=True)
         self.chosen = Confirmation.choose(self.plan, self.screened, self.scores)
 
     def _nulls(self) -> list[Arm]:
@@ -75,12 +76,13 @@ class TeacherAudit:
     def _nulls_of(self, arms: Iterable[Arm]) -> list[Arm]:
         return [null for arm in arms for null in arm.nulls(self.subject.teacher.num_classes)]
 
-    def _score(self, arms: Sequence[Arm], what: str) -> None:
-        seeds = screening_seeds(self.plan)
+    def _score(self, arms: Sequence[Arm], what: str, final: bool = False) -> None:
+        seeds = screening_seeds(self.plan, final)
         self.trainees.train(self.subject, [(arm, seed) for arm in arms for seed in seeds], "validation", what)
         for arm in arms:
-            self.scores[arm] = self.trainees.accuracies(self.subject, arm, "validation", seeds)
-        self.screened += arms
+            found = self.trainees.accuracies(self.subject, arm, "validation", seeds)
+            self.scores[arm] = self.scores.get(arm, []) + found
+        self.screened += [arm for arm in arms if not final]
 
     # Confirm
 
@@ -158,8 +160,7 @@ class TeacherAudit:
 
     def finished(self) -> dict[tuple[str, str, int], StudentResult]:
         """Return every student that this audit looked at, by arm, evaluation set and seed."""
-        seeds = screening_seeds(self.plan)
-        looked_at = [(arm, "validation", self.trainees.results(self.subject, arm, "validation", seeds))
+        looked_at = [(arm, "validation", self.trainees.results(self.subject, arm, "validation", self._seeds_of(arm)))
                      for arm in self.screened]  # fmt: skip
         looked_at += [(arm, "test", self.trainees.results(self.subject, arm, "test"))
                       for arm in self.known_arms().values()]  # fmt: skip
@@ -168,6 +169,11 @@ class TeacherAudit:
             for arm, data, found in looked_at
             for each in found
         }
+
+    def _seeds_of(self, arm: Arm) -> range:
+        """Return the seeds with which a setting was screened."""
+        first = screening_seeds(self.plan).start
+        return range(first, first + len(self.scores[arm]))
 
     def _screen_of(self, arm: Arm) -> dict[str, float]:
         """Return the mean validation accuracy of each setting that an arm competed with."""

@@ -15,7 +15,7 @@ examples:
       what would be trained, how long it takes and which margin can be reached: under a minute
       for a small student, most of it for opening the data
   hf-cmim audit --teacher outputs/cmim --twin outputs/ce --dataset DATA --student-config small.json
-      standard-v1: about 400 students to screen, 120 for the first look, 40 for each further seed;
+      standard-v1: about 460 students to screen, 120 for the first look, 40 for each further seed;
       most of them once more for the twin
   hf-cmim audit audit.yaml --suite quick-v1 --looks 3 --screening-seeds 1
       five attacks for a first look, on which no verdict should rest: about 110 students
@@ -138,6 +138,9 @@ def _add_plan(group: "argparse._ArgumentGroup") -> None:
         help="seeds of each attack at which a verdict is tried (3 5 8 12 18 27 40); append more to continue",
     )
     group.add_argument("--screening-seeds", metavar="N", type=int, help="seeds of each setting in the screen (2)")
+    group.add_argument(
+        "--final-seeds", metavar="N", type=int, help="further seeds of the strongest settings before one is chosen (4)"
+    )
     group.add_argument(
         "--null-families", metavar="N", type=int, help="attacks whose label-only nulls are tuned, strongest first (6)"
     )

@@ -114,7 +114,7 @@ def _as_audited(flags: argparse.Namespace, audit: AuditReport) -> None:
     plan: dict[str, Any] = audit.reproduction.get("plan", {})
     flags.suite, flags.criterion = audit.scope.suite, audit.primary.criterion
     flags.margin_points, flags.looks = 100 * audit.margin, list(audit.design.looks)
-    for name in ("screening_seeds", "null_families", "diagnosed"):
+    for name in ("screening_seeds", "final_seeds", "null_families", "diagnosed"):
         setattr(flags, name, plan.get(name))
     flags.training = [
         (name, value if isinstance(value, str) else json.dumps(value))

@@ -81,7 +81,7 @@ def audit_plan(options: argparse.Namespace) -> AuditPlan:
     Raises:
         ValueError: a value out of its range.
     """
-    names = ("suite", "criterion", "screening_seeds", "null_families", "diagnosed")
+    names = ("suite", "criterion", "screening_seeds", "final_seeds", "null_families", "diagnosed")
     settings: Mapping[str, Any] = {
         name: getattr(options, name) for name in names if getattr(options, name) is not None
     }

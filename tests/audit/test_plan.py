@@ -7,7 +7,7 @@ from hf_cmim.attacks.dkd import DKD
 from hf_cmim.attacks.kd import KD
 from hf_cmim.attacks.suites import QUICK_V1, STANDARD_V1, Suite, SuiteEntry
 from hf_cmim.audit.arms import Arm, references
-from hf_cmim.audit.plan import AuditPlan, Confirmation, best_settings, screening_seeds, strongest
+from hf_cmim.audit.plan import AuditPlan, Confirmation, best_settings, finalists, screening_seeds, strongest
 
 DKD_LOW, DKD_HIGH = (Arm("dkd", "knockoff", Composition(DKD(beta=beta)), "teacher") for beta in (2.0, 8.0))
 KD_COLD, KD_WARM, KD_HOT = (Arm("kd", "knockoff", Composition(KD(temperature=t)), "teacher") for t in (1.0, 4.0, 9.0))
@@ -44,6 +44,7 @@ def scores(**changes: float) -> dict[Arm, list[float]]:
     ({"looks": (3, 3)}, "looks that rise from 2"), ({"looks": (5, 3)}, "looks that rise from 2"),
     ({"reference_multiple": 0}, "reference_multiple of at least 1, got 0"),
     ({"screening_seeds": 0}, "screening_seeds of at least 1, got 0"),
+    ({"finalists": -1}, "finalists of at least 0, got -1"), ({"final_seeds": -1}, "final_seeds of at least 0, got -1"),
     ({"references": -1}, "references of at least 0, got -1"),
     ({"null_families": -1}, "null_families of at least 0, got -1"),
     ({"diagnosed": -1}, "diagnosed of at least 0, got -1"),
@@ -69,7 +70,7 @@ def test_looks_and_waves_alone_may_change():
     plan = AuditPlan()
     changes = {
         "suite": "quick-v1", "criterion": "paper", "margin": 0.01, "screening_seeds": 3, "reference_multiple": 2,
-        "references": 1, "null_families": 5, "diagnosed": 2, "stacked": False,
+        "references": 1, "null_families": 5, "diagnosed": 2, "stacked": False, "finalists": 4, "final_seeds": 1,
     }  # fmt: skip
     assert set(changes) | {"looks", "wave_size"} == set(AuditPlan.__dataclass_fields__)
     assert AuditPlan(looks=(3, 5), wave_size=2).settings() == plan.settings()
@@ -89,8 +90,9 @@ def test_a_suite_of_ones_own_is_known_by_what_is_in_it():
 def test_no_student_is_screened_and_confirmed():
     """Catches students chosen on validation data that would be counted again on test data."""
     confirmed = range(max(AuditPlan().looks) * AuditPlan().reference_multiple)
-    seeds = screening_seeds(AuditPlan(screening_seeds=3))
-    assert len(set(seeds)) == 3
+    plan = AuditPlan(screening_seeds=3, final_seeds=2)
+    seeds = [*screening_seeds(plan), *screening_seeds(plan, final=True)]
+    assert len(set(seeds)) == 5
     assert not set(seeds) & set(confirmed)
 
 
@@ -110,6 +112,29 @@ def test_the_strongest_come_first():
     assert strongest(reversed(ordered), scores(), 4) == ordered
     assert strongest(ordered, scores(), 2) == ordered[:2]
     assert strongest(ordered, scores(), 0) == []
+
+
+def test_finalists_are_the_strongest_with_and_without_the_teacher():
+    """Catches baselines tried more often than attacks or the other way round, and a diagnostic null among them."""
+    diagnostics = KD_WARM.diagnostics(0.5)
+    known = scores() | {arm: [0.99, 0.99] for arm in diagnostics}
+    found = finalists(AuditPlan(finalists=2), [*ARMS, *diagnostics], known)
+    assert found == [KD_WARM, KD_HOT, KD_SURE, named("mixup")[0]]
+    assert finalists(AuditPlan(finalists=0), ARMS, known) == []
+    assert len(finalists(AuditPlan(finalists=99), ARMS, known)) == len(ARMS)
+
+
+def test_finalists_are_measured_against_each_other():
+    """Catches a lucky setting of few seeds that wins because those that were better then were tried again."""
+    known = scores()
+    known[KD_WARM] += [0.5, 0.5, 0.5, 0.5]
+    known[KD_HOT] += [0.6, 0.6, 0.6, 0.6]
+    known[KD_SURE] += [0.4] * 4
+    known[named("mixup")[0]] += [0.45] * 4
+    assert best_settings([KD_COLD, KD_HOT, KD_WARM], known) == [KD_HOT]
+    found = Confirmation.choose(AuditPlan(references=1), ARMS, known)
+    assert found.knockoffs == (KD_HOT, DKD_LOW)
+    assert [arm.name for arm in found.contenders] == ["mixup", "LS"]
 
 
 def chosen(plan: AuditPlan, **changes: float) -> Confirmation:

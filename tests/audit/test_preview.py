@@ -75,7 +75,7 @@ def test_each_criterion_needs_its_own_students(criterion, nulls, baselines, firs
     assert found.screened == {
         "settings of teacher-free students": 12, "settings of attacks": 155, "label-only nulls": nulls,
     }  # fmt: skip
-    assert found.screen_students == 2 * (12 + 155 + nulls)
+    assert found.screen_students == 2 * (12 + 155 + nulls) + 4 * (8 + 8)
     assert found.confirmed == {"attacks": 31, "baselines": baselines}
     assert found.looks[0].students == first_look
     assert found.accounting_students == 3 * (2 * 5 + 3 * 40) + 40
@@ -85,7 +85,7 @@ def test_other_teachers_train_attacks_anew_but_share_what_knows_no_teacher(previ
     """A twin that cost nothing, or everything twice."""
     found = preview(AuditPlan("quick-v1", looks=LOOKS, screening_seeds=1), others=2)
     assert found.teachers == 3
-    assert found.screen_students == 12 + 3 * (5 + 5 * 5)
+    assert found.screen_students == 12 + 3 * (5 + 5 * 5) + 3 * 4 * (5 + 8), "five attacks, of which all are finalists"
     assert [look.students for look in found.looks] == [3 * 5 * n + 3 * 3 * n for n in LOOKS]
 
 

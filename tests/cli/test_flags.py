@@ -43,6 +43,7 @@ FLAGS = [
     (["--margin-points", "0.3"], {"margin-points": 0.3}, "margin_points", 0.3),
     (["--looks", "3", "5"], {"looks": [3, 5]}, "looks", [3, 5]),
     (["--screening-seeds", "1"], {"screening-seeds": 1}, "screening_seeds", 1),
+    (["--final-seeds", "0"], {"final-seeds": 0}, "final_seeds", 0),
     (["--null-families", "2"], {"null-families": 2}, "null_families", 2),
     (["--diagnosed", "0"], {"diagnosed": 0}, "diagnosed", 0),
     (["--set", "learning_rate=1e-3", "lr_scheduler_kwargs={\"a\": 1}", "--set", "bf16=true"],
@@ -131,7 +132,8 @@ def test_help_states_the_defaults_of_the_plan():
     shown = {
         "suite": plan.suite, "criterion": plan.criterion, "margin_points": f"{100 * plan.margin:g}",
         "looks": " ".join(map(str, plan.looks)), "screening_seeds": str(plan.screening_seeds),
-        "null_families": str(plan.null_families), "diagnosed": str(plan.diagnosed),
+        "final_seeds": str(plan.final_seeds), "null_families": str(plan.null_families),
+        "diagnosed": str(plan.diagnosed),
     }  # fmt: skip
     for name, value in shown.items():
         assert re.findall(r"\(([^()]*)\)", help_texts[name])[-1] == value, name
