@@ -112,7 +112,7 @@ def teacher(task: str, arm: str, data_dir: str, folder: Path, seed: int) -> nn.M
             logging_strategy="no", report_to="none", use_cpu=not torch.cuda.is_available(),
             **(known.schedule | arm_settings(arm)),
         )  # fmt: skip
-        trainer = CMIMTrainer(known.build_model(), config, known.collator, known.train)
+        trainer = CMIMTrainer(known.build_model(), config, known.collator, known.train, known.validation)
         trainer.train()
         trainer.save_model(str(path))
     model = AUDITED[task].build_teacher()

@@ -223,7 +223,7 @@ def run(task: Task, settings: dict[str, Any], seed: int, split: str) -> dict[str
             save_strategy="no", logging_strategy="no", disable_tqdm=True, report_to="none",
             use_cpu=not torch.cuda.is_available(), **(task.schedule | settings),
         )  # fmt: skip
-        trainer = CMIMTrainer(task.build_model(), config, task.collator, task.train)
+        trainer = CMIMTrainer(task.build_model(), config, task.collator, task.train, task.validation)
         started = time.perf_counter()
         trainer.train()
         figures = {"train_seconds": time.perf_counter() - started}

@@ -42,6 +42,14 @@ class CMIMConfig(PublishingConfig):
         default=0.3,
         metadata={"help": "Fraction of training over which the weight then rises linearly; warmup + ramp at most 1."},
     )
+    cmi_follow_calibration: bool = field(
+        default=False,
+        metadata={
+            "help": "Raise the weight while the model is over-confident on eval_dataset: after each evaluation by"
+            " T^(24 f), T being the temperature that calibrates it and f the fraction of training since the last one;"
+            " it never falls below cmi_weight. Needs an eval_strategy."
+        },
+    )
     preset: Literal["default", "reconstruction"] = field(
         default="default",
         metadata={
@@ -152,6 +160,12 @@ class CMIMConfig(PublishingConfig):
                 f"Expected cmi_warmup and cmi_ramp >= 0 with a sum of at most 1, got {self.cmi_warmup} and"
                 f" {self.cmi_ramp}: training would end before the full weight is reached, and the model would not be"
                 " hardened as asked. Shorten one."
+            )
+        judge = (self.metric_for_best_model or "loss").removeprefix("eval_")
+        if self.cmi_follow_calibration and self.load_best_model_at_end and judge == "loss":
+            raise ValueError(
+                'Expected a metric_for_best_model with cmi_follow_calibration=True, got "loss": the weight is in it,'
+                ' so that the least hardened model would count as the best. Use, for instance, "accuracy".'
             )
         if not self.centroid_window > 1:
             raise ValueError(f"Expected centroid_window > 1 sample a class, got {self.centroid_window}.")

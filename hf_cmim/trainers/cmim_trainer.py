@@ -16,6 +16,7 @@ from hf_cmim.functional.inputs import check_label_range
 from hf_cmim.hub.certificate import Evaluation, Training
 from hf_cmim.measurement import Measurement
 from hf_cmim.objective import CMIMLoss
+from hf_cmim.trainers.calibrated_weight import CalibratedWeight
 from hf_cmim.trainers.centroid_refresh import CentroidRefresh
 from hf_cmim.trainers.cmim_config import CMIMConfig
 from hf_cmim.trainers.components import ComponentTrainer
@@ -35,9 +36,8 @@ class CMIMTrainer(ComponentTrainer):
     A drop-in for `transformers.Trainer` on any single-label head that returns `logits` (image, text, audio, token
     classification). `label_smoothing_factor`, `class_weights` and `compute_loss_func` shape the cross-entropy part.
     Logs gain `ce` and `cmi`, which add up to `loss`, the current `cmi_weight`, and the CMI of the scaled logits at
-    each temperature.
-    Evaluation gains accuracy, calibration and the CMI curve; `eval_loss` uses the final weight, and no model counts
-    as best before the ramp has ended.
+    each temperature. Evaluation gains accuracy, calibration and the CMI curve; `eval_loss` uses the final weight, and
+    no model counts as best before the ramp has ended.
 
     Args:
         model: the classifier, or None with `model_init`.
@@ -70,6 +70,7 @@ class CMIMTrainer(ComponentTrainer):
         self._evaluation: EvaluationAccumulator | None = None
         self._measured: tuple[str, int] | None = None
         self.add_callback(CentroidRefresh(self))
+        self.add_callback(CalibratedWeight(self))
         self._start_hardening()
 
     def _start_hardening(self) -> None:
@@ -101,8 +102,8 @@ class CMIMTrainer(ComponentTrainer):
 
     @property
     def final_weight(self) -> float:
-        """Weight of the CMI after the ramp, as the guard left it."""
-        return self.args.cmi_weight * (self._state.weight_scale if self._state is not None else 1.0)
+        """Weight of the CMI after the ramp, as the guard and the calibration left it."""
+        return self.args.cmi_weight * (1.0 if self._state is None else self._state.weight_scale)
 
     @property
     def current_weight(self) -> float:
@@ -152,10 +153,9 @@ class CMIMTrainer(ComponentTrainer):
         if self.args.centroids == "batch":
             shown, own = bank.shown(logits.detach()), self.objective.counting(logits, labels)
             log_centroids = class_centroids(shown, own, bank.temperatures).log()
-        weight = self.current_weight
         cross_entropy = self._cross_entropy(outputs, logits, labels, num_items)
         cmi, terms, scale_sums = self.objective.concentration(
-            logits, labels, log_centroids, weight, num_items, *state.known
+            logits, labels, log_centroids, self.current_weight, num_items, *state.known
         )
         bank.accumulate(logits, labels, {"cmi_per_temperature": terms, "scale_sums": scale_sums})
         parts = torch.cat([torch.stack([cross_entropy.detach(), cmi.detach()]), terms]) * self.loss_scale

@@ -35,7 +35,8 @@ class HardeningState:
     Attributes:
         bank: running centroids.
         detector: watcher of merging classes.
-        weight_scale: factor of the CMI's weight, below 1 once the guard has reduced it.
+        weight_scale: factor of the CMI's weight, below 1 once the guard has reduced it, above 1 where it grows.
+        calibrated_at: fraction of training at which it last followed the calibration.
         lacks_centroids: whether a checkpoint was loaded that leaves them out; the bank must be filled before training.
     """
 
@@ -43,6 +44,7 @@ class HardeningState:
         self.bank = CentroidBank(num_classes, **settings).to(device)
         self.detector = CollapseDetector(num_classes).to(device)
         self.weight_scale = 1.0
+        self.calibrated_at = 0.0
         self.lacks_centroids = False
 
     @property
@@ -91,7 +93,8 @@ class HardeningState:
         if self.bank.probs.nbytes > LARGEST_SAVED_BYTES:
             del tensors["bank.probs"]
         tensors |= {f"detector.{name}": value for name, value in self.detector.state_dict().items()}
-        tensors["weight_scale"] = torch.tensor(self.weight_scale, dtype=torch.float64)
+        for name in ("weight_scale", "calibrated_at"):
+            tensors[name] = torch.tensor(getattr(self, name), dtype=torch.float64)
         written = {"temperatures": self.bank.temperatures, "logit_scale": self.bank.logit_scale}
         metadata = {name: json.dumps(value) for name, value in written.items()}
         save_file(tensors, folder / STATE_NAME, metadata=metadata)
@@ -131,6 +134,7 @@ class HardeningState:
         state.bank.load_state_dict(_bank_tensors(state.bank, _under("bank.", tensors)))
         state.detector.load_state_dict(_under("detector.", tensors))
         state.weight_scale = tensors["weight_scale"].item()
+        state.calibrated_at = tensors.get("calibrated_at", torch.zeros(())).item()  # older ones lack it
         return state
 
 
