@@ -17,7 +17,7 @@ examples:
   hf-cmim audit --teacher outputs/cmim --twin outputs/ce --dataset DATA --student-config small.json
       standard-v1: about 460 students to screen, 120 for the first look, 40 for each further seed;
       most of them once more for the twin
-  hf-cmim audit audit.yaml --suite quick-v1 --looks 3 --screening-seeds 1
+  hf-cmim audit audit.yaml --suite quick-v1 --looks 3 --screening-seeds 1 --final-seeds 0
       five attacks for a first look, on which no verdict should rest: about 110 students
   hf-cmim audit --teacher TEACHER --dataset DATA --student-config student.json --rest-as-test \\
           --max-transfer-samples 20000 --max-validation-samples 5000 --set num_train_epochs=10
