@@ -271,7 +271,7 @@ class CMIMTrainer(ComponentTrainer):
 
     def training_record(self) -> Training:
         """Return how the weights came about: the objective and every setting that determined it."""
-        return hardening_record(self, self.objective, self.args)
+        return hardening_record(self, self.objective, self.args, self.final_weight)
 
     def evaluation_record(self) -> Evaluation | None:
         """Return the last measurement, if it is of the weights as they are now."""

@@ -14,8 +14,8 @@ from hf_cmim.teachers.base import AbstractTeacher
 from hf_cmim.trainers.cmim_config import CMIMConfig
 
 HARDENING_SETTINGS = (
-    "cmi_weight", "cmi_warmup", "cmi_ramp", "logit_scale", "centroids", "centroid_window", "centroid_prefill",
-    "class_weights",
+    "cmi_weight", "cmi_warmup", "cmi_ramp", "cmi_follow_calibration", "logit_scale", "centroids", "centroid_window",
+    "centroid_prefill", "class_weights",
 )  # fmt: skip
 SETTINGS = (
     "learning_rate", "optim", "weight_decay", "lr_scheduler_type", "warmup_steps", "max_grad_norm",
@@ -23,10 +23,10 @@ SETTINGS = (
 )  # fmt: skip
 
 
-def hardening_record(trainer: Trainer, objective: CMIMLoss, args: CMIMConfig) -> Training:
+def hardening_record(trainer: Trainer, objective: CMIMLoss, args: CMIMConfig, final_weight: float) -> Training:
     """Return the record of a hardening; the model counts as hardened once the full weight was reached."""
     steps, planned = trainer.state.global_step, max(trainer.state.max_steps, 1)
-    settings = {name: getattr(args, name) for name in HARDENING_SETTINGS}
+    settings = {name: getattr(args, name) for name in HARDENING_SETTINGS} | {"final_cmi_weight": final_weight}
     return Training(
         trainer="CMIMTrainer",
         objective=repr(objective),

@@ -112,6 +112,7 @@ def test_a_resumed_run_ends_with_the_same_weight_and_the_same_model(tmp_path):
     whole = noisy(tmp_path / "whole")
     whole.train()
     assert whole.final_weight > 0.2, "an over-confident model, or this test shows nothing"
+    assert whole.training_record().settings["final_cmi_weight"] == whole.final_weight, "a certificate says it"
     resumed = noisy(tmp_path / "whole")
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-56"))
     assert resumed.final_weight == whole.final_weight
