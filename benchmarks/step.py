@@ -2,6 +2,8 @@
 
     python benchmarks/step.py --pairs 200
     python benchmarks/step.py --hidden_size 192 --layers 12 --image_size 32 --num_labels 100 --batch_size 32 --pairs 60
+    python benchmarks/step.py --hidden_size 768 --layers 12 --heads 12 --mlp_ratio 4 --image_size 224 --patch_size 16 \
+        --num_labels 1000 --pairs 60  # ViT-B/16, on a GPU
     python benchmarks/step.py --settings '{"temperature_weighting": "information"}'
 
 Each pair runs one whole optimizer step (forward, backward, clipping, AdamW, and for CMIMTrainer the bank) with both
@@ -32,9 +34,9 @@ def build(options: argparse.Namespace) -> ViTForImageClassification:
     set_seed(0)
     return ViTForImageClassification(
         ViTConfig(
-            hidden_size=options.hidden_size, num_hidden_layers=options.layers, num_attention_heads=4,
-            intermediate_size=2 * options.hidden_size, image_size=options.image_size, patch_size=4, num_channels=3,
-            num_labels=options.num_labels,
+            hidden_size=options.hidden_size, num_hidden_layers=options.layers, num_attention_heads=options.heads,
+            intermediate_size=options.mlp_ratio * options.hidden_size, image_size=options.image_size,
+            patch_size=options.patch_size, num_channels=3, num_labels=options.num_labels,
         )
     )  # fmt: skip
 
@@ -98,6 +100,9 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--hidden_size", type=int, default=64)
     parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--mlp_ratio", type=int, default=2, help="width of the layer between, over hidden_size")
+    parser.add_argument("--patch_size", type=int, default=4)
     parser.add_argument("--image_size", type=int, default=16)
     parser.add_argument("--num_labels", type=int, default=10)
     parser.add_argument("--settings", type=json.loads, default={}, help="of CMIMConfig, as JSON; none: its defaults")
