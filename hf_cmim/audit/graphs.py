@@ -108,14 +108,11 @@ class ReplayedForward:
         try:
             with waiting_refused():
                 expected = self._outcome(forward, others)
-        except Exception as error:  # whatever an architecture does that a graph cannot
-            return f"they wait for the device ({error})"
-        try:
             with self._undone(arguments[0].device):
                 samples = *arguments, *self.parameters
                 replay: Any = torch.cuda.make_graphed_callables(forward, samples, allow_unused_input=True, pool=memory)
             found = self._outcome(replay, others)
-        except Exception as error:
+        except RuntimeError as error:  # torch's for all that a graph cannot do, waiting included
             _check_random_numbers(arguments[0].device, error)
             return f"they cannot be recorded ({error})"
         if not all(map(_is_close, expected, found)):

@@ -169,15 +169,17 @@ def _null_families(plan: AuditPlan) -> int:
 
 def _screen(plan: AuditPlan, num_classes: int, teachers: int) -> tuple[dict[str, int], int]:
     """Return the settings of one teacher's screen, and the students of all; references serve every teacher."""
+    shared, attacks = len(references()), len(plan.attacks.entries)
+    nulls = _null_families(plan) * _nulls_of_family(num_classes)
+    finalists = min(plan.finalists, attacks) + min(plan.finalists, shared + nulls)
     settings = {
-        "settings of teacher-free students": len(references()),
-        "settings of attacks": len(plan.attacks.entries),
-        "label-only nulls": _null_families(plan) * _nulls_of_family(num_classes),
+        "settings of teacher-free students": shared,
+        "settings of attacks": attacks,
+        "label-only nulls": nulls,
+        "finalists among them, tried again": finalists,
     }
-    shared, of_each, _ = settings.values()
-    finalists = min(plan.finalists, of_each) + min(plan.finalists, sum(settings.values()) - of_each)
-    of_each = sum(settings.values()) - shared
-    return settings, plan.screening_seeds * (shared + teachers * of_each) + plan.final_seeds * teachers * finalists
+    students = plan.screening_seeds * (shared + teachers * (attacks + nulls)) + plan.final_seeds * teachers * finalists
+    return settings, students
 
 
 def _baseline_names(plan: AuditPlan) -> list[str]:

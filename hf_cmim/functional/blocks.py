@@ -23,8 +23,8 @@ FEW_ELEMENTS = 2**14
 MOST_SQUARED = 8
 """Levels that are made by squaring, whose last has 128 roundings, 8e-6; of more, each has its own exponentials."""
 MOST_CHAINS = 4
-"""Chains of squares at most, as many as threads, so that each squares what it made itself: between two processors a
-number travels longer than it takes to make ten; ours, by benchmarks/loss.py."""
+"""Chains of squares at most, one a thread, so that each thread squares what it made itself: what another processor
+wrote can be slow to read. Ours, by benchmarks/loss.py with two threads."""
 NEGLIGIBLE = -40.0
 """Least u of an exponential: exp(-40) changes no fp32 sum, and its square is no slow denormal number."""
 

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
+from hf_cmim.trainers.evaluation import LARGEST_MEASURED
+
 if TYPE_CHECKING:
     from hf_cmim.trainers.cmim_trainer import CMIMTrainer
 
@@ -25,7 +27,7 @@ class CalibratedWeight(TrainerCallback):
         trainer: whose weight it is.
 
     Raises:
-        ValueError: asked for without one evaluation set, or without evaluations.
+        ValueError: asked for without one evaluation set, without evaluations, or where these measure no calibration.
 
     Source: ours.
     """
@@ -33,25 +35,37 @@ class CalibratedWeight(TrainerCallback):
     def __init__(self, trainer: "CMIMTrainer") -> None:
         self.trainer = trainer
         args, data = trainer.args, trainer.eval_dataset
+        if not args.cmi_follow_calibration:
+            return
         strategy = getattr(args.eval_strategy, "value", args.eval_strategy)
-        if args.cmi_follow_calibration and (data is None or isinstance(data, Mapping) or strategy == "no"):
+        if data is None or isinstance(data, Mapping) or strategy == "no":
             given = "none" if data is None else type(data).__name__
-            raise ValueError(
-                "Expected one eval_dataset and an eval_strategy with cmi_follow_calibration=True, got eval_dataset"
-                f" {given} and eval_strategy {strategy!r}: nothing would say how far the weight may rise. Give"
-                ' held-out data and eval_strategy="epoch".'
-            )
+            raise _cannot_follow(f"eval_dataset {given} and eval_strategy {strategy!r}")
+        classes = getattr(getattr(trainer.model, "config", None), "num_labels", 0)
+        if classes > LARGEST_MEASURED:
+            raise _cannot_follow(f"{classes:,} classes")
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **kwargs: Any
     ) -> None:
         """Let the weight follow, once there is one."""
-        hardening, temperature = self.trainer._state, (metrics or {}).get("eval_calibration_temperature")
-        if not (args.cmi_follow_calibration and self.trainer.is_in_train) or hardening is None or temperature is None:
+        hardening = self.trainer._state
+        if not (args.cmi_follow_calibration and self.trainer.is_in_train) or hardening is None:
             return
+        temperature = (metrics or {}).get("eval_calibration_temperature")
+        if temperature is None:
+            raise _cannot_follow("an evaluation that measured no calibration, for want of labels or of samples")
         progress = state.global_step / max(state.max_steps, 1)
         passed, hardening.calibrated_at = progress - hardening.calibrated_at, progress
         if self.trainer.current_weight > 0:
             bounded = min(max(temperature, 1 / LARGEST_TEMPERATURE), LARGEST_TEMPERATURE)
             scale = hardening.weight_scale
             hardening.weight_scale = max(min(scale, 1.0), scale * bounded ** (RATE * passed))
+
+
+def _cannot_follow(given: str) -> ValueError:
+    return ValueError(
+        f"Expected one labelled eval_dataset, at most {LARGEST_MEASURED:,} classes and an eval_strategy with"
+        f" cmi_follow_calibration=True, got {given}: nothing would say how far the weight may rise. Give held-out data"
+        ' and eval_strategy="epoch", or leave cmi_follow_calibration out.'
+    )

@@ -133,7 +133,7 @@ def test_a_student_that_cannot_be_recorded_learns_eagerly(recorded, tmp_path, mo
     with caplog.at_level(logging.INFO, logger=graphs.logger.name):
         students = trained(tmp_path, Waiting, ATTACKS, tiny.images(24))
     assert not any(recorded)
-    assert "they wait for the device (operation not permitted" in caplog.text
+    assert "they cannot be recorded (operation not permitted" in caplog.text
     assert "the attack changes the passes themselves" in caplog.text
     monkeypatch.setattr(pool, "has_graphs", lambda device: False)
     for first, second in zip(students, trained(tmp_path, Waiting, ATTACKS, tiny.images(24)), strict=True):

@@ -74,6 +74,7 @@ def test_each_criterion_needs_its_own_students(criterion, nulls, baselines, firs
     assert found.families == STANDARD_V1.families
     assert found.screened == {
         "settings of teacher-free students": 12, "settings of attacks": 155, "label-only nulls": nulls,
+        "finalists among them, tried again": 16,
     }  # fmt: skip
     assert found.screen_students == 2 * (12 + 155 + nulls) + 4 * (8 + 8)
     assert found.confirmed == {"attacks": 31, "baselines": baselines}

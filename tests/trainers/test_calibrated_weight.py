@@ -36,7 +36,7 @@ def in_training(folder, **changes):
     [
         ({"eval_dataset": None, "eval_strategy": "no"}, "got eval_dataset none and eval_strategy 'no'"),
         ({"eval_strategy": "no"}, "got eval_dataset list and eval_strategy 'no'"),
-        ({"eval_dataset": {"a": tiny.images(8), "b": tiny.images(8)}}, "one eval_dataset.*got eval_dataset dict"),
+        ({"eval_dataset": {"a": tiny.images(8), "b": tiny.images(8)}}, "one labelled.*got eval_dataset dict"),
         (KEEPING, "Expected a metric_for_best_model"),
         (KEEPING | {"metric_for_best_model": "eval_loss"}, "Expected a metric_for_best_model"),
     ],
@@ -46,6 +46,16 @@ def test_what_could_not_tell_is_refused(changes, words, tmp_path):
     """Catches a weight that silently stays, one moved by each of several sets, and the least hardened kept as best."""
     with pytest.raises(ValueError, match=words):
         trainer(tmp_path, **changes)
+
+
+def test_evaluations_that_measure_no_calibration_are_refused(tmp_path):
+    """Catches a weight that silently stays where a head is too large to be measured, or nothing has a label."""
+    model = tiny.vit(num_labels=5001)
+    with pytest.raises(ValueError, match="at most 5,000 classes.*got 5,001 classes"):
+        tiny.cmim_trainer(model, tiny.images(32), tmp_path, eval_dataset=tiny.images(24, 2), **FOLLOWING)
+    found, _ = in_training(tmp_path)
+    with pytest.raises(ValueError, match="got an evaluation that measured no calibration"):
+        found.callback_handler.on_evaluate(found.args, found.state, found.control, {"eval_loss": 1.0})
 
 
 def test_best_by_accuracy_is_taken(tmp_path):
