@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hf_cmim.audit.subject import AuditData
     from hf_cmim.centroids import CentroidBank
     from hf_cmim.collapse import CollapseDetector
+    from hf_cmim.errors import HfCmimError
     from hf_cmim.measurement import Measurement, MeasurementAccumulator
     from hf_cmim.objective import CMIMLoss
     from hf_cmim.report import AuditReport
@@ -39,6 +40,7 @@ __all__ = [
     "DistillationConfig",
     "DistillationTrainer",
     "Fraction",
+    "HfCmimError",
     "Measurement",
     "MeasurementAccumulator",
     "Relative",
@@ -62,6 +64,7 @@ _MODULES = {
     "DistillationConfig": "hf_cmim.trainers.distillation_config",
     "DistillationTrainer": "hf_cmim.trainers.distillation_trainer",
     "Fraction": "hf_cmim.trainers.transfer_data",
+    "HfCmimError": "hf_cmim.errors",
     "Measurement": "hf_cmim.measurement",
     "MeasurementAccumulator": "hf_cmim.measurement",
     "Relative": "hf_cmim.attacks.base",

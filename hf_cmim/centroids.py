@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.blocks import tempered_probs
 from hf_cmim.functional.divergence import IGNORE_INDEX
 from hf_cmim.functional.inputs import correct_alone, flatten_samples
@@ -73,9 +74,9 @@ class CentroidBank(nn.Module):
     ) -> None:
         super().__init__()
         if num_classes < 2:
-            raise ValueError(f"Expected at least 2 classes, got {num_classes}: one class has nothing to hide.")
+            raise HfCmimError(f"Expected at least 2 classes, got {num_classes}: one class has nothing to hide.")
         if not 1 < window < math.inf:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected a window above 1 sample a class and finite, got {window}: with 1 nothing is averaged, and"
                 " without end the centroids never leave the untrained model behind. Start near 500."
             )
@@ -125,12 +126,12 @@ class CentroidBank(nn.Module):
                 other than the mean) and `scale_sums` are kept, as shares of the step's.
 
         Raises:
-            ValueError: logits of another number of classes, or no `scale_sums` though logits are scaled.
+            HfCmimError: logits of another number of classes, or no `scale_sums` though logits are scaled.
         """
         logits, labels = self._checked(logits, labels)
         components = components or {}
         if self.logit_scale and "scale_sums" not in components:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected components with scale_sums for logits brought to the scale {self.logit_scale:g}, got"
                 f" {sorted(components)}: the CMI would be met by shrinking all logits, which hides nothing. Call the"
                 " loss with scaling=bank.scaling, and hand its components over."
@@ -182,7 +183,7 @@ class CentroidBank(nn.Module):
             batches: logits `(..., C)` and labels `(...)` in [0, C) or -100, of all processes.
 
         Raises:
-            ValueError: no valid sample, or logits of another number of classes.
+            HfCmimError: no valid sample, or logits of another number of classes.
         """
         valid, hits = torch.zeros_like(self.mass), torch.zeros_like(self.mass)
         counts = hits if self.correct_only else valid
@@ -202,7 +203,7 @@ class CentroidBank(nn.Module):
             per_sample = 1 / counts.clamp_min(1)
             self._move(logits, labels, fresh * per_sample, per_sample)
         if not bool(valid.any()):
-            raise ValueError(
+            raise HfCmimError(
                 "Expected at least one valid sample to fill the centroids, got none: the bank is empty now, and the"
                 " CMI would stay 0. Look for labels that are all -100."
             )
@@ -213,7 +214,7 @@ class CentroidBank(nn.Module):
     def _checked(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         logits, labels = flatten_samples(logits, labels)
         if logits.shape[1] != self.num_classes:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected logits of {self.num_classes} classes, got {logits.shape[1]} classes: samples would move the"
                 " centroids of others. Build the bank with the model's number of classes."
             )
@@ -285,9 +286,9 @@ class CentroidBank(nn.Module):
 
 
 def check_logit_scale(logit_scale: float) -> None:
-    """Raise a `ValueError` unless it is a finite number of at least 0."""
+    """Raise an `HfCmimError` unless it is a finite number of at least 0."""
     if not 0 <= logit_scale < math.inf:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected a logit_scale of at least 0 and finite, got {logit_scale}: a classifier trained with"
             " cross-entropy has about 4; 0 leaves the logits as they are."
         )

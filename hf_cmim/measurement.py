@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.calibration import Calibration, CalibrationStatistics, octave_grid
 from hf_cmim.functional.clusters import ClusterStatistics
 from hf_cmim.functional.inputs import select_valid
@@ -68,10 +69,10 @@ class Measurement:
         """Return the CMI of all samples at a temperature of the grid, nats.
 
         Raises:
-            ValueError: the temperature was not measured.
+            HfCmimError: the temperature was not measured.
         """
         if temperature not in self.temperatures:
-            raise ValueError(f"Expected one of the measured temperatures {self.temperatures}, got {temperature}.")
+            raise HfCmimError(f"Expected one of the measured temperatures {self.temperatures}, got {temperature}.")
         return self.cmi[self.temperatures.index(temperature)]
 
     def metrics(self, curve: Sequence[float] = ()) -> dict[str, float]:
@@ -165,10 +166,10 @@ class MeasurementAccumulator:
         """Return the measurement of everything seen.
 
         Raises:
-            ValueError: fewer than 2 valid samples.
+            HfCmimError: fewer than 2 valid samples.
         """
         if self._clusters is None:
-            raise ValueError("Expected at least 2 valid samples to measure a model, got none.")
+            raise HfCmimError("Expected at least 2 valid samples to measure a model, got none.")
         clusters = self._clusters
         temperatures = clusters.temperatures
         num_samples = int(clusters.counts.sum().item())

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.blocks import FEW_ELEMENTS
 from hf_cmim.functional.divergence import IGNORE_INDEX, centroid_divergences, summed_cross_entropy
 from hf_cmim.functional.fused import has_kernels, weighted_divergences
@@ -56,7 +57,7 @@ class CMIMLoss(nn.Module):
         correct_only: whether samples whose largest logit is not at their label add nothing to the CMI.
 
     Raises:
-        ValueError: an argument outside its range.
+        HfCmimError: an argument outside its range.
 
     Source: idea, arXiv 2507.00012; every default is ours (the paper's are not public).
 
@@ -84,23 +85,23 @@ class CMIMLoss(nn.Module):
         self.temperatures = check_temperatures(temperatures)
         if temperature_weighting not in get_args(TemperatureWeighting):
             listed = '"squared", "information" or "none"'
-            raise ValueError(f"Expected temperature_weighting {listed}, got {temperature_weighting!r}.")
+            raise HfCmimError(f"Expected temperature_weighting {listed}, got {temperature_weighting!r}.")
         if temperature_weighting == "information" and reduction != "mean":
-            raise ValueError(
+            raise HfCmimError(
                 f'Expected reduction "mean" with temperature_weighting "information", got {reduction!r}: the gradient'
                 " is that of a mean of quotients, and another reduction would train something else."
             )
         if reduction not in ("mean", "power_mean", "max"):
-            raise ValueError(f'Expected reduction "mean", "power_mean" or "max", got {reduction!r}.')
+            raise HfCmimError(f'Expected reduction "mean", "power_mean" or "max", got {reduction!r}.')
         if not 1 <= order < math.inf:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected an order of the power mean of at least 1 and finite, got {order}: below 1 the mean falls"
                 ' under the average and rewards leaving one temperature unprotected. For infinity use "max".'
             )
         if not 0 <= label_smoothing < 1:
-            raise ValueError(f"Expected label_smoothing in [0, 1), got {label_smoothing}: 1 leaves no label.")
+            raise HfCmimError(f"Expected label_smoothing in [0, 1), got {label_smoothing}: 1 leaves no label.")
         if backend not in BACKENDS:
-            raise ValueError(f"Expected a backend of {BACKENDS}, got {backend!r}.")
+            raise HfCmimError(f"Expected a backend of {BACKENDS}, got {backend!r}.")
         self.backend = backend
         self.correct_only = correct_only
         self.temperature_weighting = temperature_weighting
@@ -208,7 +209,7 @@ class CMIMLoss(nn.Module):
             if not self.is_relative:
                 found = self._of_weight_one(*samples, num_items, previous_terms, scaling)
             elif information is None or scaling is not None:
-                raise ValueError(
+                raise HfCmimError(
                     'Expected information=bank.label_information and no scaling with the weighting "information", got'
                     f" {'none' if information is None else 'a scaling'}: the CMI is divided by all that outputs say,"
                     " and the quotient needs no scale. Build CentroidBank(follows_label=True)."
@@ -266,7 +267,7 @@ class CMIMLoss(nn.Module):
         """Whether the operator is the fastest path, or the one asked for; `does_more` than divergences alone."""
         asked = os.environ.get(BACKEND_VARIABLE, self.backend) if self.backend == "auto" else self.backend
         if asked not in BACKENDS:
-            raise ValueError(f"Expected {BACKEND_VARIABLE} to be one of {BACKENDS}, got {asked!r}.")
+            raise HfCmimError(f"Expected {BACKEND_VARIABLE} to be one of {BACKENDS}, got {asked!r}.")
         if asked == "auto":
             large = len(self.temperatures) * logits.numel() >= FEW_ELEMENTS
             return has_kernels(logits) or (logits.device.type == "cpu" and (large or does_more))
@@ -275,7 +276,7 @@ class CMIMLoss(nn.Module):
     def _check_centroids(self, logits: Tensor, log_centroids: Tensor) -> None:
         expected = (len(self.temperatures), logits.shape[-1], logits.shape[-1])
         if log_centroids.shape != expected:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected log_centroids {expected} for {expected[0]} temperatures and {expected[1]} classes, got"
                 f" {tuple(log_centroids.shape)}: samples would be compared with another class or temperature. Build"
                 " the bank with the loss's temperatures and the model's number of classes."

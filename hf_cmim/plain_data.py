@@ -8,6 +8,8 @@ from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_cmim.errors import HfCmimError
+
 Plain = dict[str, Any]
 """Numbers, texts, None, and lists and mappings of them."""
 
@@ -16,7 +18,7 @@ def to_plain(record: Any) -> Plain:
     """Return a dataclass as JSON would give it back: tuples become lists.
 
     Raises:
-        ValueError: a number that is not finite, which JSON does not know.
+        HfCmimError: a number that is not finite, which JSON does not know.
     """
     values: Plain = json.loads(json.dumps(asdict(record), allow_nan=False))
     return values
@@ -31,7 +33,7 @@ def from_plain(kind: Any, value: Any, where: str) -> Any:
         where: its name, for errors.
 
     Raises:
-        ValueError: fields that are missing or not known, or a value of another kind.
+        HfCmimError: fields that are missing or not known, or a value of another kind.
     """
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if is_dataclass(kind) and isinstance(kind, type):
@@ -67,7 +69,7 @@ def _record(kind: type[Any], value: Any, where: str) -> Any:
 
 def _require(holds: bool, expected: str, got: str, where: str) -> None:
     if not holds:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected {expected} as {where}, got {got}: read as it stands, it would mean something else than was"
             " written. Was the file changed by hand? Take the original."
         )
@@ -77,21 +79,21 @@ def parsed_json(text: str, what: str) -> Any:
     """Return the values of a JSON text.
 
     Raises:
-        ValueError: it is none.
+        HfCmimError: it is none.
     """
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected {what} as JSON, got a text that is none ({error}): it was cut or changed. Take the original."
         ) from error
 
 
 def check_schema(values: Plain | Any, known: int, what: str) -> None:
-    """Raise a `ValueError` unless JSON's values name a schema that is known."""
+    """Raise an `HfCmimError` unless JSON's values name a schema that is known."""
     schema = values.get("schema") if isinstance(values, dict) else None
     if not isinstance(schema, int) or not 1 <= schema <= known:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected {what} of schema {known}, got {schema}: its fields could be misread. Install the release of"
             " hf_cmim that wrote it, or a later one."
         )

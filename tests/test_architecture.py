@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MAX_FILE_LINES = 300
+MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 # CONTRIBUTING.md explains them. The key is the file or folder directly under hf_cmim.
 FLOORS = {
+    "errors": -1,
     "functional": 0,
     "statistics": 0,
     "centroids": 1,
@@ -114,7 +115,7 @@ def test_code_base_keeps_the_rule(check):
         (floor_violations, "trainers/a.py", "from hf_cmim import CMIMTrainer", "no module on a floor"),
         (floor_violations, "trainers/a.py", "from hf_cmim.audit.plan import Plan", "audit"),
         (floor_violations, "novelty.py", "", "stands on no floor"),
-        (size_violations, "objective.py", "a = 1\n" * (MAX_FILE_LINES + 1), "301 lines"),
+        (size_violations, "objective.py", "a = 1\n" * (MAX_FILE_LINES + 1), "401 lines"),
         (
             size_violations,
             "objective.py",

@@ -24,6 +24,7 @@ PUBLIC = {
     "DistillationConfig",
     "DistillationTrainer",
     "Fraction",
+    "HfCmimError",
     "Measurement",
     "MeasurementAccumulator",
     "Relative",

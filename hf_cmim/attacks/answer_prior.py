@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import softened_log_probs
 
 Perturbation = Callable[[Tensor], Tensor]
@@ -41,11 +42,11 @@ def perturbed_answers(perturbation: Perturbation, log_probs: Tensor) -> Tensor:
     """Return what the perturbation makes of `(N, C)` log-probabilities.
 
     Raises:
-        ValueError: the perturbation changes the shape.
+        HfCmimError: the perturbation changes the shape.
     """
     perturbed = perturbation(log_probs)
     if perturbed.shape != log_probs.shape:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected a perturbation that keeps the shape {tuple(log_probs.shape)}, got {tuple(perturbed.shape)}:"
             " clean and perturbed answers would not belong together. Return one log-probability for each class."
         )

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from hf_cmim.attacks.base import AbstractTransform, Relative, Temperature, check_temperature
 from hf_cmim.attacks.class_means import ClassMeans, same_class_means
+from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import softened_log_probs
 
 FLOOR = 1e-300
@@ -55,7 +56,7 @@ class Averager(AbstractTransform):
             answers.
 
     Raises:
-        ValueError: an unknown `over`, or a `Relative` temperature with "transfer-set".
+        HfCmimError: an unknown `over`, or a `Relative` temperature with "transfer-set".
 
     Source: "Distillation from Undistillable Teacher" (OpenReview), known to us from a public script that averages at
     T = 4 over the batch, with KD's weights .1 and .9; the transfer set is ours.
@@ -67,11 +68,11 @@ class Averager(AbstractTransform):
         super().__init__()
         check_temperature(temperature)
         if over not in ("transfer-set", "batch"):
-            raise ValueError(
+            raise HfCmimError(
                 f'Expected over="transfer-set" or "batch", got {over!r}: there is nothing else to average.'
             )
         if over == "transfer-set" and isinstance(temperature, Relative):
-            raise ValueError(
+            raise HfCmimError(
                 f'Expected a temperature in numbers with over="transfer-set", got {temperature!r}: its scale is known'
                 ' only after the survey that would have to average at it. Give a number, or over="batch".'
             )
@@ -108,7 +109,7 @@ class Averager(AbstractTransform):
         """Return the averaged answers; see `AbstractTransform.forward`.
 
         Raises:
-            ValueError: over="transfer-set" without a survey.
+            HfCmimError: over="transfer-set" without a survey.
         """
         temperature = self.resolved(self.temperature)
         if self.over == "batch":

@@ -26,6 +26,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import IGNORE_INDEX, summed_cross_entropy
 from hf_cmim.functional.inputs import flatten_samples
 
@@ -53,27 +54,27 @@ Temperature = float | Relative
 
 
 def check_temperature(temperature: Temperature, name: str = "temperature") -> None:
-    """Raise a `ValueError` unless the temperature, which may be `Relative`, is finite and above 0."""
+    """Raise an `HfCmimError` unless the temperature, which may be `Relative`, is finite and above 0."""
     check_positive(temperature.factor if isinstance(temperature, Relative) else temperature, name)
 
 
 def check_positive(value: Temperature, name: str = "temperature") -> None:
-    """Raise a `ValueError` unless the value is a number, finite and above 0."""
+    """Raise an `HfCmimError` unless the value is a number, finite and above 0."""
     if isinstance(value, Relative):
-        raise ValueError(
+        raise HfCmimError(
             f"Expected {name} as a number, got {value!r}: it is used as it stands, and no survey would put the"
             " teacher's logit scale into it. Give a number."
         )
     if not 0 < value < math.inf:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected a {name} above 0 and finite, got {value}: softmax(logits / T) is no distribution otherwise."
         )
 
 
 def check_fraction(name: str, value: float) -> None:
-    """Raise a `ValueError` unless the value is in [0, 1]."""
+    """Raise an `HfCmimError` unless the value is in [0, 1]."""
     if not 0 <= value <= 1:
-        raise ValueError(f"Expected {name} in [0, 1], a fraction of training or of the whole, got {value}.")
+        raise HfCmimError(f"Expected {name} in [0, 1], a fraction of training or of the whole, got {value}.")
 
 
 def linear_warmup(progress: float, warmup: float) -> float:
@@ -82,9 +83,9 @@ def linear_warmup(progress: float, warmup: float) -> float:
 
 
 def check_weight(name: str, value: float) -> None:
-    """Raise a `ValueError` unless the value is finite and at least 0."""
+    """Raise an `HfCmimError` unless the value is finite and at least 0."""
     if not 0 <= value < math.inf:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected {name} at least 0 and finite, got {value}: a negative weight would teach the student the"
             " opposite of the answer."
         )
@@ -150,13 +151,13 @@ class AttackPart(nn.Module):
         """Return a temperature as a number, or as a 0-d tensor where it is relative to the surveyed teacher.
 
         Raises:
-            ValueError: it is relative, and there was no survey, or one of answers that are all uniform. This waits for
-                the device the first time alone.
+            HfCmimError: it is relative, and there was no survey, or one of answers that are all uniform. Only the
+                first call waits for the device.
         """
         if not isinstance(temperature, Relative):
             return temperature
         if not (self._scale_was_checked or self.teacher_scale > 0):  # nan is not
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected a survey of answers that differ from class to class before {temperature!r} is used, got a"
                 f" logit scale of {self.teacher_scale.item()}: the loss would be nan. Call survey(log_probs, labels)"
                 " for all answers, and settle(), as trainers do, or give the temperature as a number."
@@ -212,11 +213,11 @@ class AbstractAttack(AttackPart, ABC):
             weighted; `ce` is the cross-entropy on the labels where the method has one.
 
         Raises:
-            ValueError: shapes that do not belong together, or fewer samples than the loss can compare.
+            HfCmimError: shapes that do not belong together, or fewer samples than the loss can compare.
         """
         samples = valid_answers(student_logits, teacher_log_probs, labels)
         if 0 < len(samples[2]) < self.smallest_batch:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected at least {self.smallest_batch} valid samples in a batch, got {len(samples[2])}:"
                 f" {type(self).__name__} compares the samples of a batch with each other, and would teach nothing."
                 " Use larger batches, and drop_last."
@@ -276,10 +277,10 @@ def valid_answers(student_logits: Tensor, teacher_log_probs: Tensor, labels: Ten
     """Return the rows that count, in fp32 or better: `(N, C)`, `(N, C)` detached, `(N,)`.
 
     Raises:
-        ValueError: shapes that do not belong together.
+        HfCmimError: shapes that do not belong together.
     """
     if student_logits.shape != teacher_log_probs.shape:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected an answer of the teacher for every output of the student, got student_logits"
             f" {tuple(student_logits.shape)} and teacher_log_probs {tuple(teacher_log_probs.shape)}: other samples or"
             " other classes would be compared. Give both the same batch and the same number of classes."

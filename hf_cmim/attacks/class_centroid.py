@@ -56,7 +56,7 @@ class ClassCentroid(AbstractTransform):
         """Return the centroids; see `AbstractTransform.forward`.
 
         Raises:
-            ValueError: there was no survey.
+            HfCmimError: there was no survey.
         """
         means = self.class_means.of(labels, teacher_log_probs)
         return softened_log_probs(means, 1.0).to(teacher_log_probs.dtype)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from hf_cmim.errors import HfCmimError
+
 
 def same_class_means(values: Tensor, labels: Tensor) -> Tensor:
     """Return for each sample the mean of `(N, D)` values over all samples of its class, itself included, `(N, D)`.
@@ -44,10 +46,10 @@ class ClassMeans(nn.Module):
         """Count `(N, C)` values of samples with labels in [0, C).
 
         Raises:
-            ValueError: another number of classes than prepared for.
+            HfCmimError: another number of classes than prepared for.
         """
         if values.shape[-1] != len(self.means):
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected answers of {len(self.means)} classes, got {values.shape[-1]}: there is no room for their"
                 " means. Call prepare(num_classes) first."
             )
@@ -65,11 +67,11 @@ class ClassMeans(nn.Module):
         """Raise unless there was a survey. Waits for the device the first time alone.
 
         Raises:
-            ValueError: no sample was surveyed.
+            HfCmimError: no sample was surveyed.
         """
         self._is_settled = self._is_settled or bool(self.counts.any())
         if not self._is_settled:
-            raise ValueError(
+            raise HfCmimError(
                 "Expected a survey of the teacher's answers before the first use, got none: there are no class means."
                 " Call prepare(num_classes), survey(log_probs, labels) for all answers, and settle(), as trainers do."
             )
@@ -82,7 +84,7 @@ class ClassMeans(nn.Module):
             otherwise: `(N, C)` what to return for classes of which the survey had no sample.
 
         Raises:
-            ValueError: no sample was surveyed.
+            HfCmimError: no sample was surveyed.
         """
         self.check_settled()
         return torch.where(self.counts[labels].unsqueeze(-1) > 0, self.means[labels], otherwise.double())

@@ -14,6 +14,7 @@ from hf_cmim.attacks.protocols import (
     AbstractStudentProtocol,
     Components,
 )
+from hf_cmim.errors import HfCmimError
 
 Answers = Sequence[tuple[Tensor, Tensor]]
 
@@ -33,7 +34,7 @@ class Composition(nn.Module):
         optimizer_protocol: what changes the optimizer, or None.
 
     Raises:
-        ValueError: no part, two of a kind that stands alone, or parts that cannot work together.
+        HfCmimError: no part, two of a kind that stands alone, or parts that cannot work together.
 
     Source: ours.
 
@@ -48,7 +49,7 @@ class Composition(nn.Module):
                  AbstractOptimizerProtocol)  # fmt: skip
         strange = [type(part).__name__ for part in parts if not isinstance(part, kinds)]
         if strange or not parts:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected losses, answer transforms or protocols, got {strange or 'nothing'}: there would be nothing"
                 " to train with. Compose parts of hf_cmim.attacks, for instance Composition(DKD(), Averager())."
             )
@@ -59,7 +60,7 @@ class Composition(nn.Module):
         self.student_protocol: AbstractStudentProtocol | None = _single(parts, AbstractStudentProtocol)
         self.optimizer_protocol: AbstractOptimizerProtocol | None = _single(parts, AbstractOptimizerProtocol)
         if self.optimizer_protocol is not None and not self.loss.ce_weight:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected a loss with a cross-entropy beside {self.optimizer_protocol!r}, got {self.loss!r} with"
                 " ce_weight 0: there are no two gradients to keep apart. Give the loss a ce_weight."
             )
@@ -163,7 +164,7 @@ def _single(parts: Sequence[AttackPart], kind: type[Any]) -> Any:
     """Return the one part of a kind, or None; the caller's annotation says what it is."""
     found = [part for part in parts if isinstance(part, kind)]
     if len(found) > 1:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected at most one {kind.__name__.removeprefix('Abstract')}, got {found}: which one the student learns"
             " by would be arbitrary. Leave one, or run them as separate attacks."
         )

@@ -15,6 +15,7 @@ from hf_cmim.attacks.base import (
     linear_warmup,
 )
 from hf_cmim.attacks.kd import kd_loss
+from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import batch_mean
 
 INITIAL_OFFSET = 1.0
@@ -75,7 +76,7 @@ class CTKD(AbstractAttack):
         super().__init__(ce_weight)
         check_positive(lowest, "lowest temperature")
         if not 0 <= span < math.inf:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected span at least 0 and finite, got {span}: `lowest` would be the highest temperature, and the"
                 " other end could fall below 0. Give the lower end, and the width of the range."
             )

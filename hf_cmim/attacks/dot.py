@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hf_cmim.attacks.base import check_fraction
 from hf_cmim.attacks.protocols import AbstractOptimizerProtocol
+from hf_cmim.errors import HfCmimError
 
 
 class TwoMomentumSGD(torch.optim.Optimizer):
@@ -90,7 +91,7 @@ class DOT(AbstractOptimizerProtocol):
         learning_rate: SGD's learning rate, > 0; None takes the trainer's.
 
     Raises:
-        ValueError: momentum + delta of 1 or more, which never forgets.
+        HfCmimError: momentum + delta of 1 or more, which never forgets.
 
     Source: Zhao et al., ICCV 2023, arXiv 2307.08436; delta .075 for CIFAR-100 and .09 for ImageNet in its code.
     """
@@ -99,12 +100,12 @@ class DOT(AbstractOptimizerProtocol):
         super().__init__()
         check_fraction("delta", delta)
         if not (momentum - delta >= 0 and momentum + delta < 1):
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected momentum - delta >= 0 and momentum + delta < 1, got {momentum} and {delta}: a momentum of 1"
                 " never forgets, and the weights would run away. Lower delta."
             )
         if learning_rate is not None and not learning_rate > 0:
-            raise ValueError(f"Expected learning_rate > 0 or None, got {learning_rate}: nothing would be learned.")
+            raise HfCmimError(f"Expected learning_rate > 0 or None, got {learning_rate}: nothing would be learned.")
         self.delta = delta
         self.momentum = momentum
         self.learning_rate = learning_rate

@@ -4,6 +4,7 @@ from torch import Tensor
 
 from hf_cmim.attacks.base import AbstractAttack, Relative, Temperature
 from hf_cmim.attacks.kd import KD
+from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import standardized
 
 
@@ -17,7 +18,7 @@ class LogitStandardization(AbstractAttack):
             ce_weight .1 and kd_weight 9 where None.
 
     Raises:
-        ValueError: a temperature of `base` is `Relative`, or `base` is an arm without a teacher.
+        HfCmimError: a temperature of `base` is `Relative`, or `base` is an arm without a teacher.
 
     Source: Sun et al., CVPR 2024, arXiv 2403.01427, with its standard deviation (unbiased, plus 1e-7); the default
     base is the released setting for most pairs on CIFAR-100, others use T 3 to 4 and weights 6 to 18. The factor T^2
@@ -32,7 +33,7 @@ class LogitStandardization(AbstractAttack):
     def __init__(self, *, base: AbstractAttack | None = None) -> None:
         base = KD(temperature=2.0, ce_weight=0.1, kd_weight=9.0) if base is None else base
         if not base.needs_teacher:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected a base that reads answers, got {base!r}: labels would be learned on standardised logits,"
                 " and nothing of the teacher. Use the arm itself."
             )
@@ -42,7 +43,7 @@ class LogitStandardization(AbstractAttack):
             if isinstance(each, Relative)
         ]  # fmt: skip
         if relative:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected a base whose temperatures are numbers, got {base!r} with a Relative {relative[0]}: a"
                 " standardised teacher has logits of scale 1 by construction, and the surveyed scale is another"
                 " one. Give the factor itself as a number."

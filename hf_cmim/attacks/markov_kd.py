@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from hf_cmim.attacks.base import AbstractTransform, Temperature, check_temperature, check_weight
 from hf_cmim.attacks.kd import kd_loss
+from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import batch_mean, softened_log_probs
 
 
@@ -46,7 +47,7 @@ class MarkovKD(AbstractTransform):
         learning_rate_factor: learning rate of the maps over the student's, at least 0.
 
     Raises:
-        ValueError: a number out of its range.
+        HfCmimError: a number out of its range.
 
     Source: Yang and Ye, ECCV 2024 (paper 12478), known to us from a description and the first author's public script:
     T = 4, rank 3 (CIFAR) and 5 (TinyImageNet), T^2, and Adam at 1/100 of the learning rate .1 of a student trained by
@@ -72,11 +73,11 @@ class MarkovKD(AbstractTransform):
         check_temperature(temperature)
         check_weight("learning_rate_factor", learning_rate_factor)
         if rank < 1:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected rank of at least 1, got {rank}: the maps could only mix classes evenly. Give 3."
             )
         if not 0 < diagonal < 1:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected diagonal in (0, 1), got {diagonal}: at 0 nothing of an answer is left, at 1 the maps have"
                 " no gradient. Give .9."
             )
@@ -101,10 +102,10 @@ class MarkovKD(AbstractTransform):
         """Return the mapped answers; see `AbstractTransform.forward`.
 
         Raises:
-            ValueError: another number of classes than prepared for.
+            HfCmimError: another number of classes than prepared for.
         """
         if teacher_log_probs.shape[-1] != len(self.scales):
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected answers of {len(self.scales)} classes, got {teacher_log_probs.shape[-1]}: there are no maps"
                 " for them. Call prepare(num_classes) before training, as a trainer does."
             )

@@ -8,17 +8,18 @@ from torch import Tensor
 
 from hf_cmim.attacks.base import check_positive
 from hf_cmim.attacks.protocols import AbstractQueryProtocol, Query
+from hf_cmim.errors import HfCmimError
 
 
 def mixable_names(inputs: Mapping[str, Any]) -> list[str]:
     """Return the names of the floating-point inputs.
 
     Raises:
-        ValueError: there is none: token numbers cannot be mixed.
+        HfCmimError: there is none: token numbers cannot be mixed.
     """
     names = [name for name, value in inputs.items() if isinstance(value, Tensor) and value.is_floating_point()]
     if not names:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected floating-point inputs to mix (pixel_values, input_values), got {sorted(inputs)}: numbers of"
             " tokens have no mixture. Use another protocol for texts."
         )

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from hf_cmim.attacks.base import AbstractAttack, Relative, Temperature, check_temperature, check_weight
 from hf_cmim.attacks.kd import kd_loss
+from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import batch_mean, softened_log_probs
 
 
@@ -70,7 +71,7 @@ class MLKD(AbstractAttack):
         batch_weight: weight of the correlation of samples, at least 0.
 
     Raises:
-        ValueError: no temperature, or one that is not above 0.
+        HfCmimError: no temperature, or one that is not above 0.
 
     Source: Jin, Wang, Lin, "Multi-Level Logit Distillation", CVPR 2023, and its released code: defaults (one weight,
     .9, for all three levels), both masks, the divisions by N, C and N, and T^2 on the divergences alone. Two things
@@ -94,7 +95,7 @@ class MLKD(AbstractAttack):
     ) -> None:
         super().__init__(ce_weight)
         if not temperatures:
-            raise ValueError(
+            raise HfCmimError(
                 "Expected at least one temperature, got none: nothing would be distilled. Give KD's, (4.0,)."
             )
         for temperature in temperatures:

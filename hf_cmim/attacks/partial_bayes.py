@@ -5,6 +5,7 @@ from torch import Tensor
 
 from hf_cmim.attacks.answer_prior import Perturbation, own_randomness, perturbed_answers, plausible_answers
 from hf_cmim.attacks.base import AbstractTransform, check_weight
+from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import softened_log_probs
 
 
@@ -45,7 +46,7 @@ class PartialBayes(AbstractTransform):
         seed: of the table; the same seed gives the same table on a CPU.
 
     Raises:
-        ValueError: a number out of its range.
+        HfCmimError: a number out of its range.
 
     Source: the partial-Bayes attack of Tang et al., ModelGuard, USENIX Security 2024, as its released code has it: the
     look-up, L1, tolerance .01. The prior over clean answers is ours (`plausible_answers`; there a Dirichlet
@@ -62,7 +63,7 @@ class PartialBayes(AbstractTransform):
         super().__init__()
         check_weight("tolerance", tolerance)
         if samples < 1:
-            raise ValueError(f"Expected at least 1 sample, got {samples}: there would be nothing to look up.")
+            raise HfCmimError(f"Expected at least 1 sample, got {samples}: there would be nothing to look up.")
         self.perturbation = perturbation
         self.samples = samples
         self.tolerance = tolerance
@@ -87,10 +88,10 @@ class PartialBayes(AbstractTransform):
         """Return the recovered answers; see `AbstractTransform.forward`. Waits for the device.
 
         Raises:
-            ValueError: another number of classes than prepared for.
+            HfCmimError: another number of classes than prepared for.
         """
         if teacher_log_probs.shape[-1] != len(self._sizes):
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected answers of {len(self._sizes)} classes, got {teacher_log_probs.shape[-1]}: there is no table"
                 " for them. Call prepare(num_classes) before training, as a trainer does."
             )

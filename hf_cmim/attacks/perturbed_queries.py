@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hf_cmim.attacks.base import check_weight
 from hf_cmim.attacks.protocols import AbstractQueryProtocol, Query
+from hf_cmim.errors import HfCmimError
 
 
 class PerturbedQueries(AbstractQueryProtocol):
@@ -28,7 +29,9 @@ class PerturbedQueries(AbstractQueryProtocol):
         super().__init__()
         check_weight("scale", scale)
         if queries_per_sample < 1:
-            raise ValueError(f"Expected queries_per_sample of at least 1, got {queries_per_sample}: nothing is asked.")
+            raise HfCmimError(
+                f"Expected queries_per_sample of at least 1, got {queries_per_sample}: nothing is asked."
+            )
         self.scale = scale
         self.queries_per_sample = queries_per_sample
         self.keep_clean = keep_clean
@@ -36,7 +39,7 @@ class PerturbedQueries(AbstractQueryProtocol):
     def forward(self, query: Query) -> Sequence[Query]:
         """Return `queries_per_sample` queries."""
         if query.teacher_inputs is not query.student_inputs:
-            raise ValueError(
+            raise HfCmimError(
                 "Expected student and teacher to see the same inputs, got a view of the teacher's own: noise on one"
                 " view has no counterpart on the other. Leave teacher_collator out, or perturb inside the data set."
             )
@@ -53,7 +56,7 @@ class PerturbedQueries(AbstractQueryProtocol):
             if isinstance(value, Tensor) and value.is_floating_point()
         }
         if not noisy:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected floating-point inputs to perturb (pixel_values, input_values), got {sorted(inputs)}: noise"
                 " on numbers of tokens would be another text. Use another protocol for texts."
             )

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from hf_cmim.attacks.answer_prior import Perturbation, own_randomness, perturbed_answers, plausible_answers
 from hf_cmim.attacks.base import AbstractTransform
+from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import batch_mean, kl_divergence, softened_log_probs
 
 BATCH_SIZE = 128
@@ -50,7 +51,7 @@ class Restoration(AbstractTransform):
         seed: of pairs and network; the same seed gives the same network on a CPU.
 
     Raises:
-        ValueError: fewer than 1 step.
+        HfCmimError: fewer than 1 step.
 
     Source: the idea of D-DAE (S&P 2023) and of D-DAE+ in ModelGuard (USENIX Security 2024), a network from perturbed
     to clean answers. The prior over clean answers (`plausible_answers`; there shadow models and a Dirichlet
@@ -62,7 +63,7 @@ class Restoration(AbstractTransform):
     def __init__(self, *, perturbation: Perturbation, steps: int = 1000, seed: int = 0) -> None:
         super().__init__()
         if steps < 1:
-            raise ValueError(f"Expected at least 1 step, got {steps}: the network would not learn anything.")
+            raise HfCmimError(f"Expected at least 1 step, got {steps}: the network would not learn anything.")
         self.perturbation = perturbation
         self.steps = steps
         self.seed = seed
@@ -102,13 +103,13 @@ class Restoration(AbstractTransform):
         """Return the restored answers; see `AbstractTransform.forward`.
 
         Raises:
-            ValueError: another number of classes than prepared for.
+            HfCmimError: another number of classes than prepared for.
         """
         weights = [self.get_buffer(f"weight_{layer}") for layer in range(self._layers)]
         biases = [self.get_buffer(f"bias_{layer}") for layer in range(self._layers)]
         prepared = len(biases[-1]) if biases else 0
         if teacher_log_probs.shape[-1] != prepared:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected answers of {prepared} classes, got {teacher_log_probs.shape[-1]}: no network has learned to"
                 " restore them. Call prepare(num_classes) before training, as a trainer does."
             )

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from hf_cmim.attacks.base import check_fraction
 from hf_cmim.attacks.protocols import AbstractQueryProtocol, Query
+from hf_cmim.errors import HfCmimError
 
 
 def shifted(images: Tensor, share: float, flip: bool) -> Tensor:
@@ -55,7 +56,7 @@ class ShiftedViews(AbstractQueryProtocol):
         """Return the batch as it came, and its strong view."""
         images = query.student_inputs.get("pixel_values")
         if not isinstance(images, Tensor) or query.teacher_inputs is not query.student_inputs:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected pixel_values (B, channels, height, width) that student and teacher share, got"
                 f" {sorted(query.student_inputs)} and, for the teacher, {sorted(query.teacher_inputs)}: other inputs"
                 " have no shifted view here. Augment inside the data set instead."

@@ -8,6 +8,7 @@ from torch import Tensor
 from hf_cmim.attacks.base import AbstractAttack, Temperature, check_temperature, check_weight
 from hf_cmim.attacks.kd import kd_loss
 from hf_cmim.attacks.relations import centred_logits, unit_vectors
+from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import batch_mean
 
 
@@ -82,7 +83,7 @@ class SKD(AbstractAttack):
         check_weight("kd_weight", kd_weight)
         check_weight("gram_weight", gram_weight)
         if not 1e-6 <= tikhonov < math.inf:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected tikhonov of at least 1e-6 and finite, got {tikhonov}: a covariance estimated from N samples"
                 " has no inverse in N dimensions. The source uses .1."
             )

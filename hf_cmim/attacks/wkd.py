@@ -9,6 +9,7 @@ from hf_cmim.attacks.base import AbstractAttack, Temperature, check_temperature,
 from hf_cmim.attacks.class_means import ClassMeans
 from hf_cmim.attacks.label_only import label_cross_entropy
 from hf_cmim.attacks.relations import centred_logits, unit_vectors
+from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import batch_mean, softened_log_probs
 
 SMALLEST_EPSILON = 0.025
@@ -79,7 +80,7 @@ class WKD(AbstractAttack):
         ce_weight: weight of the cross-entropy on the labels, at least 0.
 
     Raises:
-        ValueError: a number out of its range; at the first loss, if there was no survey.
+        HfCmimError: a number out of its range; at the first loss, if there was no survey.
 
     Source: the logit part (WKD-L) of Lv et al., NeurIPS 2024, arXiv 2412.08139: the form, epsilon and iterations are
     those of copies of the released code, without a factor T^2; its late cosine decay of gamma is left out. There the
@@ -103,12 +104,12 @@ class WKD(AbstractAttack):
         check_temperature(temperature)
         check_weight("gamma", gamma)
         if not SMALLEST_EPSILON <= epsilon < math.inf:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected epsilon of at least {SMALLEST_EPSILON} and finite, got {epsilon}: exp(-cost / epsilon)"
                 " would vanish in fp32, and with it every plan. The source uses .05."
             )
         if iterations < 1:
-            raise ValueError(f"Expected at least 1 iteration, got {iterations}: there would be no plan. Give 10.")
+            raise HfCmimError(f"Expected at least 1 iteration, got {iterations}: there would be no plan. Give 10.")
         self.temperature = temperature
         self.gamma = gamma
         self.epsilon = epsilon
@@ -140,7 +141,7 @@ class WKD(AbstractAttack):
         """Return the cost of moving mass between two classes, `(C, C)` float64 in [0, 2], 0 on the diagonal.
 
         Raises:
-            ValueError: there was no survey.
+            HfCmimError: there was no survey.
         """
         self.class_means.check_settled()
         directions = unit_vectors(self.class_means.means)

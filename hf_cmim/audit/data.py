@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import IGNORE_INDEX
 from hf_cmim.teachers.base import INDEX_NAME
 from hf_cmim.teachers.fingerprints import digest
@@ -46,7 +47,7 @@ def examine(batches: Any, size: int, name: str, *, quiet: bool) -> DataFacts:
         quiet: without the bar.
 
     Raises:
-        ValueError: a batch without labels: what an audit measures is accuracy.
+        HfCmimError: a batch without labels: what an audit measures is accuracy.
     """
     digests: list[bytes] = []
     teacher_digests: list[bytes] = []
@@ -55,7 +56,7 @@ def examine(batches: Any, size: int, name: str, *, quiet: bool) -> DataFacts:
     with tqdm(total=size, desc=f"Looking at the {name}", unit="sample", leave=False, disable=quiet) as bar:
         for batch in batches:
             if "labels" not in batch:
-                raise ValueError(
+                raise HfCmimError(
                     f"Expected labels in the {name}, got {sorted(batch)}: criteria exist for labelled data alone. For"
                     " an attack without labels use DistillationTrainer with Unlabelled, which reports accuracy."
                 )

@@ -8,6 +8,7 @@ import numpy as np
 
 from hf_cmim.attacks.suites import QUICK_V1, STANDARD_V1, Suite
 from hf_cmim.audit.arms import CROSS_ENTROPY, LABEL_SMOOTHING, Arm
+from hf_cmim.errors import HfCmimError
 from hf_cmim.report import Criterion
 from hf_cmim.statistics import Baselines, Design
 from hf_cmim.teachers.fingerprints import digest
@@ -40,7 +41,7 @@ class AuditPlan:
         wave_size: students trained at once; None: as many as memory allows, at most 16.
 
     Raises:
-        ValueError: a value out of its range.
+        HfCmimError: a value out of its range.
     """
 
     suite: str | Suite = "standard-v1"
@@ -60,9 +61,9 @@ class AuditPlan:
     def __post_init__(self) -> None:
         """Check every value."""
         if isinstance(self.suite, str) and self.suite not in SUITES:
-            raise ValueError(f"Expected a suite among {', '.join(SUITES)}, got {self.suite!r}: it names no attacks.")
+            raise HfCmimError(f"Expected a suite among {', '.join(SUITES)}, got {self.suite!r}: it names no attacks.")
         if self.criterion not in get_args(Criterion):
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected a criterion among {', '.join(get_args(Criterion))}, got {self.criterion!r}: no verdict"
                 " could be given."
             )
@@ -71,9 +72,11 @@ class AuditPlan:
                     "diagnosed": 0}  # fmt: skip
         for name, least in smallest.items():
             if getattr(self, name) < least:
-                raise ValueError(f"Expected {name} of at least {least}, got {getattr(self, name)}.")
+                raise HfCmimError(f"Expected {name} of at least {least}, got {getattr(self, name)}.")
         if self.wave_size is not None and self.wave_size < 1:
-            raise ValueError(f"Expected a wave_size of at least 1, got {self.wave_size}: no student would be trained.")
+            raise HfCmimError(
+                f"Expected a wave_size of at least 1, got {self.wave_size}: no student would be trained."
+            )
 
     @property
     def design(self) -> Design:

@@ -53,7 +53,7 @@ class StudentPool:
         shared: answers to the batch at hand, with the count of what was asked.
 
     Raises:
-        ValueError: settings that only a whole Trainer can follow.
+        HfCmimError: settings that only a whole Trainer can follow.
     """
 
     def __init__(

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_cmim.attacks.composition import Composition
+from hf_cmim.errors import HfCmimError
 from hf_cmim.teachers.base import AbstractTeacher
 from hf_cmim.trainers.distillation_config import DistillationConfig
 
@@ -67,7 +68,7 @@ def pooled_arguments(args: DistillationConfig, seed: int) -> DistillationConfig:
 
 
 def check_can_be_pooled(args: DistillationConfig) -> None:
-    """Raise a `ValueError` if settings ask for what only a whole Trainer does."""
+    """Raise an `HfCmimError` if settings ask for what only a whole Trainer does."""
     asked = {
         name: getattr(args, name)
         for name, idle in UNPOOLED.items()
@@ -79,7 +80,7 @@ def check_can_be_pooled(args: DistillationConfig) -> None:
     if args.train_sampling_strategy != "random":
         asked["train_sampling_strategy"] = args.train_sampling_strategy
     if asked:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected settings that students in lockstep can share, got {asked}: they would be ignored, and the"
             " students would not be those that DistillationTrainer trains. Leave them out."
         )

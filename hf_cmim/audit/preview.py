@@ -111,7 +111,7 @@ def preview_audit(
     audit is rather faster. Counts are at most: an attack that is below the margin stops.
 
     Raises:
-        ValueError: a teacher, student, data or settings that do not fit together.
+        HfCmimError: a teacher, student, data or settings that do not fit together.
     """
     plan = plan or AuditPlan()
     wrapped = as_teacher(teacher)

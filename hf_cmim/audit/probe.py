@@ -12,6 +12,7 @@ from hf_cmim.attacks.teacher_free import CrossEntropy
 from hf_cmim.audit.pool import StudentPool
 from hf_cmim.audit.pooled import PooledArm
 from hf_cmim.audit.student import student_inputs
+from hf_cmim.errors import HfCmimError
 from hf_cmim.teachers.base import INDEX_NAME
 from hf_cmim.trainers.components import unchanged_random_states
 from hf_cmim.trainers.transfer_data import TEACHER_VIEW
@@ -49,7 +50,7 @@ def query_obstacle(pool: StudentPool, attack: Composition) -> str:
     try:
         with unchanged_random_states(pool.args.device):
             copy.deepcopy(attack.query_protocol)(Query(batch, view, labels))
-    except ValueError:
+    except HfCmimError:
         return "its queries cannot be made from these inputs"
     return ""
 

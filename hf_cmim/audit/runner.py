@@ -24,6 +24,7 @@ from hf_cmim.audit.teacher_audit import TeacherAudit
 from hf_cmim.audit.training import Trainees
 from hf_cmim.audit.workplace import StudentFacts, Teacher, Workplace, fingerprints_of, training_settings
 from hf_cmim.environment import describe_environment
+from hf_cmim.errors import HfCmimError
 from hf_cmim.plain_data import write_whole
 from hf_cmim.report import REPORT_NAME, AuditReport, ControlResult, Costs, ModelFacts, Scope
 from hf_cmim.trainers.distillation_config import DistillationConfig
@@ -67,7 +68,7 @@ def run_audit(
         student_name: in words, for the report.
 
     Raises:
-        ValueError: a teacher, student, data or settings that do not fit together, before anything is trained.
+        HfCmimError: a teacher, student, data or settings that do not fit together, before anything is trained.
     """
     teachers = _teachers(teacher, twin, controls or {})
     plan = plan or AuditPlan()
@@ -96,7 +97,7 @@ def _teachers(teacher: Teacher, twin: Teacher | None, controls: Mapping[str, Tea
     """Return every teacher to audit, by name, the main one first."""
     taken = sorted({"teacher", TWIN} & {*controls})
     if taken:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected other names for controls than {taken}: they would stand in the place of the teacher or its"
             " twin. Rename them, and give the twin as twin=..."
         )

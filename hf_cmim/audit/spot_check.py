@@ -19,6 +19,7 @@ from hf_cmim.audit.subject import AuditData
 from hf_cmim.audit.teacher_audit import TeacherAudit
 from hf_cmim.audit.training import Trainees
 from hf_cmim.audit.workplace import Teacher, Workplace, fingerprints_of, training_settings
+from hf_cmim.errors import HfCmimError
 from hf_cmim.report import ArmResult, AuditReport
 from hf_cmim.statistics import arm_means
 from hf_cmim.trainers.distillation_config import DistillationConfig
@@ -87,7 +88,7 @@ def spot_check(
         teacher_collator: as for `run_audit`.
 
     Raises:
-        ValueError: other data, students, settings or weights than the audit's, named, before anything is trained.
+        HfCmimError: other data, students, settings or weights than the audit's, named, before anything is trained.
     """
     pool = StudentPool(build_student, args, data.transfer, data_collator, teacher_collator, stacked=plan.stacked)
     workplace = Workplace.examine(pool, data, {}, {"teacher": teacher}, "")
@@ -112,7 +113,7 @@ def spot_check(
 
 
 def _check_same(report: AuditReport, workplace: Workplace, plan: AuditPlan) -> None:
-    """Raise a `ValueError` that names what differs from the audit."""
+    """Raise an `HfCmimError` that names what differs from the audit."""
     now: dict[str, Any] = {"teacher": workplace.subjects["teacher"].fingerprint}
     then: dict[str, Any] = {"teacher": report.teacher.fingerprint}
     now |= fingerprints_of(workplace.student, workplace.facts) | training_settings(workplace.pool.args)
@@ -126,7 +127,7 @@ def _check_same(report: AuditReport, workplace: Workplace, plan: AuditPlan) -> N
         if then.get(name) != now.get(name)
     ]
     if differences:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected the audit's own model, data, student and settings, got others ({'; '.join(differences)}): the"
             " students would be trained for another question. Give the settings that the audit was run with."
         )
@@ -155,13 +156,13 @@ def _draw(report: AuditReport, count: int, known: dict[tuple[str, str, str], Arm
     possible = [arm for arm in report.arms if len(arm.accuracies) >= FEWEST_SEEDS and not arm.diverged]
     strange = [arm.name for arm in possible if _key_of(arm) not in known]
     if strange:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected arms of {report.scope.suite}, got {', '.join(strange)}: their settings are in no grid of it"
             " (or the teacher's scale, and with it a relative temperature, is another on this device): nobody could"
             " train them again."
         )
     if not 1 <= count <= len(possible):
-        raise ValueError(
+        raise HfCmimError(
             f"Expected 1 to {len(possible)} arms to train again, got {count}: the audit has no more with at least"
             f" {FEWEST_SEEDS} students."
         )

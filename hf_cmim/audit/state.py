@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from hf_cmim.audit.pooled import StudentResult
+from hf_cmim.errors import HfCmimError
 from hf_cmim.plain_data import parsed_json, write_whole
 
 MANIFEST_NAME = "manifest.json"
@@ -36,7 +37,7 @@ class AuditFolder:
         is_main: whether this process writes manifest and lock; the others of one launch follow.
 
     Raises:
-        ValueError: another audit runs there, or the folder belongs to another one; the differences are named.
+        HfCmimError: another audit runs there, or the folder belongs to another one; the differences are named.
     """
 
     def __init__(self, path: str | Path, manifest: Mapping[str, Any], *, is_main: bool = True) -> None:
@@ -48,7 +49,7 @@ class AuditFolder:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected a folder that no other audit uses, got {self.path}: a second one would train the same"
                 " students again, and both would write them. Wait for it, or choose another output_dir."
             ) from None
@@ -72,7 +73,7 @@ class AuditFolder:
             if known.get(name) != manifest.get(name)
         ]
         if different:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected the audit that {self.path} was made by, got another: {'; '.join(different)}. Its students"
                 " would be compared with ones trained on or with something else. Use what it was made with, or"
                 " another output_dir."
@@ -119,7 +120,7 @@ class AuditFolder:
         """Return a finished student.
 
         Raises:
-            ValueError: the file is damaged.
+            HfCmimError: the file is damaged.
         """
         path = self._student_path(key, seed, data)
         try:
@@ -128,7 +129,7 @@ class AuditFolder:
                 predictions = file.get_tensor("predictions")
             return StudentResult(predictions=predictions.astype(np.int32), **facts)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected a finished student in {path}, got a damaged file ({error}): its result is lost. Delete the"
                 " file, and the audit trains this student again."
             ) from error

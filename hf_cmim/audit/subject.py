@@ -14,6 +14,7 @@ from hf_cmim.attacks.teacher_free import CrossEntropy
 from hf_cmim.audit.arms import Arm
 from hf_cmim.audit.pool import StudentPool
 from hf_cmim.audit.pooled import PooledArm
+from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import IGNORE_INDEX
 from hf_cmim.measurement import Measurement, MeasurementAccumulator
 from hf_cmim.report import ModelFacts
@@ -82,7 +83,7 @@ class Subject:
         asked_twice: largest difference between two answers of its class probabilities to the same question.
 
     Raises:
-        ValueError: a teacher that cannot be asked about the test data.
+        HfCmimError: a teacher that cannot be asked about the test data.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class Subject:
     ) -> None:
         wrapped = ModelTeacher(teacher, device=pool.args.device) if isinstance(teacher, str) else as_teacher(teacher)
         if wrapped is None or wrapped.wants_index:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected a teacher that answers any sample live, got {type(teacher).__name__}: what it is worth on"
                 " the test data, and whether it answers the same twice, could not be measured. Give the model itself."
             )

@@ -115,7 +115,7 @@ class Workplace:
             student: its name for people, or "" for that of its class.
 
         Raises:
-            ValueError: data without labels, or a teacher that cannot be asked about them.
+            HfCmimError: data without labels, or a teacher that cannot be asked about them.
         """
         facts_of_student = _examine_student(pool, student)
         subjects = {name: Subject(each, names.get(name, name), pool, data) for name, each in teachers.items()}

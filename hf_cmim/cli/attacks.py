@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from hf_cmim.cli.words import nearest
+from hf_cmim.errors import HfCmimError
 
 if TYPE_CHECKING:
     from hf_cmim.attacks.base import AttackPart
@@ -49,7 +50,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _known(name: str, names: Any, what: str) -> str:
     if name not in names:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected {what} that there is, got {name!r}: there is nothing to show. {nearest(name, names)}"
         )
     return name

@@ -7,6 +7,8 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset
 
+from hf_cmim.errors import HfCmimError
+
 FILE_FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
 VALIDATION_SHARE = 0.1
 FEATURES = {"image": "Image", "text": "string", "label": "ClassLabel"}
@@ -44,7 +46,7 @@ def open_rows(options: argparse.Namespace, kind: str) -> AuditRows:
         kind: "image" or "text", what the teacher reads.
 
     Raises:
-        ValueError: no such data, split or column, or parts that would overlap or be empty.
+        HfCmimError: no such data, split or column, or parts that would overlap or be empty.
     """
     data = _open(options.dataset)
     train = _split(data, options.train_split or "train", "--train-split")
@@ -58,7 +60,7 @@ def open_rows(options: argparse.Namespace, kind: str) -> AuditRows:
 def _open(name: str) -> DatasetDict:
     path = Path(name)
     if path.is_file() and path.suffix not in FILE_FORMATS:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected --dataset as a folder, a Hub id or a file that ends in {', '.join(FILE_FORMATS)}, got {name!r}:"
             " its format is not known. Convert it to parquet."
         )
@@ -67,7 +69,7 @@ def _open(name: str) -> DatasetDict:
             return load_dataset(FILE_FORMATS[path.suffix], data_files=str(path))
         return load_dataset(name)
     except (OSError, ValueError) as error:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected --dataset to be what datasets.load_dataset opens, got {name!r}: {_first_line(error)} Check the"
             " path; an id of the Hub needs a network, or a copy from an earlier run."
         ) from error
@@ -80,7 +82,7 @@ def _first_line(error: Exception) -> str:
 
 def _split(data: DatasetDict, name: str, flag: str) -> Dataset:
     if name not in data:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected {flag} among {list(data)}, got {name!r}: there are no such rows. Name one of them"
             f"{_without_test(flag)}."
         )
@@ -132,7 +134,7 @@ def _parts(
 def _check_apart(names: list[str | None]) -> None:
     given = [name for name in names if name is not None]
     if len(set(given)) < len(given):
-        raise ValueError(
+        raise HfCmimError(
             f"Expected different splits to ask about, to choose on and to test on, got {', '.join(given)}: students"
             " would be measured on what they learned or were chosen by. Without --validation-split a share of the"
             " train split is held out."
@@ -142,7 +144,7 @@ def _check_apart(names: list[str | None]) -> None:
 def _held_out(train: Dataset, share: float) -> tuple[Dataset, Dataset]:
     """Return a split less a share of it, and the share: the rows that our recipes hold out."""
     if not 0 < share < 1 or not 1 <= round(share * len(train)) < len(train):
-        raise ValueError(
+        raise HfCmimError(
             f"Expected --validation-share between 0 and 1 that leaves rows on both sides of {len(train)}, got {share}:"
             " settings could not be chosen, or nothing be asked. A tenth is 0.1."
         )
@@ -161,7 +163,7 @@ def _beyond(rows: Dataset, limit: int | None) -> Dataset:
 def _joined(parts: list[Dataset]) -> Dataset:
     features = parts[0].features
     if any(part.features != features for part in parts):
-        raise ValueError(
+        raise HfCmimError(
             f"Expected the same columns in the train and the test split, got {[dict(each.features) for each in parts]}"
             ": --rest-as-test could not put them together. Leave it out, or store both splits alike."
         )
@@ -172,7 +174,7 @@ def _check_not_empty(transfer: Dataset, validation: Dataset, test: Dataset, opti
     sizes = {"transfer": len(transfer), "validation": len(validation), "test": len(test)}
     empty = [name for name, size in sizes.items() if size == 0]
     if empty:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected rows to ask about, to choose on and to test on, got {sizes}: an audit needs all three. Change"
             f" {', '.join(f'--max-{name}-samples' for name in empty)}"
             f"{', or leave a rest with a smaller --max-transfer-samples' if options.rest_as_test else ''}."
@@ -192,7 +194,7 @@ def _find_column(options: argparse.Namespace, kind: str, features: dict[str, Any
     asked: str | None = getattr(options, f"{kind}_column")
     column = asked or (found[0] if len(found) == 1 else kind)
     if column not in features:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected one column of {kind}s among {list(features)}, got {asked or found or 'none'}: another column"
             f" would be another task. Choose with --{kind}-column."
         )
@@ -205,7 +207,7 @@ def _read_classes(parts: list[Dataset], column: str) -> dict[Any, str]:
     names = getattr(parts[0].features[column], "names", None)  # of a ClassLabel
     known = {value: str(value) for value in sorted(values - {None})} if names is None else dict(enumerate(names))
     if unknown := values - set(known):
-        raise ValueError(
+        raise HfCmimError(
             f"Expected a class for every row in column {column!r}, got {unknown}: rows without a label, as public test"
             " splits often have? Nothing can be measured on them. Choose another --test-split."
         )

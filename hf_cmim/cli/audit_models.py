@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from hf_cmim.errors import HfCmimError
 from hf_cmim.teachers import ModelTeacher
 
 HEADS = {"image": "ForImageClassification", "text": "ForSequenceClassification"}
@@ -27,12 +28,12 @@ def open_classifier(path: str, flag: str, device: torch.device) -> ModelTeacher:
     """Return the classifier in a folder or on the Hub.
 
     Raises:
-        ValueError: none there, or none that reads images or texts.
+        HfCmimError: none there, or none that reads images or texts.
     """
     try:
         teacher = ModelTeacher(path, device=device)
     except OSError as error:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected {flag} as a folder or Hub id of a classifier, got {path!r}: there is none, or it cannot be"
             " reached. Check the path; an id of the Hub needs a network, or a copy from an earlier run."
         ) from error
@@ -46,7 +47,7 @@ def kind_of(teacher: ModelTeacher) -> str:
     for kind, head in HEADS.items():
         if name.endswith(head):
             return kind
-    raise ValueError(
+    raise HfCmimError(
         f"Expected a classifier of images or texts, got {name}: the command line can prepare no other samples. Audit"
         " it from Python with hf_cmim.audit.runner.run_audit, which takes any."
     )
@@ -70,14 +71,14 @@ class View:
         """Return the view of the model in a folder or on the Hub.
 
         Raises:
-            ValueError: no processor there.
+            HfCmimError: no processor there.
         """
         auto = transformers.AutoImageProcessor if kind == "image" else transformers.AutoTokenizer
         try:
             processor = auto.from_pretrained(path, trust_remote_code=False)
         except (OSError, ValueError) as error:
             what = "an image processor (preprocessor_config.json)" if kind == "image" else "a tokenizer"
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected {what} beside the model in {path}, got none: how it wants its samples is not known, and"
                 " other sizes or statistics than it was trained with would spoil its answers. Save the one it was"
                 " trained with there: processor.save_pretrained(...)."
@@ -224,19 +225,19 @@ class StudentBuilder:
 
     @torch.no_grad()
     def check(self, sample: Mapping[str, Any]) -> None:
-        """Raise a `ValueError` if a student does not take a sample as its view makes it."""
+        """Raise an `HfCmimError` if a student does not take a sample as its view makes it."""
         batch = self.view.batch([sample, sample])
         shapes = {name: tuple(value.shape) for name, value in batch.items()}
         try:
             outputs = self().eval()(**batch)
         except (IndexError, RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected a student that takes inputs of {shapes}, got one that does not ({error}): it could not be"
                 " trained. Change its configuration (image_size, num_channels, vocab_size, ...), or give it a"
                 " processor of its own beside the configuration."
             ) from error
         if outputs["logits"].shape != (2, len(self.config.id2label)):
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected a student with logits of shape (2, {len(self.config.id2label)}) for two samples, got"
                 f" {tuple(outputs['logits'].shape)}: it is no classifier of these classes."
             )
@@ -247,10 +248,10 @@ def _config_of(path: Path, theirs: View, sample: Mapping[str, Any]) -> Any:
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"Expected a configuration in {path}, got none that can be read: {error}.") from error
+        raise HfCmimError(f"Expected a configuration in {path}, got none that can be read: {error}.") from error
     name = str(settings.pop("model_type", "")) if isinstance(settings, dict) else ""
     if name not in transformers.CONFIG_MAPPING:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected the model_type of a transformers model in {path}, got {name!r}: nobody would know what to"
             ' build. For instance {"model_type": "vit", "hidden_size": 64, "num_hidden_layers": 4, ...}.'
         )
@@ -267,7 +268,7 @@ def _loaded_config(path: str) -> Any:
     try:
         return transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected a student's configuration as a folder, Hub id or .json file, got {path!r}: there is none that"
             " transformers knows. Check the path; save_pretrained of a configuration or a model writes one."
         ) from error

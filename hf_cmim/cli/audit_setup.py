@@ -20,6 +20,7 @@ from hf_cmim.audit.subject import AuditData
 from hf_cmim.cli.audit_data import AuditRows, open_rows
 from hf_cmim.cli.audit_models import PreparedSamples, StudentBuilder, View, kind_of, open_classifier
 from hf_cmim.cli.training import audit_plan, check_margin, training_settings
+from hf_cmim.errors import HfCmimError
 from hf_cmim.report import AuditReport
 from hf_cmim.teachers import ModelTeacher, match_classes
 from hf_cmim.trainers.distillation_config import DistillationConfig
@@ -74,7 +75,7 @@ class AuditSetup:
         """Open and check what the flags name, cheap things first.
 
         Raises:
-            ValueError: anything that cannot be audited as asked.
+            HfCmimError: anything that cannot be audited as asked.
         """
         _check_given(options)
         plan = audit_plan(options)
@@ -153,26 +154,26 @@ class AuditSetup:
 def _check_given(options: argparse.Namespace) -> None:
     missing = [flag for flag in ("teacher", "dataset") if getattr(options, flag) is None]
     if missing:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected {' and '.join(f'--{flag}' for flag in missing)}, got nothing: an audit needs a classifier and"
             " labelled data. hf-cmim audit --help shows whole commands."
         )
     if (options.student is None) == (options.student_config is None):
         got = "neither" if options.student is None else f"{options.student!r} and {options.student_config!r}"
-        raise ValueError(
+        raise HfCmimError(
             f"Expected one of --student (a checkpoint to start from) and --student-config (new students), got {got}:"
             " a verdict is about one kind of student. A small student is a .json such as"
             ' {"model_type": "vit", "hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 4,'
             ' "num_attention_heads": 4, "patch_size": 4}.'
         )
     if options.validation_split is not None and options.validation_share is not None:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected one of --validation-split and --validation-share, got {options.validation_split!r} and"
             f" {options.validation_share:g}: one of them would be ignored. Leave one out."
         )
     taken = [name for name, _ in options.control or () if name in ("teacher", TWIN)]
     if taken:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected another name for a control than {taken[0]!r}: it would stand in the place of the teacher or its"
             " twin. The twin trained with plain cross-entropy is --twin."
         )
@@ -186,7 +187,7 @@ def _positions(teacher: ModelTeacher) -> int | None:
 def _check_same_view(view: View, other: View, given: tuple[str, str]) -> None:
     if view.kind != other.kind or view.settings() != other.settings():
         path, flag = given
-        raise ValueError(
+        raise HfCmimError(
             f"Expected {flag} to see samples as --teacher does, got another processor in {path}: all classifiers of an"
             " audit are asked about the same view. Audit it by itself, and compare with hf-cmim report A B."
         )

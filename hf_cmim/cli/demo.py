@@ -9,6 +9,8 @@ decided: 450 test digits are too few for the default margin, and the audit says 
 import argparse
 from pathlib import Path
 
+from hf_cmim.errors import HfCmimError
+
 EXAMPLES = """\
 examples:
   make demo       train both models, then audit them
@@ -34,11 +36,11 @@ def run(options: argparse.Namespace) -> None:
     """Audit the hardened model, with the plain one as its control.
 
     Raises:
-        ValueError: the models are not there.
+        HfCmimError: the models are not there.
     """
     missing = [name for name in ("hardened", "plain") if not (options.models / name / "config.json").is_file()]
     if missing:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected checkpoints hardened/ and plain/ in {options.models}, got no {' and no '.join(missing)}: there"
             " is nothing to audit. Train both with `make demo` or `python recipes/digits_demo.py`."
         )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from hf_cmim.cli.words import refuse_unknown
+from hf_cmim.errors import HfCmimError
 
 COMMANDS = {
     "audit": "find out whether a classifier can be distilled, by which attack, by how much, and how sure that is",
@@ -62,9 +63,7 @@ def main(words: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read the output, `head` for instance, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except ValueError as error:
-        if not str(error).startswith("Expected "):  # not one of ours: whoever looks for the fault needs the traceback
-            raise
+    except HfCmimError as error:  # any other error keeps its traceback: somebody has to find the fault
         print(f"hf-cmim {options.command}: {error}", file=sys.stderr)
         return 2
     return int(status or 0)

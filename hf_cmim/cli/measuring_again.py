@@ -15,6 +15,7 @@ from hf_cmim.cli.audit_models import PreparedSamples, View, kind_of, open_classi
 from hf_cmim.cli.audit_setup import AuditSetup
 from hf_cmim.cli.words import with_config
 from hf_cmim.environment import describe_environment
+from hf_cmim.errors import HfCmimError
 from hf_cmim.hub.certificate import Certificate
 from hf_cmim.hub.remeasurement import compare_measurement
 from hf_cmim.hub.verification import Finding
@@ -31,7 +32,7 @@ def remeasure(options: argparse.Namespace, folder: Path, certificate: Certificat
     """Yield what was found when the model was asked about the test data that the flags name.
 
     Raises:
-        ValueError: no data, or data of other classes.
+        HfCmimError: no data, or data of other classes.
     """
     flags = _audit_flags(options, folder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -70,10 +71,10 @@ def train_again(options: argparse.Namespace, folder: Path, certificate: Certific
     """Yield what became of random students of the audit, trained again.
 
     Raises:
-        ValueError: no audit, or other data or students than the audit's.
+        HfCmimError: no audit, or other data or students than the audit's.
     """
     if certificate.audit is None:
-        raise ValueError(
+        raise HfCmimError(
             "Expected a certificate with an audit for --spot-check, got one without: there is no student to train"
             " again. Leave the flag out."
         )
@@ -102,7 +103,7 @@ def _audit_flags(options: argparse.Namespace, folder: Path) -> argparse.Namespac
     merged.teacher, merged.twin, merged.control, merged.dry_run = str(folder), None, None, None
     merged.output_dir = options.output_dir or OUTPUT_DIR
     if merged.dataset is None:
-        raise ValueError(
+        raise HfCmimError(
             "Expected --dataset or --config with the data that the model was measured on, got neither: nothing could"
             " be measured again."
         )

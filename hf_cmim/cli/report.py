@@ -9,6 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hf_cmim.errors import HfCmimError
+
 if TYPE_CHECKING:
     from hf_cmim.report import AuditReport
 
@@ -45,7 +47,7 @@ def run(options: argparse.Namespace) -> None:
         print(f"Written: {_write_comparison(reports, options.output or Path(COMPARISON_NAME))}")
         return
     if options.output is not None:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected several audits beside --output, got one: its pages are written beside it. Leave --output"
             f" {options.output} out, or name another audit to compare."
         )
@@ -55,9 +57,9 @@ def run(options: argparse.Namespace) -> None:
 
 
 def check_can_draw() -> None:
-    """Raise a `ValueError` where the pages' pictures cannot be drawn."""
+    """Raise an `HfCmimError` where the pages' pictures cannot be drawn."""
     if find_spec("matplotlib") is None:
-        raise ValueError(
+        raise HfCmimError(
             "Expected matplotlib for the pictures of a page, got none: the page could not be written. Install it with"
             " pip install 'hf_cmim[plots]'."
         )
@@ -83,7 +85,7 @@ def _write_comparison(reports: "dict[Path, AuditReport]", target: Path) -> Path:
     from hf_cmim.pages.html import comparison_page
 
     if target.exists() and not (target.is_file() and target.read_bytes().rstrip().endswith(MARK.encode())):
-        raise ValueError(
+        raise HfCmimError(
             f"Expected --output to be a new file or an earlier comparison, got {target}, which is neither: it would be"
             " lost. Choose another name, or move it away."
         )

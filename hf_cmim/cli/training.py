@@ -9,6 +9,7 @@ from transformers.hf_argparser import HfArgumentParser
 
 from hf_cmim.audit.plan import AuditPlan
 from hf_cmim.cli.words import nearest
+from hf_cmim.errors import HfCmimError
 from hf_cmim.trainers.distillation_config import DistillationConfig
 
 DEFAULTS: dict[str, Any] = {
@@ -41,18 +42,20 @@ def training_settings(
         from_checkpoint: whether students start from trained weights.
 
     Raises:
-        ValueError: a name that is no setting, or a value it cannot have.
+        HfCmimError: a name that is no setting, or a value it cannot have.
     """
     values = dict(given or ())
     names = [field.name for field in fields(DistillationConfig)]
     for name in values:
         if name not in names:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected settings of DistillationConfig after --set, got {name!r}: nothing would read it."
                 f" {nearest(name, names)}"
             )
         if name in OWN:
-            raise ValueError(f"Expected no {name} after --set, got {values[name]!r}: it would do nothing. {OWN[name]}")
+            raise HfCmimError(
+                f"Expected no {name} after --set, got {values[name]!r}: it would do nothing. {OWN[name]}"
+            )
     # Mappings come in a sequence, because the annotation of Hugging Face's parser knows no single class.
     parser = HfArgumentParser([DistillationConfig], exit_on_error=False)  # type: ignore[list-item]
     parser.set_defaults(**DEFAULTS, output_dir=output_dir)
@@ -63,14 +66,14 @@ def training_settings(
             [f"--{name}={value}" for name, value in values.items()], look_for_args_file=False
         )
     except argparse.ArgumentError as error:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected values that the settings after --set can have, got another: {error}. --set NAME=VALUE takes"
             " them as DistillationConfig does."
         ) from error
-    except ValueError as error:
-        if str(error).startswith("Expected "):
-            raise
-        raise ValueError(f"Expected settings after --set that go together, got others: {error}") from error
+    except HfCmimError:
+        raise
+    except ValueError as error:  # of TrainingArguments itself
+        raise HfCmimError(f"Expected settings after --set that go together, got others: {error}") from error
     assert isinstance(settings, DistillationConfig)
     return settings
 
@@ -79,7 +82,7 @@ def audit_plan(options: argparse.Namespace) -> AuditPlan:
     """Return the plan that the flags describe.
 
     Raises:
-        ValueError: a value out of its range.
+        HfCmimError: a value out of its range.
     """
     names = ("suite", "criterion", "screening_seeds", "final_seeds", "null_families", "diagnosed")
     settings: Mapping[str, Any] = {
@@ -90,7 +93,7 @@ def audit_plan(options: argparse.Namespace) -> AuditPlan:
     if options.margin_points is not None:
         points = options.margin_points
         if not SMALLEST_POINTS <= points < 100:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected --margin-points in points of test accuracy, from {SMALLEST_POINTS} to less than 100, got"
                 f" {points:g}: was a fraction meant? Half a point, a fraction of 0.005, is --margin-points 0.5."
             )
@@ -99,9 +102,9 @@ def audit_plan(options: argparse.Namespace) -> AuditPlan:
 
 
 def check_margin(plan: AuditPlan, num_test: int) -> None:
-    """Raise a `ValueError` if a margin is finer than a test set can tell."""
+    """Raise an `HfCmimError` if a margin is finer than a test set can tell."""
     if plan.margin < 3 / num_test:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected --margin-points of at least {300 / num_test:.2g} on {num_test} test samples, three of them, got"
             f" {100 * plan.margin:g}: the audit would run to its end and could not decide. Test on at least"
             f" {round(3 / plan.margin)} samples, for instance with --rest-as-test, or ask for a wider margin."

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from hf_cmim.errors import HfCmimError
+
 
 def name_and_value(word: str) -> tuple[str, str]:
     """Return the two sides of NAME=VALUE.
@@ -27,10 +29,10 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def refuse_unknown(words: list[str], parser: argparse.ArgumentParser) -> None:
-    """Raise a `ValueError` that names the first word no flag takes, and its nearest flag."""
+    """Raise an `HfCmimError` that names the first word no flag takes, and its nearest flag."""
     if words:
         flag = words[0].partition("=")[0]
-        raise ValueError(
+        raise HfCmimError(
             f"Expected flags that this command knows, got {words[0]!r}: it would do nothing."
             f" {nearest(flag, _flags(parser))}"
         )
@@ -44,7 +46,7 @@ def with_config(options: argparse.Namespace, add_arguments: Callable[[argparse.A
         add_arguments: adds the command's flags to a parser.
 
     Raises:
-        ValueError: a file that cannot be read, or says what no flag can.
+        HfCmimError: a file that cannot be read, or says what no flag can.
     """
     if options.config is None:
         return options
@@ -54,7 +56,7 @@ def with_config(options: argparse.Namespace, add_arguments: Callable[[argparse.A
     try:
         given, unknown = parser.parse_known_args([*_words(_settings(path), path, parser)])
     except argparse.ArgumentError as error:
-        raise ValueError(f"Expected settings in {path} as --help lists them, got another: {error}.") from error
+        raise HfCmimError(f"Expected settings in {path} as --help lists them, got another: {error}.") from error
     refuse_unknown(unknown, parser)
     merged = vars(given)
     for name, value in vars(options).items():
@@ -67,7 +69,7 @@ def with_config(options: argparse.Namespace, add_arguments: Callable[[argparse.A
 
 def _settings(path: Path) -> dict[str, Any]:
     if path.suffix not in (".yaml", ".yml"):
-        raise ValueError(
+        raise HfCmimError(
             f"Expected a YAML file (.yaml) before the flags, got {str(path)!r}: nothing else is read as one. The"
             " classifier is --teacher, the data are --dataset."
         )
@@ -76,9 +78,9 @@ def _settings(path: Path) -> dict[str, Any]:
     try:
         settings = yaml.safe_load(path.read_bytes())
     except (OSError, yaml.YAMLError) as error:
-        raise ValueError(f"Expected a YAML file at {path}, got none that can be read: {error}.") from error
+        raise HfCmimError(f"Expected a YAML file at {path}, got none that can be read: {error}.") from error
     if not isinstance(settings, dict):
-        raise ValueError(f"Expected names with their values in {path}, got {type(settings).__name__}: no settings.")
+        raise HfCmimError(f"Expected names with their values in {path}, got {type(settings).__name__}: no settings.")
     return {str(name): value for name, value in settings.items() if value is not None}
 
 
@@ -89,7 +91,7 @@ def _words(settings: dict[str, Any], path: Path, parser: argparse.ArgumentParser
     for name, value in settings.items():
         name = name.replace("_", "-")
         if name not in names:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected flags' names in {path}, got {name!r}: nothing would read it. {nearest(name, names)}"
             )
         flag = "--set" if name == "training" else f"--{name}"

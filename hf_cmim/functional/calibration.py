@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.inputs import select_valid
 from hf_cmim.functional.temperatures import check_temperatures
 
@@ -90,10 +91,10 @@ class CalibrationStatistics:
         """Return the calibration of everything seen.
 
         Raises:
-            ValueError: fewer than 2 valid samples: cross-fitting needs one in each half.
+            HfCmimError: fewer than 2 valid samples: cross-fitting needs one in each half.
         """
         if self._seen < 2:
-            raise ValueError(f"Expected at least 2 valid samples to judge calibration, got {self._seen}.")
+            raise HfCmimError(f"Expected at least 2 valid samples to judge calibration, got {self._seen}.")
         plain = self.temperatures.index(1.0)
         chosen = self._nll_sums.argmin(dim=-1).flip(0)  # the even half chooses for the odd half
         folds = torch.arange(2)

@@ -12,6 +12,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from hf_cmim.errors import HfCmimError
+
 FLOOR = 1e-12
 """Probability read into a class whose probability is hidden or 0; ours.
 
@@ -88,7 +90,7 @@ class Rounded(AbstractChannel):
     def __post_init__(self) -> None:
         """Check the range."""
         if self.decimals < 1:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected at least 1 decimal, got {self.decimals}: every answer would be 0 or 1. Use Argmax()."
             )
 
@@ -123,17 +125,17 @@ class TopK(AbstractChannel):
     def __post_init__(self) -> None:
         """Check the range."""
         if self.k < 1:
-            raise ValueError(f"Expected at least 1 class shown, got k={self.k}: there would be no answer.")
+            raise HfCmimError(f"Expected at least 1 class shown, got k={self.k}: there would be no answer.")
 
     def __call__(self, log_probs: Tensor) -> Tensor:
         """Return the k largest log-probabilities, and for the others what is left.
 
         Raises:
-            ValueError: no class would be hidden.
+            HfCmimError: no class would be hidden.
         """
         num_classes = log_probs.shape[-1]
         if self.k >= num_classes:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected k below the number of classes, {num_classes}, got k={self.k}: nothing would be hidden, and"
                 " attacks that need every class would be refused for nothing. Use channel=None."
             )
@@ -184,7 +186,7 @@ class Sharpened(AbstractChannel):
     def __post_init__(self) -> None:
         """Check the range."""
         if not 0 < self.scale < math.inf:
-            raise ValueError(f"Expected a scale above 0 and finite, got {self.scale}: the label would change.")
+            raise HfCmimError(f"Expected a scale above 0 and finite, got {self.scale}: the label would change.")
 
     def __call__(self, log_probs: Tensor) -> Tensor:
         """Return the sharpened log-probabilities."""
@@ -219,7 +221,7 @@ class ReverseSigmoid(AbstractChannel):
         """Check the ranges."""
         for name, value in (("beta", self.beta), ("gamma", self.gamma)):
             if not 0 <= value < math.inf:
-                raise ValueError(
+                raise HfCmimError(
                     f"Expected {name} at least 0 and finite, got {value}: it would sharpen instead of deceive."
                 )
 

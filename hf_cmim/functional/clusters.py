@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.inputs import select_valid
 from hf_cmim.functional.temperatures import check_temperatures
 
@@ -58,7 +59,7 @@ class ClusterStatistics:
         """
         logits, labels = select_valid(logits, labels, self.correct_only)
         if logits.shape[-1] != self.num_classes:
-            raise ValueError(f"Expected logits of {self.num_classes} classes, got {logits.shape[-1]}.")
+            raise HfCmimError(f"Expected logits of {self.num_classes} classes, got {logits.shape[-1]}.")
         if not self._allocated:
             self._allocate(logits.device)
         centred = logits.to(self._dtype)
@@ -80,7 +81,7 @@ class ClusterStatistics:
     def _total(self) -> Tensor:
         if not self._allocated or not bool(self.counts.sum() > 0):
             kind = "correctly classified sample" if self.correct_only else "valid sample"
-            raise ValueError(f"Expected at least one {kind}, got none: there is nothing to measure.")
+            raise HfCmimError(f"Expected at least one {kind}, got none: there is nothing to measure.")
         return self.counts.sum()
 
     def centroids(self) -> Tensor:

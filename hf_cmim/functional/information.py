@@ -6,7 +6,7 @@ spread: 0 when the output depends on the label alone.
 
 Every function takes `logits` `(..., C)` of any floating dtype and `labels` `(...)` with integers in [0, C) or -100
 (ignored), computes in float64 where the device has it, and returns float32 (float64 for float64 logits). Each looks at
-all samples, or with `correct_only` at those whose largest logit is at their label, and raises `ValueError` when there
+all samples, or with `correct_only` at those whose largest logit is at their label, and raises `HfCmimError` when there
 is none. All but `prediction_entropy` are differentiable. For data in batches use `ClusterStatistics`.
 
 Source: arXiv 2309.09123 (definitions), arXiv 2507.00012 (temperatures); the variance ratio is ours.

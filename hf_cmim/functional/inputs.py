@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import IGNORE_INDEX
 
 
@@ -10,21 +11,21 @@ def flatten_samples(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return logits as `(B, C)` and labels as `(B,)`; token classification `(B, L, C)` is flattened.
 
     Raises:
-        ValueError: shapes that do not belong together, fewer than 2 classes, or labels that are not integers.
+        HfCmimError: shapes that do not belong together, fewer than 2 classes, or labels that are not integers.
     """
     if logits.ndim < 2 or logits.shape[:-1] != labels.shape:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected logits (..., C) with labels (...), got logits {tuple(logits.shape)} and labels"
             f" {tuple(labels.shape)}. One label per row of logits is needed: a multi-label or regression head has"
             " no cluster per class. Use a single-label classification head."
         )
     if logits.shape[-1] < 2:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected at least 2 classes, got logits with {logits.shape[-1]}: one class has nothing to hide."
             " Build the model with num_labels >= 2."
         )
     if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected integer labels in [0, {logits.shape[-1]}), got dtype {labels.dtype}: a regression or"
             " multi-label target. Use integer class labels."
         )
@@ -37,7 +38,7 @@ def check_label_range(labels: Tensor, num_classes: int) -> None:
     """Raise if a label is neither in [0, num_classes) nor -100. Waits for the device.
 
     Raises:
-        ValueError: naming the first offending labels.
+        HfCmimError: naming the first offending labels.
     """
     if not labels.numel():
         return
@@ -46,7 +47,7 @@ def check_label_range(labels: Tensor, num_classes: int) -> None:
         return
     wrong = labels[((labels < 0) & (labels != IGNORE_INDEX)) | (labels >= num_classes)]
     if wrong.numel():
-        raise ValueError(
+        raise HfCmimError(
             f"Expected labels in [0, {num_classes}) or {IGNORE_INDEX} (ignored), got"
             f" {sorted(set(wrong.tolist()))[:8]}: they have no output of the model, and on a GPU they crash it."
             " Check num_labels and the mapping label2id."

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+from hf_cmim.errors import HfCmimError
+
 DEFAULT_TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Powers of two over the usual range of distillation temperatures; ours.
 
@@ -15,20 +17,20 @@ def check_temperatures(temperatures: Sequence[float]) -> tuple[float, ...]:
     """Return the temperatures as a tuple of floats, or say which one cannot be used.
 
     Raises:
-        ValueError: no temperature, one that is not a finite number above 0, or one given twice.
+        HfCmimError: no temperature, one that is not a finite number above 0, or one given twice.
     """
     values = tuple(float(temperature) for temperature in temperatures)
     if not values:
-        raise ValueError("Expected at least one temperature, got none: there would be no cluster to measure.")
+        raise HfCmimError("Expected at least one temperature, got none: there would be no cluster to measure.")
     for value in values:
         if not (math.isfinite(value) and value > 0):
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected temperatures above 0 and finite, got {value}: softmax(logits / {value}) is not a"
                 " distribution. Remove it; for the limit of hard predictions use a small value such as 0.02."
             )
     if len(set(values)) < len(values):
         repeated = sorted({value for value in values if values.count(value) > 1})
-        raise ValueError(
+        raise HfCmimError(
             f"Expected distinct temperatures, got {repeated} more than once: they would silently count double."
             " Remove the copies."
         )
@@ -42,5 +44,5 @@ def reconstruction_temperatures(largest_power: float = 4.0, num_powers: int = 8)
     (2.0, 1.0, 0.6666666666666666, 0.5)
     """
     if not (largest_power > 0 and num_powers >= 1):
-        raise ValueError(f"Expected largest_power > 0 and num_powers >= 1, got {largest_power} and {num_powers}.")
+        raise HfCmimError(f"Expected largest_power > 0 and num_powers >= 1, got {largest_power} and {num_powers}.")
     return tuple(num_powers / (largest_power * step) for step in range(1, num_powers + 1))

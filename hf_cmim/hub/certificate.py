@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from hf_cmim.errors import HfCmimError
 from hf_cmim.hub.files import FileRecord
 from hf_cmim.measurement import Measurement
 from hf_cmim.plain_data import Plain, check_schema, from_plain, parsed_json, to_plain
@@ -98,13 +99,13 @@ class Certificate:
         """Return the certificate that `to_json` wrote.
 
         Raises:
-            ValueError: something that is no certificate, one of a later version, or one that was changed.
+            HfCmimError: something that is no certificate, one of a later version, or one that was changed.
         """
         values = parsed_json(text, "a certificate")
         check_schema(values, SCHEMA, "a certificate")
         claimed = values.pop(DIGEST, None)
         if claimed != digest_of(values):
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected a certificate whose content has the digest it names, {str(claimed)[:16]}..., got"
                 f" {digest_of(values)[:16]}...: something in it was changed after it was written, perhaps a"
                 " result that changes no verdict. Take the original."
@@ -117,11 +118,11 @@ class Certificate:
         """Return the certificate in a folder.
 
         Raises:
-            ValueError: none there, or none that can be read.
+            HfCmimError: none there, or none that can be read.
         """
         path = folder / CERTIFICATE_NAME
         if not path.is_file():
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected {CERTIFICATE_NAME} in {folder}, got none: nothing is said about these weights that could be"
                 " checked. Write one with hf-cmim certify, or save the model with CMIMTrainer."
             )

@@ -8,6 +8,7 @@ from pathlib import Path
 from transformers.utils import logging
 
 from hf_cmim.environment import describe_environment
+from hf_cmim.errors import HfCmimError
 from hf_cmim.hub.certificate import Certificate, Evaluation, Training
 from hf_cmim.hub.files import SIGNATURE_NAME, class_names_of, hash_model, read_config
 from hf_cmim.plain_data import write_whole
@@ -36,7 +37,7 @@ def certify(
         audit: of these weights.
 
     Raises:
-        ValueError: no such model, an audit of another one, or an earlier certificate that cannot be read.
+        HfCmimError: no such model, an audit of another one, or an earlier certificate that cannot be read.
     """
     folder = Path(folder)
     files = hash_model(folder)
@@ -71,10 +72,10 @@ def certify(
 
 
 def check_audited(folder: Path, audit: AuditReport) -> None:
-    """Raise a `ValueError` unless the audit asked the model in the folder."""
+    """Raise an `HfCmimError` unless the audit asked the model in the folder."""
     fingerprint = ModelTeacher(folder).fingerprint()
     if fingerprint != audit.teacher.fingerprint:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected an audit of the model in {folder} (fingerprint {fingerprint[:16]}...), got one of"
             f" {audit.teacher.path or audit.teacher.name} ({audit.teacher.fingerprint[:16]}...): its verdict is about"
             " other weights, or about a model read by another release of transformers. Audit this model."

@@ -10,6 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from hf_cmim.errors import HfCmimError
 from hf_cmim.report import CERTIFICATE_NAME
 
 CONFIG_NAME = "config.json"
@@ -78,7 +79,7 @@ def hash_model(folder: Path) -> dict[str, FileRecord]:
     """Return the records of all files that determine a model's answers.
 
     Raises:
-        ValueError: the folder holds no classifier with whole safetensors weights.
+        HfCmimError: the folder holds no classifier with whole safetensors weights.
     """
     read_config(folder)
     names = [name for name in published_files(folder) if is_certified(name)]
@@ -86,7 +87,7 @@ def hash_model(folder: Path) -> dict[str, FileRecord]:
     if not weights:
         others = sorted(path.name for path in folder.iterdir() if is_weights(path.name))
         found = f"only {', '.join(others)}, which run code when they are loaded or which" if others else "none that"
-        raise ValueError(
+        raise HfCmimError(
             f"Expected model.safetensors in {folder}, got {found} transformers loads safely: nobody should download"
             " it. Save the model with save_pretrained, which writes safetensors."
         )
@@ -94,7 +95,7 @@ def hash_model(folder: Path) -> dict[str, FileRecord]:
     if index.is_file():
         wanted = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         if missing := sorted(wanted - set(weights)):
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected the weight files that {index.name} names in {folder}, got no {', '.join(missing)}: the"
                 " model could not be loaded. Save it again."
             )
@@ -104,12 +105,12 @@ def hash_model(folder: Path) -> dict[str, FileRecord]:
 
 
 def check_weights(path: Path) -> None:
-    """Raise a `ValueError` if a safetensors file was cut or is none."""
+    """Raise an `HfCmimError` if a safetensors file was cut or is none."""
     try:
         with safe_open(path, framework="numpy"):
             pass
     except (SafetensorError, OSError) as error:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected whole weights in {path}, got a file of {path.stat().st_size:,} bytes that is not ({error}): its"
             " writing was cut, or the disk was full. Save or download it again."
         ) from error
@@ -119,11 +120,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Return the configuration of the model in a folder.
 
     Raises:
-        ValueError: none there, or none of a classifier.
+        HfCmimError: none there, or none of a classifier.
     """
     path = folder / CONFIG_NAME
     if not folder.is_dir() or not path.is_file():
-        raise ValueError(
+        raise HfCmimError(
             f"Expected a folder with a model (config.json and model.safetensors), got {folder}, which has no"
             " config.json: nothing could be loaded from it. Save a model there with save_model or save_pretrained."
         )
@@ -131,12 +132,12 @@ def read_config(folder: Path) -> dict[str, Any]:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         architecture = str((config.get("architectures") or [""])[0])
     except (ValueError, AttributeError) as error:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected a model's configuration in {path}, got none ({error}). Save the model again."
         ) from None
     if "Classification" not in architecture or config.get("auto_map"):
         got = f"{architecture or 'none'}{' with code of its own' if config.get('auto_map') else ''}"
-        raise ValueError(
+        raise HfCmimError(
             f"Expected an architecture of transformers that ends in ...Classification in {path}, got {got}: only"
             " classifiers are certified, and only such as load without remote code."
         )

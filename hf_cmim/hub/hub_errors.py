@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 from huggingface_hub import errors
 
+from hf_cmim.errors import HfCmimError
+
 # HTTPError of the client in use, above failed connections too: httpx before huggingface_hub 2, httpx2 since.
 HTTPError: type[Exception] = errors.HfHubHTTPError.__bases__[0]
 LOGIN = "Log in with `hf auth login`, or set HF_TOKEN to a token from the settings of your account."
@@ -13,7 +15,7 @@ LOGIN = "Log in with `hf auth login`, or set HF_TOKEN to a token from the settin
 
 @contextmanager
 def explained(repo_id: str, action: str) -> Iterator[None]:
-    """Turn an error of the Hub's client into a `ValueError` that says what to do.
+    """Turn an error of the Hub's client into an `HfCmimError` that says what to do.
 
     Args:
         repo_id: user/name.
@@ -22,48 +24,48 @@ def explained(repo_id: str, action: str) -> Iterator[None]:
     try:
         yield
     except errors.HFValidationError as error:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected a repository as user/name (letters, digits, - _ .), got {repo_id!r}: {_first_line(error)}"
             " Choose another name."
         ) from error
     except errors.LocalTokenNotFoundError as error:
-        raise ValueError(f"Expected a token to {action} {repo_id}, got none. {LOGIN}") from error
+        raise HfCmimError(f"Expected a token to {action} {repo_id}, got none. {LOGIN}") from error
     except errors.OfflineModeIsEnabled as error:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected the Hub to {action} {repo_id}, got HF_HUB_OFFLINE=1: nothing leaves or reaches this machine."
             " Unset it."
         ) from error
     except errors.GatedRepoError as error:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected the right to {action} {repo_id}, got a gated repository: ask for access on its page."
         ) from error
     except errors.EntryNotFoundError as error:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected a certified model in {repo_id}, got a repository without it ({_first_line(error)}): nothing"
             " could be checked."
         ) from error
     except errors.RevisionNotFoundError as error:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected a branch, tag or commit of {repo_id} that exists, got none ({_first_line(error)})."
         ) from error
     except errors.HfHubHTTPError as error:
-        raise ValueError(_explain_status(repo_id, action, error)) from error
+        raise HfCmimError(_explain_status(repo_id, action, error)) from error
     except (HTTPError, ConnectionError, errors.LocalEntryNotFoundError) as error:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected the Hub to answer, got {_first_line(error) or type(error).__name__}: it is down, or this"
             f" machine does not reach it. Nothing was published half; do it again later to {action} {repo_id}."
         ) from error
     except RuntimeError as error:
         if "while uploading" not in str(error):  # the client's own wrapping of a failed upload
             raise
-        raise ValueError(
+        raise HfCmimError(
             f"Expected the Hub to take the whole upload, got: {_first_line(error)} Nothing was published"
             " half. Do it again; what arrived whole is not sent twice."
         ) from error
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        raise ValueError(
+        raise HfCmimError(
             f"Expected room on the disk to {action} {repo_id}, got none: what is there is not whole and is not used."
             " Free some, or set HF_HOME to a larger disk."
         ) from error

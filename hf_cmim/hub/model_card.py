@@ -11,6 +11,7 @@ import yaml
 from huggingface_hub.repocard import RepoCard
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from hf_cmim.errors import HfCmimError
 from hf_cmim.hub.card_metadata import card_metadata, merged, plain_metadata, task_of
 from hf_cmim.hub.certificate import Certificate, Training
 from hf_cmim.hub.files import CARD_NAME, CURVE_NAME, FOREST_NAME, PAGE_NAME, PROCESSORS
@@ -101,7 +102,7 @@ def write_card(
         What was written.
 
     Raises:
-        ValueError: a card there whose metadata cannot be read.
+        HfCmimError: a card there whose metadata cannot be read.
     """
     folder = Path(folder)
     path = folder / CARD_NAME
@@ -124,7 +125,7 @@ def _parsed(text: str, path: Path) -> tuple[dict[str, Any], str]:
     try:
         card = RepoCard(text) if text.strip() else None
     except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected metadata in YAML between two lines of --- at the top of {path}, got some that cannot be read"
             f" ({one_line(str(error))}): the Hub would refuse the card, and writing it anew would lose what you wrote."
             " Mend or remove them."

@@ -4,6 +4,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_cmim.errors import HfCmimError
+
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -17,7 +19,7 @@ def sign(certificate: Path, signature: Path, private_key: Path) -> None:
         private_key: Ed25519 in PEM, without a password: `openssl genpkey -algorithm ed25519 -out key.pem`.
 
     Raises:
-        ValueError: no such key, or no `cryptography`.
+        HfCmimError: no such key, or no `cryptography`.
     """
     key: Ed25519PrivateKey = _load(private_key, "private")
     signature.write_bytes(key.sign(certificate.read_bytes()))
@@ -32,7 +34,7 @@ def check_signature(certificate: Path, signature: Path, public_key: Path) -> str
         public_key: Ed25519 in PEM: `openssl pkey -in key.pem -pubout -out public.pem`.
 
     Raises:
-        ValueError: no such key, or no `cryptography`.
+        HfCmimError: no such key, or no `cryptography`.
     """
     key: Ed25519PublicKey = _load(public_key, "public")
     from cryptography.exceptions import InvalidSignature
@@ -48,7 +50,7 @@ def check_signature(certificate: Path, signature: Path, public_key: Path) -> str
 
 def _load(path: Path, kind: str) -> Any:
     if find_spec("cryptography") is None:
-        raise ValueError(
+        raise HfCmimError(
             "Expected cryptography for signatures, got none: nothing could be signed or checked. Install it with"
             " pip install 'hf_cmim[sign]'."
         )
@@ -63,12 +65,12 @@ def _load(path: Path, kind: str) -> Any:
         else:
             key = serialization.load_pem_public_key(content)
     except (OSError, TypeError, ValueError) as error:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected an Ed25519 {kind} key in PEM at {path}, got none that can be read ({error}): nothing could be"
             " signed or checked. Make one with openssl genpkey -algorithm ed25519 -out key.pem."
         ) from None
     if not isinstance(key, wanted):
-        raise ValueError(
+        raise HfCmimError(
             f"Expected an Ed25519 {kind} key in {path}, got {type(key).__name__}: signatures of several kinds would"
             " each need a check of their own. Make one with openssl genpkey -algorithm ed25519 -out key.pem."
         )

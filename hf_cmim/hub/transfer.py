@@ -9,6 +9,7 @@ from huggingface_hub import CommitInfo, HfApi, ModelInfo
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but listed for no checker
 
+from hf_cmim.errors import HfCmimError
 from hf_cmim.hub.certificate import Certificate
 from hf_cmim.hub.files import CARD_NAME, SIGNATURE_NAME, hash_file, is_weights, published_files, uncertified
 from hf_cmim.hub.hub_errors import explained
@@ -48,7 +49,7 @@ class Repository:
         api: client of the Hub; None for the usual one.
 
     Raises:
-        ValueError: no valid name.
+        HfCmimError: no valid name.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class Repository:
             message: of the commit.
 
         Raises:
-            ValueError: a certificate that is not of these files, another model in the repository, or an error of the
+            HfCmimError: a certificate that is not of these files, another model in the repository, or an error of the
                 Hub. Nothing is published then.
         """
         folder = Path(folder)
@@ -102,7 +103,7 @@ class Repository:
             )
 
     def check_not_another(self, certificate: Certificate | None, *, force: bool) -> _Remote:
-        """Raise a `ValueError` if the repository holds weights of another model.
+        """Raise an `HfCmimError` if the repository holds weights of another model.
 
         Args:
             certificate: of what would be uploaded; None before there is one.
@@ -113,7 +114,7 @@ class Repository:
         is_same = all(ours.get(name) == sha256 for name, sha256 in remote.weights.items())
         is_earlier = certificate is not None and certificate.lineage == remote.lineage
         if not (force or is_same or is_earlier):
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected {self.repo_id} to be empty or to hold an earlier state of this model, got"
                 f" {', '.join(remote.weights)} of another one: whoever uses it would get yours from now on. Choose"
                 " another name, or overwrite it with --force (hub_overwrite=True in a trainer); its commits remain."
@@ -164,7 +165,7 @@ class Repository:
             The folder they are in, and the names in the repository that a loader may take instead, left there.
 
         Raises:
-            ValueError: no certificate there, one that cannot be read, or an error of the Hub.
+            HfCmimError: no certificate there, one that cannot be read, or an error of the Hub.
         """
         with explained(self.repo_id, "download from"):
             info = self.api.model_info(self.repo_id, revision=self.branch)
@@ -189,12 +190,12 @@ def planned_upload(folder: str | Path) -> Upload:
 
 
 def check_is_certified(folder: Path) -> None:
-    """Raise a `ValueError` unless the certificate in a folder is of the files beside it."""
+    """Raise an `HfCmimError` unless the certificate in a folder is of the files beside it."""
     certificate = Certificate.read(folder)
     found = {name: hash_file(folder / name) for name in certificate.files if (folder / name).is_file()}
     changed = sorted(name for name, record in certificate.files.items() if found.get(name) != record)
     if changed:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected the files that the certificate in {folder} names, got others for {', '.join(changed)}: it would"
             " be published with weights that it does not speak of. Certify them: hf-cmim certify"
             f" {folder}."

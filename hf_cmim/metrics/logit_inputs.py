@@ -5,6 +5,8 @@ import evaluate
 import torch
 from torch import Tensor
 
+from hf_cmim.errors import HfCmimError
+
 CITATION = """\
 @article{yang2025conditional,
   title   = {Conditional Mutual Information Constrained Deep Learning for Classification},
@@ -35,7 +37,7 @@ Returns:
     {returns}
 
 Raises:
-    ValueError: rows of different lengths, labels out of range, or no sample that counts.
+    HfCmimError: rows of different lengths, labels out of range, or no sample that counts.
 
 Examples:
     >>> from pathlib import Path
@@ -74,11 +76,11 @@ def as_tensors(predictions: list[list[float]], references: list[int]) -> tuple[T
     """Return logits `(B, C)` in fp32 and labels `(B,)`.
 
     Raises:
-        ValueError: rows of different lengths.
+        HfCmimError: rows of different lengths.
     """
     lengths = {len(row) for row in predictions}
     if len(lengths) > 1:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected one logit per class in every row of predictions, got rows of {sorted(lengths)[:8]} logits: they"
             " come from heads of different sizes, or padding was cut off. Flatten token logits to one row per token."
         )

@@ -6,6 +6,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from hf_cmim.errors import HfCmimError
 from hf_cmim.pages import wording
 from hf_cmim.pages.quantities import bound_text, decimal, duration, percent, plain, points, spread
 from hf_cmim.pages.svg import inline_svg
@@ -46,10 +47,10 @@ def comparison_page(reports: Mapping[str, AuditReport]) -> str:
             data, students or suites cannot be compared.
 
     Raises:
-        ValueError: no report.
+        HfCmimError: no report.
     """
     if not reports:
-        raise ValueError(
+        raise HfCmimError(
             "Expected at least one report, got none: the page would be empty. Name the audits to compare."
         )
     differences = dict(wording.scope_differences(reports))

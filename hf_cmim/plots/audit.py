@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from hf_cmim.errors import HfCmimError
 from hf_cmim.names import shortened
 from hf_cmim.plots.style import GREY, MODEL_COLOURS, colours_of, legend_entry, logarithmic, styled
 from hf_cmim.report import Accounting, CriterionResult, Interval, ModelFacts
@@ -44,7 +45,7 @@ def plot_forest(result: CriterionResult, margin: float) -> Figure:
         margin: fraction.
 
     Raises:
-        ValueError: no comparison.
+        HfCmimError: no comparison.
     """
     _check_rows(result.comparisons)
     rows = sorted(result.comparisons, key=lambda each: each.gain, reverse=True)
@@ -85,7 +86,7 @@ def plot_accounting(accounting: Sequence[Accounting]) -> Figure:
         accounting: at least one attack's; fractions.
 
     Raises:
-        ValueError: no attack.
+        HfCmimError: no attack.
     """
     _check_rows(accounting)
     rows = sorted(accounting, key=lambda each: each.gain.estimate, reverse=True)
@@ -112,7 +113,7 @@ def plot_audit_curves(facts: Mapping[str, ModelFacts]) -> Figure:
         facts: 1 to 7 models by name, each with a curve.
 
     Raises:
-        ValueError: no model, or more than 7.
+        HfCmimError: no model, or more than 7.
     """
     colours = colours_of(facts)
     figure = Figure(figsize=(3.5, 2.5 + 0.14 * len(facts)), layout="constrained")
@@ -146,7 +147,7 @@ def terms_of(accounting: Accounting) -> dict[str, Interval]:
 
 def _check_rows(rows: Sequence[object]) -> None:
     if not rows:
-        raise ValueError("Expected at least one attack, got none: there is no row to draw. Leave the picture out.")
+        raise HfCmimError("Expected at least one attack, got none: there is no row to draw. Leave the picture out.")
 
 
 def _window(values: Sequence[float]) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import tempered_log_probs
 from hf_cmim.functional.information import class_centroids, conditional_mutual_information
 from hf_cmim.functional.inputs import select_valid
@@ -33,7 +34,7 @@ def plot_cmi_curves(measurements: Mapping[str, Measurement]) -> Figure:
         measurements: 1 to 7 measurements by model name, of the same data.
 
     Raises:
-        ValueError: no model, or more than 7.
+        HfCmimError: no model, or more than 7.
     """
     colours = colours_of(measurements)
     figure = Figure(figsize=(3.5, 2.7 + 0.14 * len(measurements)), layout="constrained")
@@ -134,18 +135,18 @@ def plot_clusters(
         class_names: name of each class, such as `model.config.id2label`; by default its number.
 
     Raises:
-        ValueError: fewer than three classes, not three distinct ones, no model, or more than 7.
+        HfCmimError: fewer than three classes, not three distinct ones, no model, or more than 7.
     """
     colours = colours_of(logits)
     num_classes = min(each.shape[-1] for each in logits.values())
     if num_classes < 3:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected logits of at least 3 classes, got {num_classes}: the simplex of two classes is a line, and"
             " there is no triangle to draw. Use plot_cmi_curves for a binary classifier."
         )
     classes = most_confused_classes(logits, labels) if classes is None else list(classes)
     if len(set(classes)) != 3 or len(classes) != 3 or not all(0 <= each < num_classes for each in classes):
-        raise ValueError(
+        raise HfCmimError(
             f"Expected three distinct classes in [0, {num_classes}), got {classes}: the corners of a triangle."
             " Leave classes unset to draw the three most confused ones."
         )
@@ -202,7 +203,7 @@ def plot_training(log_history: Mapping[str, Sequence[Mapping[str, float]]], temp
         temperature: one of the configured temperatures.
 
     Raises:
-        ValueError: a run that logged no such figures, no run, or more than 7.
+        HfCmimError: a run that logged no such figures, no run, or more than 7.
     """
     colours = colours_of(log_history)
     key = f"cmi_T{temperature:g}"
@@ -211,7 +212,7 @@ def plot_training(log_history: Mapping[str, Sequence[Mapping[str, float]]], temp
     for name, entries in log_history.items():
         if not any(key in entry and "ce" in entry for entry in entries):
             seen = sorted({each for entry in entries for each in entry})
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected entries with 'ce' and {key!r} in the log of {name!r}, got {seen}: there is no curve to"
                 " draw. Train with CMIMTrainer, a logging_strategy other than 'no', and this temperature."
             )

@@ -10,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from hf_cmim.errors import HfCmimError
+
 # Okabe and Ito 2008, ordered so that neighbours differ in lightness too.
 MODEL_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#555555"
@@ -40,10 +42,10 @@ def colours_of(models: Mapping[str, object]) -> dict[str, str]:
     """Return each model's colour.
 
     Raises:
-        ValueError: no model, or more than there are colours.
+        HfCmimError: no model, or more than there are colours.
     """
     if not 1 <= len(models) <= len(MODEL_COLOURS):
-        raise ValueError(
+        raise HfCmimError(
             f"Expected 1 to {len(MODEL_COLOURS)} models in one picture, got {len(models)}: colours would repeat, and"
             " models could not be told apart. Draw several pictures."
         )

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import huggingface_hub
 
+from hf_cmim.errors import HfCmimError
 from hf_cmim.plain_data import check_schema, from_plain, parsed_json, to_plain
 from hf_cmim.report.parts import (
     Accounting,
@@ -83,7 +84,7 @@ class AuditReport:
         """Return the report that `to_json` wrote.
 
         Raises:
-            ValueError: something that is no such report, or one of a later version.
+            HfCmimError: something that is no such report, or one of a later version.
         """
         return cls.from_plain(parsed_json(text, "an audit report"))
 
@@ -92,7 +93,7 @@ class AuditReport:
         """Return the report that JSON's values hold.
 
         Raises:
-            ValueError: something that is no such report, or one of a later version.
+            HfCmimError: something that is no such report, or one of a later version.
         """
         check_schema(values, SCHEMA, "an audit report")
         report: Self = from_plain(cls, values, "report")
@@ -103,14 +104,14 @@ class AuditReport:
         """Return the report in a file, or in a folder's audit.json or certificate.
 
         Raises:
-            ValueError: no report there.
+            HfCmimError: no report there.
         """
         path = Path(path)
         if path.is_dir():
             names = [name for name in (REPORT_NAME, CERTIFICATE_NAME) if (path / name).is_file()]
             path = path / (names or [REPORT_NAME])[0]
         if not path.is_file():
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected an audit's {REPORT_NAME}, got nothing at {path}: an audit writes it when it ends. Run the"
                 " same audit again; it goes on where it was."
             )
@@ -127,7 +128,7 @@ class AuditReport:
             token: of a private repository; None for the one that was logged in with.
 
         Raises:
-            ValueError: no audit in its certificate.
+            HfCmimError: no audit in its certificate.
             huggingface_hub.errors.HfHubHTTPError: no repository, no certificate, or no right to read it.
         """
         path = huggingface_hub.hf_hub_download(repo_id, CERTIFICATE_NAME, revision=revision, token=token)
@@ -137,7 +138,7 @@ class AuditReport:
     def _certified(cls, text: str, where: object) -> Self:
         values = parsed_json(text, "a certificate")
         if not isinstance(values, dict) or values.get("audit") is None:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected an audit in the certificate of {where}, got none: the model was not audited, or its owner"
                 " kept the audit to themselves. Run hf-cmim audit yourself."
             )

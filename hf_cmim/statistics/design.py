@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from scipy import special
 
+from hf_cmim.errors import HfCmimError
 from hf_cmim.statistics.multiplicity import max_t_tail
 
 HALVING_SEEDS = 10
@@ -24,7 +25,7 @@ class Design:
         reference_multiple: seeds of a baseline that several attacks share, for each seed of an attack, at least 1.
 
     Raises:
-        ValueError: a value out of its range.
+        HfCmimError: a value out of its range.
     """
 
     margin: float = 0.005
@@ -35,22 +36,22 @@ class Design:
     def __post_init__(self) -> None:
         """Check the ranges."""
         if not 0 < self.margin < 1:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected a margin in (0, 1), a fraction of the test samples, got {self.margin}: every gain or none"
                 " would count as distilling. Half a point is 0.005."
             )
         if not self.looks or self.looks[0] < 2 or any(later <= look for look, later in itertools.pairwise(self.looks)):
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected looks that rise from 2 seeds or more, got {self.looks}: one seed has no spread, and a look"
                 " without new seeds decides nothing. Sort them and drop the copies."
             )
         if not 0 < self.error_rate < 0.5:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected an error_rate in (0, 0.5), got {self.error_rate}: a bound would lie beyond its"
                 " estimate. The usual one is 0.05."
             )
         if self.reference_multiple < 1:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected a reference_multiple of at least 1, got {self.reference_multiple}: the baseline, on which"
                 " every comparison rests, would have no students."
             )

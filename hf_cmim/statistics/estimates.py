@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from hf_cmim.errors import HfCmimError
+
 OWN_VARIANCE_SEEDS = 10
 """From this many seeds on an arm's variance is its own; below, it is moderated by those of all arms."""
 PRIOR_SHARE = 0.5
@@ -145,14 +147,14 @@ def paired_interval(first: Sequence[float], second: Sequence[float]) -> tuple[fl
         Estimate, lower end, upper end.
 
     Raises:
-        ValueError: fewer than two seeds in common.
+        HfCmimError: fewer than two seeds in common.
 
     >>> [round(value, 6) for value in paired_interval([0.8, 0.9, 0.8], [0.7, 0.8, 0.7, 0.1])]
     [0.1, 0.1, 0.1]
     """
     seeds = min(len(first), len(second))
     if seeds < 2:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected at least 2 seeds in both arms, got {len(first)} and {len(second)}: one difference has no"
             " spread, hence no interval. Train more seeds."
         )

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from hf_cmim.errors import HfCmimError
 from hf_cmim.statistics.design import Design
 from hf_cmim.statistics.estimates import ArmMean, arm_means, difference
 from hf_cmim.statistics.multiplicity import max_t_tail
@@ -86,7 +87,7 @@ def replay(accuracies: Mapping[str, Sequence[float]], baselines: Mapping[str, Ba
         design: when to look, and how sure to be.
 
     Raises:
-        ValueError: no attack, baselines that do not fit, or an accuracy out of its range.
+        HfCmimError: no attack, baselines that do not fit, or an accuracy out of its range.
     """
     _check(accuracies, baselines)
     alive = list(baselines)
@@ -136,19 +137,19 @@ def decide(
 
 
 def _check(accuracies: Mapping[str, Sequence[float]], baselines: Mapping[str, Baselines]) -> None:
-    """Raise a `ValueError` unless the baselines fit together and every accuracy is a fraction."""
+    """Raise an `HfCmimError` unless the baselines fit together and every accuracy is a fraction."""
     if not baselines:
-        raise ValueError("Expected at least one attack, got none: a verdict about no attack says nothing. Add one.")
+        raise HfCmimError("Expected at least one attack, got none: a verdict about no attack says nothing. Add one.")
     for attack, each in baselines.items():
         if each.chosen not in each.every or len(set(each.every)) < len(each.every) or set(each.every) & set(baselines):
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected baselines of {attack!r} that are no attacks, each once, {each.chosen!r} among them, got"
                 f" {each.every}: the attack would be measured against another question. Name the teacher-free arms."
             )
         for name in (attack, *each.every):
             for accuracy in accuracies.get(name, ()):
                 if not 0 <= accuracy <= 1:
-                    raise ValueError(
+                    raise HfCmimError(
                         f"Expected accuracies in [0, 1], got {accuracy} in {name!r}: percent would make every gain a"
                         " hundred times too large, and nan hides a student. A diverged student counts as 1 / C."
                     )

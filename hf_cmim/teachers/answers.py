@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.channels import label_log_probs, normalized, raise_zeros
 
 Representation = Literal["log_probs", "probs", "logits", "labels"]
@@ -15,34 +16,36 @@ TOLERANCE = 1e-3
 
 
 def check_representation(returns: str) -> None:
-    """Raise a `ValueError` unless the representation is known."""
+    """Raise an `HfCmimError` unless the representation is known."""
     if returns not in ("log_probs", "probs", "logits", "labels"):
-        raise ValueError(f'Expected returns "log_probs", "probs", "logits" or "labels", got {returns!r}.')
+        raise HfCmimError(f'Expected returns "log_probs", "probs", "logits" or "labels", got {returns!r}.')
 
 
 def check_shape(values: Tensor, returns: Representation, num_classes: int, labels: Tensor | None) -> None:
     """Check everything about an answer that is known without looking at its numbers.
 
     Raises:
-        ValueError: no tensor, other dimensions, another number of classes or samples, or numbers of another kind.
+        HfCmimError: no tensor, other dimensions, another number of classes or samples, or numbers of another kind.
     """
     if not isinstance(values, Tensor):
-        raise ValueError(f"Expected a tensor of {returns}, got {type(values).__name__}. Return the tensor alone.")
+        raise HfCmimError(f"Expected a tensor of {returns}, got {type(values).__name__}. Return the tensor alone.")
     of_labels = returns == "labels"
     if of_labels == values.is_floating_point() or values.dtype in (torch.bool, torch.complex64):
         kind = "integers" if of_labels else "floating point numbers"
-        raise ValueError(f"Expected {returns} as {kind}, got {values.dtype}. Say with `returns` what the answers are.")
+        raise HfCmimError(
+            f"Expected {returns} as {kind}, got {values.dtype}. Say with `returns` what the answers are."
+        )
     if of_labels:
         shape, expected = values.shape, "(B, ...)"
     else:
         shape, expected = values.shape[:-1], f"(B, ..., {num_classes})"
         if values.ndim < 2 or values.shape[-1] != num_classes:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected {returns} {expected}, one for each of the {num_classes} classes, got"
                 f" {tuple(values.shape)}: other classes would be compared. Give the teacher's own class_names."
             )
     if labels is not None and shape[:1] != labels.shape[:1]:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected {returns} {expected} for labels {tuple(labels.shape)}, got {tuple(values.shape)}: answers and"
             " samples would be paired wrongly. Give one answer a sample."
         )
@@ -52,13 +55,13 @@ def check_answers(values: Tensor, returns: Representation, num_classes: int) -> 
     """Check the numbers of an answer. Waits for the device.
 
     Raises:
-        ValueError: NaN or infinite values, rows that are no distribution although one is promised, rows that are one
+        HfCmimError: NaN or infinite values, rows that are no distribution although one is promised, rows that are one
             although logits are promised, or labels outside [0, C).
     """
     if returns == "labels":
         wrong = values[(values < 0) | (values >= num_classes)]
         if wrong.numel():
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected labels in [0, {num_classes}), got {sorted(set(wrong.tolist()))[:8]}: they name no class."
             )
         return
@@ -66,14 +69,14 @@ def check_answers(values: Tensor, returns: Representation, num_classes: int) -> 
     # A logit or log-probability of -inf is a probability of 0, which is an answer.
     bad = values.isnan() | (values == torch.inf) | (values.isneginf() if returns == "probs" else False)
     if bad.any():
-        raise ValueError(
+        raise HfCmimError(
             f"Expected finite {returns}, got nan or inf in {int(bad.any(dim=-1).sum())} of {len(values)} rows: every"
             " gradient would become nan. Look for nan in the inputs or an overflow in half precision."
         )
     if returns == "logits":
         _check_no_probs(values)
     elif returns == "probs" and (values < 0).any():
-        raise ValueError(
+        raise HfCmimError(
             f"Expected probabilities, got values down to {values.min().item():.4g}: these are logits or"
             ' log-probabilities. Say returns="logits" or returns="log_probs", or apply softmax once.'
         )
@@ -85,7 +88,7 @@ def _check_no_probs(logits: Tensor) -> None:
     """Refuse a batch of logits of which every row is a distribution; chance does that to no batch of 4."""
     sums = (logits.sum(dim=-1) - 1).abs()
     if len(logits) >= 4 and bool(((logits >= 0) & (logits <= 1)).all()) and bool((sums < 1e-4).all()):
-        raise ValueError(
+        raise HfCmimError(
             "Expected logits, got rows in [0, 1] that all sum to 1: these are probabilities, and a second softmax"
             ' would flatten them to almost uniform. Say returns="probs", or take the model\'s last softmax away.'
         )
@@ -97,7 +100,7 @@ def _check_sums(values: Tensor, returns: Representation) -> None:
     excess = torch.logsumexp(logs, dim=-1)
     if not bool((excess.abs() <= TOLERANCE).all()):
         smallest, largest = (sums.item() for sums in excess.exp().aminmax())
-        raise ValueError(
+        raise HfCmimError(
             f"Expected {returns} whose rows sum to 1, got sums from {smallest:.4g} to {largest:.4g}: logits,"
             " scores of a sigmoid, or another representation than promised; every temperature would mean something"
             ' else. Say returns="logits" (or what they are), or apply log_softmax.'

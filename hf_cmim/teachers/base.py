@@ -11,6 +11,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.channels import AbstractChannel
 from hf_cmim.teachers.answers import (
     Representation,
@@ -56,7 +57,7 @@ class AbstractTeacher(ABC):
         hides_classes: bool = False,
     ) -> None:
         if num_classes < 2:
-            raise ValueError(f"Expected at least 2 classes, got {num_classes}: one class has nothing to teach.")
+            raise HfCmimError(f"Expected at least 2 classes, got {num_classes}: one class has nothing to teach.")
         check_representation(returns)
         if class_names is not None:
             _check_names(class_names, num_classes)
@@ -84,12 +85,12 @@ class AbstractTeacher(ABC):
             inputs are. Autocast is off: an answer does not depend on how the student is trained.
 
         Raises:
-            ValueError: inputs that lack something, or answers that are not what was promised.
+            HfCmimError: inputs that lack something, or answers that are not what was promised.
         """
         if self.wants_labels and labels is None:
-            raise ValueError(f"Expected labels, got None: {type(self).__name__} answers from the true labels.")
+            raise HfCmimError(f"Expected labels, got None: {type(self).__name__} answers from the true labels.")
         if self.wants_index and INDEX_NAME not in inputs:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected {INDEX_NAME!r} among the inputs, got {sorted(inputs)}: {type(self).__name__} looks answers"
                 " up by the position of a sample in the data set. Add it where the batch is collated."
             )
@@ -139,12 +140,12 @@ class AbstractTeacher(ABC):
 
 def _check_names(class_names: Sequence[str], num_classes: int) -> None:
     if isinstance(class_names, str) or not all(isinstance(name, str) for name in class_names):
-        raise ValueError(f"Expected class_names as a sequence of strings, got {class_names!r}.")
+        raise HfCmimError(f"Expected class_names as a sequence of strings, got {class_names!r}.")
     if len(class_names) != num_classes:
-        raise ValueError(f"Expected a name for each of {num_classes} classes, got {len(class_names)}.")
+        raise HfCmimError(f"Expected a name for each of {num_classes} classes, got {len(class_names)}.")
     repeated = sorted({name for name in class_names if list(class_names).count(name) > 1})
     if repeated:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected different class_names, got {repeated} more than once: answers could not be told apart by name."
         )
 

@@ -17,6 +17,7 @@ from filelock import FileLock
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from hf_cmim.errors import HfCmimError
 from hf_cmim.teachers.base import INDEX_NAME, AbstractTeacher
 from hf_cmim.teachers.fingerprints import digest
 from hf_cmim.teachers.ledger import QueryLedger
@@ -93,7 +94,7 @@ def cache_answers(
         The answers by `sample_index`.
 
     Raises:
-        ValueError: a folder made for something else, views or answers that change, or a teacher that answers from
+        HfCmimError: a folder made for something else, views or answers that change, or a teacher that answers from
             labels or for single tokens.
     """
     _check_arguments(teacher, batch_size, shard_size, batches_checked_twice)
@@ -120,12 +121,12 @@ def cache_answers(
 
 def _check_arguments(teacher: AbstractTeacher, batch_size: int, shard_size: int, batches_checked_twice: int) -> None:
     if teacher.wants_labels or teacher.class_names is None:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected a teacher that answers from inputs, got {type(teacher).__name__}, which answers from labels and"
             " costs nothing. Use it as it is."
         )
     if min(batch_size, shard_size, batches_checked_twice) < 1:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected batch_size, shard_size and batches_checked_twice of at least 1, got {batch_size}, {shard_size}"
             f" and {batches_checked_twice}. Unchecked, answers to random views would be kept as if they were fixed."
         )
@@ -160,13 +161,13 @@ def _manifest(questions: _Questions, shard_size: int) -> dict[str, Any]:
     """Return what the folder is for, having looked twice at a sample of views.
 
     Raises:
-        ValueError: no samples, or views that change.
+        HfCmimError: no samples, or views that change.
     """
     if not len(questions.dataset):
-        raise ValueError("Expected at least 1 sample to ask, got an empty data set.")
+        raise HfCmimError("Expected at least 1 sample to ask, got an empty data set.")
     views = questions.sampled_views()
     if views != questions.sampled_views():
-        raise ValueError(_changing("views", "collator or data set"))
+        raise HfCmimError(_changing("views", "collator or data set"))
     record = questions.teacher.record()
     return {
         "format": 1,
@@ -185,12 +186,12 @@ def _keep_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write the manifest into a new folder, or compare it with that of an old one.
 
     Raises:
-        ValueError: naming what differs.
+        HfCmimError: naming what differs.
     """
     path = folder / MANIFEST_NAME
     if not path.is_file():
         if list(folder.glob("answers-*.arrow")):
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected {MANIFEST_NAME} beside the answers in {folder}, got none: nobody knows whose answers they"
                 " are. Choose another folder, or delete this one."
             )
@@ -204,7 +205,7 @@ def _keep_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     ]
     if differences:
         named = "; another ".join(differences)
-        raise ValueError(
+        raise HfCmimError(
             f"Expected a cache of these answers in {folder}, got one made with another {named}: a student"
             " would learn from other answers than planned. Choose another folder, or delete this one."
         )
@@ -214,7 +215,7 @@ def _ask(questions: _Questions, batch: range, ledger: QueryLedger | None, twice:
     """Return the answers to one batch on the CPU, asked twice where that is due.
 
     Raises:
-        ValueError: more than one answer a sample, or views or answers that differ.
+        HfCmimError: more than one answer a sample, or views or answers that differ.
     """
     inputs = questions.view(batch)
     if ledger is not None:
@@ -222,7 +223,7 @@ def _ask(questions: _Questions, batch: range, ledger: QueryLedger | None, twice:
         ledger.asked(len(batch) * (1 + twice))
     answers = questions.teacher(inputs).cpu()
     if answers.shape != (len(batch), questions.teacher.num_classes):
-        raise ValueError(
+        raise HfCmimError(
             f"Expected answers ({len(batch)}, {questions.teacher.num_classes}), one a sample, got"
             f" {tuple(answers.shape)}: answers for single tokens depend on the padding of a batch and are not cached."
             " Use the teacher as it is."
@@ -231,10 +232,10 @@ def _ask(questions: _Questions, batch: range, ledger: QueryLedger | None, twice:
         again = questions.view(batch)
         changing = [name for name in inputs if digest(inputs[name]) != digest(again.get(name))]
         if changing or inputs.keys() != again.keys():
-            raise ValueError(_changing(f"views ({', '.join(changing)})", "collator or data set"))
+            raise HfCmimError(_changing(f"views ({', '.join(changing)})", "collator or data set"))
         difference = questions.teacher(again).cpu() - answers
         if not bool((difference.abs() <= LARGEST_DIFFERENCE * (1 + answers.abs())).all()):
-            raise ValueError(_changing(f"answers (by up to {difference.abs().max().item():.4g})", "teacher"))
+            raise HfCmimError(_changing(f"answers (by up to {difference.abs().max().item():.4g})", "teacher"))
     return answers
 
 
@@ -272,7 +273,7 @@ def _open(shards: Mapping[Path, range], manifest: Mapping[str, Any], teacher: Ab
     """Return the answers of all shards, memory-mapped.
 
     Raises:
-        ValueError: a shard of another length.
+        HfCmimError: a shard of another length.
     """
     from datasets import Dataset  # only caches and tables need it
     from datasets.table import MemoryMappedTable, concat_tables
@@ -280,7 +281,7 @@ def _open(shards: Mapping[Path, range], manifest: Mapping[str, Any], teacher: Ab
     tables = [MemoryMappedTable.from_file(str(path)) for path in shards]
     for table, (path, span) in zip(tables, shards.items(), strict=True):
         if table.num_rows != len(span):
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected {len(span)} answers in {path}, got {table.num_rows}: every later answer would belong to"
                 " another sample. Delete this file and call again."
             )

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Sequence
 
+from hf_cmim.errors import HfCmimError
+
 
 def match_classes(teacher_names: Sequence[str] | None, student_names: Sequence[str]) -> list[int] | None:
     """Return the columns of the teacher's answers in the student's order, or None where the orders are equal.
@@ -18,7 +20,7 @@ def match_classes(teacher_names: Sequence[str] | None, student_names: Sequence[s
         Indices such that `answers[..., indices]` is in the student's order, or None for the identity.
 
     Raises:
-        ValueError: the names are not the same set.
+        HfCmimError: the names are not the same set.
 
     >>> match_classes(("cat", "dog"), ("dog", "cat"))
     [1, 0]
@@ -26,26 +28,26 @@ def match_classes(teacher_names: Sequence[str] | None, student_names: Sequence[s
     if teacher_names is None or tuple(teacher_names) == tuple(student_names):
         return None
     if len(teacher_names) != len(student_names):
-        raise ValueError(
+        raise HfCmimError(
             f"Expected as many classes of the teacher as of the student, got {len(teacher_names)} and"
             f" {len(student_names)}: their answers cannot be compared. {_difference(teacher_names, student_names)}"
             " Give both the same classes."
         )
     for side, names, others in (("teacher", teacher_names, student_names), ("student", student_names, teacher_names)):
         if _are_defaults(names) and not _are_defaults(others):
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected class names on both sides, got only defaults ({names[0]}, {names[1]}, ...) from the {side}:"
                 " nothing says which of its classes is which, and a wrong order teaches the wrong classes. Set"
                 " id2label and label2id in its config, or give class_names."
             )
     if set(teacher_names) != set(student_names):
-        raise ValueError(
+        raise HfCmimError(
             f"Expected the same class names on both sides, got different ones."
             f" {_difference(teacher_names, student_names)} Rename them in one config (id2label and label2id), or give"
             " class_names."
         )
     if len(set(student_names)) < len(student_names):
-        raise ValueError(f"Expected different names for all classes, got {list(student_names)}.")
+        raise HfCmimError(f"Expected different names for all classes, got {list(student_names)}.")
     return [list(teacher_names).index(name) for name in student_names]
 
 

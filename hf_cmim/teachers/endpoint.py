@@ -17,6 +17,7 @@ from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor
 
+from hf_cmim.errors import HfCmimError
 from hf_cmim.teachers.answers import TOLERANCE
 from hf_cmim.teachers.base import AbstractTeacher
 from hf_cmim.teachers.fingerprints import digest
@@ -61,7 +62,7 @@ class EndpointTeacher(AbstractTeacher):
         ledger: counts the requests.
 
     Raises:
-        ValueError: no authorisation, no budget, no rate, or a client that would wait for ever.
+        HfCmimError: no authorisation, no budget, no rate, or a client that would wait for ever.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class EndpointTeacher(AbstractTeacher):
         )
         _check_terms(self.client, task, authorization, requests_per_second)
         if min(max_concurrency, 1 if top_k is None else top_k) < 1 or min(retries, first_pause) < 0:
-            raise ValueError(
+            raise HfCmimError(
                 "Expected max_concurrency and top_k of at least 1, retries and first_pause of at least 0, got"
                 f" {max_concurrency}, {top_k}, {retries} and {first_pause}."
             )
@@ -117,7 +118,7 @@ class EndpointTeacher(AbstractTeacher):
     def _answer(self, inputs: Mapping[str, Any], labels: Tensor | None) -> Tensor:
         name = _INPUT_NAMES[self.task]
         if name not in inputs:
-            raise ValueError(f"Expected {name!r} among the inputs for {self.task}, got {sorted(inputs)}.")
+            raise HfCmimError(f"Expected {name!r} among the inputs for {self.task}, got {sorted(inputs)}.")
         samples = [_sendable(sample, self.task) for sample in inputs[name]]
         self.ledger.check(len(samples))  # all or none: half a batch would be paid and lost
         executor = ThreadPoolExecutor(max_workers=self.max_concurrency)
@@ -157,8 +158,8 @@ class EndpointTeacher(AbstractTeacher):
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
             raise self._unreadable(str(error)) from error
 
-    def _unreadable(self, found: str) -> ValueError:
-        return ValueError(
+    def _unreadable(self, found: str) -> HfCmimError:
+        return HfCmimError(
             f"Expected a JSON list of labels with scores from {self.client.model}, got something else ({found}):"
             f" another service, or another task than {self.task}. Send it one request by hand and look."
         )
@@ -167,7 +168,7 @@ class EndpointTeacher(AbstractTeacher):
         """Return one answer by class.
 
         Raises:
-            ValueError: labels that are unknown, doubled or missing, or scores that are no probabilities.
+            HfCmimError: labels that are unknown, doubled or missing, or scores that are no probabilities.
         """
         shown: dict[int, float] = {}
         for element in elements:
@@ -176,21 +177,21 @@ class EndpointTeacher(AbstractTeacher):
                 raise self._unreadable(repr(element))
             column = self._columns.get(label)
             if column is None:
-                raise ValueError(
+                raise HfCmimError(
                     f"Expected labels among {list(self._columns)[:8]}, got {label!r} from {self.client.model}: its"
                     " probability would be given to other classes. Give the service's own names as class_names."
                 )
             if not 0 <= score <= 1 + TOLERANCE:
-                raise ValueError(
+                raise HfCmimError(
                     f"Expected scores in [0, 1], got {score} for {label!r} from {self.client.model}: logits, perhaps."
                     " Let the service answer with its softmax."
                 )
             if column in shown:
-                raise ValueError(f"Expected each label once, got {label!r} twice from {self.client.model}.")
+                raise HfCmimError(f"Expected each label once, got {label!r} twice from {self.client.model}.")
             shown[column] = float(score)
         missing = self.num_classes - len(shown)
         if not shown or (missing and not self.hides_classes):
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected all {self.num_classes} classes, got {len(shown)} from {self.client.model}: the service"
                 " hides the others, which would then look alike. Say so with top_k, the number that it shows."
             )
@@ -200,11 +201,11 @@ class EndpointTeacher(AbstractTeacher):
         """Return a row that sums to 1, in which the missing classes share what is left.
 
         Raises:
-            ValueError: the scores are no distribution.
+            HfCmimError: the scores are no distribution.
         """
         total = math.fsum(shown.values())
         if total > 1 + TOLERANCE or (not missing and total < 1 - TOLERANCE):
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected scores that sum to {'at most ' if missing else ''}1, got {total:.4g} from"
                 f" {self.client.model}: sigmoid scores of a multi-label head. Let the service answer with its softmax."
             )
@@ -237,21 +238,21 @@ class RateLimit:
 
 def _check_terms(client: InferenceClient, task: str, authorization: str, requests_per_second: float) -> None:
     if task not in _INPUT_NAMES:
-        raise ValueError(f"Expected a task among {list(_INPUT_NAMES)}, got {task!r}.")
+        raise HfCmimError(f"Expected a task among {list(_INPUT_NAMES)}, got {task!r}.")
     if client.model is None or client.timeout is None:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected a client with a model and a timeout, got model={client.model!r} and timeout={client.timeout!r}:"
             " the Hub would choose some model, or an audit would wait for ever for an answer that was lost. Use"
             " InferenceClient(model=..., timeout=60)."
         )
     if len(authorization.split()) < 3:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected authorization as a sentence that says who allowed these queries, got {authorization!r}: asking"
             " a service in bulk without its owner's consent can break its terms and the law. Write down, for instance,"
             ' "Our own endpoint; agreed with its operations team on 3 May."'
         )
     if not 0 < requests_per_second < math.inf:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected requests_per_second above 0 and finite, got {requests_per_second}: without a limit an audit is"
             " a denial of service. Ask the owner what the service bears."
         )
@@ -261,18 +262,18 @@ def _sendable(sample: Any, task: Task) -> Any:
     """Return an image as encoded bytes, or a text as it is.
 
     Raises:
-        ValueError: anything else; a path or URL would be opened.
+        HfCmimError: anything else; a path or URL would be opened.
     """
     if task == "text-classification":
         if isinstance(sample, str):
             return sample
-        raise ValueError(f"Expected texts as strings, got {type(sample).__name__}.")
+        raise HfCmimError(f"Expected texts as strings, got {type(sample).__name__}.")
     if isinstance(sample, bytes):
         return sample
     from PIL import Image  # only who sends images needs it
 
     if not isinstance(sample, Image.Image):
-        raise ValueError(f"Expected images as PIL images or encoded bytes, got {type(sample).__name__}.")
+        raise HfCmimError(f"Expected images as PIL images or encoded bytes, got {type(sample).__name__}.")
     encoded = io.BytesIO()
     sample.save(encoded, format="PNG")
     return encoded.getvalue()

@@ -6,6 +6,8 @@ from typing import Any, final
 
 from torch import Tensor
 
+from hf_cmim.errors import HfCmimError
+
 
 @final
 class QueryLedger:
@@ -32,7 +34,7 @@ class QueryLedger:
 
     def __init__(self, budget: int | None = None) -> None:
         if budget is not None and budget < 1:
-            raise ValueError(f"Expected a budget of at least 1 query, got {budget}: nothing could be asked.")
+            raise HfCmimError(f"Expected a budget of at least 1 query, got {budget}: nothing could be asked.")
         self.budget = budget
         self.num_paid = 0
         self.num_asked = 0
@@ -48,12 +50,12 @@ class QueryLedger:
         """Refuse queries that the budget does not cover, without charging them.
 
         Raises:
-            ValueError: more than remain, or a negative number.
+            HfCmimError: more than remain, or a negative number.
         """
         if count < 0:
-            raise ValueError(f"Expected a number of queries of at least 0, got {count}.")
+            raise HfCmimError(f"Expected a number of queries of at least 0, got {count}.")
         if self.budget is not None and self.num_paid + count > self.budget:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected at most {self.remaining} more queries, got {count}: {self.num_paid} of a budget of"
                 f" {self.budget} are paid, and the next would exceed it. None of these was sent. Raise the budget, if"
                 " whoever answers agrees, or ask fewer samples."
@@ -63,7 +65,7 @@ class QueryLedger:
         """Pay for queries whose answers are not kept, before they are sent.
 
         Raises:
-            ValueError: the budget does not cover them; then nothing is charged.
+            HfCmimError: the budget does not cover them; then nothing is charged.
         """
         with self._lock:
             self.check(count)
@@ -79,7 +81,7 @@ class QueryLedger:
             How many were new.
 
         Raises:
-            ValueError: the budget does not cover them; then nothing is charged.
+            HfCmimError: the budget does not cover them; then nothing is charged.
         """
         listed = indices.tolist() if isinstance(indices, Tensor) else indices
         with self._lock:
@@ -102,12 +104,12 @@ class QueryLedger:
             total: queries that the whole training pays for.
 
         Raises:
-            ValueError: the budget ends within the first epoch, or before the end of training.
+            HfCmimError: the budget ends within the first epoch, or before the end of training.
         """
         if self.remaining is None or max(per_epoch, total) <= self.remaining:
             return
         when = "within the first epoch" if per_epoch > self.remaining else "before the end of training"
-        raise ValueError(
+        raise HfCmimError(
             f"Expected a budget that covers {per_epoch} queries in the first epoch and {total} in all, got"
             f" {self.remaining} (of {self.budget}): it would end {when}, and the student would be another than"
             " planned. Raise the budget, take a smaller transfer set, or store the answers first (cache_answers): a"

@@ -10,6 +10,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 
+from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.channels import AbstractChannel
 from hf_cmim.teachers.base import INDEX_NAME, AbstractTeacher
 from hf_cmim.teachers.fingerprints import digest
@@ -42,7 +43,7 @@ class ModelTeacher(AbstractTeacher):
         device: where the model is moved; by default it stays where it is.
 
     Raises:
-        ValueError: a model in train mode, a head that is not single-label, or a checkpoint that cannot be loaded
+        HfCmimError: a model in train mode, a head that is not single-label, or a checkpoint that cannot be loaded
             without pickles, remote code or fresh weights.
     """
 
@@ -75,7 +76,7 @@ class ModelTeacher(AbstractTeacher):
             if name in self._accepted or (self._accepts_all and name not in ("labels", INDEX_NAME))
         }
         if not accepted:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected inputs that the teacher's forward takes ({sorted(self._accepted)}), got {sorted(inputs)}."
                 " Give the teacher its own view of the batch, from its own processor or tokenizer."
             )
@@ -83,7 +84,7 @@ class ModelTeacher(AbstractTeacher):
         if isinstance(outputs, Mapping) and "logits" in outputs:
             outputs = outputs["logits"]
         if not isinstance(outputs, Tensor):
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected a model that returns logits, a tensor or an output with 'logits', got"
                 f" {type(outputs).__name__}: the base model without its head? Use a ...Classification class."
             )
@@ -107,12 +108,12 @@ def load_classifier(path: str) -> PreTrainedModel:
         path: folder or Hub id.
 
     Raises:
-        ValueError: it needs a pickle or remote code, has no single-label head, or the head has no weights there.
+        HfCmimError: it needs a pickle or remote code, has no single-label head, or the head has no weights there.
     """
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except ValueError as error:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected a model that transformers knows, got {path}: its configuration is of no known type, or needs"
             " the repository's own code, which could do anything on this machine and is never run. Build the model"
             " from code that you have read, and give the module."
@@ -120,7 +121,7 @@ def load_classifier(path: str) -> PreTrainedModel:
     architecture = (config.architectures or ["none"])[0]
     head = next((head for head in HEADS if architecture.endswith(head)), None)
     if head is None:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected an architecture that ends with one of {', '.join(HEADS)}, got {architecture} in {path}: without"
             " a classification head there are no answers. Give a checkpoint of a classifier, or the module itself."
         )
@@ -129,13 +130,13 @@ def load_classifier(path: str) -> PreTrainedModel:
             path, config=config, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
     except OSError as error:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected safetensors weights in {path}, got none that can be read: pickled weights (pytorch_model.bin)"
             " run code when they are loaded and are refused. Convert them once, in a place where that does no harm,"
             " with from_pretrained(...).save_pretrained(...)."
         ) from error
     if loading["missing_keys"]:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected all weights of {architecture} in {path}, got none for {sorted(loading['missing_keys'])[:4]}:"
             " they would be drawn at random and teach noise. Give the checkpoint of a trained classifier."
         )
@@ -147,7 +148,7 @@ def _check_evaluates(model: nn.Module) -> None:
     """Refuse a model of which any part is in train mode."""
     training = [name or type(model).__name__ for name, module in model.named_modules() if module.training]
     if training:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected a teacher in evaluation mode, got {len(training)} modules in train mode ({training[0]}, ...):"
             " dropout would blur its answers, and batch statistics would mix the samples. Call .eval() on the model."
         )
@@ -158,13 +159,13 @@ def _config_names(model: nn.Module) -> list[str]:
     config = getattr(model, "config", None)
     names = getattr(config, "id2label", None)
     if not isinstance(names, Mapping) or not names:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected class_names for a {type(model).__name__}, which has no config with id2label, got None: whether"
             " its outputs are in the student's order could not be checked. Name the classes in their order."
         )
     problem = getattr(config, "problem_type", None)
     if problem in ("multi_label_classification", "regression"):
-        raise ValueError(
+        raise HfCmimError(
             f"Expected a single-label classifier, got problem_type={problem!r}: the softmax of its outputs is no"
             " answer of this model. Use a single-label head."
         )

@@ -11,6 +11,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import IGNORE_INDEX, softened_log_probs
 from hf_cmim.functional.inputs import check_label_range
 from hf_cmim.teachers.base import AbstractTeacher
@@ -45,14 +46,14 @@ def hard_log_probs(labels: Tensor, num_classes: int, confidence: float, temperat
 
 
 def check_hard(num_classes: int, confidence: float, temperature: float) -> None:
-    """Raise a `ValueError` unless the answers to a label would be distributions that name it."""
+    """Raise an `HfCmimError` unless the answers to a label would be distributions that name it."""
     if not 1 / num_classes <= confidence < 1:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected a confidence in [1 / {num_classes}, 1), got {confidence}: below, the answer would name every"
             " class but the label; at 1 its logarithm is infinite."
         )
     if not 0 < temperature < math.inf:
-        raise ValueError(f"Expected a temperature above 0 and finite, got {temperature}.")
+        raise HfCmimError(f"Expected a temperature above 0 and finite, got {temperature}.")
 
 
 @final
@@ -123,7 +124,7 @@ class CentroidNull(AbstractTeacher):
         unseen: classes that it cannot answer for, as no answer to a sample of theirs is known.
 
     Raises:
-        ValueError: when asked about a sample of one of them.
+        HfCmimError: when asked about a sample of one of them.
 
     Source: ours.
     """
@@ -134,7 +135,7 @@ class CentroidNull(AbstractTeacher):
         self, log_centroids: Tensor, *, class_names: Sequence[str] | None = None, unseen: Sequence[int] = ()
     ) -> None:
         if log_centroids.ndim != 2 or log_centroids.shape[0] != log_centroids.shape[1]:
-            raise ValueError(f"Expected log_centroids (C, C), one answer a class, got {tuple(log_centroids.shape)}.")
+            raise HfCmimError(f"Expected log_centroids (C, C), one answer a class, got {tuple(log_centroids.shape)}.")
         super().__init__(len(log_centroids), class_names)
         self.log_centroids = log_centroids.detach()
         self.unseen = tuple(unseen)
@@ -164,7 +165,7 @@ class CentroidNull(AbstractTeacher):
         assert labels is not None  # __call__ looks
         asked = sorted({*self.unseen} & {*labels.unique().tolist()}) if self.unseen else []
         if asked:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected samples of classes that the null was fitted on, got some of {asked[:8]}: no answer of the"
                 " teacher to these is known, and one of another class would be no null. Fit it on more queries."
             )

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.channels import AbstractChannel
 from hf_cmim.teachers.answers import Representation
 from hf_cmim.teachers.base import INDEX_NAME, AbstractTeacher
@@ -26,7 +27,7 @@ class TableTeacher(AbstractTeacher):
         hides_classes: whether the answers were cut before they were stored, to the top k for instance.
 
     Raises:
-        ValueError: answers of another kind or shape.
+        HfCmimError: answers of another kind or shape.
     """
 
     wants_index = True
@@ -51,11 +52,11 @@ class TableTeacher(AbstractTeacher):
     def _answer(self, inputs: Mapping[str, Any], labels: Tensor | None) -> Tensor:
         index = torch.as_tensor(inputs[INDEX_NAME])
         if index.ndim != 1 or index.is_floating_point():
-            raise ValueError(f"Expected {INDEX_NAME} as (B,) integers, got {tuple(index.shape)} {index.dtype}.")
+            raise HfCmimError(f"Expected {INDEX_NAME} as (B,) integers, got {tuple(index.shape)} {index.dtype}.")
         index = index.cpu()
         wrong = index[(index < 0) | (index >= len(self))]
         if wrong.numel():
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected {INDEX_NAME} in [0, {len(self)}), got {wrong.tolist()[:8]}: the table was made for another"
                 " data set, and would answer other samples. Use the data set it was made from, in the same order."
             )
@@ -74,7 +75,7 @@ def _opened(answers: Any, column: str) -> Any:
     from datasets import Dataset  # only who has a data set needs the library
 
     if not isinstance(answers, Dataset):
-        raise ValueError(f"Expected answers as a tensor or a datasets.Dataset, got {type(answers).__name__}.")
+        raise HfCmimError(f"Expected answers as a tensor or a datasets.Dataset, got {type(answers).__name__}.")
     if column not in answers.column_names:
-        raise ValueError(f"Expected the answers in column {column!r}, got columns {answers.column_names}.")
+        raise HfCmimError(f"Expected the answers in column {column!r}, got columns {answers.column_names}.")
     return answers.with_format("numpy", columns=[column])

@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from hf_cmim.attacks.composition import Composition
+from hf_cmim.errors import HfCmimError
 from hf_cmim.teachers.ledger import QueryLedger
 
 STATE_NAME = "attack_state.safetensors"
@@ -31,11 +32,11 @@ def load_attack_state(folder: Path, attack: Composition, budget: int | None) -> 
     """Read the attack's state from a checkpoint folder, and return the account with the budget that holds now.
 
     Raises:
-        ValueError: there is none, or it was written by another attack.
+        HfCmimError: there is none, or it was written by another attack.
     """
     path = folder / STATE_NAME
     if not path.is_file():
-        raise ValueError(
+        raise HfCmimError(
             f"Expected the attack's state {path}, got nothing: DistillationTrainer did not write this checkpoint, and"
             " the attack would start anew in the middle. Load its weights with from_pretrained and train anew."
         )
@@ -43,7 +44,7 @@ def load_attack_state(folder: Path, attack: Composition, budget: int | None) -> 
         written = file.metadata()["attack"]
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
     if written != repr(attack):
-        raise ValueError(
+        raise HfCmimError(
             f"Expected a checkpoint of {attack!r}, got one of {written}: the second half of training would be another"
             " attack. Resume with the attack it was written with."
         )

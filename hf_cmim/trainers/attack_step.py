@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from hf_cmim.attacks.composition import Composition
 from hf_cmim.attacks.protocols import Components, Query
+from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import IGNORE_INDEX
 from hf_cmim.trainers.teacher_queries import TeacherQueries
 from hf_cmim.trainers.validation import model_logits
@@ -36,10 +37,10 @@ def attack_components(
         number of valid labels, 0-d; the student's outputs for the last query.
 
     Raises:
-        ValueError: neither labels nor answers to learn from.
+        HfCmimError: neither labels nor answers to learn from.
     """
     if query.labels is None and (teacher.teacher is None or not attack.needs_teacher):
-        raise ValueError(
+        raise HfCmimError(
             f"Expected labels for {attack!r}, which asks no teacher, got none in the transfer set: every sample would"
             " be taken for class 0. Give labelled data, or an attack that learns from answers."
         )

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
+from hf_cmim.errors import HfCmimError
 from hf_cmim.trainers.evaluation import LARGEST_MEASURED
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class CalibratedWeight(TrainerCallback):
         trainer: whose weight it is.
 
     Raises:
-        ValueError: asked for without one evaluation set, without evaluations, or where these measure no calibration.
+        HfCmimError: asked for without one evaluation set, without evaluations, or where these measure no calibration.
 
     Source: ours.
     """
@@ -63,8 +64,8 @@ class CalibratedWeight(TrainerCallback):
             hardening.weight_scale = max(min(scale, 1.0), scale * bounded ** (RATE * passed))
 
 
-def _cannot_follow(given: str) -> ValueError:
-    return ValueError(
+def _cannot_follow(given: str) -> HfCmimError:
+    return HfCmimError(
         f"Expected one labelled eval_dataset, at most {LARGEST_MEASURED:,} classes and an eval_strategy with"
         f" cmi_follow_calibration=True, got {given}: nothing would say how far the weight may rise. Give held-out data"
         ' and eval_strategy="epoch", or leave cmi_follow_calibration out.'

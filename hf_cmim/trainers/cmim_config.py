@@ -6,6 +6,7 @@ from typing import Any, Literal
 from transformers.utils import logging
 
 from hf_cmim.centroids import check_logit_scale
+from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.temperatures import DEFAULT_TEMPERATURES, check_temperatures, reconstruction_temperatures
 from hf_cmim.objective import DEFAULT_LOGIT_SCALE, CMIMLoss, Reduction, TemperatureWeighting
 from hf_cmim.trainers.publishing_config import PublishingConfig
@@ -26,7 +27,7 @@ class CMIMConfig(PublishingConfig):
     Every default below is ours, chosen on validation data; the paper's are not public.
 
     Raises:
-        ValueError: a value outside its range, at construction.
+        HfCmimError: a value outside its range, at construction.
     """
 
     # Objective
@@ -137,7 +138,7 @@ class CMIMConfig(PublishingConfig):
         super().__post_init__()
         reconstructed = self.preset == "reconstruction"
         if self.preset not in ("default", "reconstruction"):
-            raise ValueError(f'Expected preset "default" or "reconstruction", got {self.preset!r}.')
+            raise HfCmimError(f'Expected preset "default" or "reconstruction", got {self.preset!r}.')
         if self.temperatures is None:
             self.temperatures = list(reconstruction_temperatures() if reconstructed else DEFAULT_TEMPERATURES)
         self.temperatures = list(check_temperatures(self.temperatures))
@@ -149,37 +150,37 @@ class CMIMConfig(PublishingConfig):
         self.check_ranges()
 
     def check_ranges(self) -> None:
-        """Raise a `ValueError` that names the first setting outside its range; a search changes settings later."""
+        """Raise an `HfCmimError` that names the first setting outside its range; a search changes settings later."""
         if not 0 <= self.cmi_weight < float("inf"):
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected cmi_weight >= 0, got {self.cmi_weight}: a negative weight spreads the clusters and makes"
                 " the model a better teacher. Use 0 for plain cross-entropy."
             )
         if not (self.cmi_warmup >= 0 and self.cmi_ramp >= 0 and self.cmi_warmup + self.cmi_ramp <= 1):
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected cmi_warmup and cmi_ramp >= 0 with a sum of at most 1, got {self.cmi_warmup} and"
                 f" {self.cmi_ramp}: training would end before the full weight is reached, and the model would not be"
                 " hardened as asked. Shorten one."
             )
         judge = (self.metric_for_best_model or "loss").removeprefix("eval_")
         if self.cmi_follow_calibration and self.load_best_model_at_end and judge == "loss":
-            raise ValueError(
+            raise HfCmimError(
                 'Expected a metric_for_best_model with cmi_follow_calibration=True, got "loss": the weight is in it,'
                 ' so that the least hardened model would count as the best. Use, for instance, "accuracy".'
             )
         if not self.centroid_window > 1:
-            raise ValueError(f"Expected centroid_window > 1 sample a class, got {self.centroid_window}.")
+            raise HfCmimError(f"Expected centroid_window > 1 sample a class, got {self.centroid_window}.")
         if self.centroids not in ("bank", "epoch", "batch"):
-            raise ValueError(f'Expected centroids "bank", "epoch" or "batch", got {self.centroids!r}.')
+            raise HfCmimError(f'Expected centroids "bank", "epoch" or "batch", got {self.centroids!r}.')
         if self.collapse_guard not in ("warn", "reduce", "stop", "off"):
-            raise ValueError(
+            raise HfCmimError(
                 f'Expected collapse_guard "warn", "reduce", "stop" or "off", got {self.collapse_guard!r}.'
             )
         if self.class_weights is not None and not all(0 <= value < float("inf") for value in self.class_weights):
-            raise ValueError(f"Expected class_weights >= 0 and finite, got {self.class_weights}.")
+            raise HfCmimError(f"Expected class_weights >= 0 and finite, got {self.class_weights}.")
         has_learned = self.cmi_warmup > 0 or self.centroid_prefill
         if self.temperature_weighting == "information" and (self.logit_scale or not has_learned):
-            raise ValueError(
+            raise HfCmimError(
                 'Expected logit_scale 0 and cmi_warmup above 0 with temperature_weighting "information", got'
                 f" {self.logit_scale} and {self.cmi_warmup}: the quotient needs no scale, and would merge the classes"
                 " of a model that has learned nothing yet. For a trained model set centroid_prefill=True instead."

@@ -10,6 +10,7 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from transformers.utils import logging
 
 from hf_cmim.centroids import CentroidBank
+from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import IGNORE_INDEX
 from hf_cmim.functional.information import class_centroids
 from hf_cmim.functional.inputs import check_label_range
@@ -49,7 +50,7 @@ class CMIMTrainer(ComponentTrainer):
         measurement: what the last evaluation measured, or None.
 
     Raises:
-        ValueError: a head, a label, a setting or a launch that cannot be hardened, before anything is written.
+        HfCmimError: a head, a label, a setting or a launch that cannot be hardened, before anything is written.
 
     Source: arXiv 2507.00012 for the objective's idea; schedule, bank, guard and defaults are ours.
     """
@@ -256,11 +257,11 @@ class CMIMTrainer(ComponentTrainer):
         """Search as `Trainer` does, judging by `eval_loss` (`eval_accuracy` when maximizing), not the metrics' sum.
 
         Raises:
-            ValueError: several directions without `compute_objective`.
+            HfCmimError: several directions without `compute_objective`.
         """
         if compute_objective is None:
             if direction not in ("minimize", "maximize"):
-                raise ValueError(
+                raise HfCmimError(
                     f"Expected compute_objective for direction {direction!r}: Trainer's default would add up all"
                     " metrics, those that should rise and those that should fall."
                 )

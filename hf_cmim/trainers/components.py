@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 from transformers.utils import logging
 
+from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import IGNORE_INDEX
 from hf_cmim.trainers.checkpoints import clear_marker, find_fault, last_complete_checkpoint, write_marker
 from hf_cmim.trainers.publishing import PublishingTrainer
@@ -90,11 +91,11 @@ class ComponentTrainer(PublishingTrainer):
         """Raise if any loss since the last check was not finite.
 
         Raises:
-            ValueError: with the step at which it was found.
+            HfCmimError: with the step at which it was found.
         """
         finite, self._loss_is_finite = self._loss_is_finite, None
         if finite is not None and not bool(finite):
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected a finite loss, got nan or inf by step {self.state.global_step + 1}: the weights would be"
                 " lost at the next optimizer step, and no later checkpoint could be used. Lower the learning rate,"
                 " use bf16 instead of fp16, or look for nan in the inputs."
@@ -141,7 +142,7 @@ class ComponentTrainer(PublishingTrainer):
             ignore_keys_for_eval: keys of the model's output to leave out of predictions.
 
         Raises:
-            ValueError: the folder is not a complete checkpoint, or there is none.
+            HfCmimError: the folder is not a complete checkpoint, or there is none.
         """
         if resume_from_checkpoint:
             resume_from_checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
@@ -152,7 +153,7 @@ class ComponentTrainer(PublishingTrainer):
         if asked is not True:
             fault = find_fault(Path(str(asked)))
             if fault is not None:
-                raise ValueError(
+                raise HfCmimError(
                     f"Expected a complete checkpoint, got {asked}: {fault}. Resuming would silently train another"
                     " model than the interrupted run. Choose an older checkpoint, or start from its weights with"
                     " from_pretrained and train without resume_from_checkpoint."
@@ -162,7 +163,7 @@ class ComponentTrainer(PublishingTrainer):
         found, skipped = last_complete_checkpoint(output_dir)
         reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
         if found is None:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected a complete checkpoint in {output_dir}, got none ({reasons or 'no checkpoint folder'})."
                 " Train without resume_from_checkpoint, or give the folder of another run."
             )

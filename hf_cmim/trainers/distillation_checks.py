@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from hf_cmim.attacks.composition import Composition
+from hf_cmim.errors import HfCmimError
 from hf_cmim.teachers.base import AbstractTeacher
 from hf_cmim.teachers.model import ModelTeacher
 from hf_cmim.trainers.distillation_config import DistillationConfig
@@ -15,20 +16,20 @@ def check_distillation_arguments(args: object, keywords: Mapping[str, Any]) -> N
     """Check what is known before a Trainer exists.
 
     Raises:
-        ValueError: settings of another class, or a loss beside the attack's.
+        HfCmimError: settings of another class, or a loss beside the attack's.
     """
     if not isinstance(args, DistillationConfig):
-        raise ValueError(
+        raise HfCmimError(
             f"Expected args of class DistillationConfig, got {type(args).__name__}: the attacker's settings would be"
             " missing. DistillationConfig takes every argument of TrainingArguments and adds its own."
         )
     if args.dataloader_persistent_workers and hasattr(keywords.get("train_dataset"), "set_epoch"):
-        raise ValueError(
+        raise HfCmimError(
             "Expected dataloader_persistent_workers=False with a transfer set that is told the epoch, got True:"
             " workers that stay would show the first epoch's views again and again. Leave it out."
         )
     if keywords.get("compute_loss_func") is not None:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected no compute_loss_func, got {keywords['compute_loss_func']!r}: the attack is the loss, and it"
             " would be ignored. Derive a loss from hf_cmim.attacks.base.AbstractAttack instead."
         )
@@ -38,13 +39,13 @@ def as_teacher(teacher: AbstractTeacher | nn.Module | str | None) -> AbstractTea
     """Wrap a model or a path in `ModelTeacher`; leave teachers and None as they are.
 
     Raises:
-        ValueError: something else.
+        HfCmimError: something else.
     """
     if teacher is None or isinstance(teacher, AbstractTeacher):
         return teacher
     if isinstance(teacher, nn.Module | str):
         return ModelTeacher(teacher)
-    raise ValueError(
+    raise HfCmimError(
         f"Expected a teacher of hf_cmim.teachers, a model or the path of one, got {type(teacher).__name__}: nobody"
         " would know what it answers. For a function use FunctionTeacher(function, class_names=..., returns=...)."
     )
@@ -54,12 +55,12 @@ def count_classes(student_names: Sequence[str] | None, teacher: AbstractTeacher 
     """Return the number of classes, from the student's config or else from the teacher.
 
     Raises:
-        ValueError: neither tells.
+        HfCmimError: neither tells.
     """
     if student_names is not None:
         return len(student_names)
     if teacher is None:
-        raise ValueError(
+        raise HfCmimError(
             "Expected a student whose config names its classes, or a teacher, got neither: the attack would not know"
             " how many classes there are. Give the model a config with num_labels."
         )
@@ -84,20 +85,20 @@ def check_attack(attack: Composition, args: DistillationConfig, samples: int, *,
         given_optimizer: whether the user built the optimizer.
 
     Raises:
-        ValueError: batches too small to compare samples in, an optimizer or a precision the attack cannot use.
+        HfCmimError: batches too small to compare samples in, an optimizer or a precision the attack cannot use.
     """
     smallest, batch = attack.loss.smallest_batch, args.per_device_train_batch_size
     last = samples % batch if args.world_size == 1 and not args.dataloader_drop_last else 0
     if batch < smallest or 0 < last < smallest:
         where = "a batch" if batch < smallest else f"the last batch of {samples} samples in batches of {batch}"
-        raise ValueError(
+        raise HfCmimError(
             f"Expected at least {smallest} samples in each batch, got"
             f" {batch if batch < smallest else last} in {where}: {attack.loss!r} compares the samples of a batch with"
             " each other, and would teach nothing. Use another per_device_train_batch_size, or"
             " dataloader_drop_last=True."
         )
     if attack.optimizer_protocol is not None and args.fp16:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected bf16 or full precision, got fp16=True: {attack.optimizer_protocol!r} would mix gradients that"
             " are scaled with gradients that are not. Use bf16=True."
         )
@@ -107,7 +108,7 @@ def check_attack(attack: Composition, args: DistillationConfig, samples: int, *,
         or any(True for _ in attack.parameters())
     )
     if given_optimizer and owns:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected no optimizer of your own beside {attack!r}, got one: parameters of the attack itself would"
             " never be trained. Leave optimizers out, and choose with args.optim."
         )

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from hf_cmim.errors import HfCmimError
 from hf_cmim.trainers.publishing_config import PublishingConfig
 
 
@@ -13,7 +14,7 @@ class DistillationConfig(PublishingConfig):
     attack as its paper means it; label smoothing is an arm of its own (`LabelSmoothing`).
 
     Raises:
-        ValueError: a value outside its range, at construction.
+        HfCmimError: a value outside its range, at construction.
     """
 
     query_budget: int | None = field(
@@ -42,12 +43,12 @@ class DistillationConfig(PublishingConfig):
         """Check every range."""
         super().__post_init__()
         if self.query_budget is not None and self.query_budget < 1:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected a query_budget of at least 1 answer, got {self.query_budget}: nothing could be asked. Leave"
                 " it unset for no limit."
             )
         if self.label_smoothing_factor:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected no label_smoothing_factor, got {self.label_smoothing_factor}: it would smooth the labels"
                 " under every attack, or under none, and the comparison would not be the paper's. For the label"
                 " smoothing student use attack=LabelSmoothing(smoothing=...)."

@@ -62,7 +62,7 @@ class DistillationTrainer(ComponentTrainer):
         correctness: `(N,)` bool, which samples of the last evaluation were right, in the data set's order, or None.
 
     Raises:
-        ValueError: a student, teacher, attack, budget or launch that do not fit together, before anything is asked.
+        HfCmimError: a student, teacher, attack, budget or launch that do not fit together, before anything is asked.
 
     Source: ours; each attack names its own.
     """

@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from hf_cmim.centroids import CentroidBank
 from hf_cmim.collapse import CollapseDetector
+from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.label_information import LabelInformation
 from hf_cmim.functional.scaling import Scaling
 
@@ -104,11 +105,11 @@ class HardeningState:
         """Read the state from a checkpoint folder.
 
         Raises:
-            ValueError: there is none, or it was written at other temperatures or another scale of the logits.
+            HfCmimError: there is none, or it was written at other temperatures or another scale of the logits.
         """
         path = folder / STATE_NAME
         if not path.is_file():
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected the hardening state {path}, got nothing: CMIMTrainer did not write this checkpoint, and"
                 " its centroids would start empty. Load its weights with from_pretrained and train anew."
             )
@@ -118,7 +119,7 @@ class HardeningState:
         for name in ("temperatures", "logit_scale"):
             asked, written = json.dumps(settings[name]), metadata.get(name, "none")
             if written != asked:
-                raise ValueError(
+                raise HfCmimError(
                     f"Expected a checkpoint at {name} {asked}, got {written}: its centroids mean something else."
                     " Resume with the settings it was written with."
                 )

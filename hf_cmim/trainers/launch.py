@@ -8,6 +8,8 @@ import psutil
 import yaml
 from accelerate.commands.config.config_args import default_config_file
 
+from hf_cmim.errors import HfCmimError
+
 WORKING_COMMANDS = (
     "On CPU use `torchrun --nproc_per_node N script.py --use_cpu`, or `accelerate launch --multi_gpu --num_processes N"
     " --num_machines 1 --mixed_precision no --dynamo_backend no script.py --use_cpu`; `hf-cmim audit` takes --set"
@@ -25,17 +27,17 @@ def check_launch(num_processes: int) -> None:
         num_processes: processes that really work together, `TrainingArguments.world_size`.
 
     Raises:
-        ValueError: the launcher was asked for more.
+        HfCmimError: the launcher was asked for more.
     """
     workers = int(os.environ.get("WORLD_SIZE", "1"))
     if workers > num_processes:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected {workers} processes working together (WORLD_SIZE), got {num_processes}: each worker would train"
             f" its own copy and write the same folder. Pass use_cpu=True. {WORKING_COMMANDS}"
         )
     asked = _asked_of_accelerate(psutil.Process().parent())
     if asked > num_processes:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected {asked} processes, as accelerate launch was asked for, got {num_processes}: on CPU accelerate"
             f" starts one, and training would quietly be another than planned. {WORKING_COMMANDS}"
         )

@@ -86,7 +86,7 @@ class PublishingTrainer(Trainer):
             private: whether a new repository is; Trainer takes it from transformers 5.23 on.
 
         Raises:
-            ValueError: another model there, no right to write, or no Hub.
+            HfCmimError: another model there, no right to write, or no Hub.
         """
         if not self.is_world_process_zero():
             return
@@ -122,7 +122,7 @@ class PublishingTrainer(Trainer):
             others: the same as `ignored`, by name.
 
         Raises:
-            ValueError: no saved classifier in `output_dir`, or a card there that cannot be read.
+            HfCmimError: no saved classifier in `output_dir`, or a card there that cannot be read.
         """
         if not self.is_world_process_zero():
             return
@@ -158,7 +158,7 @@ class PublishingTrainer(Trainer):
             The commit, or a future of it.
 
         Raises:
-            ValueError: another model in the repository, or an error of the Hub. Nothing is published then.
+            HfCmimError: another model in the repository, or an error of the Hub. Nothing is published then.
         """
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         if getattr(self, "hub_model_id", None) is None:

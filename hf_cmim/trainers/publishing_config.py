@@ -5,13 +5,15 @@ from dataclasses import dataclass, field
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
+from hf_cmim.errors import HfCmimError
+
 
 @dataclass
 class PublishingConfig(TrainingArguments):
     """`TrainingArguments` that publish a model, its certificate and its card, and nothing else unless asked to.
 
     Raises:
-        ValueError: a strategy that uploads whole checkpoints without their opt-in, at construction.
+        HfCmimError: a strategy that uploads whole checkpoints without their opt-in, at construction.
     """
 
     hub_overwrite: bool = field(
@@ -32,7 +34,7 @@ class PublishingConfig(TrainingArguments):
         strategy = HubStrategy(self.hub_strategy)
         whole = strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
         if self.push_to_hub and whole and not self.hub_whole_checkpoints:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected hub_whole_checkpoints=True beside hub_strategy={strategy.value!r}, got"
                 " False: whole checkpoints hold optimizer states, training arguments and class centroids, which would"
                 ' be published unseen. Set it if you mean that, or use hub_strategy="every_save", which uploads the'

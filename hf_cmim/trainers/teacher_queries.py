@@ -8,6 +8,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from hf_cmim.attacks.composition import Composition
+from hf_cmim.errors import HfCmimError
 from hf_cmim.teachers.base import INDEX_NAME, AbstractTeacher
 from hf_cmim.teachers.classes import match_classes
 from hf_cmim.teachers.ledger import QueryLedger
@@ -27,7 +28,7 @@ class TeacherQueries:
         ask: what passes a question on to the teacher; students trained side by side share one that asks it once.
 
     Raises:
-        ValueError: classes that do not match.
+        HfCmimError: classes that do not match.
     """
 
     def __init__(
@@ -45,12 +46,12 @@ class TeacherQueries:
         if teacher is None:
             return
         if teacher.num_classes != num_classes:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected a teacher of {num_classes} classes like the student, got one of {teacher.num_classes}:"
                 " their answers cannot be compared. Build the student with the teacher's num_labels."
             )
         if teacher.class_names is not None and student_names is None:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected a student whose config names its classes, got none beside a teacher of"
                 f" {list(teacher.class_names)[:8]}: a wrong order teaches the wrong classes. Set id2label and label2id"
                 " in the student's config."
@@ -66,23 +67,23 @@ class TeacherQueries:
             epochs: passes over it.
 
         Raises:
-            ValueError: an attack without its teacher, or one this teacher's answers are of no use to.
+            HfCmimError: an attack without its teacher, or one this teacher's answers are of no use to.
         """
         if attack.needs_teacher and self.teacher is None:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected a teacher for {attack!r}, got None: there is nothing to distil. Give teacher=..., or an"
                 " attack without one such as LabelSmoothing()."
             )
         if self.teacher is None or not attack.needs_teacher:
             return
         if attack.needs_every_class and self.teacher.hides_classes:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected answers with a probability for every class, got {type(self.teacher).__name__} with channel"
                 f" {self.teacher.channel!r}, which hides some: {attack!r} would learn from made-up numbers. Use an"
                 " attack that copes (LabelOnly, Knockoff, KD), or put PartialBayes or Restoration before the loss."
             )
         if attack.query_protocol is not None and self.teacher.wants_index:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected a teacher that answers live, got {type(self.teacher).__name__}: {attack.query_protocol!r}"
                 " asks about inputs that no stored answer knows. Give the model itself."
             )

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import Dataset, IterableDataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hf_cmim.errors import HfCmimError
 from hf_cmim.teachers.base import INDEX_NAME
 from hf_cmim.trainers.components import unchanged_random_states
 
@@ -25,12 +26,12 @@ class IndexedDataset(Dataset[dict[str, Any]]):
         dataset: yields mappings of names to values, by position.
 
     Raises:
-        ValueError: no length or no positions (an iterable data set).
+        HfCmimError: no length or no positions (an iterable data set).
     """
 
     def __init__(self, dataset: Any) -> None:
         if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected a transfer set with a length and positions, got {type(dataset).__name__}: queries could not"
                 " be counted, and precomputed answers not be found. Load it whole, or take a part of it into a list."
             )
@@ -57,7 +58,7 @@ class IndexedDataset(Dataset[dict[str, Any]]):
 
 def _indexed(sample: Any, position: int) -> dict[str, Any]:
     if not isinstance(sample, Mapping):
-        raise ValueError(
+        raise HfCmimError(
             f"Expected samples that are mappings of names to values, got {type(sample).__name__}: labels and"
             " inputs could not be told apart. Yield {'pixel_values': ..., 'labels': ...}."
         )
@@ -151,13 +152,13 @@ class Fraction(Dataset[Any]):
         seed: seed of the choice.
 
     Raises:
-        ValueError: a share that leaves no sample.
+        HfCmimError: a share that leaves no sample.
     """
 
     def __init__(self, dataset: Any, share: float, seed: int = 0) -> None:
         count = round(share * len(dataset)) if 0 < share <= 1 else 0
         if count < 1:
-            raise ValueError(
+            raise HfCmimError(
                 f"Expected a share in (0, 1] that leaves a sample of {len(dataset)}, got {share}: there would be"
                 " nothing to ask."
             )

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.inputs import flatten_samples
 from hf_cmim.trainers.cmim_config import CMIMConfig
 
@@ -13,10 +14,10 @@ def check_arguments(args: object, model: nn.Module | None) -> None:
     """Check what is known before a Trainer exists.
 
     Raises:
-        ValueError: settings of another class, or a head that is not single-label.
+        HfCmimError: settings of another class, or a head that is not single-label.
     """
     if not isinstance(args, CMIMConfig):
-        raise ValueError(
+        raise HfCmimError(
             f"Expected args of class CMIMConfig, got {type(args).__name__}: the hardening's settings would be missing."
             " CMIMConfig takes every argument of TrainingArguments and adds its own."
         )
@@ -28,34 +29,34 @@ def check_head(model: nn.Module, label_names: Sequence[str], class_weights: Sequ
     """Check the model's head as far as its config tells.
 
     Raises:
-        ValueError: a multi-label or regression head, fewer than 2 classes, labels under another name, or as many
+        HfCmimError: a multi-label or regression head, fewer than 2 classes, labels under another name, or as many
             class weights as there are not classes.
     """
     if not label_names:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected a model whose forward takes 'labels', got {type(model).__name__}, which takes none: the base"
             " model without its head? Use an AutoModelFor...Classification class."
         )
     if list(label_names) != ["labels"]:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected one target named 'labels', got {list(label_names)}: Trainer counts labels under that name only,"
             " and the loss would be scaled by gradient accumulation. Rename the column."
         )
     config = getattr(model, "config", None)
     problem = getattr(config, "problem_type", None)
     if problem in ("multi_label_classification", "regression"):
-        raise ValueError(
+        raise HfCmimError(
             f"Expected a single-label classification head, got problem_type={problem!r}: its outputs have no cluster"
             " per class. Set problem_type='single_label_classification' and give one integer label a sample."
         )
     num_labels = getattr(config, "num_labels", None)
     if num_labels is not None and num_labels < 2:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected at least 2 classes, got num_labels={num_labels}: one class has nothing to hide. Build the model"
             " with num_labels >= 2."
         )
     if class_weights is not None and num_labels is not None and len(class_weights) != num_labels:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected {num_labels} class_weights, one per class, got {len(class_weights)}. Give every class a factor."
         )
 
@@ -64,10 +65,10 @@ def logits_and_labels(outputs: Any, labels: Tensor | None, inputs: Mapping[str, 
     """Return the logits of a model's output and the labels of its batch, as they belong together.
 
     Raises:
-        ValueError: no labels, no logits, or shapes that do not fit.
+        HfCmimError: no labels, no logits, or shapes that do not fit.
     """
     if labels is None:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected 'labels' in every batch, got only {sorted(inputs)}: without them there is no cluster to"
             " concentrate. Name the label column 'label' or 'labels', and see that remove_unused_columns keeps it."
         )
@@ -80,10 +81,10 @@ def model_logits(outputs: Any) -> Tensor:
     """Return the logits of a model's output, `(..., C)`.
 
     Raises:
-        ValueError: there are none.
+        HfCmimError: there are none.
     """
     if isinstance(outputs, Mapping) and "logits" not in outputs:
-        raise ValueError(
+        raise HfCmimError(
             f"Expected a model that returns 'logits', got {sorted(outputs)}: the base model without its head?"
             " Use an AutoModelFor...Classification class."
         )

@@ -13,9 +13,12 @@ from importlib.metadata import EntryPoint, version
 from pathlib import Path
 
 import pytest
+import torch
+from torch.nn.functional import nll_loss
 
 from hf_cmim.cli import main as face
 from hf_cmim.cli.main import COMMANDS, main
+from hf_cmim.errors import HfCmimError
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "transformers", "accelerate", "datasets", "numpy", "scipy", "matplotlib", "jinja2", "yaml"}
@@ -118,17 +121,18 @@ def test_unknown_flag_is_refused_with_its_nearest(capsys):
 
 
 def test_our_refusals_come_without_a_traceback_and_faults_with_one(capsys, monkeypatch):
-    """A lesson under twenty lines of traceback is not read; a fault of ours without one cannot be found."""
+    """The class of an error decides: torch words some of its own faults as we word ours ("Expected ...")."""
     attacks = import_module("hf_cmim.cli.attacks")
 
-    def fail(options):
-        raise ValueError(options.name)
+    def refuse(options):
+        raise HfCmimError(options.name)
 
-    monkeypatch.setattr(attacks, "run", fail)
-    assert main(["attacks", "Expected more, got less."]) == 2
-    assert capsys.readouterr().err == "hf-cmim attacks: Expected more, got less.\n"
-    with pytest.raises(ValueError, match="out of range"):
-        main(["attacks", "out of range"])
+    monkeypatch.setattr(attacks, "run", refuse)
+    assert main(["attacks", "No such attack."]) == 2
+    assert capsys.readouterr().err == "hf-cmim attacks: No such attack.\n"
+    monkeypatch.setattr(attacks, "run", lambda options: nll_loss(torch.zeros(3, 2), torch.zeros(2).long()))
+    with pytest.raises(ValueError, match="Expected input batch_size"):
+        main(["attacks", "dkd"])
 
 
 def test_reader_that_has_seen_enough_ends_it_quietly():
