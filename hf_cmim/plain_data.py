@@ -4,7 +4,7 @@ import json
 import os
 import types
 import typing
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +62,12 @@ def from_plain(kind: Any, value: Any, where: str) -> Any:
 def _record(kind: type[Any], value: Any, where: str) -> Any:
     hints = typing.get_type_hints(kind)
     expected = {field.name for field in fields(kind)}
-    found = sorted(value) if isinstance(value, dict) else type(value).__name__
-    _require(isinstance(value, dict) and set(value) == expected, str(sorted(expected)), str(found), where)
-    return kind(**{name: from_plain(hints[name], value[name], f"{where}.{name}") for name in expected})
+    # A field that was added later has a default, and is missing in files written before it.
+    needed = {each.name for each in fields(kind) if each.default is MISSING and each.default_factory is MISSING}
+    present = sorted(value) if isinstance(value, dict) else type(value).__name__
+    is_complete = isinstance(value, dict) and needed <= set(value) <= expected
+    _require(is_complete, str(sorted(expected)), str(present), where)
+    return kind(**{name: from_plain(hints[name], each, f"{where}.{name}") for name, each in value.items()})
 
 
 def _require(holds: bool, expected: str, got: str, where: str) -> None:

@@ -32,6 +32,7 @@ class Evidence:
         margin: a fraction.
         data: of transfer, validation and test set.
         power: whether the control was distilled, or None without one.
+        control_fault: the check that takes away the control's own verdict, in a sentence, or "".
         has_pretrained_student: whether students start from trained weights.
         skipped: families that this teacher or student does not allow, with the reason.
     """
@@ -49,12 +50,29 @@ class Evidence:
     power: bool | None
     has_pretrained_student: bool
     skipped: Sequence[str]
+    control_fault: str = ""
 
 
 def find_faults(evidence: Evidence) -> tuple[Check, ...]:
-    """Return every reason that was found, fatal ones first."""
-    found = [*_of_teacher(evidence), *_of_data(evidence), *_of_arms(evidence), *_of_design(evidence)]
-    return tuple(sorted(found, key=lambda check: check.severity != "fatal"))
+    """Return every reason not to believe the audit, fatal ones first."""
+    return _fatal_first([*_of_teacher(evidence), *_of_data(evidence), *_of_arms(evidence), *_of_design(evidence)])
+
+
+def find_faults_of_control(evidence: Evidence) -> tuple[Check, ...]:
+    """Return every reason not to believe what an audit says of a control, fatal ones first.
+
+    A control answers the same data and trains the same kind of student. What concerns these is in `find_faults`.
+    """
+    return _fatal_first([*_of_teacher(evidence), *_of_arms(evidence)])
+
+
+def is_void(checks: Iterable[Check]) -> bool:
+    """Return whether a check takes the verdict away."""
+    return any(check.severity == "fatal" for check in checks)
+
+
+def _fatal_first(checks: Iterable[Check]) -> tuple[Check, ...]:
+    return tuple(sorted(checks, key=lambda check: check.severity != "fatal"))
 
 
 def _points(fraction: float) -> str:
@@ -68,7 +86,8 @@ def _of_teacher(evidence: Evidence) -> Iterable[Check]:
             "answers change",
             "fatal",
             f"Asked the same question twice, the teacher changed a probability by up to {evidence.asked_twice:.2g}:"
-            " what a student learns depends on when it asks, and an attacker who averages answers was not tried.",
+            " what a student learns depends on when it asks, and an attacker who averages answers was not tried. Give"
+            f" a teacher whose answers change by at most {LARGEST_CHANGE:g}: no dropout, no random channel.",
         )
     guessing = 1 / evidence.num_classes
     if teacher.accuracy < guessing + KNOWING * (1 - guessing):
@@ -76,8 +95,8 @@ def _of_teacher(evidence: Evidence) -> Iterable[Check]:
             "teacher knows nothing",
             "fatal",
             f"The teacher is right on {_points(teacher.accuracy)} % of the test samples, where guessing one of"
-            f" {evidence.num_classes} classes gives {_points(guessing)} %: there is nothing to"
-            " protect.",
+            f" {evidence.num_classes} classes gives {_points(guessing)} %: there is nothing to protect. Check that its"
+            " classes are named as the data's are (id2label), and that it is the trained checkpoint.",
         )
     elif teacher.accuracy < baseline:
         yield Check(
@@ -103,14 +122,14 @@ def _of_data(evidence: Evidence) -> Iterable[Check]:
                 "test samples seen",
                 "fatal",
                 f"{both} of {test.size} test samples are in the {name} set as well, to the last bit: students are"
-                " measured on what they learned or were chosen by.",
+                f" measured on what they learned or were chosen by. Remove them from the {name} set.",
             )
     if both := len(transfer.samples & validation.samples):
         yield Check(
             "validation samples seen",
             "warning",
             f"{both} of {validation.size} validation samples are in the transfer set as well: settings were chosen on"
-            " what students learned by heart.",
+            " what students learned by heart. Remove them from one of the two.",
         )
     if evidence.margin < 3 / len(test.labels):
         yield Check(
@@ -170,12 +189,7 @@ def _of_design(evidence: Evidence) -> Iterable[Check]:
             " either, the verdict says nothing. Give the same model trained with plain cross-entropy.",
         )
     elif not evidence.power:
-        yield Check(
-            "no power",
-            "fatal",
-            "The control teacher, trained with plain cross-entropy, was not distilled either: with this student, these"
-            " data and this number of seeds the audit sees no leak where one is known to be.",
-        )
+        yield Check("no power", "fatal", _no_power(evidence.control_fault))
     if evidence.has_pretrained_student:
         yield Check(
             "pretrained student",
@@ -189,3 +203,14 @@ def _of_design(evidence: Evidence) -> Iterable[Check]:
             "warning",
             f"These attacks could not be tried: {', '.join(evidence.skipped)}.",
         )
+
+
+def _no_power(control_fault: str) -> str:
+    """Return why the positive control shows nothing."""
+    if control_fault:
+        return f"The control teacher, trained with plain cross-entropy, has no verdict of its own. {control_fault}"
+    return (
+        "The control teacher, trained with plain cross-entropy, was not distilled either: with this student, these"
+        " data and this number of seeds the audit sees no leak where one is known to be. Train students for longer,"
+        " ask about more samples, or append looks."
+    )

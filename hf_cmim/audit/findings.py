@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import get_args
 
+from hf_cmim.audit.checks import is_void
 from hf_cmim.audit.plan import AuditPlan, Confirmation
 from hf_cmim.report import Accounting, Check, Criterion, CriterionResult, Interval, LeakDifference
 from hf_cmim.statistics import Baselines, Decision, decide, paired_interval
@@ -33,7 +34,6 @@ def criterion_results(
     plan: AuditPlan, chosen: Confirmation, accuracies: Accuracies, checks: Sequence[Check]
 ) -> tuple[CriterionResult, ...]:
     """Return every criterion's result, the primary one first; a fatal check leaves none of them decided."""
-    is_void = any(check.severity == "fatal" for check in checks)
     names: list[Criterion] = [plan.criterion, *(each for each in get_args(Criterion) if each != plan.criterion)]
     results = []
     for name in names:
@@ -42,7 +42,7 @@ def criterion_results(
             CriterionResult(
                 criterion=name,
                 primary=name == plan.criterion,
-                verdict="inconclusive" if is_void else decision.verdict,
+                verdict="inconclusive" if is_void(checks) else decision.verdict,
                 baselines=measured_against(plan, chosen, name, accuracies),
                 comparisons=decision.comparisons,
                 smallest_margin=decision.smallest_margin,

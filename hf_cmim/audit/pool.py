@@ -22,6 +22,7 @@ from hf_cmim.attacks.composition import Composition
 from hf_cmim.attacks.teacher_free import CrossEntropy
 from hf_cmim.audit.data import varies
 from hf_cmim.audit.graphs import has_graphs
+from hf_cmim.audit.new_students import NewStudents
 from hf_cmim.audit.pooled import PooledArm, StudentResult, check_can_be_pooled, pooled_arguments
 from hf_cmim.audit.shared_answers import SharedAnswers
 from hf_cmim.audit.stack import StudentStack, can_be_stacked, stacks_faithfully
@@ -67,7 +68,7 @@ class StudentPool:
         stacked: bool = False,
     ) -> None:
         check_can_be_pooled(args)
-        self.build_student = build_student
+        self.build_student = NewStudents(build_student)
         self.args = args
         self.transfer_set = transfer_set
         self.data_collator = data_collator

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from hf_cmim.audit.plan import AuditPlan
 from hf_cmim.audit.preview import Preview, preview_audit
-from hf_cmim.audit.runner import TWIN, run_audit
+from hf_cmim.audit.reporting import TWIN
+from hf_cmim.audit.runner import run_audit
 from hf_cmim.audit.spot_check import SpotCheck, spot_check
 from hf_cmim.audit.subject import AuditData
 from hf_cmim.cli.audit_data import AuditRows, open_rows

@@ -51,7 +51,7 @@ def _blocks(report: AuditReport) -> Iterator[str]:
         (
             (
                 wording.QUESTIONS[each.criterion].title + (" (named before the run)" if each.primary else ""),
-                wording.verdict_name(each.verdict, report.margin),
+                wording.criterion_verdict(report, each),
                 points(max(row.gain for row in each.comparisons)) if each.comparisons else "",
                 bound_text(each.smallest_margin),
             )
@@ -64,6 +64,9 @@ def _blocks(report: AuditReport) -> Iterator[str]:
         yield "### Beside other teachers"
         yield f"Audited in the same way. {wording.EQUAL_SEEDS}"
         yield _controls(report)
+        doubts = [(control.name, check) for control in report.controls for check in control.checks]
+        if doubts:
+            yield "\n".join(f"- {escaped(f'{name}, {check.name}: {check.sentence}')}" for name, check in doubts)
     yield "### Worth to its owner"
     yield _utility(report)
     if report.checks:
@@ -75,13 +78,14 @@ def _blocks(report: AuditReport) -> Iterator[str]:
 
 
 def _verdict(report: AuditReport) -> Iterator[str]:
-    name = wording.verdict_name(report.primary.verdict, report.margin)
-    sentence = escaped(wording.verdict_sentence(report.primary, report.margin))
+    primary = wording.left_aside(report, report.primary)
+    name = wording.verdict_name(primary.verdict, report.margin)
+    sentence = escaped(wording.verdict_sentence(primary, report.margin))
     fatal = wording.fatal_sentences(report)
     if not fatal:
         yield f"**{name}.** {sentence}"
         return
-    yield f"**{wording.NO_VERDICT}**"
+    yield f"**{escaped(wording.no_verdict(report.checks))}.**"
     yield "\n".join(f"- {escaped(each)}" for each in fatal)
     yield f"{wording.LEFT_ASIDE} {name}. {sentence}"
 
@@ -118,7 +122,7 @@ def _utility(report: AuditReport) -> str:
 def _controls(report: AuditReport) -> str:
     rows = []
     for control in report.controls:
-        cells = [control.name, wording.verdict_name(control.verdict, report.margin)]
+        cells = [control.name, wording.control_verdict(control, report.margin)]
         if control.differences:
             first = control.differences[0]
             cells += [wording.compared_attacks(first, True), wording.interval_text(first.difference), str(first.seeds)]

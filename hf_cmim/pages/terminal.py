@@ -29,14 +29,15 @@ def _lines(report: AuditReport) -> Iterator[str]:
     yield shortened(f"{report.title}, {report.date}", WIDTH)
     yield ""
     fatal = wording.fatal_sentences(report)
+    primary = wording.left_aside(report, report.primary)
     if fatal:
-        yield wording.NO_VERDICT
+        yield from _wrapped(f"{wording.no_verdict(report.checks)}.")
         for sentence in fatal:
             yield from _wrapped(sentence)
         yield ""
         yield wording.LEFT_ASIDE
-    yield f"{wording.verdict_name(report.primary.verdict, report.margin)}."
-    yield from _wrapped(wording.verdict_sentence(report.primary, report.margin))
+    yield f"{wording.verdict_name(primary.verdict, report.margin)}."
+    yield from _wrapped(wording.verdict_sentence(primary, report.margin))
     yield from _wrapped(wording.smallest_margin_sentence(report.primary))
     if report.power is None:
         yield from _wrapped(wording.NO_CONTROL)
@@ -45,7 +46,7 @@ def _lines(report: AuditReport) -> Iterator[str]:
         yield f"{name:18}{shortened(value, WIDTH - 18)}"
     for result in report.criteria:
         if not result.primary:
-            name = wording.verdict_name(result.verdict, report.margin)
+            name = wording.criterion_verdict(report, result)
             yield from _wrapped(f"Described only, {wording.QUESTIONS[result.criterion].title}: {name}.")
     if report.primary.comparisons:
         yield ""
@@ -56,9 +57,13 @@ def _lines(report: AuditReport) -> Iterator[str]:
     for control in report.controls:
         yield ""
         yield from _wrapped(wording.control_sentence(control, report.margin))
+        for check in control.checks:
+            if check.severity == "warning":
+                yield from _wrapped(f"warning, {control.name}, {check.name}: {check.sentence}")
     for check in report.checks:
-        yield ""
-        yield from _wrapped(f"{check.severity}, {check.name}: {check.sentence}")
+        if check.severity == "warning":  # the fatal ones are above
+            yield ""
+            yield from _wrapped(f"warning, {check.name}: {check.sentence}")
 
 
 def _row(name: str, numbers: Sequence[str], state: str) -> str:

@@ -1,12 +1,21 @@
 """Sentences of an audit: every page, card and table says the same, and no more than the verdict's definition."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from hf_cmim.pages.quantities import MINUS, bound_text, decimal, margin_text, percent, plain, points
-from hf_cmim.report import AuditReport, ControlResult, Criterion, CriterionResult, Interval, LeakDifference, ModelFacts
-from hf_cmim.statistics import Verdict
+from hf_cmim.report import (
+    AuditReport,
+    Check,
+    ControlResult,
+    Criterion,
+    CriterionResult,
+    Interval,
+    LeakDifference,
+    ModelFacts,
+)
+from hf_cmim.statistics import Verdict, verdict_of
 from hf_cmim.statistics.states import state_of
 
 
@@ -33,15 +42,14 @@ QUESTIONS: dict[Criterion, Question] = {
     ),
 }
 NO_POWER = (
-    "This audit has no power: its positive control, the cross-entropy twin, was not distilled by the same attacks, so"
-    " failing to distil the model says nothing."
+    "This audit has no power: its positive control, the cross-entropy twin, was not shown to be distilled by the same"
+    " attacks, so failing to distil the model says nothing."
 )
 POWER = "The positive control was distilled by the same attacks: the audit could have shown a leak."
 NO_CONTROL = (
     "No positive control was audited beside the model: whether these attacks could have shown a leak at all is not"
     " known."
 )
-NO_VERDICT = "No verdict stands, because a check failed."
 LEFT_ASIDE = "If that is left aside, the numbers read:"
 LIMITS = {
     "Other data": "a copier with another, larger or better transfer set, or another test set.",
@@ -154,6 +162,11 @@ def verdict_sentence(result: CriterionResult, margin: float) -> str:
                 f"No attack (of {tried} tried) was shown to beat {rival}, and every one was shown to gain less than"
                 f" {bound}."
             )
+        case "inconclusive" if not states["undecided"]:
+            said = (
+                f"Each attack that was compared with {rival} ({tried}) is decided, but others of the suite were not"
+                " compared with it."
+            )
         case "inconclusive":
             said = (
                 f"At least one attack ({states['undecided']} of {tried} tried) was neither shown to beat {rival} nor"
@@ -178,9 +191,14 @@ def compared_attacks(each: LeakDifference, is_strongest: bool) -> str:
     return f"the strongest, {own}" if own == other else f"the strongest, {other} against {own}"
 
 
+def control_verdict(control: ControlResult, margin: float) -> str:
+    """Return a control's verdict in a few words, or that a check took it away."""
+    return no_verdict(control.checks) or verdict_name(control.verdict, margin)
+
+
 def control_sentence(control: ControlResult, margin: float) -> str:
     """Return a control's verdict, and how much better its strongest knockoffs are."""
-    said = f"{control.name}: {verdict_name(control.verdict, margin)}."
+    said = " ".join([f"{control.name}: {control_verdict(control, margin)}.", *_fatal(control.checks)])
     for each in control.differences[:1]:
         said += (
             f" Its knockoffs less those of the audited model ({compared_attacks(each, True)}):"
@@ -223,7 +241,38 @@ def error_sentence(report: AuditReport) -> str:
 
 def fatal_sentences(report: AuditReport) -> list[str]:
     """Return what takes the verdict away."""
-    return [each.sentence for each in report.checks if each.severity == "fatal"]
+    return _fatal(report.checks)
+
+
+def _fatal(checks: Sequence[Check]) -> list[str]:
+    return [each.sentence for each in checks if each.severity == "fatal"]
+
+
+def no_verdict(checks: Sequence[Check]) -> str:
+    """Return which checks took a verdict away, in a few words, or nothing where none did.
+
+    >>> no_verdict([Check("no power", "fatal", "..."), Check("diverged", "warning", "...")])
+    'No verdict, because a check failed: no power'
+    """
+    names = list(dict.fromkeys(each.name for each in checks if each.severity == "fatal"))
+    count = "a check" if len(names) == 1 else f"{len(names)} checks"
+    return f"No verdict, because {count} failed: {', '.join(names)}" if names else ""
+
+
+def criterion_verdict(report: AuditReport, result: CriterionResult) -> str:
+    """Return a criterion's verdict in a few words, or which checks took it away."""
+    return no_verdict(report.checks) or verdict_name(result.verdict, report.margin)
+
+
+def left_aside(report: AuditReport, result: CriterionResult) -> CriterionResult:
+    """Return a criterion's result with the verdict that its numbers give when failed checks are left aside."""
+    if not fatal_sentences(report) or not result.comparisons:
+        return result
+    verdict = verdict_of(result.comparisons, report.margin)
+    num_attacks = sum(arm.role == "knockoff" for arm in report.arms)
+    if len(result.comparisons) < num_attacks and verdict != "distillable":
+        verdict = "inconclusive"  # what holds for some attacks need not hold for all
+    return replace(result, verdict=verdict)
 
 
 def scope_rows(report: AuditReport) -> dict[str, str]:

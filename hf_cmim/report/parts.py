@@ -150,25 +150,6 @@ class LeakDifference:
 
 
 @dataclass(frozen=True)
-class ControlResult:
-    """Another teacher audited in the same way.
-
-    Attributes:
-        name: "CE twin" is the positive control: an audit that cannot distil it has no power.
-        largest_gain: of its attacks under the primary criterion.
-        differences: between the attacks that are strongest on validation data first, then of each attack with itself,
-            the largest first.
-    """
-
-    name: str
-    facts: ModelFacts | None
-    verdict: Verdict
-    largest_gain: Comparison | None
-    smallest_margin: float
-    differences: tuple[LeakDifference, ...]
-
-
-@dataclass(frozen=True)
 class Check:
     """A reason not to believe a verdict.
 
@@ -181,6 +162,27 @@ class Check:
     name: str
     severity: Literal["fatal", "warning"]
     sentence: str
+
+
+@dataclass(frozen=True)
+class ControlResult:
+    """Another teacher audited in the same way.
+
+    Attributes:
+        name: "CE twin" is the positive control: an audit that cannot distil it has no power.
+        largest_gain: of its attacks under the primary criterion.
+        differences: between the attacks that are strongest on validation data first, then of each attack with itself,
+            the largest first.
+        checks: reasons not to believe its verdict, the same that the audited teacher has to pass.
+    """
+
+    name: str
+    facts: ModelFacts | None
+    verdict: Verdict
+    largest_gain: Comparison | None
+    smallest_margin: float
+    differences: tuple[LeakDifference, ...]
+    checks: tuple[Check, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ negative, they would not be.
 
 from hf_cmim.statistics.design import Design, reachable_margin
 from hf_cmim.statistics.estimates import arm_means, paired_interval
-from hf_cmim.statistics.verdicts import Baselines, Comparison, Decision, Verdict, decide, replay
+from hf_cmim.statistics.verdicts import Baselines, Comparison, Decision, Verdict, decide, replay, verdict_of
 
 __all__ = [
     "Baselines",
@@ -27,4 +27,5 @@ __all__ = [
     "paired_interval",
     "reachable_margin",
     "replay",
+    "verdict_of",
 ]

@@ -102,7 +102,7 @@ def replay(accuracies: Mapping[str, Sequence[float]], baselines: Mapping[str, Ba
         used |= wanted
         means = arm_means({name: accuracies[name][:seeds] for name, seeds in used.items()})
         latest |= _comparisons(alive, baselines, means, error)
-        verdict, last, wanted = _verdict(latest.values(), design.margin), look, {}
+        verdict, last, wanted = verdict_of(latest.values(), design.margin), look, {}
         if verdict != "inconclusive":
             break
         alive = [attack for attack in alive if latest[attack].upper >= design.margin]
@@ -164,8 +164,8 @@ def _seeds_wanted(
     return dict.fromkeys(alive, look) | {name: look * (multiple if users[name] > 1 else 1) for name in needed}
 
 
-def _verdict(comparisons: Iterable[Comparison], margin: float) -> Verdict:
-    """Return the verdict of every attack's latest bounds."""
+def verdict_of(comparisons: Iterable[Comparison], margin: float) -> Verdict:
+    """Return the verdict that every attack's latest bounds give."""
     leaks, reaches_margin = False, False
     for each in comparisons:
         if each.lower > 0 and each.upper >= margin:

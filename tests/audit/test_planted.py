@@ -1,15 +1,19 @@
 """Verdicts on teachers of whom it is known how much of the truth they give away."""
 
+import json
+
 import planted
 import pytest
 import tiny
+import torch
 
 from hf_cmim import Composition, DistillationConfig
 from hf_cmim.attacks.dkd import DKD
 from hf_cmim.attacks.kd import KD
 from hf_cmim.attacks.suites import Suite, SuiteEntry
 from hf_cmim.audit.plan import AuditPlan
-from hf_cmim.audit.runner import TWIN, run_audit
+from hf_cmim.audit.reporting import TWIN
+from hf_cmim.audit.runner import run_audit
 from hf_cmim.audit.subject import AuditData
 from hf_cmim.report import AuditReport
 
@@ -31,6 +35,16 @@ def audit(folder, teacher, controls, num_test: int = 50_000, **plan) -> AuditRep
                 "diagnosed": 1, "looks": (3, 5, 8, 12)} | plan  # fmt: skip
     twin = controls.pop(TWIN, None)
     return run_audit(teacher, planted.Student, args, data, AuditPlan(**settings), twin=twin, controls=controls)
+
+
+class NoisyTeacher(planted.PlantedTeacher):
+    """Knows the truth, and adds noise to each answer anew."""
+
+    wants_labels = True
+
+    def _answer(self, inputs, labels):
+        log_probs = super()._answer(inputs, labels)
+        return (log_probs + 0.5 * torch.randn_like(log_probs)).log_softmax(-1)
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +100,36 @@ def test_a_teacher_that_answers_at_random_is_flagged(tmp_path):
     fatal = {check.name for check in found.checks if check.severity == "fatal"}
     assert {"answers change", "teacher knows nothing"} <= fatal
     assert found.primary.verdict == "inconclusive"
+
+
+@pytest.fixture(scope="module")
+def with_noisy_controls(tmp_path_factory) -> AuditReport:
+    """An audit whose twin and another control answer with noise."""
+    controls = {TWIN: NoisyTeacher(0.8), "noisy": NoisyTeacher(0.8)}
+    plan = {"num_test": 3_000, "looks": (2,), "diagnosed": 0, "margin": 0.05}
+    return audit(tmp_path_factory.mktemp("noisy"), planted.PlantedTeacher(0.0), controls, **plan)
+
+
+def test_a_control_passes_the_same_checks_as_the_teacher(with_noisy_controls):
+    """Catches a control that adds noise and is called undistillable, where as the model it would be fatal."""
+    for control in with_noisy_controls.controls:
+        (fault,) = [check for check in control.checks if check.severity == "fatal"]
+        assert (fault.name, control.verdict) == ("answers change", "inconclusive")
+        assert "changed a probability by up to 0." in fault.sentence
+
+
+def test_a_twin_without_a_verdict_gives_no_power(with_noisy_controls):
+    """Catches power claimed from a control whose answers change, and a report that does not say why it has none."""
+    assert with_noisy_controls.power is False
+    (no_power,) = [check for check in with_noisy_controls.checks if check.name == "no power"]
+    assert "has no verdict of its own. Asked the same question twice" in no_power.sentence
+    assert AuditReport.from_json(with_noisy_controls.to_json()) == with_noisy_controls
+
+
+def test_a_report_of_an_earlier_release_is_read(with_noisy_controls):
+    """Catches a field added later that makes every certificate before it unreadable."""
+    values = json.loads(with_noisy_controls.to_json())
+    for control in values["controls"]:
+        del control["checks"]
+    read = AuditReport.from_json(json.dumps(values))
+    assert [control.checks for control in read.controls] == [(), ()]

@@ -25,7 +25,8 @@ from hf_cmim.attacks.perturbed_queries import PerturbedQueries
 from hf_cmim.attacks.skeptical import Skeptical
 from hf_cmim.attacks.suites import Suite, SuiteEntry
 from hf_cmim.audit.plan import AuditPlan
-from hf_cmim.audit.runner import TWIN, run_audit
+from hf_cmim.audit.reporting import TWIN
+from hf_cmim.audit.runner import run_audit
 from hf_cmim.audit.state import STUDENTS_NAME, AuditFolder
 from hf_cmim.audit.subject import AuditData
 from hf_cmim.report import AuditReport

@@ -46,7 +46,7 @@ def test_missing_power_comes_before_the_verdict(power):
 def test_fatal_check_replaces_the_verdict():
     """Catches the verdict in bold beside the check that takes it away."""
     section = audit_markdown(small(checks=(Check("seen", "fatal", "812 samples stand in both sets."),)))
-    assert re.findall(r"\*\*(.+?)\*\*", section) == [wording.NO_VERDICT]
+    assert re.findall(r"\*\*(.+?)\*\*", section) == ["No verdict, because a check failed: seen."]
     assert section.index("812 samples") < section.index("Undistillable")
 
 

@@ -11,6 +11,8 @@ from hf_cmim.pages import wording
 from hf_cmim.pages.terminal import audit_table
 from hf_cmim.report import Check
 
+NO_VERDICT = "No verdict, because a check failed: seen."
+
 
 def columns(line):
     """Columns of a line of letters and wide letters, without combining marks."""
@@ -59,11 +61,11 @@ def test_order_of_what_is_said():
     flat = " ".join(table.split())
     places = [
         flat.index(words)
-        for words in (wording.NO_POWER, wording.NO_VERDICT, "Both sets share", "Undistillable within 0.5 points.")
+        for words in (wording.NO_POWER, NO_VERDICT, "Both sets share", "Undistillable within 0.5 points.")
     ]
     assert places == sorted(places)
     assert flat.startswith(wording.NO_POWER)
-    assert wording.NO_VERDICT not in audit_table(small())
+    assert "No verdict" not in audit_table(small())
 
 
 def test_described_criteria_are_told_from_the_primary_one():
@@ -83,3 +85,40 @@ def test_controls_say_what_they_give_away_more():
         f" {FAMILIES[0]}): +0.71 [+0.12, +1.30] points, 12 seeds."
     ) in flat
     assert "CE model behind argmax: Undistillable within 0.5 points." in flat
+
+
+VOID = Check("test samples seen", "fatal", "812 of 45,000 test samples are in the transfer set as well. Remove them.")
+
+
+@pytest.mark.parametrize("verdict", VERDICTS)
+def test_a_verdict_that_a_check_took_away_is_not_called_inconclusive(verdict):
+    """Catches "Inconclusive ... (0 of 1 tried)": the check, its figure and its fix come first, then the numbers."""
+    decided = report(verdict, attacks=1)
+    void = tuple(replace(each, verdict="inconclusive") for each in decided.criteria)  # as an audit stores it
+    flat = " ".join(audit_table(replace(decided, criteria=void, checks=(VOID,))).split())
+    assert f"No verdict, because a check failed: test samples seen. {VOID.sentence}" in flat
+    after = flat.split(wording.LEFT_ASIDE)[1].strip()
+    assert after.startswith(wording.verdict_name(verdict, decided.margin))
+    assert "(0 of" not in flat
+    assert "Described only, against the label-smoothing student: No verdict, because a check failed" in flat
+
+
+def test_attacks_that_were_not_compared_leave_a_criterion_open():
+    """Catches the same nonsense where a criterion has no baseline for some attacks, and an overclaim when aside."""
+    audit = report(VERDICTS[2], attacks=3)
+    part = replace(audit.primary, comparisons=audit.primary.comparisons[:2], verdict="inconclusive")
+    for checks in ((), (VOID,)):
+        flat = " ".join(audit_table(replace(audit, criteria=(part,), checks=checks)).split())
+        assert "(2) is decided, but others of the suite were not compared with it." in flat
+        assert "Inconclusive at a margin of 0.5 points." in flat
+
+
+def test_a_control_without_a_verdict_says_why():
+    """Catches a control that is called undistillable because it answers at random."""
+    audit = report(attacks=2)
+    noisy = Check("answers change", "fatal", "A probability changed by up to 0.2.")
+    weak = Check("teacher worse than student", "warning", "It reaches 80 %.")
+    control = replace(audit.controls[1], verdict="inconclusive", checks=(noisy, weak))
+    flat = " ".join(audit_table(replace(audit, controls=(control,))).split())
+    assert f"{control.name}: No verdict, because a check failed: answers change. {noisy.sentence}" in flat
+    assert f"warning, {control.name}, teacher worse than student: It reaches 80 %." in flat

@@ -1,0 +1,145 @@
+"""The report of an audit, put together from what its teachers' audits found."""
+
+import shlex
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from hf_cmim.audit.arms import LABEL_SMOOTHING
+from hf_cmim.audit.checks import Evidence, find_faults, find_faults_of_control, is_void
+from hf_cmim.audit.findings import account, criterion_results, leak_differences
+from hf_cmim.audit.plan import strongest
+from hf_cmim.audit.pooled import StudentResult
+from hf_cmim.audit.teacher_audit import TeacherAudit
+from hf_cmim.audit.workplace import Workplace, fingerprints_of, training_settings
+from hf_cmim.environment import describe_environment
+from hf_cmim.report import AuditReport, Check, ControlResult, Costs, Scope
+
+TWIN = "CE twin"
+"""Name of the control teacher: the same model, trained with plain cross-entropy."""
+
+
+def sitting() -> dict[str, Any]:
+    """Return command, versions and device of this run."""
+    return {"command": shlex.join(sys.argv), **describe_environment()}
+
+
+def build_report(
+    audits: Mapping[str, TeacherAudit], workplace: Workplace, names: tuple[str, str, str], sittings: int, title: str
+) -> AuditReport:
+    """Return the report.
+
+    Args:
+        audits: finished audits by teacher, that of "teacher" first.
+        workplace: data, student and teachers.
+        names: names of transfer, validation and test set.
+        sittings: number of times the audit was started or continued.
+        title: title of the report, or "" for one made of the teacher's name.
+    """
+    audit = audits["teacher"]
+    subject, plan = audit.subject, audit.plan
+    controls = tuple(_control(name, each, audit, workplace) for name, each in audits.items() if each is not audit)
+    twin = next((each for each in controls if each.name == TWIN), None)
+    power = None if twin is None else twin.verdict == "distillable"
+    fault = "" if twin is None else " ".join(each.sentence for each in twin.checks if each.severity == "fatal")
+    checks = find_faults(_evidence(audit, workplace, power, fault))
+    accuracies = audit.accuracies()
+    return AuditReport(
+        title=title or f"Audit of {subject.path or subject.name}",
+        date=time.strftime("%Y-%m-%d"),
+        scope=_scope(audit, workplace, names),
+        teacher=subject.facts(),
+        twin=None if twin is None else twin.facts,
+        power=power,
+        design=plan.design,
+        criteria=criterion_results(plan, audit.chosen, accuracies, checks),
+        reference="" if plan.criterion == "no-leak" else _reference(audit),
+        arms=tuple(audit.results()),
+        accounting=account(audit.decision, audit.chosen, accuracies, plan.diagnosed),
+        controls=controls,
+        costs=_costs(audits),
+        checks=checks,
+        looks=tuple(look for look in plan.looks if look <= audit.decision.look),
+        sittings=sittings,
+        reproduction={
+            **sitting(),
+            "plan": {**plan.settings(), "looks": list(plan.looks)},
+            "fingerprints": fingerprints_of(workplace.student, workplace.facts),
+        },
+    )
+
+
+def _reference(audit: TeacherAudit) -> str:
+    """Return the name of the arm that attacks are measured against, or of the strongest arm without the teacher."""
+    return LABEL_SMOOTHING if audit.plan.criterion == "paper" else audit.chosen.contenders[0].name
+
+
+def _evidence(audit: TeacherAudit, workplace: Workplace, power: bool | None, control_fault: str = "") -> Evidence:
+    arms, reference = audit.results(), _reference(audit)
+    return Evidence(
+        asked_twice=audit.subject.asked_twice,
+        teacher=audit.subject.facts(),
+        num_classes=audit.subject.teacher.num_classes,
+        baseline=next(arm for arm in arms if arm.name == reference),
+        arms=arms,
+        chosen=audit.chosen.knockoffs,
+        screened=audit.screened,
+        scores=audit.scores,
+        margin=audit.plan.margin,
+        data=workplace.facts,
+        power=power,
+        has_pretrained_student=workplace.student.is_pretrained,
+        skipped=audit.skipped,
+        control_fault=control_fault,
+    )
+
+
+def _scope(audit: TeacherAudit, workplace: Workplace, names: tuple[str, str, str]) -> Scope:
+    transfer, validation, test = workplace.facts
+    return Scope(
+        suite=audit.plan.attacks.name,
+        student=workplace.student.words,
+        transfer_set=names[0],
+        validation_set=names[1],
+        test_set=names[2],
+        num_transfer=transfer.size,
+        num_validation=len(validation.labels),
+        num_test=len(test.labels),
+        num_classes=audit.subject.teacher.num_classes,
+        training=training_settings(workplace.pool.args),
+    )
+
+
+def _control(name: str, audit: TeacherAudit, main: TeacherAudit, workplace: Workplace) -> ControlResult:
+    """Return what became of a control; the checks that void the audited model's verdict void a control's too."""
+    decision = audit.decision
+    checks: tuple[Check, ...] = find_faults_of_control(_evidence(audit, workplace, power=None))
+    common = [arm.name for arm in main.chosen.knockoffs if arm.name in audit.chosen.arms()]
+    return ControlResult(
+        name=name,
+        facts=audit.subject.facts(),
+        verdict="inconclusive" if is_void(checks) else decision.verdict,
+        largest_gain=decision.comparisons[0] if decision.comparisons else None,
+        smallest_margin=decision.smallest_margin,
+        differences=leak_differences(main.accuracies(), _best(main), audit.accuracies(), _best(audit), common),
+        checks=checks,
+    )
+
+
+def _best(audit: TeacherAudit) -> str:
+    """Return the attack that is strongest on validation data."""
+    return strongest(audit.chosen.knockoffs, audit.scores, 1)[0].name
+
+
+def _costs(audits: Mapping[str, TeacherAudit]) -> Costs:
+    students: dict[tuple[str, str, int], StudentResult] = {}
+    for audit in audits.values():
+        students |= audit.finished()
+    return Costs(
+        queries_paid=max(each.queries for each in students.values()),
+        queries_asked=sum(each.queries for each in students.values()),
+        students=len(students),
+        student_steps=sum(each.steps for each in students.values()),
+        seconds=sum(each.seconds for each in students.values()),
+    )
