@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ def certify(
     training: Training | None = None,
     evaluation: Evaluation | None = None,
     audit: AuditReport | None = None,
+    processor_files: Collection[str] | None = None,
 ) -> Certificate:
     """Write the certificate of the model in a folder.
 
@@ -35,16 +37,20 @@ def certify(
         training: how the weights came about.
         evaluation: of these weights.
         audit: of these weights.
+        processor_files: names of the files that the model's processor wrote; None for those of the earlier
+            certificate.
 
     Raises:
         HfCmimError: no such model, an audit of another one, or an earlier certificate that cannot be read.
     """
     folder = Path(folder)
-    files = hash_model(folder)
+    known = Certificate.read(folder) if (folder / CERTIFICATE_NAME).is_file() else None
+    if processor_files is None and known is not None:
+        processor_files = known.files
+    files = hash_model(folder, processor_files or ())
     config = read_config(folder)
     if audit is not None:
         check_audited(folder, audit)
-    known = Certificate.read(folder) if (folder / CERTIFICATE_NAME).is_file() else None
     certificate = Certificate(
         lineage=known.lineage if known is not None else uuid.uuid4().hex,
         date=time.strftime("%Y-%m-%d"),

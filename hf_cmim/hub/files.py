@@ -3,9 +3,9 @@
 import hashlib
 import json
 import re
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Container, Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
@@ -48,6 +48,12 @@ def is_certified(name: str) -> bool:
     return name == CONFIG_NAME or name in PROCESSORS or bool(WEIGHTS.fullmatch(name))
 
 
+def stays_inside(name: str) -> bool:
+    """Return whether a certified name is a path inside the model's folder."""
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\\" not in name
+
+
 def is_published(name: str) -> bool:
     """Return whether a file may leave the machine."""
     return is_certified(name) or name in DOCUMENTS
@@ -75,14 +81,19 @@ def hash_file(path: Path) -> FileRecord:
     return FileRecord(path.stat().st_size, sha256)
 
 
-def hash_model(folder: Path) -> dict[str, FileRecord]:
+def hash_model(folder: Path, processor_files: Collection[str] = ()) -> dict[str, FileRecord]:
     """Return the records of all files that determine a model's answers.
+
+    Args:
+        folder: folder of the model.
+        processor_files: names of files that its processor wrote, beside those that every architecture has.
 
     Raises:
         HfCmimError: the folder holds no classifier with whole safetensors weights.
     """
     read_config(folder)
-    names = [name for name in published_files(folder) if is_certified(name)]
+    processors = {name for name in processor_files if (folder / name).is_file()}
+    names = sorted(processors.union(name for name in published_files(folder) if is_certified(name)))
     weights = [name for name in names if name.endswith(".safetensors")]
     if not weights:
         others = sorted(path.name for path in folder.iterdir() if is_weights(path.name))

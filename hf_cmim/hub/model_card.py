@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from hf_cmim.errors import HfCmimError
 from hf_cmim.hub.card_metadata import card_metadata, merged, plain_metadata, task_of
 from hf_cmim.hub.certificate import Certificate, Training
-from hf_cmim.hub.files import CARD_NAME, CURVE_NAME, FOREST_NAME, PAGE_NAME, PROCESSORS
+from hf_cmim.hub.files import CARD_NAME, CONFIG_NAME, CURVE_NAME, FOREST_NAME, PAGE_NAME, WEIGHTS
 from hf_cmim.names import one_line
 from hf_cmim.pages.markdown import audit_markdown, escaped
 from hf_cmim.pages.quantities import plain
@@ -188,7 +188,7 @@ def _rendered(certificate: Certificate, name: str, pictures: list[Path]) -> str:
         certificate_name=CERTIFICATE_NAME,
         task=task,
         sample=SAMPLES[task],
-        has_processor=not PROCESSORS.isdisjoint(certificate.files),
+        has_processor=any(name != CONFIG_NAME and not WEIGHTS.fullmatch(name) for name in certificate.files),
         auto_model=f"AutoModelFor{certificate.architecture.rpartition('For')[2]}",
         classes=certificate.class_names,
         training=training,

@@ -11,7 +11,15 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from hf_cmim.errors import HfCmimError
 from hf_cmim.hub.certificate import Certificate
-from hf_cmim.hub.files import CARD_NAME, SIGNATURE_NAME, hash_file, is_weights, published_files, uncertified
+from hf_cmim.hub.files import (
+    CARD_NAME,
+    SIGNATURE_NAME,
+    hash_file,
+    is_certified,
+    is_weights,
+    published_files,
+    uncertified,
+)
 from hf_cmim.hub.hub_errors import explained
 from hf_cmim.report import CERTIFICATE_NAME
 
@@ -182,11 +190,15 @@ class Repository:
 def planned_upload(folder: str | Path) -> Upload:
     """Return what a push of a folder sends, and what it keeps back."""
     folder = Path(folder)
-    names = published_files(folder)
+    names = set(published_files(folder))
+    if (folder / CERTIFICATE_NAME).is_file():
+        certified = Certificate.read(folder).files
+        names = {name for name in names if not is_certified(name)} | {*certified}
     kept_back = sorted(
         each.name + ("/" if each.is_dir() else "") for each in folder.iterdir() if each.name not in names
     )
-    return Upload({name: (folder / name).stat().st_size for name in names}, tuple(kept_back))
+    sizes = {name: (folder / name).stat().st_size for name in sorted(names) if (folder / name).is_file()}
+    return Upload(sizes, tuple(kept_back))
 
 
 def check_is_certified(folder: Path) -> None:

@@ -11,8 +11,8 @@ from hf_cmim.hub.files import (
     SIGNATURE_NAME,
     class_names_of,
     hash_file,
-    is_certified,
     read_config,
+    stays_inside,
     uncertified,
 )
 from hf_cmim.hub.signature import check_signature
@@ -66,7 +66,7 @@ def _check_files(folder: Path, certificate: Certificate) -> Iterator[Finding]:
     wrong = 0
     for name, record in certificate.files.items():
         path = folder / name
-        if not (is_certified(name) and path.is_file()):
+        if not (stays_inside(name) and path.is_file()):
             sentence = f"{name} is missing"
         elif path.stat().st_size != record.size:
             sentence = (

@@ -20,6 +20,7 @@ from hf_cmim.hub.certify import certify
 from hf_cmim.hub.files import CONFIG_NAME, is_certified
 from hf_cmim.hub.hub_errors import explained
 from hf_cmim.hub.model_card import write_card
+from hf_cmim.hub.processor_files import files_of_processor
 from hf_cmim.hub.transfer import Repository, planned_upload
 from hf_cmim.report import CERTIFICATE_NAME
 from hf_cmim.trainers.publishing_config import PublishingConfig
@@ -54,7 +55,7 @@ class PublishingTrainer(Trainer):
         folder = Path(str(output_dir if output_dir is not None else self.args.output_dir))
         super().save_model(str(folder), _internal_call=True)
         if self.args.should_save and self._is_certifiable(folder) and not CHECKPOINT.fullmatch(folder.name):
-            certify(folder, training=self.training_record(), evaluation=self.evaluation_record())
+            self._certify(folder, self.training_record())
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
@@ -70,6 +71,14 @@ class PublishingTrainer(Trainer):
             yield
         finally:
             self.args.hub_token = token
+
+    def _certify(self, folder: Path, training: Training) -> Certificate:
+        files = files_of_processor(self._saved_processor())
+        return certify(folder, training=training, evaluation=self.evaluation_record(), processor_files=files)
+
+    def _saved_processor(self) -> Any:
+        """Return the processor or tokenizer that `Trainer` saves beside the model, or None."""
+        return self.processing_class or getattr(self.data_collator, "tokenizer", None)
 
     def _is_certifiable(self, folder: Path) -> bool:
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
@@ -130,7 +139,7 @@ class PublishingTrainer(Trainer):
         training = self.training_record()
         if dataset is not None:
             training = replace(training, dataset=dataset if isinstance(dataset, str) else dataset[0])
-        certificate = certify(folder, training=training, evaluation=self.evaluation_record())
+        certificate = self._certify(folder, training)
         named = [tags] if isinstance(tags, str) else list(tags or ())
         name = model_name or str(getattr(self, "hub_model_id", None) or "")
         write_card(folder, certificate, repo_id=name, license=license, language=language, tags=named)
@@ -212,8 +221,8 @@ class PublishingTrainer(Trainer):
         for path in Path(checkpoint_folder).iterdir():
             if is_certified(path.name):
                 shutil.copy(path, folder / path.name)
-        if self.processing_class is not None:
-            self.processing_class.save_pretrained(folder)
+        if (processor := self._saved_processor()) is not None:
+            processor.save_pretrained(folder)
         self.create_model_card()
         by_steps = self.args.save_strategy == SaveStrategy.STEPS
         when = f"step {self.state.global_step}" if by_steps else f"epoch {int(self.state.epoch or 0)}"

@@ -201,6 +201,11 @@ class DistillationCollator:
             batch[TEACHER_VIEW] = dict(self.teacher_collator(plain))
         return batch
 
+    @property
+    def tokenizer(self) -> Any:
+        """The student collator's tokenizer, which `Trainer` saves where it was given no processing class, or None."""
+        return getattr(self.student_collator, "tokenizer", None)
+
     def _kept(self, sample: dict[str, Any]) -> dict[str, Any]:
         if self.student_columns is None:
             return sample
