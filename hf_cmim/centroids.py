@@ -166,7 +166,7 @@ class CentroidBank(nn.Module):
         seen_rates = self._mass_of(valid) / self._mass_of(self.seen).clamp_min(1e-12) if self.correct_only else rates
         self.recall.lerp_(hits / valid.clamp_min(1), seen_rates)
         totals = shares.sum(dim=0)
-        self.terms.copy_(totals[:-3])
+        self.terms.copy_(torch.where(valid.any(), totals[:-3], self.terms))
         self._follow_scale(*totals[-3:])
         if move_centroids:
             self.mass.copy_(mass)
@@ -238,8 +238,11 @@ class CentroidBank(nn.Module):
         self.spread_mass.addcmul_(self.spread_mass, fresh_mass, value=-1 / self.window).add_(fresh_mass)
         self.spread.lerp_(spread, fresh_mass / self.spread_mass.clamp_min(1e-12))
         largest = torch.maximum(self.spread, spread)
-        self.multiplier.copy_((self.logit_scale * largest.rsqrt()).clamp_max(1.0))
-        self.outward.copy_(pull / spread * (self.spread / largest))
+        multiplier = (self.logit_scale * largest.rsqrt()).clamp_max(1.0)
+        outward = pull / spread * (self.spread / largest)
+        # A step without a sample that counts says nothing of the scale.
+        self.multiplier.copy_(torch.where(count > 0, multiplier, self.multiplier))
+        self.outward.copy_(torch.where(count > 0, outward, self.outward))
 
     def _counts_and_hits(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Samples of each class, and those whose largest logit is at their label, `(C,)` each."""

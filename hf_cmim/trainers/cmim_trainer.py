@@ -147,13 +147,12 @@ class CMIMTrainer(ComponentTrainer):
     ) -> Tensor:
         bank = state.bank
         if num_items is None:
-            num_items = (labels != IGNORE_INDEX).sum()
+            num_items = (labels != IGNORE_INDEX).sum().clamp_min(1)
         elif isinstance(num_items, Tensor):
             num_items = num_items.flatten()[0]  # Trainer repeats the count for each replica of nn.DataParallel
         log_centroids = bank.log_centroids
         if self.args.centroids == "batch":
-            shown, own = bank.shown(logits.detach()), self.objective.counting(logits, labels)
-            log_centroids = class_centroids(shown, own, bank.temperatures).log()
+            log_centroids = self._batch_log_centroids(logits.detach(), labels, bank)
         cross_entropy = self._cross_entropy(outputs, logits, labels, num_items)
         cmi, terms, scale_sums = self.objective.concentration(
             logits, labels, log_centroids, self.current_weight, num_items, *state.known
@@ -162,6 +161,13 @@ class CMIMTrainer(ComponentTrainer):
         parts = torch.cat([torch.stack([cross_entropy.detach(), cmi.detach()]), terms]) * self.loss_scale
         self.record_components({("ce", "cmi", *(f"cmi_T{t:g}" for t in bank.temperatures)): parts})
         return (cross_entropy + cmi) * self.loss_scale
+
+    def _batch_log_centroids(self, logits: Tensor, labels: Tensor, bank: CentroidBank) -> Tensor:
+        """Return the log centroids of this micro-batch, `(K, C, C)`; -inf for classes without a sample that counts."""
+        counted_labels = self.objective.counting(logits, labels)
+        if not bool((counted_labels != IGNORE_INDEX).any()):
+            return torch.full_like(bank.log_centroids, -torch.inf)
+        return class_centroids(bank.shown(logits), counted_labels, bank.temperatures).log()
 
     def _cross_entropy(self, outputs: Any, logits: Tensor, labels: Tensor, num_items: Tensor | int) -> Tensor:
         loss: Tensor

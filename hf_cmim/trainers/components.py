@@ -73,6 +73,11 @@ class ComponentTrainer(PublishingTrainer):
 
     # Steps and logs
 
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        """Count the valid labels of a step, as 1 where there is none: its loss is then 0, not 0 / 0."""
+        count = super()._get_num_items_in_batch(batch_samples, device)
+        return count.clamp_min(1) if isinstance(count, Tensor) else count
+
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:

@@ -29,6 +29,7 @@ from hf_cmim.trainers.distillation_checks import (
     planned_epochs,
 )
 from hf_cmim.trainers.distillation_config import DistillationConfig
+from hf_cmim.trainers.heads import check_is_classifier
 from hf_cmim.trainers.launch import check_launch
 from hf_cmim.trainers.records import attack_record
 from hf_cmim.trainers.student_evaluation import StudentEvaluation, write_correctness
@@ -82,6 +83,8 @@ class DistillationTrainer(ComponentTrainer):
     ) -> None:
         args = DistillationConfig(output_dir="tmp_trainer") if args is None else args
         check_distillation_arguments(args, keywords)
+        if model is not None:
+            check_is_classifier(model)
         super().__init__(model, args, *others, **keywords)
         check_launch(self.args.world_size)
         student = self.accelerator.unwrap_model(self.model)
@@ -147,7 +150,7 @@ class DistillationTrainer(ComponentTrainer):
         progress = self.state.global_step / max(self.state.max_steps, 1)
         components, count, outputs = attack_components(self.attack, self.queries, model, query, index, progress)
         if num_items is None:
-            num_items = count
+            num_items = count.clamp_min(1)
         elif isinstance(num_items, Tensor):
             num_items = num_items.flatten()[0]  # Trainer repeats the count for each replica of nn.DataParallel
         scale = self.loss_scale * count / num_items

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.inputs import flatten_samples
 from hf_cmim.trainers.cmim_config import CMIMConfig
+from hf_cmim.trainers.heads import check_is_classifier
 
 
 def check_arguments(args: object, model: nn.Module | None) -> None:
@@ -26,12 +27,13 @@ def check_arguments(args: object, model: nn.Module | None) -> None:
 
 
 def check_head(model: nn.Module, label_names: Sequence[str], class_weights: Sequence[float] | None) -> None:
-    """Check the model's head as far as its config tells.
+    """Check the model's head as far as its class and its config tell.
 
     Raises:
-        HfCmimError: a multi-label or regression head, fewer than 2 classes, labels under another name, or as many
-            class weights as there are not classes.
+        HfCmimError: a head that does not classify, a multi-label or regression head, fewer than 2 classes, labels
+            under another name, or class weights of another number than the classes.
     """
+    check_is_classifier(model)
     if not label_names:
         raise HfCmimError(
             f"Expected a model whose forward takes 'labels', got {type(model).__name__}, which takes none: the base"
