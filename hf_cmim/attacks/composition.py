@@ -81,6 +81,12 @@ class Composition(nn.Module):
         return any(each is not None for each in (self.query_protocol, self.student_protocol, self.optimizer_protocol))
 
     @property
+    def owns_training(self) -> bool:
+        """Whether the optimizer must know the attack: it has parameters, heads or an optimizer of its own."""
+        protocols = (self.student_protocol, self.optimizer_protocol)
+        return any(each is not None for each in protocols) or any(True for _ in self.parameters())
+
+    @property
     def active_parts(self) -> list[AttackPart]:
         """Every part, the default loss included, transforms before the loss."""
         protocols = (self.query_protocol, self.student_protocol, self.optimizer_protocol)

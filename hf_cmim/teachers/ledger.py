@@ -42,6 +42,11 @@ class QueryLedger:
         self._lock = threading.Lock()
 
     @property
+    def num_samples(self) -> int:
+        """Samples whose answers are kept and were paid for."""
+        return len(self._samples)
+
+    @property
     def remaining(self) -> int | None:
         """Queries that may still be paid for; None without a budget."""
         return None if self.budget is None else self.budget - self.num_paid

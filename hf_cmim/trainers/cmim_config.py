@@ -3,26 +3,23 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from transformers.utils import logging
-
 from hf_cmim.centroids import check_logit_scale
 from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.temperatures import DEFAULT_TEMPERATURES, check_temperatures, reconstruction_temperatures
 from hf_cmim.objective import DEFAULT_LOGIT_SCALE, CMIMLoss, Reduction, TemperatureWeighting
-from hf_cmim.trainers.publishing_config import PublishingConfig
+from hf_cmim.trainers.component_config import ComponentConfig
 
-logger = logging.get_logger(__name__)
-
-FALLING_METRICS = ("loss", "ce", "cmi", "ncmi", "nll", "ece", "aurc", "prediction_entropy", "within_total_ratio")
-"""Evaluation metrics of which less is better; those derived from them share their prefix."""
+PRESET_SETTINGS = ("temperatures", "temperature_weighting", "logit_scale", "reduction")
+"""Settings that come from the preset where they are unset."""
 
 
 @dataclass
-class CMIMConfig(PublishingConfig):
+class CMIMConfig(ComponentConfig):
     """Settings of `CMIMTrainer`: those of `TrainingArguments` and the hardening's own.
 
     `load_best_model_at_end` and early stopping look at a model only once the ramp has ended; `greater_is_better` is
-    False by default for every metric that should fall, not only for a loss.
+    False by default for every metric that should fall, not only for a loss. Settings that the preset filled follow it
+    when a search changes it.
 
     Every default below is ours, chosen on validation data; the paper's are not public.
 
@@ -127,18 +124,24 @@ class CMIMConfig(PublishingConfig):
 
     def __post_init__(self) -> None:
         """Fill unset objective settings from the preset, then check every range."""
-        falling = is_falling_metric(self.metric_for_best_model)
-        if falling and self.greater_is_better is None:
-            self.greater_is_better = False
-        elif falling and self.greater_is_better:
-            logger.warning(
-                f"greater_is_better=True with metric_for_best_model={self.metric_for_best_model!r}, of which less is"
-                " better: the worst model would be kept as the best. Leave greater_is_better unset."
-            )
         super().__post_init__()
+        self._from_preset: dict[str, Any] = {}
+        self.derive()
+
+    def unset_derived(self) -> None:
+        """Unset the objective settings that still hold what the preset gave them."""
+        for name, value in self._from_preset.items():
+            if getattr(self, name) == value:
+                setattr(self, name, None)
+        self._from_preset = {}
+
+    def derive(self) -> None:
+        """Fill unset objective settings from the preset, then check every range."""
+        self.unset_derived()
         reconstructed = self.preset == "reconstruction"
         if self.preset not in ("default", "reconstruction"):
             raise HfCmimError(f'Expected preset "default" or "reconstruction", got {self.preset!r}.')
+        unset = [name for name in PRESET_SETTINGS if getattr(self, name) is None]
         if self.temperatures is None:
             self.temperatures = list(reconstruction_temperatures() if reconstructed else DEFAULT_TEMPERATURES)
         self.temperatures = list(check_temperatures(self.temperatures))
@@ -147,10 +150,11 @@ class CMIMConfig(PublishingConfig):
         if self.logit_scale is None:
             needs_none = reconstructed or self.temperature_weighting == "information"
             self.logit_scale = 0.0 if needs_none else DEFAULT_LOGIT_SCALE
+        self._from_preset = {name: getattr(self, name) for name in unset}
         self.check_ranges()
 
     def check_ranges(self) -> None:
-        """Raise an `HfCmimError` that names the first setting outside its range; a search changes settings later."""
+        """Raise an `HfCmimError` that names the first setting outside its range."""
         if not 0 <= self.cmi_weight < float("inf"):
             raise HfCmimError(
                 f"Expected cmi_weight >= 0, got {self.cmi_weight}: a negative weight spreads the clusters and makes"
@@ -215,13 +219,3 @@ class CMIMConfig(PublishingConfig):
     def ramp_end(self) -> float:
         """Fraction of training after which the weight is full; 0 when there is nothing to ramp."""
         return self.cmi_warmup + self.cmi_ramp if self.cmi_weight else 0.0
-
-
-def is_falling_metric(name: str | None) -> bool:
-    """Whether less of the metric is better, going by the names that `CMIMTrainer.evaluate` gives."""
-    if name is None:
-        return False
-    plain = name.removeprefix("eval_")
-    return any(plain == metric or plain.startswith(f"{metric}_") for metric in FALLING_METRICS) and not plain.endswith(
-        "_temperature"
-    )

@@ -10,7 +10,6 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from transformers.utils import logging
 
 from hf_cmim.centroids import CentroidBank
-from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import IGNORE_INDEX
 from hf_cmim.functional.information import class_centroids
 from hf_cmim.functional.inputs import check_label_range
@@ -19,16 +18,20 @@ from hf_cmim.measurement import Measurement
 from hf_cmim.objective import CMIMLoss
 from hf_cmim.trainers.calibrated_weight import CalibratedWeight
 from hf_cmim.trainers.centroid_refresh import CentroidRefresh
-from hf_cmim.trainers.cmim_config import CMIMConfig
+from hf_cmim.trainers.cmim_config import PRESET_SETTINGS, CMIMConfig
 from hf_cmim.trainers.components import ComponentTrainer
 from hf_cmim.trainers.evaluation import EvaluationAccumulator
 from hf_cmim.trainers.hardening_state import HardeningState
 from hf_cmim.trainers.launch import check_launch
 from hf_cmim.trainers.ramp import ramped_weight
 from hf_cmim.trainers.records import dataset_name, hardening_record, weights_version
+from hf_cmim.trainers.search import evaluation_loss
 from hf_cmim.trainers.validation import check_arguments, check_head, logits_and_labels
 
 logger = logging.get_logger(__name__)
+
+SETTINGS_IN_LOSS = {"cmi_weight", "preset", *PRESET_SETTINGS, "reduction_order", "cmi_correct_only"}
+"""Settings that decide how large the CMI term of the loss is."""
 
 
 class CMIMTrainer(ComponentTrainer):
@@ -47,6 +50,7 @@ class CMIMTrainer(ComponentTrainer):
         keywords: further keyword arguments of `transformers.Trainer`.
 
     Attributes:
+        cmim_loss: the loss in training. It is not called `objective`, because a search keeps a trial's result there.
         measurement: what the last evaluation measured, or None.
 
     Raises:
@@ -56,7 +60,7 @@ class CMIMTrainer(ComponentTrainer):
     """
 
     args: CMIMConfig
-    objective: CMIMLoss
+    cmim_loss: CMIMLoss
     _state: HardeningState | None
 
     def __init__(
@@ -76,7 +80,8 @@ class CMIMTrainer(ComponentTrainer):
 
     def _start_hardening(self) -> None:
         """Forget all training state."""
-        self.objective = self.args.build_objective().to(self.args.device)
+        self.args.derive()
+        self.cmim_loss = self.args.build_objective().to(self.args.device)
         self._state = None
 
     def _inner_training_loop(self, batch_size: int | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
@@ -86,15 +91,15 @@ class CMIMTrainer(ComponentTrainer):
         return result
 
     def _hp_search_setup(self, trial: Any) -> None:
-        weight = self.args.cmi_weight
         super()._hp_search_setup(trial)
-        if trial is not None:
-            self.args.check_ranges()
-            if self.args.cmi_weight != weight and getattr(self, "compute_objective", None) is _evaluation_loss:
-                logger.warning(
-                    "cmi_weight is searched and eval_loss is the objective: the smallest weight would win. Pass"
-                    " compute_objective, for instance the accuracy less a penalty on eval_cmi_sup."
-                )
+        searched = sorted(SETTINGS_IN_LOSS & self._searched.keys())
+        if trial is not None and searched and getattr(self, "compute_objective", None) is evaluation_loss:
+            smallest = "the smallest weight" if searched == ["cmi_weight"] else "the form with the smallest term"
+            logger.warning(
+                f"{', '.join(searched)} is searched and eval_loss, which contains the CMI, is the objective:"
+                f" {smallest} would win. Pass compute_objective, for instance the accuracy less a penalty on"
+                " eval_cmi_sup."
+            )
 
     @property
     def bank(self) -> CentroidBank | None:
@@ -154,7 +159,7 @@ class CMIMTrainer(ComponentTrainer):
         if self.args.centroids == "batch":
             log_centroids = self._batch_log_centroids(logits.detach(), labels, bank)
         cross_entropy = self._cross_entropy(outputs, logits, labels, num_items)
-        cmi, terms, scale_sums = self.objective.concentration(
+        cmi, terms, scale_sums = self.cmim_loss.concentration(
             logits, labels, log_centroids, self.current_weight, num_items, *state.known
         )
         bank.accumulate(logits, labels, {"cmi_per_temperature": terms, "scale_sums": scale_sums})
@@ -164,7 +169,7 @@ class CMIMTrainer(ComponentTrainer):
 
     def _batch_log_centroids(self, logits: Tensor, labels: Tensor, bank: CentroidBank) -> Tensor:
         """Return the log centroids of this micro-batch, `(K, C, C)`; -inf for classes without a sample that counts."""
-        counted_labels = self.objective.counting(logits, labels)
+        counted_labels = self.cmim_loss.counting(logits, labels)
         if not bool((counted_labels != IGNORE_INDEX).any()):
             return torch.full_like(bank.log_centroids, -torch.inf)
         return class_centroids(bank.shown(logits), counted_labels, bank.temperatures).log()
@@ -176,14 +181,14 @@ class CMIMTrainer(ComponentTrainer):
         elif self.label_smoother is not None and self.args.class_weights is None:
             loss = self.label_smoother({"logits": logits}, labels, num_items_in_batch=num_items)
         else:
-            loss = self.objective.cross_entropy(logits, labels, num_items)
+            loss = self.cmim_loss.cross_entropy(logits, labels, num_items)
         return loss
 
     def _evaluation_loss(self, outputs: Any, logits: Tensor, labels: Tensor, state: HardeningState) -> Tensor:
         every_logits, every_labels = self.gather_samples(logits, labels)
         count = (every_labels != IGNORE_INDEX).sum().clamp_min(1)
         loss: Tensor
-        cmi = self.objective.concentration(
+        cmi = self.cmim_loss.concentration(
             every_logits, every_labels, state.bank.log_centroids, self.final_weight, 1, *state.known
         ).cmi
         summed = {"cmi": cmi}
@@ -213,7 +218,7 @@ class CMIMTrainer(ComponentTrainer):
         due = step % max(1, self.state.max_steps // 100) == 0 and self.current_weight > 0
         if due and self.args.collapse_guard != "off":
             names = getattr(getattr(self.model, "config", None), "id2label", None) or {}
-            situation = self.final_weight, step, names, self.objective.is_relative
+            situation = self.final_weight, step, names, self.cmim_loss.is_relative
             if self._state.guard(self.args.collapse_guard, *situation):
                 self.control.should_training_stop = True
         return loss
@@ -229,7 +234,7 @@ class CMIMTrainer(ComponentTrainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """Evaluate as `Trainer` does, adding accuracy, calibration and the CMI curve to the metrics."""
-        self._evaluation = EvaluationAccumulator(self.objective.temperatures)
+        self._evaluation = EvaluationAccumulator(self.cmim_loss.temperatures)
         try:
             output = super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
@@ -250,35 +255,9 @@ class CMIMTrainer(ComponentTrainer):
             return False  # not hardened yet: it must not be kept, and patience must not count it
         return super()._determine_best_metric(metrics, trial)
 
-    def hyperparameter_search(
-        self,
-        hp_space: Any = None,
-        compute_objective: Any = None,
-        n_trials: int = 20,
-        direction: str | list[str] = "minimize",
-        backend: Any = None,
-        hp_name: Any = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Search as `Trainer` does, judging by `eval_loss` (`eval_accuracy` when maximizing), not the metrics' sum.
-
-        Raises:
-            HfCmimError: several directions without `compute_objective`.
-        """
-        if compute_objective is None:
-            if direction not in ("minimize", "maximize"):
-                raise HfCmimError(
-                    f"Expected compute_objective for direction {direction!r}: Trainer's default would add up all"
-                    " metrics, those that should rise and those that should fall."
-                )
-            compute_objective = _evaluation_loss if direction == "minimize" else _evaluation_accuracy
-        return super().hyperparameter_search(
-            hp_space, compute_objective, n_trials, direction, backend, hp_name, **kwargs
-        )
-
     def training_record(self) -> Training:
         """Return how the weights came about: the objective and every setting that determined it."""
-        return hardening_record(self, self.objective, self.args, self.final_weight)
+        return hardening_record(self, self.cmim_loss, self.args, self.final_weight)
 
     def evaluation_record(self) -> Evaluation | None:
         """Return the last measurement, if it is of the weights as they are now."""
@@ -297,11 +276,3 @@ class CMIMTrainer(ComponentTrainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             self._state = HardeningState.load(Path(checkpoint), self.args.bank_settings, self.args.device)
-
-
-def _evaluation_loss(metrics: dict[str, float]) -> float:
-    return metrics["eval_loss"]
-
-
-def _evaluation_accuracy(metrics: dict[str, float]) -> float:
-    return metrics["eval_accuracy"]

@@ -9,6 +9,7 @@ import os
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from transformers.utils import logging
 from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import IGNORE_INDEX
 from hf_cmim.trainers.checkpoints import clear_marker, find_fault, last_complete_checkpoint, write_marker
+from hf_cmim.trainers.component_config import ComponentConfig
 from hf_cmim.trainers.publishing import PublishingTrainer
+from hf_cmim.trainers.search import default_objective
 
 logger = logging.get_logger(__name__)
 
@@ -35,6 +38,7 @@ class ComponentTrainer(PublishingTrainer):
     loss, and the parts add up to it.
     """
 
+    args: ComponentConfig
     loss_is_scaled_for_ga = True  # read by transformers >= 5.20; older ones go by model_accepts_loss_kwargs
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -44,6 +48,7 @@ class ComponentTrainer(PublishingTrainer):
         self._component_sums: dict[str | tuple[str, ...], Tensor] = {}
         self._component_steps = 0
         self._loss_is_finite: Tensor | None = None
+        self._searched: dict[str, Any] = {}
 
     @property
     def num_processes(self) -> int:
@@ -129,6 +134,45 @@ class ComponentTrainer(PublishingTrainer):
             logs.update(zip(names, gathered, strict=True))
             self._component_sums, self._component_steps = {}, 0
         super().log(logs, start_time)
+
+    # Search
+
+    def hyperparameter_search(
+        self,
+        hp_space: Any = None,
+        compute_objective: Any = None,
+        n_trials: int = 20,
+        direction: str | list[str] = "minimize",
+        backend: Any = None,
+        hp_name: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Search as `Trainer` does, judging by `eval_loss` (`eval_accuracy` when maximizing), not the metrics' sum.
+
+        Each trial starts from the settings given to the trainer: nothing stays of the trial before.
+
+        Raises:
+            HfCmimError: without `compute_objective`: several directions, no evaluation data, or several sets of them.
+        """
+        if compute_objective is None:
+            compute_objective = default_objective(direction, self.eval_dataset)
+        self._searched = {}
+        return super().hyperparameter_search(
+            hp_space, compute_objective, n_trials, direction, backend, hp_name, **kwargs
+        )
+
+    def _hp_search_setup(self, trial: Any) -> None:
+        """Apply a trial's settings to those given to the trainer, not to those of the trial before."""
+        if trial is None:
+            super()._hp_search_setup(trial)
+            return
+        for name, value in self._searched.items():
+            setattr(self.args, name, value)
+        self.args.unset_derived()
+        before = {each.name: getattr(self.args, each.name) for each in fields(self.args) if each.init}
+        super()._hp_search_setup(trial)
+        self._searched = {name: value for name, value in before.items() if getattr(self.args, name) is not value}
+        self.args.derive()
 
     # Checkpoints
 

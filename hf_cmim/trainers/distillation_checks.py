@@ -102,12 +102,7 @@ def check_attack(attack: Composition, args: DistillationConfig, samples: int, *,
             f"Expected bf16 or full precision, got fp16=True: {attack.optimizer_protocol!r} would mix gradients that"
             " are scaled with gradients that are not. Use bf16=True."
         )
-    owns = (
-        attack.optimizer_protocol is not None
-        or attack.student_protocol is not None
-        or any(True for _ in attack.parameters())
-    )
-    if given_optimizer and owns:
+    if given_optimizer and attack.owns_training:
         raise HfCmimError(
             f"Expected no optimizer of your own beside {attack!r}, got one: parameters of the attack itself would"
             " never be trained. Leave optimizers out, and choose with args.optim."

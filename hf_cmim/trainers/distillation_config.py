@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field
 
 from hf_cmim.errors import HfCmimError
-from hf_cmim.trainers.publishing_config import PublishingConfig
+from hf_cmim.trainers.component_config import ComponentConfig
 
 
 @dataclass
-class DistillationConfig(PublishingConfig):
+class DistillationConfig(ComponentConfig):
     """Settings of `DistillationTrainer`: those of `TrainingArguments` and the attacker's own.
 
     What is distilled, and how, is the trainer's `attack`. `label_smoothing_factor` is refused: it would act on no
@@ -42,6 +42,10 @@ class DistillationConfig(PublishingConfig):
     def __post_init__(self) -> None:
         """Check every range."""
         super().__post_init__()
+        self.derive()
+
+    def derive(self) -> None:
+        """Check every range; nothing is derived."""
         if self.query_budget is not None and self.query_budget < 1:
             raise HfCmimError(
                 f"Expected a query_budget of at least 1 answer, got {self.query_budget}: nothing could be asked. Leave"

@@ -58,8 +58,8 @@ class DistillationTrainer(ComponentTrainer):
         keywords: further keyword arguments of `transformers.Trainer`.
 
     Attributes:
-        attack: the composition in training, with its own parameters.
-        queries: the teacher with the account of what was asked.
+        attack: the composition in training, with its own parameters; every `train()` starts it anew.
+        queries: the teacher with the account of what was asked, over all trainings: a budget belongs to one attacker.
         correctness: `(N,)` bool, which samples of the last evaluation were right, in the data set's order, or None.
 
     Raises:
@@ -98,6 +98,8 @@ class DistillationTrainer(ComponentTrainer):
         num_classes = count_classes(names, teacher)
         self.queries = TeacherQueries(teacher, names, num_classes, self.args.query_budget)
         self.attack.prepare(num_classes)
+        self._prepared_attack = copy.deepcopy(self.attack)
+        self._attack_is_new = True
         self.attack.to(self.args.device)
         self._set_signature_columns_if_needed()
         columns = self._signature_columns if self.args.remove_unused_columns else None
@@ -105,9 +107,27 @@ class DistillationTrainer(ComponentTrainer):
         if self.train_dataset is not None:
             self.train_dataset = IndexedDataset(self.train_dataset)
             self.add_callback(EpochTeller(self.train_dataset))
-            size = len(self.train_dataset)
-            check_attack(self.attack, self.args, size, given_optimizer=self.optimizer is not None)
-            self.queries.check(self.attack, size, planned_epochs(self.args, size))
+            self._check_plan(given_optimizer=self.optimizer is not None)
+
+    def _check_plan(self, *, given_optimizer: bool) -> None:
+        """Refuse what the attack cannot learn from, the teacher not answer, or the budget not pay."""
+        size = len(cast(IndexedDataset, self.train_dataset))
+        check_attack(self.attack, self.args, size, given_optimizer=given_optimizer)
+        self.queries.check(self.attack, size, planned_epochs(self.args, size))
+
+    def _start_attack(self, *, is_resumed: bool) -> None:
+        """Put the attack back to where it was at construction, and check what is planned now.
+
+        The account of queries goes on: who trains twice, or searches, pays for each training.
+        """
+        if self._attack_is_new:
+            self._attack_is_new = False
+            return
+        self.attack = copy.deepcopy(self._prepared_attack).to(self.args.device)
+        if self.attack.owns_training:  # the optimizer holds what the attack before had of its own
+            self.optimizer, self.lr_scheduler = None, None
+        if not is_resumed:  # the checkpoint brings its own account
+            self._check_plan(given_optimizer=False)
 
     # Data: the collator chooses columns, because the teacher's view may need those the student's does not
 
@@ -277,7 +297,9 @@ class DistillationTrainer(ComponentTrainer):
         return result
 
     def _inner_training_loop(self, *others: Any, **keywords: Any) -> TrainOutput:
-        if self.attack.needs_survey and keywords.get("resume_from_checkpoint") is None:
+        is_resumed = keywords.get("resume_from_checkpoint") is not None
+        self._start_attack(is_resumed=is_resumed)
+        if self.attack.needs_survey and not is_resumed:
             survey_teacher(self)
         result: TrainOutput = super()._inner_training_loop(*others, **keywords)
         return result

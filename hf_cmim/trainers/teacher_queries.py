@@ -98,7 +98,7 @@ class TeacherQueries:
         if not self._is_asked:
             return 0, 0
         if self.teacher is not None and self.teacher.wants_index:
-            return samples, 0
+            return max(0, samples - self.ledger.num_samples), 0  # an earlier training may have paid for some
         views = attack.query_protocol.queries_per_sample if attack.query_protocol is not None else 1
         return (samples if attack.needs_survey else 0), samples * views
 

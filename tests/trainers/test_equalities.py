@@ -164,7 +164,7 @@ def test_samples_classified_wrongly_are_left_out_of_the_loss_and_of_the_bank(tmp
     for correct_only in (False, True):
         trainer = tiny.cmim_trainer(tiny.vit(), tiny.images(32), tmp_path, cmi_correct_only=correct_only)
         trainer.train()
-        assert trainer.objective.correct_only == correct_only
+        assert trainer.cmim_loss.correct_only == correct_only
         assert trainer.bank.seen.sum() == 32
         masses.append(trainer.bank.mass.sum())
     assert 0 < masses[1] < 0.9 * masses[0]

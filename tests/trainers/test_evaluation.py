@@ -27,9 +27,9 @@ def test_metrics_are_those_of_one_batch(batch: int, tmp_path):
     trainer.train()
     metrics = trainer.evaluate(data)
     logits, labels = outputs_of(trainer, data)
-    temperatures = list(trainer.objective.temperatures)
+    temperatures = list(trainer.cmim_loss.temperatures)
     bank = trainer.bank
-    expected = trainer.objective(logits, labels, bank.log_centroids, trainer.final_weight, scaling=bank.scaling)
+    expected = trainer.cmim_loss(logits, labels, bank.log_centroids, trainer.final_weight, scaling=bank.scaling)
     assert metrics["eval_ce"] == pytest.approx(expected["ce"].item(), rel=1e-5)
     assert metrics["eval_loss"] == pytest.approx((expected["ce"] + expected["cmi"]).item(), rel=1e-5)
     for temperature, value in zip(temperatures, cmi_curve(logits, labels, temperatures), strict=True):
