@@ -7,7 +7,7 @@ import numpy as np
 
 from hf_cmim.audit.arms import Arm
 from hf_cmim.audit.data import DataFacts
-from hf_cmim.report import ArmResult, Check, ModelFacts
+from hf_cmim.report import NOT_CONVERGED, ArmResult, Check, LearningCurve, ModelFacts
 
 LARGEST_CHANGE = 1e-3
 """Difference of a probability between two answers to the same question that rounding may explain."""
@@ -32,6 +32,7 @@ class Evidence:
         margin: a fraction.
         data: of transfer, validation and test set.
         power: whether the control was distilled, or None without one.
+        curve: a cross-entropy student's learning curve.
         control_fault: the check that takes away the control's own verdict, in a sentence, or "".
         has_pretrained_student: whether students start from trained weights.
         skipped: families that this teacher or student does not allow, with the reason.
@@ -51,11 +52,14 @@ class Evidence:
     has_pretrained_student: bool
     skipped: Sequence[str]
     control_fault: str = ""
+    curve: LearningCurve | None = None
 
 
 def find_faults(evidence: Evidence) -> tuple[Check, ...]:
     """Return every reason not to believe the audit, fatal ones first."""
-    return _fatal_first([*_of_teacher(evidence), *_of_data(evidence), *_of_arms(evidence), *_of_design(evidence)])
+    converged = [] if evidence.curve is None else _of_convergence(evidence.curve, evidence.margin)
+    others = [*_of_teacher(evidence), *_of_data(evidence), *_of_arms(evidence), *_of_design(evidence)]
+    return _fatal_first([*converged, *others])
 
 
 def find_faults_of_control(evidence: Evidence) -> tuple[Check, ...]:
@@ -112,6 +116,39 @@ def _of_teacher(evidence: Evidence) -> Iterable[Check]:
             f"The teacher reaches {_points(teacher.accuracy)} %, students without it {_points(baseline)} %: there is"
             " little to distil. Audit with a smaller student or fewer transfer samples.",
         )
+
+
+def _of_convergence(curve: LearningCurve, margin: float) -> Iterable[Check]:
+    has_learned_nothing = curve.validation[-1] <= curve.most_frequent
+    if curve.gain.lower <= margin and not curve.unnamed and not has_learned_nothing:
+        return
+    shown = zip(curve.epochs, curve.validation, strict=True)
+    course = ", ".join(f"{100 * accuracy:.1f} % after {epoch}" for epoch, accuracy in shown)
+    sentence = (
+        f"Students are far from converged. Validation accuracy of a cross-entropy student by epoch: {course}. Trained"
+        f" twice as long it reaches {100 * curve.longer:.1f} %, a gain of {_points(curve.gain.estimate)} points (95 %"
+        f" interval {_points(curve.gain.lower)} to {_points(curve.gain.upper)})."
+    )
+    if has_learned_nothing:
+        sentence += f" Always naming the most frequent class gives {100 * curve.most_frequent:.1f} %."
+    if curve.unnamed:
+        numbers = ", ".join(map(str, curve.unnamed[:10]))
+        sentence += (
+            f" It never names {len(curve.unnamed)} of the classes in the validation data (numbers {numbers}): the"
+            " audit says nothing about these."
+        )
+    yield Check(
+        NOT_CONVERGED,
+        "warning",
+        f"{sentence} The verdict may change with longer training. Train with {curve.longer_setting} or more, or with"
+        f" another learning_rate than {curve.learning_rate:g}, until training twice as long gains less than the"
+        f" margin of {_points(margin)} points.",
+    )
+
+
+def convergence_warning(curve: LearningCurve, margin: float) -> str:
+    """Return why students are not trained to the end, or nothing where they are."""
+    return " ".join(check.sentence for check in _of_convergence(curve, margin))
 
 
 def _of_data(evidence: Evidence) -> Iterable[Check]:

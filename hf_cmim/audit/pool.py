@@ -114,7 +114,12 @@ class StudentPool:
         )
 
     def train(
-        self, arms: Sequence[PooledArm], seed: int, *, on_step: Callable[[int], None] | None = None
+        self,
+        arms: Sequence[PooledArm],
+        seed: int,
+        *,
+        on_step: Callable[[int], None] | None = None,
+        on_epoch: Callable[[int, int, list[PooledStudent]], None] | None = None,
     ) -> list[PooledStudent]:
         """Train one student for each arm under one seed, in lockstep.
 
@@ -122,6 +127,8 @@ class StudentPool:
             arms: what they learn by.
             seed: sets initialisation, order of the data and augmentation, and is the same for all.
             on_step: told after each step how many students took it.
+            on_epoch: told after each epoch its number from 1, the number of epochs, and the students; those in a stack
+                hold no weights before the end.
         """
         students = [self.student(arm, seed) for arm in arms]
         loader = self._training_loader(students[0], seed)
@@ -147,6 +154,8 @@ class StudentPool:
                 self._step(students[0], units, list(islice(batches, self.args.gradient_accumulation_steps)))
                 if on_step is not None:
                     on_step(len(students))
+            if on_epoch is not None:
+                on_epoch(epoch + 1, epochs, students)
         for each in (*units, *students):
             each.end()
         return students

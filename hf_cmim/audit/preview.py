@@ -15,15 +15,22 @@ from torch.utils.data import Subset
 
 from hf_cmim.attacks.composition import Composition
 from hf_cmim.attacks.kd import KD
-from hf_cmim.attacks.suites import NULL_CONFIDENCES
 from hf_cmim.attacks.teacher_free import CrossEntropy
-from hf_cmim.audit.arms import LABEL_SMOOTHING, references
+from hf_cmim.audit.convergence import STUDENTS
+from hf_cmim.audit.counting import (
+    accounting_students,
+    baseline_names,
+    confirming_students,
+    design_until,
+    screen_students,
+    screened_settings,
+)
 from hf_cmim.audit.plan import AuditPlan
 from hf_cmim.audit.pool import StudentPool
 from hf_cmim.audit.pooled import PooledArm
 from hf_cmim.audit.subject import AuditData
 from hf_cmim.audit.training import LARGEST_WAVE
-from hf_cmim.statistics import Baselines, Design, reachable_margin, replay
+from hf_cmim.statistics import reachable_margin
 from hf_cmim.teachers.base import INDEX_NAME, AbstractTeacher
 from hf_cmim.teachers.nulls import LabelOnlyTeacher
 from hf_cmim.trainers.components import unchanged_random_states
@@ -57,28 +64,64 @@ class LookPreview:
 
 
 @dataclass(frozen=True)
+class StudentCosts:
+    """What was measured and does not depend on the plan.
+
+    Attributes:
+        steps: optimizer steps of a student.
+        batches: batches of a student's training.
+        batch_size: samples of a batch about which a teacher is asked.
+        seconds: training and evaluation of a student whose teacher's answers are stored.
+        asking_seconds: one answer of the teacher to a batch.
+        varies: whether samples change from epoch to epoch, so that answers cannot be stored.
+        num_classes: C.
+        teachers: audited teachers, twin and controls included.
+        sizes: samples of transfer, validation and test set.
+        processes: processes among which students are divided.
+    """
+
+    steps: int
+    batches: int
+    batch_size: int
+    seconds: float
+    asking_seconds: float
+    varies: bool
+    num_classes: int
+    teachers: int
+    sizes: tuple[int, int, int]
+    processes: int
+
+    def live_seconds(self, plan: AuditPlan) -> float:
+        """Return the seconds more for a student that asks its teacher live, on average over the plan's attacks."""
+        # One answer serves a wave where samples vary, and all students where they do not.
+        shared = 1 / (plan.wave_size or LARGEST_WAVE) if self.varies else 0.0
+        views = (_views(entry.attack) or shared for entry in plan.attacks.entries)
+        return statistics.fmean(views) * self.batches * self.asking_seconds
+
+    def hours(self, plan: AuditPlan, students: int) -> float:
+        """Return the hours of so many students, divided among the processes."""
+        return students * (self.seconds + self.live_seconds(plan)) / 3600 / self.processes
+
+
+@dataclass(frozen=True)
 class Preview:
     """What an audit would train and cost; students of an arm that were counted twice may be trained once.
 
     Attributes:
-        teachers: that are audited, twin and controls included.
-        families: attacks in the suite.
-        screened: settings in the screen, by what they are; of one teacher.
-        screen_students: of all teachers.
-        screen_hours: for them.
-        confirmed: arms that go on to the test data, by what they are; of one teacher.
+        plan: plan of the audit.
+        costs: measured costs of a student.
+        screened: settings in the screen of one teacher, by what they are.
+        screen_students: students in the screens of all teachers.
+        screen_hours: hours for them and for the learning curve.
+        confirmed: arms of one teacher that go on to the test data, by what they are.
         looks: what each look adds up to.
-        accounting_students: trained at the end, to say where gains come from, at most.
+        accounting_students: students trained at the end, to say where gains come from, at most.
         queries: answers that an attacker would pay for, the cheapest and the most expensive student.
-        steps: optimizer steps of a student.
-        seconds: of a student whose teacher's answers are stored, training and evaluation.
-        live_seconds: more, for a student that asks its teacher live, on average over the suite.
-        sizes: samples of transfer, validation and test set.
-        processes: among which students are divided.
+        live_seconds: seconds more for a student that asks its teacher live, on average over the suite.
     """
 
-    teachers: int
-    families: tuple[str, ...]
+    plan: AuditPlan
+    costs: StudentCosts
     screened: dict[str, int]
     screen_students: int
     screen_hours: float
@@ -86,11 +129,17 @@ class Preview:
     looks: tuple[LookPreview, ...]
     accounting_students: int
     queries: tuple[int, int]
-    steps: int
-    seconds: float
     live_seconds: float
-    sizes: tuple[int, int, int]
-    processes: int
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """Attacks in the suite."""
+        return self.plan.attacks.families
+
+    @property
+    def hours(self) -> float:
+        """Hours of the whole audit if every attack goes on to the last look."""
+        return self.looks[-1].hours + self.costs.hours(self.plan, self.accounting_students)
 
 
 def preview_audit(
@@ -113,109 +162,55 @@ def preview_audit(
     Raises:
         HfCmimError: a teacher, student, data or settings that do not fit together.
     """
-    plan = plan or AuditPlan()
     wrapped = as_teacher(teacher)
     assert wrapped is not None  # only None stays None
-    teachers = 1 + (twin is not None) + len(controls or {})
-    processes = int(PartialState().num_processes)
     pool = StudentPool(build_student, args, data.transfer, data_collator, teacher_collator)
-    seconds, asking = _seconds_of_student(pool, data, wrapped.num_classes), _seconds_of_asking(pool, wrapped)
-    varies = pool.varies(data.transfer)
-    shared = 1 / (plan.wave_size or LARGEST_WAVE) if varies else 0.0  # one answer serves a wave, or all of them
-    views = [_views(entry.attack) for entry in plan.attacks.entries]
-    batches = pool.num_steps * args.gradient_accumulation_steps
-    live_seconds = statistics.fmean(each or shared for each in views) * batches * asking
-    screened, screen_students = _screen(plan, wrapped.num_classes, teachers)
-    hours_of_student = (seconds + live_seconds) / 3600 / processes
-    size = len(data.transfer)
-    asked_live = batches * min(size, args.per_device_train_batch_size)
-    cheapest = asked_live if varies else size
-    return Preview(
-        teachers=teachers,
-        families=plan.attacks.families,
-        screened=screened,
-        screen_students=screen_students,
-        screen_hours=screen_students * hours_of_student,
-        confirmed={"attacks": len(plan.attacks.families), "baselines": len(_baseline_names(plan))},
-        looks=tuple(
-            _look(plan, count, teachers, screen_students, hours_of_student) for count in range(1, len(plan.looks) + 1)
-        ),
-        accounting_students=_accounting(plan, wrapped.num_classes),
-        queries=(cheapest, max(cheapest, asked_live * max(views))),
+    costs = StudentCosts(
         steps=pool.num_steps,
-        seconds=seconds,
-        live_seconds=live_seconds,
-        sizes=(size, len(data.validation), len(data.test)),
-        processes=processes,
+        batches=pool.num_steps * args.gradient_accumulation_steps,
+        batch_size=min(len(data.transfer), args.per_device_train_batch_size),
+        seconds=_seconds_of_student(pool, data, wrapped.num_classes),
+        asking_seconds=_seconds_of_asking(pool, wrapped),
+        varies=pool.varies(data.transfer),
+        num_classes=wrapped.num_classes,
+        teachers=1 + (twin is not None) + len(controls or {}),
+        sizes=(len(data.transfer), len(data.validation), len(data.test)),
+        processes=int(PartialState().num_processes),
+    )
+    return preview_of(plan or AuditPlan(), costs)
+
+
+def preview_of(plan: AuditPlan, costs: StudentCosts) -> Preview:
+    """Return what a plan would train and cost, from what was measured for another plan."""
+    students = screen_students(plan, costs.num_classes, costs.teachers)
+    screen_hours = costs.hours(plan, students + STUDENTS)
+    asked_live = costs.batches * costs.batch_size
+    cheapest = asked_live if costs.varies else costs.sizes[0]
+    return Preview(
+        plan=plan,
+        costs=costs,
+        screened=screened_settings(plan, costs.num_classes),
+        screen_students=students,
+        screen_hours=screen_hours,
+        confirmed={"attacks": len(plan.attacks.families), "baselines": len(baseline_names(plan))},
+        looks=tuple(_look(plan, count, costs, screen_hours) for count in range(1, len(plan.looks) + 1)),
+        accounting_students=accounting_students(plan, costs.num_classes),
+        queries=(cheapest, max(cheapest, asked_live * max(_views(entry.attack) for entry in plan.attacks.entries))),
+        live_seconds=costs.live_seconds(plan),
     )
 
 
-# Counting
+def _look(plan: AuditPlan, count: int, costs: StudentCosts, screen_hours: float) -> LookPreview:
+    """Return the audit up to the look of that number."""
+    students = confirming_students(plan, count, costs.teachers)
+    design = design_until(plan, count)
+    margins = tuple(reachable_margin(design, spread, len(plan.attacks.families)) for spread in SPREADS)
+    return LookPreview(design.looks[-1], students, screen_hours + costs.hours(plan, students), margins)
 
 
 def _views(attack: Composition) -> int:
     """Return the live answers that an attack asks for each sample in each epoch."""
     return 0 if attack.query_protocol is None else attack.query_protocol.queries_per_sample
-
-
-def _nulls_of_family(num_classes: int) -> int:
-    return sum(confidence > 1 / num_classes for confidence in NULL_CONFIDENCES)
-
-
-def _null_families(plan: AuditPlan) -> int:
-    families = len(plan.attacks.families)
-    return families if plan.criterion == "no-leak" else min(plan.null_families, families)
-
-
-def _screen(plan: AuditPlan, num_classes: int, teachers: int) -> tuple[dict[str, int], int]:
-    """Return the settings of one teacher's screen, and the students of all; references serve every teacher."""
-    shared, attacks = len(references()), len(plan.attacks.entries)
-    nulls = _null_families(plan) * _nulls_of_family(num_classes)
-    finalists = min(plan.finalists, attacks) + min(plan.finalists, shared + nulls)
-    settings = {
-        "settings of teacher-free students": shared,
-        "settings of attacks": attacks,
-        "label-only nulls": nulls,
-        "finalists among them, tried again": finalists,
-    }
-    students = plan.screening_seeds * (shared + teachers * (attacks + nulls)) + plan.final_seeds * teachers * finalists
-    return settings, students
-
-
-def _baseline_names(plan: AuditPlan) -> list[str]:
-    if plan.criterion == "no-leak":
-        return [f"null of {family}" for family in plan.attacks.families]
-    return [
-        LABEL_SMOOTHING,
-        *(f"reference {number}" for number in range(plan.references * (plan.criterion != "paper"))),
-    ]
-
-
-def _baselines(plan: AuditPlan) -> dict[str, Baselines]:
-    names = _baseline_names(plan)
-    if plan.criterion == "no-leak":
-        return {family: Baselines(name, (name,)) for family, name in zip(plan.attacks.families, names, strict=True)}
-    return {family: Baselines(names[0], tuple(names)) for family in plan.attacks.families}
-
-
-def _look(plan: AuditPlan, count: int, teachers: int, screened: int, hours_of_student: float) -> LookPreview:
-    """Return the audit up to the look of that number."""
-    looks = plan.looks[:count]
-    multiple = 1 if plan.criterion == "no-leak" else plan.reference_multiple  # there each attack has its own baseline
-    last = Design(margin=plan.margin, looks=looks[-1:], reference_multiple=multiple)
-    wanted = replay({}, _baselines(plan), last).seeds_wanted
-    attacks = sum(wanted[family] for family in plan.attacks.families)
-    others = sum(wanted.values()) - attacks
-    students = teachers * attacks + others * (teachers if plan.criterion == "no-leak" else 1)
-    design = Design(margin=plan.margin, looks=looks, reference_multiple=multiple)
-    margins = tuple(reachable_margin(design, spread, len(plan.attacks.families)) for spread in SPREADS)
-    return LookPreview(looks[-1], students, (screened + students) * hours_of_student, margins)
-
-
-def _accounting(plan: AuditPlan, num_classes: int) -> int:
-    """Return the students of the accounting after the last look: nulls that are tuned late, and three null arms."""
-    late = plan.screening_seeds * _nulls_of_family(num_classes)
-    return min(plan.diagnosed, len(plan.attacks.families)) * (late + 3 * plan.looks[-1]) + plan.looks[-1]
 
 
 # Measuring

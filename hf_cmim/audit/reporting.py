@@ -4,6 +4,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from hf_cmim.audit.arms import LABEL_SMOOTHING
@@ -14,7 +15,7 @@ from hf_cmim.audit.pooled import StudentResult
 from hf_cmim.audit.teacher_audit import TeacherAudit
 from hf_cmim.audit.workplace import Workplace, fingerprints_of, training_settings
 from hf_cmim.environment import describe_environment
-from hf_cmim.report import AuditReport, Check, ControlResult, Costs, Scope
+from hf_cmim.report import AuditReport, Check, ControlResult, Costs, LearningCurve, Scope
 
 TWIN = "CE twin"
 """Name of the control teacher: the same model, trained with plain cross-entropy."""
@@ -26,13 +27,19 @@ def sitting() -> dict[str, Any]:
 
 
 def build_report(
-    audits: Mapping[str, TeacherAudit], workplace: Workplace, names: tuple[str, str, str], sittings: int, title: str
+    audits: Mapping[str, TeacherAudit],
+    workplace: Workplace,
+    curve: LearningCurve,
+    names: tuple[str, str, str],
+    sittings: int,
+    title: str,
 ) -> AuditReport:
     """Return the report.
 
     Args:
         audits: finished audits by teacher, that of "teacher" first.
         workplace: data, student and teachers.
+        curve: learning curve of a cross-entropy student.
         names: names of transfer, validation and test set.
         sittings: number of times the audit was started or continued.
         title: title of the report, or "" for one made of the teacher's name.
@@ -43,7 +50,7 @@ def build_report(
     twin = next((each for each in controls if each.name == TWIN), None)
     power = None if twin is None else twin.verdict == "distillable"
     fault = "" if twin is None else " ".join(each.sentence for each in twin.checks if each.severity == "fatal")
-    checks = find_faults(_evidence(audit, workplace, power, fault))
+    checks = find_faults(replace(_evidence(audit, workplace, power), control_fault=fault, curve=curve))
     accuracies = audit.accuracies()
     return AuditReport(
         title=title or f"Audit of {subject.path or subject.name}",
@@ -67,6 +74,7 @@ def build_report(
             "plan": {**plan.settings(), "looks": list(plan.looks)},
             "fingerprints": fingerprints_of(workplace.student, workplace.facts),
         },
+        learning_curve=curve,
     )
 
 
@@ -75,7 +83,7 @@ def _reference(audit: TeacherAudit) -> str:
     return LABEL_SMOOTHING if audit.plan.criterion == "paper" else audit.chosen.contenders[0].name
 
 
-def _evidence(audit: TeacherAudit, workplace: Workplace, power: bool | None, control_fault: str = "") -> Evidence:
+def _evidence(audit: TeacherAudit, workplace: Workplace, power: bool | None) -> Evidence:
     arms, reference = audit.results(), _reference(audit)
     return Evidence(
         asked_twice=audit.subject.asked_twice,
@@ -91,7 +99,6 @@ def _evidence(audit: TeacherAudit, workplace: Workplace, power: bool | None, con
         power=power,
         has_pretrained_student=workplace.student.is_pretrained,
         skipped=audit.skipped,
-        control_fault=control_fault,
     )
 
 

@@ -7,8 +7,12 @@ from pathlib import Path
 from accelerate import PartialState
 from torch import nn
 
+from hf_cmim.audit.checks import convergence_warning
+from hf_cmim.audit.convergence import STUDENTS, kept_learning_curve
+from hf_cmim.audit.counting import confirming_students, screen_students
 from hf_cmim.audit.plan import AuditPlan
 from hf_cmim.audit.pool import StudentPool
+from hf_cmim.audit.progress import AuditProgress
 from hf_cmim.audit.reporting import TWIN, build_report, sitting
 from hf_cmim.audit.state import AuditFolder
 from hf_cmim.audit.subject import AuditData
@@ -67,16 +71,21 @@ def run_audit(
     is_main = PartialState().is_main_process
     with AuditFolder(Path(str(args.output_dir)), manifest, is_main=is_main) as folder:
         sittings = folder.begin_sitting(sitting()) if is_main else []
-        trainees = Trainees(pool, folder, workplace.evaluation_sets, plan.wave_size)
+        progress = _progress(workplace, plan)
+        trainees = Trainees(pool, folder, workplace.evaluation_sets, plan.wave_size, progress)
+        curve = kept_learning_curve(pool, workplace.evaluation_sets["validation"], folder.path, progress)
+        if doubt := convergence_warning(curve, plan.margin):
+            progress.say(doubt)  # now, not when all students are trained
         audits = {
             name: TeacherAudit(subject, plan if name == "teacher" else replace(plan, diagnosed=0), trainees)
             for name, subject in workplace.subjects.items()
         }
         for audit in audits.values():
             audit.run()
-        report = build_report(audits, workplace, data.names, len(sittings), title)
+        report = build_report(audits, workplace, curve, data.names, len(sittings), title)
         if is_main:
             write_whole(folder.path / REPORT_NAME, report.to_json())
+        progress.close()
     return report
 
 
@@ -96,3 +105,12 @@ def _name_of(teacher: Teacher) -> str:
     model = getattr(teacher, "model", teacher)
     path = teacher if isinstance(teacher, str) else str(getattr(model, "name_or_path", ""))
     return Path(path).name or type(model).__name__
+
+
+def _progress(workplace: Workplace, plan: AuditPlan) -> AuditProgress:
+    """Return what says how far the audit is. The students after the first look join once it is known that they do."""
+    args, subjects = workplace.pool.args, workplace.subjects
+    num_classes = subjects["teacher"].teacher.num_classes
+    students = screen_students(plan, num_classes, len(subjects)) + confirming_students(plan, 1, len(subjects))
+    quiet = args.disable_tqdm or not PartialState().is_main_process
+    return AuditProgress(workplace.pool.num_steps, STUDENTS + students, quiet=quiet)

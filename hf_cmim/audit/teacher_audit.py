@@ -63,9 +63,9 @@ class TeacherAudit:
 
     def screen(self) -> None:
         """Try every setting on validation data, the nulls of the strongest attacks, then the best of all once more."""
-        self._score(self.arms, "Screening settings")
-        self._score(self._nulls(), "Screening nulls")
-        self._score(finalists(self.plan, self.screened, self.scores), "Screening finalists", final=True)
+        self._score(self.arms, "screening settings")
+        self._score(self._nulls(), "screening nulls")
+        self._score(finalists(self.plan, self.screened, self.scores), "screening finalists", final=True)
         self.chosen = Confirmation.choose(self.plan, self.screened, self.scores)
 
     def _nulls(self) -> list[Arm]:
@@ -110,7 +110,8 @@ class TeacherAudit:
                 return
             look = next(look for look in self.plan.looks if look > self.decision.look)
             runs = [(arms[name], seed) for name, seeds in wanted.items() for seed in range(seeds)]
-            self.trainees.train(self.subject, runs, "test", f"Confirming, {look} seeds")
+            is_first = look == self.plan.looks[0]
+            self.trainees.train(self.subject, runs, "test", f"confirming, {look} seeds", is_expected=is_first)
 
     # Describe
 
@@ -118,7 +119,7 @@ class TeacherAudit:
         """Train what the accounting of the strongest attacks needs, and the cross-entropy student."""
         families = {arm.name: arm for arm in self.chosen.knockoffs}
         named = [families[each.attack] for each in self.decision.comparisons[: self.plan.diagnosed]]
-        self._score(self._nulls_of(arm for arm in named if arm.family not in self.chosen.nulls), "Screening nulls")
+        self._score(self._nulls_of(arm for arm in named if arm.family not in self.chosen.nulls), "screening nulls")
         best = {arm.family: arm for arm in Confirmation.choose(self.plan, self.screened, self.scores).nulls.values()}
         self.chosen = self.chosen.with_nulls(best)
         # The other criteria are described by what the primary one left untrained.
@@ -130,7 +131,7 @@ class TeacherAudit:
             if null is not None and null.confidence is not None:
                 every = [null, *arm.diagnostics(null.confidence)]
                 runs += [(each, seed) for each in every for seed in range(seeds[arm.name])]
-        self.trainees.train(self.subject, runs, "test", "Accounting for gains")
+        self.trainees.train(self.subject, runs, "test", "accounting for gains", is_expected=False)
 
     # Results
 

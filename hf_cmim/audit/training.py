@@ -11,7 +11,6 @@ import torch
 from accelerate import PartialState
 from numpy.typing import NDArray
 from torch import nn
-from tqdm.auto import tqdm
 
 from hf_cmim.attacks.composition import Composition
 from hf_cmim.attacks.teacher_free import CrossEntropy
@@ -19,6 +18,7 @@ from hf_cmim.audit.arms import Arm
 from hf_cmim.audit.pool import StudentPool
 from hf_cmim.audit.pooled import PooledArm, StudentResult
 from hf_cmim.audit.probe import bytes_of_student, query_obstacle, shows_hidden_states
+from hf_cmim.audit.progress import AuditProgress
 from hf_cmim.audit.state import AuditFolder
 from hf_cmim.audit.subject import Subject
 from hf_cmim.teachers.base import AbstractTeacher
@@ -43,6 +43,7 @@ class Trainees:
         folder: where finished students are kept.
         evaluation_sets: data to evaluate on, by name, and their labels.
         wave_size: students trained at once; None: what memory allows, at most 16.
+        progress: told what is trained; None for nobody.
     """
 
     def __init__(
@@ -51,13 +52,16 @@ class Trainees:
         folder: AuditFolder,
         evaluation_sets: Mapping[str, tuple[Any, NDArray[np.int64]]],
         wave_size: int | None,
+        progress: AuditProgress | None = None,
     ) -> None:
         self.pool = pool
         self.folder = folder
         self.evaluation_sets = evaluation_sets
         self.processes = PartialState()
         self.wave_size = wave_size or _affordable_wave(pool)
+        self.progress = progress or AuditProgress(1, 0, quiet=True)
         self._query_obstacles: dict[str, str] = {}
+        self._counted: set[tuple[str, str, int]] = set()
 
     @cached_property
     def shows_hidden_states(self) -> bool:
@@ -75,30 +79,33 @@ class Trainees:
             self._query_obstacles[protocol] = query_obstacle(self.pool, arm.attack)
         return self._query_obstacles[protocol]
 
-    def train(self, subject: Subject, runs: Sequence[tuple[Arm, int]], data: str, what: str) -> None:
+    def train(
+        self, subject: Subject, runs: Sequence[tuple[Arm, int]], data: str, what: str, *, is_expected: bool = True
+    ) -> None:
         """Train and keep what is missing.
 
         Args:
             subject: the audited teacher.
             runs: arms with their seeds.
             data: name of the evaluation set.
-            what: for the progress bar.
+            what: stage in words, for whoever waits.
+            is_expected: whether these students were expected when the audit began.
         """
         self.processes.wait_for_everyone()
-        missing = [run for run in runs if not self.folder.has(run[0].key(subject.fingerprint), data, run[1])]
+        keys = {(run[0].key(subject.fingerprint), data, run[1]): run for run in runs}
+        missing = [run for key, run in keys.items() if not self.folder.has(*key)]
+        present = len(keys.keys() - self._counted) - len(missing)
+        self._counted |= keys.keys()
         self.processes.wait_for_everyone()  # nobody writes before all have looked
         waves = _waves(missing, self.wave_size)
         mine = waves[self.processes.process_index :: self.processes.num_processes]
-        total = self.pool.num_steps * sum(len(arms) for arms, _ in mine)
-        what = f"{what}, {len(missing)} students"
-        with tqdm(total=total, desc=what, unit="step", unit_scale=True, disable=not total or self._is_quiet) as bar:
-            for arms, seed in mine:
-                self._train_wave(subject, arms, seed, data, bar.update)
+        self.progress.begin_stage(f"{subject.name}: {what}", len(missing), present, is_expected=is_expected)
+        # The other processes train their waves meanwhile: a step here stands for theirs too.
+        share = len(missing) / max(1, sum(len(arms) for arms, _ in mine))
+        for arms, seed in mine:
+            self.progress.begin_wave([arm.name for arm in arms], seed)
+            self._train_wave(subject, arms, seed, data, lambda steps: self.progress.advance(share * steps))
         self.processes.wait_for_everyone()
-
-    @property
-    def _is_quiet(self) -> bool:
-        return self.pool.args.disable_tqdm or not self.processes.is_main_process
 
     def _train_wave(
         self, subject: Subject, arms: Sequence[Arm], seed: int, data: str, advance: Callable[[int], Any]

@@ -55,6 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     run.add_argument("--output-dir", metavar="DIR", help="folder of students and report (outputs/audit)")
     run.add_argument(
+        "--quiet", action=argparse.BooleanOptionalAction, help="no progress bar, and no lines of progress in a log"
+    )
+    run.add_argument(
         "--dry-run",
         action=argparse.BooleanOptionalAction,
         help="train two students for a few steps, say what the audit would train, cost and reach, and stop",

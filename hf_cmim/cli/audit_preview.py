@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Iterator
 
+from hf_cmim.audit.convergence import STUDENTS
 from hf_cmim.audit.preview import SPREADS, Preview
 
 WIDTH = 100
@@ -23,22 +24,24 @@ def preview_text(preview: Preview) -> str:
 
 
 def _lines(preview: Preview) -> Iterator[str]:
-    transfer, validation, test = preview.sizes
+    costs = preview.costs
+    transfer, validation, test = costs.sizes
     yield f"Samples: {transfer:,} to ask about, {validation:,} to choose settings on, {test:,} to test on"
-    yield f"Teachers: {preview.teachers}, twin and controls included"
+    yield f"Teachers: {costs.teachers}, twin and controls included"
     yield from textwrap.wrap(f"Attacks: {', '.join(preview.families)}", WIDTH, subsequent_indent="  ")
     yield ""
     yield "Screen of each teacher, on validation data"
     yield from (f"{number:8,}  {name}" for name, number in preview.screened.items())
     yield f"{preview.screen_students:8,}  students in all, {_hours(preview.screen_hours)}"
+    yield f"{STUDENTS:8,}  students' worth of steps first: are students trained long enough?"
     yield "Confirmation, on test data, for each teacher"
     yield from (f"{number:8,}  {name}" for name, number in preview.confirmed.items())
     yield f"{preview.accounting_students:8,}  students more at the end, at most, to say where gains come from"
     yield ""
     paid, most = preview.queries
-    yield f"One student: {preview.steps:,} steps, {_seconds(preview.seconds)}{_live(preview)}"
+    yield f"One student: {costs.steps:,} steps, {_seconds(costs.seconds)}{_live(preview)}"
     yield f"             {paid:,} answers to pay for, {most:,} under the most expensive attack"
-    yield f"Processes:   {preview.processes}"
+    yield f"Processes:   {costs.processes}"
     yield ""
     spreads = "".join(f"{f'{100 * spread:g}':>8}" for spread in SPREADS)
     yield f"{'look':>6}{'students':>10}{'until then':>14}   reachable margin in points at a spread of"
@@ -52,7 +55,7 @@ def _lines(preview: Preview) -> Iterator[str]:
 
 
 def _live(preview: Preview) -> str:
-    if preview.live_seconds < 0.01 * preview.seconds:
+    if preview.live_seconds < 0.01 * preview.costs.seconds:
         return ""
     return f", and {_seconds(preview.live_seconds)} on average to ask the teacher live"
 

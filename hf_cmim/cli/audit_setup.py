@@ -80,11 +80,13 @@ class AuditSetup:
         """
         _check_given(options)
         plan = audit_plan(options)
-        transformers.logging.set_verbosity_error()  # a student's checkpoint would be reported on for every student
-        transformers.logging.disable_progress_bar()
         args = training_settings(
             options.training, options.output_dir or OUTPUT_DIR, from_checkpoint=options.student is not None
         )
+        args.disable_tqdm = args.disable_tqdm or bool(options.quiet)
+        # After the settings, whose progress bars follow the verbosity.
+        transformers.logging.set_verbosity_error()  # a student's checkpoint would be reported on for every student
+        transformers.logging.disable_progress_bar()
         check_launch(args.world_size)
         others = {name: (path, f"--control {name}") for name, path in options.control or ()}
         if options.twin is not None:

@@ -37,6 +37,8 @@ def _blocks(report: AuditReport) -> Iterator[str]:
     yield "## Distillation audit"
     if report.power is False:
         yield f"**{wording.NO_POWER}**"
+    if doubt := wording.first_doubt(report):
+        yield f"**{escaped(doubt)}**"
     yield from _verdict(report)
     yield escaped(wording.smallest_margin_sentence(report.primary))
     if report.power is None:
@@ -69,6 +71,9 @@ def _blocks(report: AuditReport) -> Iterator[str]:
             yield "\n".join(f"- {escaped(f'{name}, {check.name}: {check.sentence}')}" for name, check in doubts)
     yield "### Worth to its owner"
     yield _utility(report)
+    if report.learning_curve is not None:
+        yield "### Are students trained long enough?"
+        yield escaped(wording.curve_sentence(report.learning_curve))
     if report.checks:
         yield "### Reasons for doubt"
         yield "\n".join(f"- {escaped(each.name)}: {escaped(each.sentence)}" for each in report.checks)

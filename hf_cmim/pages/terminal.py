@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from hf_cmim.names import cells, one_line, shortened
 from hf_cmim.pages import wording
 from hf_cmim.pages.quantities import MINUS, points
-from hf_cmim.report import AuditReport
+from hf_cmim.report import NOT_CONVERGED, AuditReport
 from hf_cmim.statistics.states import state_of
 
 WIDTH = 100
@@ -25,6 +25,9 @@ def audit_table(report: AuditReport) -> str:
 def _lines(report: AuditReport) -> Iterator[str]:
     if report.power is False:
         yield from _wrapped(wording.NO_POWER)
+        yield ""
+    if doubt := wording.first_doubt(report):
+        yield from _wrapped(doubt)
         yield ""
     yield shortened(f"{report.title}, {report.date}", WIDTH)
     yield ""
@@ -61,7 +64,7 @@ def _lines(report: AuditReport) -> Iterator[str]:
             if check.severity == "warning":
                 yield from _wrapped(f"warning, {control.name}, {check.name}: {check.sentence}")
     for check in report.checks:
-        if check.severity == "warning":  # the fatal ones are above
+        if check.severity == "warning" and check.name != NOT_CONVERGED:  # the others are above
             yield ""
             yield from _wrapped(f"warning, {check.name}: {check.sentence}")
 

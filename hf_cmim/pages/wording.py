@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from hf_cmim.pages.quantities import MINUS, bound_text, decimal, margin_text, percent, plain, points
 from hf_cmim.report import (
+    NOT_CONVERGED,
     AuditReport,
     Check,
     ControlResult,
@@ -13,6 +14,7 @@ from hf_cmim.report import (
     CriterionResult,
     Interval,
     LeakDifference,
+    LearningCurve,
     ModelFacts,
 )
 from hf_cmim.statistics import Verdict, verdict_of
@@ -242,6 +244,20 @@ def error_sentence(report: AuditReport) -> str:
 def fatal_sentences(report: AuditReport) -> list[str]:
     """Return what takes the verdict away."""
     return _fatal(report.checks)
+
+
+def first_doubt(report: AuditReport) -> str:
+    """Return what has to be said before any verdict: that students are far from converged; or nothing."""
+    return " ".join(each.sentence for each in report.checks if each.name == NOT_CONVERGED)
+
+
+def curve_sentence(curve: LearningCurve) -> str:
+    """Return whether students are trained long enough, in figures."""
+    return (
+        f"Validation accuracy of a cross-entropy student: {percent(curve.validation[-1])}; trained twice as long"
+        f" ({curve.longer_setting}): {percent(curve.longer)}, a gain of {interval_text(curve.gain)} points (95 %"
+        " interval). Where that gain is above the margin, students are far from converged."
+    )
 
 
 def _fatal(checks: Sequence[Check]) -> list[str]:

@@ -6,6 +6,7 @@ Accuracies, gains and bounds are fractions, CMI is in nats, times in seconds. `A
 
 from hf_cmim.report.audit_report import CERTIFICATE_NAME, REPORT_NAME, SCHEMA, AuditReport
 from hf_cmim.report.parts import (
+    NOT_CONVERGED,
     Accounting,
     ArmResult,
     Check,
@@ -15,6 +16,7 @@ from hf_cmim.report.parts import (
     CriterionResult,
     Interval,
     LeakDifference,
+    LearningCurve,
     ModelFacts,
     Role,
     Scope,
@@ -22,6 +24,7 @@ from hf_cmim.report.parts import (
 
 __all__ = [
     "CERTIFICATE_NAME",
+    "NOT_CONVERGED",
     "REPORT_NAME",
     "SCHEMA",
     "Accounting",
@@ -34,6 +37,7 @@ __all__ = [
     "CriterionResult",
     "Interval",
     "LeakDifference",
+    "LearningCurve",
     "ModelFacts",
     "Role",
     "Scope",

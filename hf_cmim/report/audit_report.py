@@ -16,6 +16,7 @@ from hf_cmim.report.parts import (
     ControlResult,
     Costs,
     CriterionResult,
+    LearningCurve,
     ModelFacts,
     Scope,
 )
@@ -43,6 +44,7 @@ class AuditReport:
         looks: numbers of seeds at which the audit looked.
         sittings: how many times it was started or continued.
         checks: what speaks against believing it.
+        learning_curve: whether students are trained long enough; None in reports of earlier releases.
         reproduction: command, versions, device, date, digests: what is needed to repeat it.
     """
 
@@ -64,6 +66,7 @@ class AuditReport:
     sittings: int
     reproduction: dict[str, Any]
     schema: int = SCHEMA
+    learning_curve: LearningCurve | None = None
 
     @property
     def margin(self) -> float:

@@ -149,6 +149,10 @@ class LeakDifference:
     difference: Interval
 
 
+NOT_CONVERGED = "students far from converged"
+"""Name of the check that pages show before the verdict."""
+
+
 @dataclass(frozen=True)
 class Check:
     """A reason not to believe a verdict.
@@ -183,6 +187,31 @@ class ControlResult:
     smallest_margin: float
     differences: tuple[LeakDifference, ...]
     checks: tuple[Check, ...] = ()
+
+
+@dataclass(frozen=True)
+class LearningCurve:
+    """A cross-entropy student of the audit, trained as long as every other and twice as long, on validation data.
+
+    Attributes:
+        epochs: epochs after which the student was measured, the last one last.
+        validation: accuracy after each.
+        longer: accuracy of a student of the same seed that was trained twice as long.
+        gain: `longer` minus the last of `validation`, over the same samples.
+        longer_setting: setting that trains twice as long, as NAME=VALUE.
+        learning_rate: of both.
+        most_frequent: share of the validation samples in their most frequent class.
+        unnamed: classes that the student never names, though the validation data hold at least ten samples of each.
+    """
+
+    epochs: tuple[int, ...]
+    validation: tuple[float, ...]
+    longer: float
+    gain: Interval
+    longer_setting: str
+    learning_rate: float
+    most_frequent: float
+    unnamed: tuple[int, ...]
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def test_students_are_those_that_a_real_audit_trains(preview, tmp_path):
     is_contender = described == plan.reference_multiple * 3
     confirmed = sum("-test-" in name for name in students) - (0 if is_contender else described)
     assert foretold.looks[-1].students == confirmed
-    assert foretold.steps == report.costs.student_steps / report.costs.students == 2
+    assert foretold.costs.steps == report.costs.student_steps / report.costs.students == 2
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_each_criterion_needs_its_own_students(criterion, nulls, baselines, firs
 def test_other_teachers_train_attacks_anew_but_share_what_knows_no_teacher(preview):
     """A twin that cost nothing, or everything twice."""
     found = preview(AuditPlan("quick-v1", looks=LOOKS, screening_seeds=1), others=2)
-    assert found.teachers == 3
+    assert found.costs.teachers == 3
     assert found.screen_students == 12 + 3 * (5 + 5 * 5) + 3 * 4 * (5 + 8), "five attacks, of which all are finalists"
     assert [look.students for look in found.looks] == [3 * 5 * n + 3 * 3 * n for n in LOOKS]
 
@@ -96,12 +96,12 @@ def test_time_is_that_of_steps_and_evaluation(preview):
     10 steps of two students and one pass over 64 of 96 test samples: the clock ticks once for each.
     """
     found = preview(AuditPlan("quick-v1", looks=LOOKS, screening_seeds=1))
-    assert found.steps == 2 * 40 / 8
-    assert found.seconds == pytest.approx((10 + 96 / 64) / 2)
+    assert found.costs.steps == 2 * 40 / 8
+    assert found.costs.seconds == pytest.approx((10 + 96 / 64) / 2)
     assert found.live_seconds == 0
-    assert found.screen_hours == pytest.approx(found.screen_students * found.seconds / 3600)
+    assert found.screen_hours == pytest.approx((found.screen_students + 3) * found.costs.seconds / 3600)
     last = found.looks[-1]
-    assert last.hours == pytest.approx((found.screen_students + last.students) * found.seconds / 3600)
+    assert last.hours == pytest.approx((found.screen_students + 3 + last.students) * found.costs.seconds / 3600)
 
 
 def test_attacks_that_ask_live_cost_the_teachers_time_and_more_answers(preview):

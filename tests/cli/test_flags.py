@@ -51,6 +51,7 @@ FLAGS = [
      "training", [("learning_rate", "1e-3"), ("lr_scheduler_kwargs", '{"a": 1}'), ("bf16", "true")]),
     (["--output-dir", "o"], {"output-dir": "o"}, "output_dir", "o"),
     (["--dry-run"], {"dry-run": True}, "dry_run", True),
+    (["--quiet"], {"quiet": True}, "quiet", True),
 ]  # fmt: skip
 
 

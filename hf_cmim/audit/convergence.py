@@ -1,0 +1,117 @@
+"""A cross-entropy student's learning curve, and a student trained twice as long: are students trained to the end?"""
+
+import copy
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import PartialState
+from numpy.typing import NDArray
+
+from hf_cmim.attacks.composition import Composition
+from hf_cmim.attacks.teacher_free import CrossEntropy
+from hf_cmim.audit.pool import StudentPool
+from hf_cmim.audit.pooled import PooledArm
+from hf_cmim.audit.progress import AuditProgress
+from hf_cmim.audit.student import PooledStudent
+from hf_cmim.plain_data import from_plain, parsed_json, to_plain, write_whole
+from hf_cmim.report import Interval, LearningCurve
+from hf_cmim.trainers.components import unchanged_random_states
+from hf_cmim.trainers.distillation_config import DistillationConfig
+
+CURVE_NAME = "learning_curve.json"
+"""File of the curve, in the folder of its audit."""
+MOST_POINTS = 10
+"""Points of a curve at most: each is one pass over the validation data."""
+COUNTED = 10
+"""Validation samples of a class below which its recall says too little."""
+TWICE = 2
+"""How much longer the second student is trained."""
+STUDENTS = 1 + TWICE
+"""What the two cost, in students of the audit."""
+SEED = 50_000
+"""Seed of both students: neither the screen's nor the confirming ones'."""
+QUANTILE = 1.96
+
+
+def kept_learning_curve(
+    pool: StudentPool, validation: tuple[Any, NDArray[np.int64]], folder: Path, progress: AuditProgress
+) -> LearningCurve:
+    """Return the learning curve in an audit's folder; the main process trains it where it is missing.
+
+    Args:
+        pool: trains the students.
+        validation: validation set with its labels.
+        folder: folder of the audit.
+        progress: told how far it is.
+    """
+    path, state = folder / CURVE_NAME, PartialState()
+    present = STUDENTS if path.is_file() else 0
+    progress.begin_stage("learning curve", STUDENTS - present, present, is_expected=True)
+    progress.begin_wave(["CE"], SEED)
+    if state.is_main_process and not path.is_file():
+        write_whole(path, json.dumps(to_plain(learning_curve(pool, *validation, progress.advance)), indent=1))
+    state.wait_for_everyone()
+    values = parsed_json(path.read_text(encoding="utf-8"), f"the audit's {path}")
+    curve: LearningCurve = from_plain(LearningCurve, values, CURVE_NAME)
+    return curve
+
+
+def learning_curve(
+    pool: StudentPool, dataset: Any, labels: NDArray[np.int64], on_step: Callable[[int], Any]
+) -> LearningCurve:
+    """Train a cross-entropy student as long as the audit's, and one twice as long.
+
+    A curve alone cannot tell whether a student is trained to the end: as the learning rate decays to 0 it gets flat
+    in any case. The second student can.
+
+    Args:
+        pool: trains the students.
+        dataset: validation set.
+        labels: `(N,)` its valid labels.
+        on_step: told after each step how many students took it.
+    """
+    points: list[tuple[int, float]] = []
+
+    def note(epoch: int, epochs: int, students: Sequence[PooledStudent]) -> None:
+        if epoch % math.ceil(epochs / MOST_POINTS) == 0 or epoch == epochs:
+            points.append((epoch, float(np.mean(pool.predict(students, dataset)[0] == labels))))
+
+    args, setting = _trained_longer(pool.args)
+    longer_pool = StudentPool(pool.build_student, args, pool.transfer_set, pool.data_collator, pool.teacher_collator)
+    arm = PooledArm("CE", Composition(CrossEntropy()), None)
+    with unchanged_random_states(pool.args.device):
+        named = pool.predict(pool.train([arm], SEED, on_step=on_step, on_epoch=note), dataset)[0]
+        longer = pool.predict(longer_pool.train([arm], SEED, on_step=on_step), dataset)[0]
+    return LearningCurve(
+        epochs=tuple(epoch for epoch, _ in points),
+        validation=tuple(accuracy for _, accuracy in points),
+        longer=float(np.mean(longer == labels)),
+        gain=_paired(longer == labels, named == labels),
+        longer_setting=setting,
+        learning_rate=float(pool.args.learning_rate),
+        most_frequent=float(np.unique(labels, return_counts=True)[1].max() / len(labels)),
+        unnamed=tuple(int(each) for each in np.unique(labels)
+                      if (labels == each).sum() >= COUNTED and not (named == each).any()),
+    )  # fmt: skip
+
+
+def _trained_longer(args: DistillationConfig) -> tuple[DistillationConfig, str]:
+    """Return the settings of a student that is trained twice as long, and the one that differs."""
+    longer = copy.copy(args)
+    if args.max_steps > 0:
+        longer.max_steps = TWICE * args.max_steps
+        return longer, f"max_steps={longer.max_steps}"
+    longer.num_train_epochs = TWICE * args.num_train_epochs
+    return longer, f"num_train_epochs={longer.num_train_epochs:g}"
+
+
+def _paired(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Interval:
+    """Return the mean difference of two students over the same samples, with its 95 % interval."""
+    differences = first.astype(float) - second
+    half = QUANTILE * float(differences.std(ddof=1)) / math.sqrt(len(differences)) if len(differences) > 1 else 1.0
+    mean = float(differences.mean())
+    return Interval(mean, mean - half, mean + half)
