@@ -11,7 +11,7 @@ from hf_cmim.attacks.protocols import Components, Query
 from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import IGNORE_INDEX
 from hf_cmim.trainers.teacher_queries import TeacherQueries
-from hf_cmim.trainers.validation import model_logits
+from hf_cmim.trainers.validation import check_are_logits, model_logits
 
 
 def attack_components(
@@ -37,7 +37,7 @@ def attack_components(
         number of valid labels, 0-d; the student's outputs for the last query.
 
     Raises:
-        HfCmimError: neither labels nor answers to learn from.
+        HfCmimError: neither labels nor answers to learn from, or a student that returns probabilities.
     """
     if query.labels is None and (teacher.teacher is None or not attack.needs_teacher):
         raise HfCmimError(
@@ -64,6 +64,8 @@ def _one_query(
     wants_hidden = {} if attack.student_protocol is None else {"output_hidden_states": True}
     outputs = student(**query.student_inputs, **wants_hidden)
     logits = model_logits(outputs)
+    if progress == 0:
+        check_are_logits(logits)
     if teacher.teacher is None or not attack.needs_teacher:
         log_probs = teacher.uniform(logits)
     else:

@@ -21,12 +21,13 @@ from hf_cmim.trainers.centroid_refresh import CentroidRefresh
 from hf_cmim.trainers.cmim_config import PRESET_SETTINGS, CMIMConfig
 from hf_cmim.trainers.components import ComponentTrainer
 from hf_cmim.trainers.evaluation import EvaluationAccumulator
-from hf_cmim.trainers.hardening_state import HardeningState
+from hf_cmim.trainers.hardening_state import STATE_NAME, HardeningState
 from hf_cmim.trainers.launch import check_launch
 from hf_cmim.trainers.ramp import ramped_weight
 from hf_cmim.trainers.records import dataset_name, hardening_record, weights_version
+from hf_cmim.trainers.resumed_settings import check_resumed_settings, settings_to_write
 from hf_cmim.trainers.search import evaluation_loss
-from hf_cmim.trainers.validation import check_arguments, check_head, logits_and_labels
+from hf_cmim.trainers.validation import check_are_logits, check_arguments, check_head, logits_and_labels
 
 logger = logging.get_logger(__name__)
 
@@ -133,6 +134,8 @@ class CMIMTrainer(ComponentTrainer):
         logits, labels = logits_and_labels(outputs, labels, inputs)
         if labels.device.type == "cpu" or self._state is None:
             check_label_range(labels, logits.shape[-1])
+        if self._state is None:
+            check_are_logits(logits)
         state = self.hardening_state(logits.shape[-1])
         if model.training:
             loss = self._training_loss(outputs, logits, labels, num_items_in_batch, state)
@@ -270,9 +273,10 @@ class CMIMTrainer(ComponentTrainer):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save and self._state is not None:
-            self._state.save(Path(output_dir))
+            self._state.save(Path(output_dir), settings_to_write(self.args))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
+            check_resumed_settings(Path(checkpoint) / STATE_NAME, self.args)
             self._state = HardeningState.load(Path(checkpoint), self.args.bank_settings, self.args.device)

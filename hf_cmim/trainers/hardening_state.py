@@ -88,8 +88,13 @@ class HardeningState:
         )
         return action == "stop"
 
-    def save(self, folder: Path) -> None:
-        """Write the state into a checkpoint folder."""
+    def save(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
+        """Write the state into a checkpoint folder.
+
+        Args:
+            folder: folder of the checkpoint.
+            settings: further metadata that says with which settings it was written.
+        """
         tensors = {f"bank.{name}": value for name, value in self.bank.state_dict().items()}
         if self.bank.probs.nbytes > LARGEST_SAVED_BYTES:
             del tensors["bank.probs"]
@@ -97,7 +102,7 @@ class HardeningState:
         for name in ("weight_scale", "calibrated_at"):
             tensors[name] = torch.tensor(getattr(self, name), dtype=torch.float64)
         written = {"temperatures": self.bank.temperatures, "logit_scale": self.bank.logit_scale}
-        metadata = {name: json.dumps(value) for name, value in written.items()}
+        metadata = {name: json.dumps(value) for name, value in written.items()} | dict(settings or {})
         save_file(tensors, folder / STATE_NAME, metadata=metadata)
 
     @classmethod

@@ -1,5 +1,6 @@
 """What can be hardened, checked before training and at the first batch."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,9 @@ from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.inputs import flatten_samples
 from hf_cmim.trainers.cmim_config import CMIMConfig
 from hf_cmim.trainers.heads import check_is_classifier
+
+PROBABILITY_TOLERANCE = 1e-2
+"""Distance of a row's sum from 1 that bfloat16 may leave."""
 
 
 def check_arguments(args: object, model: nn.Module | None) -> None:
@@ -92,6 +96,28 @@ def model_logits(outputs: Any) -> Tensor:
         )
     logits: Tensor = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
     return logits
+
+
+def check_are_logits(outputs: Tensor) -> None:
+    """Refuse outputs that are probabilities, as a model with a softmax at its end gives them. Waits for the device.
+
+    Args:
+        outputs: `(..., C)` outputs of a first batch; a single row is not looked at, since it may sum to 1 by chance.
+
+    Raises:
+        HfCmimError: every row is at least 0 and sums to 1.
+    """
+    rows = outputs.detach().flatten(0, -2).float()
+    if len(rows) < 2 or rows.shape[1] < 2:
+        return
+    sums_to_one = (rows.sum(dim=1) - 1).abs() < PROBABILITY_TOLERANCE
+    if bool(((rows >= 0).all(dim=1) & sums_to_one).all()):
+        largest = math.e / (math.e + rows.shape[1] - 1)
+        raise HfCmimError(
+            f"The model returns probabilities, not logits: all {len(rows)} rows of the first batch are at least 0 and"
+            f" sum to 1. The loss takes a softmax itself, so that no class could ever get more than {largest:.2f} of"
+            " the probability. Return what goes into the last softmax, or the logarithm of the probabilities."
+        )
 
 
 def class_names_of(model: nn.Module) -> list[str] | None:

@@ -15,7 +15,7 @@ from hf_cmim import CentroidBank
 from hf_cmim.functional import class_centroids
 from hf_cmim.functional.label_information import label_information
 from hf_cmim.trainers import hardening_state
-from hf_cmim.trainers.checkpoints import MARKER_NAME, find_fault
+from hf_cmim.trainers.checkpoints import MARKER_NAME, find_fault, write_marker
 from hf_cmim.trainers.hardening_state import STATE_NAME
 
 RUN = {
@@ -41,6 +41,15 @@ def finished(tmp_path_factory):
 def run_folder(finished, tmp_path):
     """A copy of that run's folder, to be damaged."""
     return Path(shutil.copytree(finished[0], tmp_path / "run"))
+
+
+def forget_settings(checkpoint: Path) -> None:
+    """Leave of the metadata what earlier versions wrote."""
+    path = checkpoint / STATE_NAME
+    with safe_open(path, framework="pt") as file:
+        metadata = {name: file.metadata()[name] for name in ("temperatures", "logit_scale")}
+    save_file(load_file(path), path, metadata=metadata)
+    write_marker(checkpoint, 8, resumable=True)
 
 
 class TestResume:
@@ -156,12 +165,13 @@ class TestResume:
         with pytest.raises(ValueError, match=f"Expected a checkpoint at {next(iter(other))} .*got"):
             trainer_in(run_folder, **other).train(resume_from_checkpoint=True)
 
-    def test_another_weighting_goes_on_from_the_same_centroids(self, tmp_path):
-        """Catches a checkpoint that names tensors which are missing or too many, and a share of an empty table."""
+    def test_an_older_checkpoint_of_another_weighting_goes_on_from_the_same_centroids(self, tmp_path):
+        """Catches tensors that are missing or too many, and a share of an empty table; older ones name none."""
         weightings = [{"logit_scale": 0.0, "temperature_weighting": each} for each in ("squared", "information")]
         for before, after in (weightings, weightings[::-1]):
             folder = tmp_path / before["temperature_weighting"]
             trainer_in(folder, num_train_epochs=1, **before).train()
+            forget_settings(folder / "checkpoint-8")
             resumed = trainer_in(folder, num_train_epochs=2, **after)
             settings = resumed.args.bank_settings, torch.device("cpu")
             bank = hardening_state.HardeningState.load(folder / "checkpoint-8", *settings).bank
