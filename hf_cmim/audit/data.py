@@ -91,10 +91,31 @@ def _digests(batch: Mapping[str, Any]) -> list[bytes]:
 
 def varies(dataset: Any) -> bool:
     """Return whether samples of a data set change from epoch to epoch, as some of them show."""
+    return _digest_of_some(dataset, epoch=0) != _digest_of_some(dataset, epoch=1)
+
+
+def check_reads_alike(dataset: Any, name: str) -> None:
+    """Refuse a data set that gives a sample differently each time, whatever the seed, as some of its samples show.
+
+    Args:
+        dataset: map-style.
+        name: for the error.
+
+    Raises:
+        HfCmimError: two readings under one seed differ.
+    """
+    if _digest_of_some(dataset, epoch=0) != _digest_of_some(dataset, epoch=0):
+        raise HfCmimError(
+            f"The {name} gives a sample differently each time it is read, even under one seed: its transforms draw"
+            " from a random generator of their own. Teachers and students would see different inputs, and no student"
+            " could be repeated. Draw from the generators of torch, NumPy (numpy.random) or Python (random) instead:"
+            " an audit seeds them for each sample."
+        )
+
+
+def _digest_of_some(dataset: Any, epoch: int) -> str:
+    """Return the digest of some samples as an epoch of seed 0 sees them."""
     positions = np.unique(np.linspace(0, len(dataset) - 1, _SAMPLED_FOR_CHANGE).astype(int)).tolist()
-    views = []
-    for epoch in range(2):
-        repeatable = Repeatable(dataset, 0)
-        repeatable.set_epoch(epoch)
-        views.append(digest(repeatable.__getitems__(positions)))
-    return views[0] != views[1]
+    repeatable = Repeatable(dataset, 0)
+    repeatable.set_epoch(epoch)
+    return digest(repeatable.__getitems__(positions))

@@ -32,6 +32,7 @@ from hf_cmim.teachers.base import INDEX_NAME
 from hf_cmim.trainers.components import unchanged_random_states
 from hf_cmim.trainers.distillation_config import DistillationConfig
 from hf_cmim.trainers.transfer_data import TEACHER_VIEW, Collator, IndexedDataset, Repeatable
+from hf_cmim.trainers.valid_labels import check_has_valid_label
 
 LARGEST_KEPT = 2**28
 """Bytes of an evaluation set that may stay in memory, collated."""
@@ -54,7 +55,7 @@ class StudentPool:
         shared: answers to the batch at hand, with the count of what was asked.
 
     Raises:
-        HfCmimError: settings that only a whole Trainer can follow.
+        HfCmimError: settings that only a whole Trainer can follow, or a transfer set without a valid label.
     """
 
     def __init__(
@@ -68,6 +69,8 @@ class StudentPool:
         stacked: bool = False,
     ) -> None:
         check_can_be_pooled(args)
+        with unchanged_random_states(args.device):
+            check_has_valid_label(transfer_set)
         self.build_student = NewStudents(build_student)
         self.args = args
         self.transfer_set = transfer_set

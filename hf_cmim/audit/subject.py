@@ -114,19 +114,22 @@ class Subject:
     def _answers_to(self, dataset: Any) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield `(B, ..., C)` answers in the student's order of classes, and `(B, ...)` labels."""
         for batch in self.pool.ordered_batches(self._probe, dataset):
-            labels = batch.pop("labels")
-            batch.pop(INDEX_NAME)
-            yield self._probe.queries.answers(batch.pop(TEACHER_VIEW, batch), labels, None, paid=False), labels
-            self.pool.shared.forget()
+            yield self._answers_to_batch(batch), batch["labels"]
+
+    def _answers_to_batch(self, batch: Mapping[str, Any]) -> Tensor:
+        inputs = {name: value for name, value in batch.items() if name not in ("labels", INDEX_NAME)}
+        view = inputs.pop(TEACHER_VIEW, inputs)
+        answers = self._probe.queries.answers(view, batch["labels"], None, paid=False)
+        self.pool.shared.forget()
+        return answers
 
     def _ask_twice(self) -> float:
-        """Return the largest difference of probabilities between two answers to the same questions."""
-        pairs = zip(self._answers_to(self.data.transfer), self._answers_to(self.data.transfer), strict=True)
-        differences = [
-            float((first.exp() - second.exp()).abs().max())
-            for (first, _), (second, _) in islice(pairs, ASKED_TWICE)
-        ]  # fmt: skip
-        return max(differences)
+        """Return the largest difference of probabilities between two answers to the very same inputs."""
+        batches = islice(self.pool.ordered_batches(self._probe, self.data.transfer), ASKED_TWICE)
+        return max(
+            float((self._answers_to_batch(batch).exp() - self._answers_to_batch(batch).exp()).abs().max())
+            for batch in batches
+        )
 
     @cached_property
     def _transfer_answers(self) -> list[tuple[Tensor, Tensor]]:

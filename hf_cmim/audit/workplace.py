@@ -10,7 +10,7 @@ from torch import nn
 
 from hf_cmim.attacks.composition import Composition
 from hf_cmim.attacks.teacher_free import CrossEntropy
-from hf_cmim.audit.data import DataFacts, examine
+from hf_cmim.audit.data import DataFacts, check_reads_alike, examine
 from hf_cmim.audit.plan import AuditPlan
 from hf_cmim.audit.pool import StudentPool
 from hf_cmim.audit.pooled import PooledArm
@@ -115,8 +115,11 @@ class Workplace:
             student: its name for people, or "" for that of its class.
 
         Raises:
-            HfCmimError: data without labels, or a teacher that cannot be asked about them.
+            HfCmimError: data without labels or whose samples differ at each reading, or a teacher that cannot be
+                asked about them.
         """
+        for each, name in zip((data.transfer, data.validation, data.test), data.names, strict=True):
+            check_reads_alike(each, name)
         facts_of_student = _examine_student(pool, student)
         subjects = {name: Subject(each, names.get(name, name), pool, data) for name, each in teachers.items()}
         return cls(pool, data, facts_of_student, _examine_data(pool, data), subjects)

@@ -26,6 +26,7 @@ from hf_cmim.trainers.checkpoints import clear_marker, find_fault, last_complete
 from hf_cmim.trainers.component_config import ComponentConfig
 from hf_cmim.trainers.publishing import PublishingTrainer
 from hf_cmim.trainers.search import default_objective
+from hf_cmim.trainers.valid_labels import check_has_valid_label
 
 logger = logging.get_logger(__name__)
 
@@ -191,11 +192,13 @@ class ComponentTrainer(PublishingTrainer):
             ignore_keys_for_eval: keys of the model's output to leave out of predictions.
 
         Raises:
-            HfCmimError: the folder is not a complete checkpoint, or there is none.
+            HfCmimError: the folder is not a complete checkpoint, or there is none; or no label to learn from.
         """
         if resume_from_checkpoint:
             resume_from_checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
         self._component_sums, self._component_steps, self._loss_is_finite = {}, 0, None
+        with unchanged_random_states(self.args.device):
+            check_has_valid_label(self.train_dataset)
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     def _checkpoint_to_resume(self, asked: str | bool) -> str:

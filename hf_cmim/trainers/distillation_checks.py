@@ -23,15 +23,19 @@ def check_distillation_arguments(args: object, keywords: Mapping[str, Any]) -> N
             f"Expected args of class DistillationConfig, got {type(args).__name__}: the attacker's settings would be"
             " missing. DistillationConfig takes every argument of TrainingArguments and adds its own."
         )
-    if args.dataloader_persistent_workers and hasattr(keywords.get("train_dataset"), "set_epoch"):
-        raise HfCmimError(
-            "Expected dataloader_persistent_workers=False with a transfer set that is told the epoch, got True:"
-            " workers that stay would show the first epoch's views again and again. Leave it out."
-        )
     if keywords.get("compute_loss_func") is not None:
         raise HfCmimError(
             f"Expected no compute_loss_func, got {keywords['compute_loss_func']!r}: the attack is the loss, and it"
             " would be ignored. Derive a loss from hf_cmim.attacks.base.AbstractAttack instead."
+        )
+
+
+def check_workers(args: DistillationConfig, transfer_set: Any) -> None:
+    """Raise an `HfCmimError` if workers that stay would never hear of the epoch that a transfer set is told."""
+    if args.dataloader_persistent_workers and hasattr(transfer_set, "set_epoch"):
+        raise HfCmimError(
+            "Expected dataloader_persistent_workers=False with a transfer set that is told the epoch, got True:"
+            " workers that stay would show the first epoch's views again and again. Leave it out."
         )
 
 

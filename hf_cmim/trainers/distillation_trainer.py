@@ -25,6 +25,7 @@ from hf_cmim.trainers.distillation_checks import (
     as_teacher,
     check_attack,
     check_distillation_arguments,
+    check_workers,
     count_classes,
     planned_epochs,
 )
@@ -104,10 +105,17 @@ class DistillationTrainer(ComponentTrainer):
         self._set_signature_columns_if_needed()
         columns = self._signature_columns if self.args.remove_unused_columns else None
         self.data_collator = DistillationCollator(self.data_collator, teacher_collator, columns)
-        if self.train_dataset is not None:
-            self.train_dataset = IndexedDataset(self.train_dataset)
-            self.add_callback(EpochTeller(self.train_dataset))
-            self._check_plan(given_optimizer=self.optimizer is not None)
+        self.add_callback(EpochTeller())
+        self._optimizer_is_given = self.optimizer is not None
+        self._take_transfer_set()
+
+    def _take_transfer_set(self) -> None:
+        """Number the samples of a transfer set that was set since the last time, and check it against the plan."""
+        if self.train_dataset is None or isinstance(self.train_dataset, IndexedDataset):
+            return
+        check_workers(self.args, self.train_dataset)
+        self.train_dataset = IndexedDataset(self.train_dataset)
+        self._check_plan(given_optimizer=self._optimizer_is_given)
 
     def _check_plan(self, *, given_optimizer: bool) -> None:
         """Refuse what the attack cannot learn from, the teacher not answer, or the budget not pay."""
@@ -136,6 +144,11 @@ class DistillationTrainer(ComponentTrainer):
 
     def _get_collator_with_removed_columns(self, data_collator: Any, description: str | None = None) -> Any:
         return data_collator
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """Sample by what the data set under the numbering says, such as its column of lengths."""
+        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
+        return super()._get_train_sampler(dataset.dataset if isinstance(dataset, IndexedDataset) else dataset)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """Count valid labels, or samples where the transfer set has no labels."""
@@ -289,7 +302,11 @@ class DistillationTrainer(ComponentTrainer):
         return attack_record(self, self.attack, self.queries.teacher)
 
     def train(self, *others: Any, **keywords: Any) -> TrainOutput:
-        """Train, and write attack, teacher and queries to distillation.json in output_dir."""
+        """Train, and write attack, teacher and queries to distillation.json in output_dir.
+
+        A transfer set that was set after construction is numbered and checked first.
+        """
+        self._take_transfer_set()
         result = super().train(*others, **keywords)
         report = self.query_report()
         if self.args.should_save:

@@ -108,20 +108,15 @@ class Repeatable(Dataset[Any]):
 
 
 class EpochTeller(TrainerCallback):
-    """Tell a data set the epoch, under several processes too, where Accelerate tells the sampler alone.
-
-    Args:
-        dataset: has `set_epoch`.
-    """
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
+    """A callback that tells the transfer set the epoch; under several processes Accelerate tells the sampler only."""
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any
     ) -> None:
         """Tell it."""
-        self.dataset.set_epoch(int(state.epoch or 0))
+        dataset = getattr(others.get("train_dataloader"), "dataset", None)
+        if isinstance(dataset, IndexedDataset):
+            dataset.set_epoch(int(state.epoch or 0))
 
 
 class Unlabelled(Dataset[dict[str, Any]]):

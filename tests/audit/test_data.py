@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from hf_cmim.audit.data import DataFacts, examine, varies
+from hf_cmim.audit.data import DataFacts, check_reads_alike, examine, varies
 
 Sample = dict[str, Any]
 
@@ -169,3 +169,38 @@ def test_augmentation_is_seen(generator, changed):
 def test_a_set_that_stays_the_same_is_seen_to(samples):
     """Catches a teacher asked in every epoch about what it answered before."""
     assert not varies(samples)
+
+
+class OfItsOwnGenerator:
+    """Adds noise from a generator that no seed outside reaches."""
+
+    def __init__(self) -> None:
+        self.samples, self.generator = tiny.images(8), torch.Generator().manual_seed(0)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, position: int) -> Sample:
+        sample = self.samples[position]
+        return sample | {"pixel_values": sample["pixel_values"] + torch.randn(1, 8, 8, generator=self.generator)}
+
+
+class OfGlobalGenerators(OfItsOwnGenerator):
+    """Adds noise that a seed outside repeats."""
+
+    def __getitem__(self, position: int) -> Sample:
+        sample = self.samples[position]
+        return sample | {"pixel_values": sample["pixel_values"] + torch.randn(1, 8, 8) * random.random()}
+
+
+def test_a_generator_of_its_own_is_refused():
+    """Catches students that cannot be repeated, and a teacher that is blamed for what the data do."""
+    message = "The validation set gives a sample differently each time it is read.*Draw from the generators of torch"
+    with pytest.raises(ValueError, match=message):
+        check_reads_alike(OfItsOwnGenerator(), "validation set")
+
+
+@pytest.mark.parametrize("dataset", [OfGlobalGenerators(), tiny.images(8)], ids=["augmented", "fixed"])
+def test_what_a_seed_repeats_passes(dataset):
+    """Catches a refusal of augmentation."""
+    check_reads_alike(dataset, "transfer set")

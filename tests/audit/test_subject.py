@@ -17,6 +17,7 @@ from hf_cmim.audit.arms import Arm
 from hf_cmim.audit.pool import StudentPool
 from hf_cmim.audit.pooled import PooledArm
 from hf_cmim.audit.subject import ASKED_TWICE, AuditData, StoredAnswers, Subject
+from hf_cmim.audit.workplace import Workplace
 from hf_cmim.functional.channels import TopK
 from hf_cmim.teachers.function import FunctionTeacher
 from hf_cmim.teachers.table import TableTeacher
@@ -279,3 +280,25 @@ def test_the_centroid_null_says_the_mean_of_the_class(tmp_path):
     assert torch.allclose(answers.double(), expected, atol=1e-5)
     again = found.answering(centroid)({"features": torch.ones(2, FEATURES)}, torch.tensor([4, 4]))
     assert torch.equal(again[0], again[1])
+
+
+class OfItsOwnGenerator(Samples):
+    """Features with noise from a generator that no seed outside reaches."""
+
+    def __getitem__(self, position: int) -> Any:
+        generator = self.__dict__.setdefault("generator", torch.Generator().manual_seed(0))
+        sample = super().__getitem__(position)
+        return sample | {"features": sample["features"] + torch.randn(FEATURES, generator=generator)}
+
+
+def test_what_the_data_do_is_not_blamed_on_the_teacher(tmp_path):
+    """Catches a teacher that is asked about two views of a sample, and said to change its answers."""
+    assert subject(tmp_path, teacher(), OfItsOwnGenerator(16, 1)).asked_twice == 0
+
+
+def test_data_that_no_seed_repeats_are_refused_before_anything_is_trained(tmp_path):
+    """Catches hours of students that nobody can repeat."""
+    found = subject(tmp_path, teacher())
+    data = AuditData(TRANSFER, VALIDATION, OfItsOwnGenerator(16, 1))
+    with pytest.raises(ValueError, match="The test set gives a sample differently each time it is read"):
+        Workplace.examine(found.pool, data, {}, {"teacher": teacher()}, "")
