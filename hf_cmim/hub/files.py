@@ -14,11 +14,13 @@ from hf_cmim.errors import HfCmimError
 from hf_cmim.report import CERTIFICATE_NAME
 
 CONFIG_NAME = "config.json"
+ADAPTER_NAME = "adapter_config.json"
 CARD_NAME = "README.md"
 SIGNATURE_NAME = f"{CERTIFICATE_NAME}.sig"
 CURVE_NAME = "cmi_curve.png"
 FOREST_NAME = "audit_forest.png"
 PAGE_NAME = "audit.html"
+LICENSE_NAME = "LICENSE"
 
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
 PROCESSORS = frozenset({
@@ -28,7 +30,7 @@ PROCESSORS = frozenset({
     "vocab.txt", "video_preprocessor_config.json",
 })  # fmt: skip
 """What makes a model's inputs; other inputs give other answers, so they are certified too."""
-DOCUMENTS = frozenset({CARD_NAME, CERTIFICATE_NAME, SIGNATURE_NAME, CURVE_NAME, FOREST_NAME, PAGE_NAME, "LICENSE"})
+DOCUMENTS = frozenset({CARD_NAME, CERTIFICATE_NAME, SIGNATURE_NAME, CURVE_NAME, FOREST_NAME, PAGE_NAME, LICENSE_NAME})
 LOADABLE = re.compile(r".*\.(bin|pt|pth|ckpt|pkl|pickle|h5|msgpack|onnx|safetensors)")
 """Names under which a loader may find weights, or code that a pickle runs."""
 PRIVATE = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state.*|cmim_state|attack_state)\.\w+")
@@ -134,6 +136,13 @@ def read_config(folder: Path) -> dict[str, Any]:
         HfCmimError: none there, or none of a classifier.
     """
     path = folder / CONFIG_NAME
+    if (folder / ADAPTER_NAME).is_file() and not path.is_file():
+        raise HfCmimError(
+            f"{folder} holds an adapter without its base model: its answers depend on weights that a certificate of"
+            " this folder would not bind. Merge it in Python: model = PeftModel.from_pretrained(base, folder);"
+            ' model.merge_and_unload().save_pretrained("merged"), and save its processor there. Then run: hf-cmim'
+            " certify merged"
+        )
     if not folder.is_dir() or not path.is_file():
         raise HfCmimError(
             f"Expected a folder with a model (config.json and model.safetensors), got {folder}, which has no"

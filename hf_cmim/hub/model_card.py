@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hf_cmim.errors import HfCmimError
 from hf_cmim.hub.card_metadata import card_metadata, merged, plain_metadata, task_of
-from hf_cmim.hub.certificate import Certificate, Training
+from hf_cmim.hub.certificate import Certificate, Evaluation, Training
 from hf_cmim.hub.files import CARD_NAME, CONFIG_NAME, CURVE_NAME, FOREST_NAME, PAGE_NAME, WEIGHTS
 from hf_cmim.names import one_line
 from hf_cmim.pages.markdown import audit_markdown, escaped
@@ -105,19 +105,31 @@ def write_card(
         HfCmimError: a card there whose metadata cannot be read.
     """
     folder = Path(folder)
+    pictures = _draw(folder, certificate)
+    name = repo_id or folder.resolve().name
+    metadata = card_metadata(certificate, name, license, language, tags)
+    return [write_section(folder, metadata, _rendered(certificate, name, pictures)), *pictures]
+
+
+def write_section(folder: Path, metadata: dict[str, Any], text: str) -> Path:
+    """Write our metadata and our section into a folder's README.md; everything else in it stays.
+
+    Returns:
+        Path of the card.
+
+    Raises:
+        HfCmimError: a card there whose metadata cannot be read.
+    """
     path = folder / CARD_NAME
     earlier = path.read_text(encoding="utf-8") if path.is_file() else ""
     known, body = _parsed(earlier, path)
-    pictures = _draw(folder, certificate)
-    name = repo_id or folder.resolve().name
-    metadata = merged(known, card_metadata(certificate, name, license, language, tags))
-    section = f"{BEGIN}\n{_rendered(certificate, name, pictures)}\n{END}"
+    section = f"{BEGIN}\n{text}\n{END}"
     if OURS.search(body):
         body = OURS.sub(lambda _: section, body, count=1)
     else:
         body = "\n\n".join(part for part in (section, body.strip()) if part) + "\n"
-    write_whole(path, f"---\n{metadata}\n---\n{body}")
-    return [path, *pictures]
+    write_whole(path, f"---\n{merged(known, metadata)}\n---\n{body}")
+    return path
 
 
 def _parsed(text: str, path: Path) -> tuple[dict[str, Any], str]:
@@ -163,7 +175,8 @@ def _draw(folder: Path, certificate: Certificate) -> list[Path]:
     return written
 
 
-def _kind_of(training: Training | None) -> _Kind:
+def kind_of(training: Training | None) -> _Kind:
+    """Return what a card says of a model's origin."""
     if training is None:
         return UNKNOWN
     if training.is_knockoff:
@@ -174,15 +187,14 @@ def _kind_of(training: Training | None) -> _Kind:
 
 
 def _rendered(certificate: Certificate, name: str, pictures: list[Path]) -> str:
-    environment = Environment(loader=PackageLoader("hf_cmim.hub"), undefined=StrictUndefined, autoescape=False)
-    environment.filters["text"] = lambda value: escaped(plain(value))
     training, audit = certificate.training, certificate.audit
     task = task_of(certificate.architecture)
     drawn = {path.name for path in pictures}
-    text: str = environment.get_template("model_card.md.jinja").render(
+    return render(
+        "model_card.md.jinja",
         name=name.rpartition("/")[2],
         repo=name,
-        kind=_kind_of(training),
+        kind=kind_of(training),
         audit=audit,
         audit_section="" if audit is None else audit_markdown(audit),
         certificate_name=CERTIFICATE_NAME,
@@ -192,20 +204,26 @@ def _rendered(certificate: Certificate, name: str, pictures: list[Path]) -> str:
         auto_model=f"AutoModelFor{certificate.architecture.rpartition('For')[2]}",
         classes=certificate.class_names,
         training=training,
-        settings={} if training is None else {k: v for k, v in training.settings.items() if v is not None},
         evaluation=certificate.evaluation,
-        figures=_figures(certificate),
+        figures=figures_of(None if audit is not None else certificate.evaluation),  # an audit has a better table
         has_curve=CURVE_NAME in drawn,
         has_forest=FOREST_NAME in drawn,
     )
+
+
+def render(template: str, *, training: Training | None, **values: Any) -> str:
+    """Return a card's section from a template, with the settings of a training that were set."""
+    environment = Environment(loader=PackageLoader("hf_cmim.hub"), undefined=StrictUndefined, autoescape=False)
+    environment.filters["text"] = lambda value: escaped(plain(value))
+    settings = {} if training is None else {k: v for k, v in training.settings.items() if v is not None}
+    text: str = environment.get_template(template).render(training=training, settings=settings, **values)
     return text.strip()
 
 
-def _figures(certificate: Certificate) -> dict[str, str]:
-    """Return what the trainer measured, as a reader sees it; with an audit there is a better table."""
-    if certificate.evaluation is None or certificate.audit is not None:
+def figures_of(evaluation: Evaluation | None) -> dict[str, str]:
+    """Return what the trainer measured, as a reader sees it."""
+    if evaluation is None:
         return {}
-    evaluation = certificate.evaluation
     return {each.name: each.of(evaluation.facts) for each in UTILITY} | {
         "largest CMI among correctly classified samples, nats": f"{evaluation.measurement.cmi_sup:.3g}"
     }

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import uuid
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,20 +11,37 @@ from pathlib import Path
 from typing import Any, cast
 
 from huggingface_hub import HfApi
-from transformers import PreTrainedModel, Trainer
+from transformers import Trainer
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import logging
 from transformers.utils.hub import PushInProgress
 
+from hf_cmim.errors import HfCmimError
 from hf_cmim.hub.certificate import Certificate, Evaluation, Training
 from hf_cmim.hub.certify import certify
-from hf_cmim.hub.files import CONFIG_NAME, is_certified
+from hf_cmim.hub.files import CARD_NAME, LICENSE_NAME, SIGNATURE_NAME
 from hf_cmim.hub.hub_errors import explained
+from hf_cmim.hub.loading import check_loads_alone, loading_fault
 from hf_cmim.hub.model_card import write_card
 from hf_cmim.hub.processor_files import files_of_processor
 from hf_cmim.hub.transfer import Repository, planned_upload
+from hf_cmim.hub.uncertified_card import (
+    UncertifiedModel,
+    lineage_of,
+    published_lineage,
+    write_uncertified_card,
+)
 from hf_cmim.report import CERTIFICATE_NAME
+from hf_cmim.trainers.publication import (
+    Publication,
+    auto_model_name,
+    is_adapter,
+    model_files,
+    publication_of,
+    rehearsed_files,
+)
 from hf_cmim.trainers.publishing_config import PublishingConfig
+from hf_cmim.trainers.validation import class_names_of
 
 logger = logging.get_logger(__name__)
 
@@ -39,6 +57,8 @@ class PublishingTrainer(Trainer):
 
     args: PublishingConfig
     push_in_progress: Any  # Trainer's own annotation leaves out that it comes to be something
+    _rehearsed: frozenset[str] | None = None  # files of a rehearsed push; set in Trainer's constructor
+    _obstacle: str | None = None  # why the saved model gets no certificate, "" for no reason; None before the first
 
     @abstractmethod
     def training_record(self) -> Training:
@@ -51,16 +71,23 @@ class PublishingTrainer(Trainer):
     # Saving
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model as `Trainer` does, with a certificate beside it; checkpoints have none."""
+        """Save the model as `Trainer` does, with a certificate beside it where it can have one; checkpoints have none.
+
+        A model that cannot be certified is saved all the same, with one warning.
+        """
         folder = Path(str(output_dir if output_dir is not None else self.args.output_dir))
         super().save_model(str(folder), _internal_call=True)
-        if self.args.should_save and self._is_certifiable(folder) and not CHECKPOINT.fullmatch(folder.name):
-            self._certify(folder, self.training_record())
+        if self.args.should_save and not CHECKPOINT.fullmatch(folder.name):
+            try:
+                self._certify(folder, self.training_record())
+            except HfCmimError as error:
+                logger.warning(f"The model in {folder} was saved, but has no certificate: {error}")
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        with self.without_token():
+        folder = Path(str(output_dir if output_dir is not None else self.args.output_dir))
+        with self.without_token(), _kept(folder / CARD_NAME if self.args.should_save else None):
             super()._save(output_dir, state_dict)
 
     @contextmanager
@@ -72,34 +99,49 @@ class PublishingTrainer(Trainer):
         finally:
             self.args.hub_token = token
 
-    def _certify(self, folder: Path, training: Training) -> Certificate:
-        files = files_of_processor(self._saved_processor())
-        return certify(folder, training=training, evaluation=self.evaluation_record(), processor_files=files)
+    @property
+    def publication(self) -> Publication:
+        """How this trainer's model may be published."""
+        return publication_of(self._saved_model())
+
+    def _saved_model(self) -> Any:
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
 
     def _saved_processor(self) -> Any:
         """Return the processor or tokenizer that `Trainer` saves beside the model, or None."""
         return self.processing_class or getattr(self.data_collator, "tokenizer", None)
 
-    def _is_certifiable(self, folder: Path) -> bool:
-        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        is_classifier = isinstance(model, PreTrainedModel) and "Classification" in type(model).__name__
-        return is_classifier and (folder / CONFIG_NAME).is_file()
+    def _certify(self, folder: Path, training: Training) -> Certificate | None:
+        """Write the certificate of a saved model, or return None for one that cannot have any."""
+        processor_files = files_of_processor(self._saved_processor())
+        if self._obstacle is None:
+            self._obstacle = self.publication.reason or loading_fault(folder, model_files(folder, processor_files))
+            if self._obstacle:
+                logger.warning(f"The saved model gets no certificate. {self._obstacle}")
+        if self._obstacle:
+            for name in (CERTIFICATE_NAME, SIGNATURE_NAME):  # of the weights that were here before
+                (folder / name).unlink(missing_ok=True)
+            return None
+        return certify(folder, training=training, evaluation=self.evaluation_record(), processor_files=processor_files)
 
     # Publishing
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Make the repository where there is none, and refuse one that holds another model, before training.
+        """Make the repository where there is none, before training.
+
+        Before that, model and processor are saved into an empty folder and loaded as a stranger would load them.
 
         Args:
             token: None for that of the settings, or of the login.
             private: whether a new repository is; Trainer takes it from transformers 5.23 on.
 
         Raises:
-            HfCmimError: another model there, no right to write, or no Hub.
+            HfCmimError: a model that nobody could load, another model there, no right to write, or no Hub.
         """
         if not self.is_world_process_zero():
             return
         folder = Path(str(self.args.output_dir))
+        self._rehearsed = rehearsed_files(self._saved_model(), self._saved_processor(), self.publication)
         known = Certificate.read(folder) if (folder / CERTIFICATE_NAME).is_file() else None
         options = {} if private is None else {"private": private}
         with explained(self.args.hub_model_id or folder.name, "write to"):
@@ -107,7 +149,8 @@ class PublishingTrainer(Trainer):
         repository = Repository(
             str(self.hub_model_id), token=token or self.args.hub_token, branch=self.args.hub_revision
         )
-        repository.check_not_another(known, force=self.args.hub_overwrite)
+        is_earlier = bool(lineage := lineage_of(folder / CARD_NAME)) and lineage == published_lineage(repository)
+        repository.check_not_another(known, force=self.args.hub_overwrite or is_earlier)
 
     def create_model_card(
         self,
@@ -120,6 +163,8 @@ class PublishingTrainer(Trainer):
         **others: Any,
     ) -> None:
         """Write the card of the model in `output_dir`, certified anew; sections that others wrote into it stay.
+
+        The card of a model that cannot be certified says so and why.
 
         Args:
             language: code of the Hub.
@@ -140,9 +185,27 @@ class PublishingTrainer(Trainer):
         if dataset is not None:
             training = replace(training, dataset=dataset if isinstance(dataset, str) else dataset[0])
         certificate = self._certify(folder, training)
-        named = [tags] if isinstance(tags, str) else list(tags or ())
         name = model_name or str(getattr(self, "hub_model_id", None) or "")
-        write_card(folder, certificate, repo_id=name, license=license, language=language, tags=named)
+        metadata: Any = {"repo_id": name, "license": license, "language": language}
+        metadata["tags"] = [tags] if isinstance(tags, str) else list(tags or ())
+        if certificate is not None:
+            write_card(folder, certificate, **metadata)
+        else:
+            model = self._uncertified(lineage_of(folder / CARD_NAME) or uuid.uuid4().hex, training)
+            write_uncertified_card(folder, model, training, self.evaluation_record(), **metadata)
+
+    def _uncertified(self, lineage: str, training: Training) -> UncertifiedModel:
+        """Return what the card says of a model that cannot be certified."""
+        model = self._saved_model()
+        base = model.get_base_model() if is_adapter(model) else model
+        return UncertifiedModel(
+            reason=str(self._obstacle),
+            library=self.publication.library,
+            auto_model=auto_model_name(base),
+            base_model=training.base_model,
+            class_names=tuple(class_names_of(base) or ()),
+            lineage=lineage,
+        )
 
     def push_to_hub(
         self,
@@ -177,8 +240,22 @@ class PublishingTrainer(Trainer):
             return None
         keywords.pop("model_name", None)  # a card's commands name the repository
         self.create_model_card(**keywords)
+        self._check_published(Path(str(self.args.output_dir)))
         self._finish_current_push()
         return self._upload(str(commit_message), token=token, revision=revision, blocking=blocking)
+
+    def _published_files(self, folder: Path) -> list[str]:
+        """Return the names of the files in a folder that are uploaded."""
+        if not self._obstacle:
+            return list(planned_upload(folder).files)
+        names = {*(self._rehearsed or ()), CARD_NAME, LICENSE_NAME}
+        return sorted(name for name in names if (folder / name).is_file())
+
+    def _check_published(self, folder: Path) -> None:
+        """Load what is about to be uploaded as a stranger would; an adapter's base is not here to be loaded."""
+        kind = self.publication.kind
+        if kind != "adapter":
+            check_loads_alone(folder, self._published_files(folder), trust_remote_code=kind == "remote code")
 
     def _upload(self, message: str, *, token: str | None, revision: str | None, blocking: bool) -> Any:
         folder = Path(str(self.args.output_dir))
@@ -187,7 +264,7 @@ class PublishingTrainer(Trainer):
             return upload(
                 repo_id=str(self.hub_model_id),
                 folder_path=folder,
-                allow_patterns=list(planned_upload(folder).files),
+                allow_patterns=self._published_files(folder),
                 commit_message=message,
                 revision=revision or self.args.hub_revision,
                 run_as_future=not blocking,
@@ -217,13 +294,15 @@ class PublishingTrainer(Trainer):
         if not under_way:
             self._finish_current_push()
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        folder = Path(str(self.args.output_dir))
-        for path in Path(checkpoint_folder).iterdir():
-            if is_certified(path.name):
-                shutil.copy(path, folder / path.name)
-        if (processor := self._saved_processor()) is not None:
-            processor.save_pretrained(folder)
-        self.create_model_card()
+        folder, checkpoint = Path(str(self.args.output_dir)), Path(checkpoint_folder)
+        for name in {*model_files(checkpoint, self._rehearsed or ())} - {CARD_NAME}:
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copy(checkpoint / name, folder / name)
+        try:
+            self.create_model_card()
+        except HfCmimError as error:
+            logger.warning(f"{checkpoint.name} was not pushed to {self.hub_model_id}, training goes on: {error}")
+            return
         by_steps = self.args.save_strategy == SaveStrategy.STEPS
         when = f"step {self.state.global_step}" if by_steps else f"epoch {int(self.state.epoch or 0)}"
         jobs: Any = [self._upload(f"Training in progress, {when}", token=None, revision=None, blocking=False)]
@@ -240,3 +319,14 @@ class PublishingTrainer(Trainer):
                 )
             )
         self.push_in_progress = PushInProgress(cast(Any, [*earlier, *jobs]))
+
+
+@contextmanager
+def _kept(card: Path | None) -> Iterator[None]:
+    """Leave a card as it was, or away: PEFT writes one of placeholders, with the base model's path, at every save."""
+    earlier = card.read_bytes() if card is not None and card.is_file() else None
+    yield
+    if card is not None and earlier is not None:
+        card.write_bytes(earlier)
+    elif card is not None:
+        card.unlink(missing_ok=True)

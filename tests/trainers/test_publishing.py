@@ -13,7 +13,7 @@ from hub.running_hub import RunningHub
 from trainers.publishing_job import SETTINGS, trainer_in
 from transformers.utils.hub import PushInProgress
 
-from hf_cmim import CMIMConfig, CMIMTrainer, DistillationConfig
+from hf_cmim import CMIMConfig, DistillationConfig
 from hf_cmim.attacks import KD
 from hf_cmim.hub.certificate import Certificate
 from hf_cmim.hub.verification import check_certificate
@@ -69,26 +69,6 @@ def test_no_file_holds_the_token(tmp_path):
     assert any(path.name == "training_args.bin" for path in files)
     assert not [path for path in files if b"hf_secretsecret" in path.read_bytes()]
     assert trainer.args.hub_token == "hf_secretsecret"
-
-
-def test_a_plain_module_is_saved_without_a_certificate(tmp_path):
-    """Catches a crash at the end of a training of a model that transformers does not know."""
-
-    class Head(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.linear = torch.nn.Linear(64, 4)
-
-        def forward(self, pixel_values, labels=None):
-            return {"logits": self.linear(pixel_values.flatten(1))}
-
-    args = CMIMConfig(str(tmp_path), **SETTINGS)
-    trainer = CMIMTrainer(Head(), args, train_dataset=tiny.images(32))
-    trainer.train()
-    trainer.save_model()
-    assert not (tmp_path / "cmim_certificate.json").exists()
-    with pytest.raises(ValueError, match="Expected a folder with a model"):
-        trainer.create_model_card()
 
 
 def test_a_knockoff_is_called_one(tmp_path):

@@ -8,27 +8,8 @@ from typing import Any
 import transformers
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<pad>", "<unk>", "<s>", "</s>", "<mask>", "[MASK2]"]
-WORDS = [
-    *SPECIAL,
-    "hello",
-    "world",
-    "a",
-    "b",
-    "c",
-    "d",
-    "e",
-    "h",
-    "l",
-    "o",
-    "r",
-    "w",
-    "he",
-    "ll",
-    "##a",
-    "Ġ",
-    "|",
-    "▁",
-]
+LETTERS = list("abehlorwdĠ|▁")
+WORDS = [*SPECIAL, "hello", "world", "he", "ll", "##a", *LETTERS]
 NUMBERED = {word: number for number, word in enumerate(WORDS)}
 UNIGRAM = [(word, -1.0) for word in WORDS]
 
