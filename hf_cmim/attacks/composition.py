@@ -15,6 +15,7 @@ from hf_cmim.attacks.protocols import (
     Components,
 )
 from hf_cmim.errors import HfCmimError
+from hf_cmim.functional.inputs import integer_labels
 
 Answers = Sequence[tuple[Tensor, Tensor]]
 
@@ -134,6 +135,7 @@ class Composition(nn.Module):
         Args:
             answers: batches of `(N, C)` fp32 log-probabilities and `(N,)` labels, valid samples alone.
         """
+        answers = [(log_probs, integer_labels(labels)) for log_probs, labels in answers]
         for position, part in enumerate([*self._transforms, self.loss]):
             if part.needs_survey:
                 for log_probs, labels in answers:

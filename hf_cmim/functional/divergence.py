@@ -139,7 +139,7 @@ def summed_cross_entropy(
     raised = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return functional.cross_entropy(
         raised,
-        labels,
+        labels.long(),
         weight=None if class_weights is None else class_weights.to(raised.dtype),
         ignore_index=IGNORE_INDEX,
         reduction="sum",

@@ -24,14 +24,29 @@ def flatten_samples(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
             f"Expected at least 2 classes, got logits with {logits.shape[-1]}: one class has nothing to hide."
             " Build the model with num_labels >= 2."
         )
-    if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise HfCmimError(
-            f"Expected integer labels in [0, {logits.shape[-1]}), got dtype {labels.dtype}: a regression or"
-            " multi-label target. Use integer class labels."
-        )
+    labels = integer_labels(labels, logits.shape[-1])
     if logits.ndim > 2:  # a view of what is flat already would be one step more for autograd
         logits, labels = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
-    return logits, labels.long()
+    return logits, labels
+
+
+def integer_labels(labels: Tensor, num_classes: int | None = None) -> Tensor:
+    """Return labels of any integer type as int64: in uint8 the label 156 would equal -100, which means ignored.
+
+    Args:
+        labels: tensor of any shape.
+        num_classes: number of classes for the message, where it is known.
+
+    Raises:
+        HfCmimError: floating-point or bool labels.
+    """
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise HfCmimError(
+            f"Expected integer labels in [0, {num_classes or 'number of classes'}), got dtype {labels.dtype}: a"
+            " regression or multi-label target. Give one integer class label per sample; if these are class numbers"
+            " that a table turned into floats, convert the column (in pandas: .astype(int))."
+        )
+    return labels.long()
 
 
 def check_label_range(labels: Tensor, num_classes: int) -> None:

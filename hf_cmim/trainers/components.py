@@ -1,8 +1,9 @@
 """What every trainer of ours shares: named loss components, and checkpoints that resume exactly.
 
-Three faults of `transformers.Trainer` are mended here and do not reach our users (transformers 5.17 to 5.23):
+Five faults of `transformers.Trainer` are mended here and do not reach our users (transformers 5.17 to 5.23):
 weights saved under legacy names are not restored on resume or at the end (transformers#43701); a loss computed by the
-trainer is scaled by accumulation steps or processes; a checkpoint whose write was cut is taken as the newest.
+trainer is scaled by accumulation steps or processes; a checkpoint whose write was cut is taken as the newest; resuming
+from the last step trains one more; labels of type uint8 that equal 156 count as ignored.
 """
 
 import os
@@ -23,8 +24,10 @@ from transformers.utils import logging
 from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import IGNORE_INDEX
 from hf_cmim.trainers.checkpoints import clear_marker, find_fault, last_complete_checkpoint, write_marker
+from hf_cmim.trainers.class_labels import check_label_column, with_integer_labels
 from hf_cmim.trainers.component_config import ComponentConfig
 from hf_cmim.trainers.publishing import PublishingTrainer
+from hf_cmim.trainers.saved_weights import restore_renamed_weights
 from hf_cmim.trainers.search import default_objective
 from hf_cmim.trainers.valid_labels import check_has_valid_label
 
@@ -44,6 +47,10 @@ class ComponentTrainer(PublishingTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        check_label_column(self.train_dataset, "train_dataset")
+        evaluation = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
+        for name, dataset in evaluation.items():
+            check_label_column(dataset, f"eval_dataset {name!r}" if name else "eval_dataset")
         # Makes Trainer count the labels of the whole step; the model itself is never given the count.
         self.model_accepts_loss_kwargs = True
         self._component_sums: dict[str | tuple[str, ...], Tensor] = {}
@@ -77,11 +84,18 @@ class ComponentTrainer(PublishingTrainer):
         gathered: Tensor = self.accelerator.gather(padded)
         return gathered
 
+    # Labels
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Move a batch to the device, its labels as int64: torch's losses take no int8, int16 or int32."""
+        prepared: dict[str, Any] = super()._prepare_inputs(inputs)
+        return with_integer_labels(prepared)
+
     # Steps and logs
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """Count the valid labels of a step, as 1 where there is none: its loss is then 0, not 0 / 0."""
-        count = super()._get_num_items_in_batch(batch_samples, device)
+        count = super()._get_num_items_in_batch([with_integer_labels(batch) for batch in batch_samples], device)
         return count.clamp_min(1) if isinstance(count, Tensor) else count
 
     def training_step(
@@ -201,6 +215,13 @@ class ComponentTrainer(PublishingTrainer):
             check_has_valid_label(self.train_dataset)
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Train an epoch, unless the checkpoint already holds the last step: Trainer would take one step more."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
     def _checkpoint_to_resume(self, asked: str | bool) -> str:
         if asked is not True:
             fault = find_fault(Path(str(asked)))
@@ -261,17 +282,12 @@ class ComponentTrainer(PublishingTrainer):
             super()._load_best_model()
 
     def _reload_weights(self, folder: str | os.PathLike[str] | None) -> bool:
-        """Load weights through `from_pretrained`, which knows the names they were saved under.
-
-        Sharded models (FSDP, DeepSpeed), adapters and plain modules are left to Trainer: returns False.
-        """
+        """Load weights that were saved under other names; everything else is left to Trainer: returns False."""
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         if folder is None or sharded or not isinstance(model, PreTrainedModel):
             return False
-        saved = type(model).from_pretrained(folder, config=model.config, local_files_only=True)
-        model.load_state_dict(saved.state_dict(), strict=True)
-        return True
+        return restore_renamed_weights(model, folder)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from hf_cmim.attacks.base import AttackPart
 from hf_cmim.attacks.composition import Composition
 from hf_cmim.attacks.protocols import Query
 from hf_cmim.functional.divergence import IGNORE_INDEX, summed_cross_entropy
-from hf_cmim.functional.inputs import check_label_range
+from hf_cmim.functional.inputs import check_label_range, integer_labels
 from hf_cmim.hub.certificate import Training
 from hf_cmim.teachers.base import INDEX_NAME, AbstractTeacher
 from hf_cmim.trainers.attack_setup import attach_heads, survey_teacher
@@ -168,6 +168,7 @@ class DistillationTrainer(ComponentTrainer):
         """Return the attack's loss in training, the cross-entropy on the labels in evaluation."""
         student_inputs = dict(inputs)
         labels, index = student_inputs.pop("labels", None), student_inputs.pop(INDEX_NAME, None)
+        labels = None if labels is None else integer_labels(labels)
         query = Query(student_inputs, student_inputs.pop(TEACHER_VIEW, student_inputs), labels)
         if labels is not None and labels.device.type == "cpu":
             check_label_range(labels, self.queries.num_classes)
