@@ -88,8 +88,8 @@ class ComponentTrainer(PublishingTrainer):
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Move a batch to the device, its labels as int64: torch's losses take no int8, int16 or int32."""
-        prepared: dict[str, Any] = super()._prepare_inputs(inputs)
-        return with_integer_labels(prepared)
+        prepared: dict[str, Any] = with_integer_labels(super()._prepare_inputs(inputs))
+        return prepared
 
     # Steps and logs
 
@@ -220,7 +220,7 @@ class ComponentTrainer(PublishingTrainer):
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
-        super()._run_epoch(*args, **kwargs)
+        super()._run_epoch(*args, **kwargs)  # type: ignore[no-untyped-call]  # upstream leaves it unannotated
 
     def _checkpoint_to_resume(self, asked: str | bool) -> str:
         if asked is not True:

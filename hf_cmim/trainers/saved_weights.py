@@ -12,7 +12,7 @@ from pathlib import Path
 from safetensors import safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.modeling_utils import revert_weight_conversion
+from transformers.core_model_loading import revert_weight_conversion
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 
@@ -76,7 +76,7 @@ def _weight_files(folder: Path) -> dict[Path, list[str]]:
 
 
 def _tensors(files: dict[Path, list[str]]) -> dict[str, Tensor]:
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for path, names in files.items():
         with safe_open(path, framework="pt") as file:
             tensors |= {name: file.get_tensor(name) for name in names}
