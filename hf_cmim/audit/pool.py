@@ -31,7 +31,7 @@ from hf_cmim.functional.divergence import IGNORE_INDEX
 from hf_cmim.teachers.base import INDEX_NAME
 from hf_cmim.trainers.components import unchanged_random_states
 from hf_cmim.trainers.distillation_config import DistillationConfig
-from hf_cmim.trainers.transfer_data import TEACHER_VIEW, Collator, IndexedDataset, Repeatable
+from hf_cmim.trainers.transfer_data import TEACHER_VIEW, Collator, IndexedDataset, Repeatable, share_teacher_columns
 from hf_cmim.trainers.valid_labels import check_has_valid_label
 
 LARGEST_KEPT = 2**28
@@ -134,6 +134,7 @@ class StudentPool:
                 hold no weights before the end.
         """
         students = [self.student(arm, seed) for arm in arms]
+        share_teacher_columns(students)
         loader = self._training_loader(students[0], seed)
         epochs, steps_in_epoch, *_, max_steps = students[0].set_initial_training_values(students[0].args, loader)
         self._survey(students, seed)

@@ -1,16 +1,20 @@
 """The data of an audit from the command line: splits that never overlap, columns, and the names of the classes."""
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset
 
+from hf_cmim.cli.audit_labels import read_classes
 from hf_cmim.errors import HfCmimError
 
 FILE_FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
 VALIDATION_SHARE = 0.1
+SHOWN_ROWS = 8
+"""Numbers of rows that an error lists."""
 FEATURES = {"image": "Image", "text": "string", "label": "ClassLabel"}
 """What a column's type is called, or holds, by which it is recognised."""
 
@@ -38,22 +42,27 @@ class AuditRows:
     classes: dict[Any, str]
 
 
-def open_rows(options: argparse.Namespace, kind: str) -> AuditRows:
+def open_rows(options: argparse.Namespace, kind: str, model_names: Sequence[str] | None = None) -> AuditRows:
     """Open the data that the flags name.
 
     Args:
         options: with the flags of `hf-cmim audit`.
         kind: "image" or "text", what the teacher reads.
+        model_names: classes in the order of the teacher's logits, by which labels are read; None for the labels' own.
 
     Raises:
-        HfCmimError: no such data, split or column, or parts that would overlap or be empty.
+        HfCmimError: no such data, split or column, rows without a sample or label, or parts that would overlap or be
+            empty.
     """
     data = _open(options.dataset)
     train = _split(data, options.train_split or "train", "--train-split")
     columns = [_find_column(options, each, dict(train.features)) for each in (kind, "label")]
     splits = {name: each.select_columns(columns) for name, each in data.items() if set(columns) <= set(each.features)}
+    used = {options.train_split or "train", options.validation_split, options.test_split or "test"}
+    for name in sorted(used & splits.keys()):
+        _check_no_gaps(splits[name], columns[0], kind, name)
     transfer, validation, test, names = _parts(options, splits)
-    classes = _read_classes([transfer, validation, test], columns[1])
+    classes = read_classes([transfer, validation, test], columns[1], model_names)
     return AuditRows(transfer, validation, test, names, columns[0], columns[1], classes)
 
 
@@ -201,14 +210,16 @@ def _find_column(options: argparse.Namespace, kind: str, features: dict[str, Any
     return column
 
 
-def _read_classes(parts: list[Dataset], column: str) -> dict[Any, str]:
-    """Return the name of the class that each value in the label column stands for."""
-    values = {value for part in parts for value in part.select_columns(column)[:][column]}
-    names = getattr(parts[0].features[column], "names", None)  # of a ClassLabel
-    known = {value: str(value) for value in sorted(values - {None})} if names is None else dict(enumerate(names))
-    if unknown := values - set(known):
-        raise HfCmimError(
-            f"Expected a class for every row in column {column!r}, got {unknown}: rows without a label, as public test"
-            " splits often have? Nothing can be measured on them. Choose another --test-split."
-        )
-    return known
+def _check_no_gaps(rows: Dataset, column: str, kind: str, split: str) -> None:
+    """Refuse a split with empty cells in the column of texts or images."""
+    if rows.data.column(column).null_count == 0:
+        return
+    missing = rows.data.column(column).is_null().to_pylist()
+    numbers = [number for number, is_missing in enumerate(missing) if is_missing]
+    listed = ", ".join(map(str, numbers[:SHOWN_ROWS])) + (", ..." if len(numbers) > SHOWN_ROWS else "")
+    raise HfCmimError(
+        f"{len(numbers):,} of {len(rows):,} rows of the split {split!r} have no {kind} in column {column!r} (rows"
+        f" {listed}, counted from 0; in a CSV an empty cell, NA or null is none): nothing could be asked about them."
+        " Remove them, for instance with"
+        f" dataset.filter(lambda row: row[{column!r}] is not None), and save the data again."
+    )

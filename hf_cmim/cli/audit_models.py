@@ -14,10 +14,14 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from hf_cmim.class_names import class_names_of
 from hf_cmim.errors import HfCmimError
+from hf_cmim.positions import usable_positions
+from hf_cmim.tasks import IMAGE, TEXT, task_of
 from hf_cmim.teachers import ModelTeacher
 
-HEADS = {"image": "ForImageClassification", "text": "ForSequenceClassification"}
+TASKS = {"image": IMAGE, "text": TEXT}
+"""What the command line can prepare samples for."""
 LONGEST_TEXT = 512
 """Tokens after which a text is cut where its tokenizer knows no limit; ours."""
 TOGETHER = 256
@@ -44,12 +48,14 @@ def open_classifier(path: str, flag: str, device: torch.device) -> ModelTeacher:
 def kind_of(teacher: ModelTeacher) -> str:
     """Return what a classifier reads, "image" or "text"."""
     name = type(teacher.model).__name__
-    for kind, head in HEADS.items():
-        if name.endswith(head):
+    task = task_of(name, getattr(getattr(teacher.model, "config", None), "model_type", None))
+    for kind, prepared in TASKS.items():
+        if task == prepared:
             return kind
     raise HfCmimError(
-        f"Expected a classifier of images or texts, got {name}: the command line can prepare no other samples. Audit"
-        " it from Python with hf_cmim.audit.runner.run_audit, which takes any."
+        f"Expected a classifier of images or texts, got {name}{f' ({task.name})' if task is not None else ''}: the"
+        " command line can prepare no other samples. Audit it from Python with hf_cmim.audit.runner.run_audit, which"
+        " takes any."
     )
 
 
@@ -107,6 +113,7 @@ class View:
     def prepare(self, samples: Sequence[Any]) -> list[dict[str, Any]]:
         """Return what the model is given of each sample. Grey images become RGB, so that one processor fits all."""
         if self.kind == "text":
+            _check_texts(samples)
             columns = dict(self.processor(list(samples), truncation=True))
         else:
             columns = dict(self.processor([sample.convert("RGB") for sample in samples], return_tensors="pt"))
@@ -164,11 +171,34 @@ class PreparedSamples(Dataset[dict[str, Any]]):
             return [self._kept[position] for position in positions]
         rows = self.rows[positions]
         prepared = {name: view.prepare(rows[self.columns[0]]) for name, view in self.views.items()}
+        _check_not_empty(prepared, self.columns[0])
         labels = [self.numbers[label] for label in rows[self.columns[1]]]
         return [
             {"labels": label, **{name: samples[row] for name, samples in prepared.items()}}
             for row, label in enumerate(labels)
         ]
+
+
+def _check_texts(samples: Sequence[Any]) -> None:
+    """Refuse samples that are not texts, which a tokenizer would take for something else."""
+    other = next((sample for sample in samples if not isinstance(sample, str)), None)
+    if other is not None:
+        raise HfCmimError(
+            f"Expected texts, got {other!r}, a {type(other).__name__}: the tokenizer reads strings only. Choose the"
+            " column with --text-column, or store it as strings."
+        )
+
+
+def _check_not_empty(prepared: Mapping[str, Sequence[Mapping[str, Any]]], column: str) -> None:
+    """Refuse texts without a token: models cannot read a text of length 0."""
+    for name, samples in prepared.items():
+        empty = sum("input_ids" in sample and len(sample["input_ids"]) == 0 for sample in samples)
+        if empty:
+            raise HfCmimError(
+                f"{empty} texts in column {column!r} are empty: the {name}'s tokenizer makes no token of them, and no"
+                f" model can read that. Remove them, for instance with dataset.filter(lambda row:"
+                f" row[{column!r}].strip()), and save the data again."
+            )
 
 
 def _size_of(value: Any) -> int:
@@ -206,22 +236,27 @@ class StudentBuilder:
         else:
             self.config = _loaded_config(path)
             self.view = _own_view(path, theirs)
-        self.view = self.view.limited_to(getattr(self.config, "max_position_embeddings", None))
-        own = [str(self.config.id2label[number]) for number in sorted(self.config.id2label)]
+        if self.kind == "text":
+            with torch.device("meta"):
+                self.view = self.view.limited_to(usable_positions(self._auto.from_config(self.config)))
+        own = class_names_of(self.config) or ()
         is_trained_head = self.checkpoint is not None and sorted(own) == sorted(names)
-        ordered = own if is_trained_head else list(names)
+        ordered = list(own if is_trained_head else names)
         self.config.id2label = dict(enumerate(ordered))
         self.config.label2id = {name: number for number, name in enumerate(ordered)}
 
     def __call__(self) -> nn.Module:
         """Return a new student; whatever is random in it comes from the generators' present state."""
-        auto = getattr(transformers, f"AutoModel{HEADS[self.kind]}")
         config = copy.deepcopy(self.config)
         if self.checkpoint is None:
-            student: nn.Module = auto.from_config(config)
+            student: nn.Module = self._auto.from_config(config)
         else:
-            student = auto.from_pretrained(self.checkpoint, config=config, ignore_mismatched_sizes=True)
-        return student
+            student = self._auto.from_pretrained(self.checkpoint, config=config, ignore_mismatched_sizes=True)
+        return student.float()  # a checkpoint in half precision would be trained in it
+
+    @property
+    def _auto(self) -> Any:
+        return getattr(transformers, TASKS[self.kind].auto_class)
 
     @torch.no_grad()
     def check(self, sample: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ from hf_cmim.cli.audit_data import AuditRows, open_rows
 from hf_cmim.cli.audit_models import PreparedSamples, StudentBuilder, View, kind_of, open_classifier
 from hf_cmim.cli.training import audit_plan, check_margin, training_settings
 from hf_cmim.errors import HfCmimError
+from hf_cmim.positions import usable_positions
 from hf_cmim.report import AuditReport
 from hf_cmim.teachers import ModelTeacher, match_classes
 from hf_cmim.trainers.distillation_config import DistillationConfig
@@ -94,12 +95,14 @@ class AuditSetup:
         with args.main_process_first(desc="opening models and data"):
             teacher = open_classifier(options.teacher, "--teacher", args.device)
             kind = kind_of(teacher)
-            rows = open_rows(options, kind)
+            rows = open_rows(options, kind, teacher.class_names)
             opened = {name: open_classifier(path, flag, args.device) for name, (path, flag) in others.items()}
-            view = View.of(options.teacher, kind).limited_to(_positions(teacher))
+            view = View.of(options.teacher, kind).limited_to(usable_positions(teacher.model))
             for name, each in opened.items():
                 _check_same_view(
-                    view, View.of(others[name][0], kind_of(each)).limited_to(_positions(each)), others[name]
+                    view,
+                    View.of(others[name][0], kind_of(each)).limited_to(usable_positions(each.model)),
+                    others[name],
                 )
         check_margin(plan, len(rows.test))
         names = list(rows.classes.values())
@@ -180,11 +183,6 @@ def _check_given(options: argparse.Namespace) -> None:
             f"Expected another name for a control than {taken[0]!r}: it would stand in the place of the teacher or its"
             " twin. The twin trained with plain cross-entropy is --twin."
         )
-
-
-def _positions(teacher: ModelTeacher) -> int | None:
-    positions: int | None = getattr(teacher.model.config, "max_position_embeddings", None)
-    return positions
 
 
 def _check_same_view(view: View, other: View, given: tuple[str, str]) -> None:

@@ -20,6 +20,7 @@ from hf_cmim.hub.certificate import Certificate
 from hf_cmim.hub.remeasurement import compare_measurement
 from hf_cmim.hub.verification import Finding
 from hf_cmim.measurement import Measurement, MeasurementAccumulator, labels_fingerprint
+from hf_cmim.positions import usable_positions
 from hf_cmim.report import AuditReport
 from hf_cmim.teachers import ModelTeacher, match_classes
 
@@ -50,8 +51,8 @@ def remeasure(options: argparse.Namespace, folder: Path, certificate: Certificat
 def _measure(flags: argparse.Namespace, folder: Path, teacher: ModelTeacher) -> tuple[Measurement, set[str]]:
     """Return the measurement, and the labels' fingerprints in the model's and in the data's order of classes."""
     kind = kind_of(teacher)
-    rows = open_rows(flags, kind)
-    view = View.of(str(folder), kind).limited_to(getattr(teacher.model.config, "max_position_embeddings", None))
+    rows = open_rows(flags, kind, teacher.class_names)
+    view = View.of(str(folder), kind).limited_to(usable_positions(teacher.model))
     match_classes(teacher.class_names, list(rows.classes.values()))
     numbers = {value: list(teacher.class_names or ()).index(name) for value, name in rows.classes.items()}
     columns = (rows.sample_column, rows.label_column)

@@ -8,6 +8,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from hf_cmim.hub.certificate import Certificate
+from hf_cmim.tasks import Task, task_of
 
 TAGS = ("hf_cmim", "cmim", "arxiv:2507.00012")
 AUDITED = "cmim-audited"
@@ -16,16 +17,6 @@ MEASURED_BY_US = "measured by hf_cmim"
 """End of the names of our metrics, by which they are found again."""
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 SHOWN_TEMPERATURE = 4.0
-
-
-def task_of(architecture: str) -> str:
-    """Return the Hub's name of what a classifier does.
-
-    >>> task_of("ViTForImageClassification"), task_of("BertForSequenceClassification")
-    ('image-classification', 'text-classification')
-    """
-    kind = architecture.rpartition("For")[2].removesuffix("Classification").lower()
-    return f"{'text' if kind == 'sequence' else kind}-classification"
 
 
 def card_metadata(
@@ -37,7 +28,7 @@ def card_metadata(
     dataset = training.dataset if training is not None else ""
     data = ModelCardData(
         library_name="transformers",
-        pipeline_tag=task,
+        pipeline_tag=None if task is None else task.name,
         base_model=(training.base_model or None) if training is not None else None,
         datasets=[dataset] if "/" in dataset and HUB_ID.fullmatch(dataset) else None,
         license=license,
@@ -55,9 +46,11 @@ def plain_metadata(data: Any) -> dict[str, Any]:
     return values
 
 
-def _results(certificate: Certificate, task: str) -> list[EvalResult]:
+def _results(certificate: Certificate, task: Task | None) -> list[EvalResult]:
     """Return accuracy and CMI, from the audit where there is one."""
     audit, evaluation = certificate.audit, certificate.evaluation
+    if task is None:
+        return []  # the Hub files a result under a task
     if audit is not None:
         dataset, facts = audit.scope.test_set, audit.teacher
     elif evaluation is not None:
@@ -71,7 +64,7 @@ def _results(certificate: Certificate, task: str) -> list[EvalResult]:
     known = dataset or "evaluation data"
     return [
         EvalResult(
-            task_type=task,
+            task_type=task.name,
             dataset_type=re.sub(r"[^\w./-]+", "-", known).strip("-") or "unnamed",
             dataset_name=known,
             metric_type=kind,

@@ -11,7 +11,7 @@ from transformers.utils import logging
 from hf_cmim.environment import describe_environment
 from hf_cmim.errors import HfCmimError
 from hf_cmim.hub.certificate import Certificate, Evaluation, Training
-from hf_cmim.hub.files import SIGNATURE_NAME, class_names_of, hash_model, read_config
+from hf_cmim.hub.files import SIGNATURE_NAME, certified_names, hash_model, read_config
 from hf_cmim.plain_data import write_whole
 from hf_cmim.report import CERTIFICATE_NAME, AuditReport
 from hf_cmim.teachers.model import ModelTeacher
@@ -55,7 +55,7 @@ def certify(
         lineage=known.lineage if known is not None else uuid.uuid4().hex,
         date=time.strftime("%Y-%m-%d"),
         architecture=str(config["architectures"][0]),
-        class_names=class_names_of(config),
+        class_names=certified_names(config),
         files=files,
         training=training,
         evaluation=evaluation,

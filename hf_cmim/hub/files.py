@@ -10,6 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from hf_cmim.class_names import class_names_of, default_names
 from hf_cmim.errors import HfCmimError
 from hf_cmim.report import CERTIFICATE_NAME
 
@@ -164,9 +165,6 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def class_names_of(config: dict[str, Any]) -> tuple[str, ...]:
-    """Return a configuration's class names in the order of the logits; where it is silent, transformers counts two."""
-    names = config.get("id2label")
-    if not names:
-        return tuple(f"LABEL_{number}" for number in range(int(config.get("num_labels", 2))))
-    return tuple(str(names[key]) for key in sorted(names, key=int))
+def certified_names(config: dict[str, Any]) -> tuple[str, ...]:
+    """Return the class names of a config.json; where it gives none, transformers counts two."""
+    return class_names_of(config) or default_names(2)

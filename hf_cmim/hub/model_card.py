@@ -12,7 +12,7 @@ from huggingface_hub.repocard import RepoCard
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hf_cmim.errors import HfCmimError
-from hf_cmim.hub.card_metadata import card_metadata, merged, plain_metadata, task_of
+from hf_cmim.hub.card_metadata import card_metadata, merged, plain_metadata
 from hf_cmim.hub.certificate import Certificate, Evaluation, Training
 from hf_cmim.hub.files import CARD_NAME, CONFIG_NAME, CURVE_NAME, FOREST_NAME, PAGE_NAME, WEIGHTS
 from hf_cmim.names import one_line
@@ -21,16 +21,17 @@ from hf_cmim.pages.quantities import plain
 from hf_cmim.pages.wording import UTILITY
 from hf_cmim.plain_data import write_whole
 from hf_cmim.report import CERTIFICATE_NAME
+from hf_cmim.tasks import AUDIO, IMAGE, TEXT, TOKENS, VIDEO, task_of
 
 BEGIN = "<!-- hf_cmim begins: written anew each time. What stands outside of these two marks is yours and is kept. -->"
 END = "<!-- hf_cmim ends -->"
 OURS = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
 SAMPLES = {
-    "image-classification": '"image.png"',
-    "text-classification": '"A text."',
-    "token-classification": '"A text."',
-    "audio-classification": '"sound.wav"',
-    "video-classification": '"film.mp4"',
+    IMAGE: '"image.png"',
+    TEXT: '"A text."',
+    TOKENS: '"A text."',
+    AUDIO: '"sound.wav"',
+    VIDEO: '"film.mp4"',
 }
 
 
@@ -198,10 +199,11 @@ def _rendered(certificate: Certificate, name: str, pictures: list[Path]) -> str:
         audit=audit,
         audit_section="" if audit is None else audit_markdown(audit),
         certificate_name=CERTIFICATE_NAME,
-        task=task,
-        sample=SAMPLES[task],
-        has_processor=any(name != CONFIG_NAME and not WEIGHTS.fullmatch(name) for name in certificate.files),
-        auto_model=f"AutoModelFor{certificate.architecture.rpartition('For')[2]}",
+        task=None if task is None else task.name,
+        sample=None if task is None else SAMPLES[task],
+        has_processor=task is not None
+        and any(name != CONFIG_NAME and not WEIGHTS.fullmatch(name) for name in certificate.files),
+        auto_model=certificate.architecture if task is None else task.auto_class,
         classes=certificate.class_names,
         training=training,
         evaluation=certificate.evaluation,

@@ -9,7 +9,7 @@ from hf_cmim.hub.certificate import Certificate
 from hf_cmim.hub.files import (
     CONFIG_NAME,
     SIGNATURE_NAME,
-    class_names_of,
+    certified_names,
     hash_file,
     read_config,
     stays_inside,
@@ -88,7 +88,7 @@ def _check_files(folder: Path, certificate: Certificate) -> Iterator[Finding]:
 
 def _check_class_names(folder: Path, certificate: Certificate) -> Iterator[Finding]:
     try:
-        names = class_names_of(read_config(folder))
+        names = certified_names(read_config(folder))
     except ValueError as error:
         yield Finding("class names", False, str(error))
         return

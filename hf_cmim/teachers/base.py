@@ -11,6 +11,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from hf_cmim.class_names import check_names_differ
 from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.channels import AbstractChannel
 from hf_cmim.teachers.answers import (
@@ -40,12 +41,14 @@ class AbstractTeacher(ABC):
     Attributes:
         wants_index: whether the inputs must hold `sample_index`.
         wants_labels: whether it answers from the true labels.
+        input_names: names of the inputs that it can use; None where that is unknown.
         hides_classes: whether some classes have no probability of their own in what comes out. Attacks that need every
             class make no sense of such a teacher.
     """
 
     wants_index: bool = False
     wants_labels: bool = False
+    input_names: frozenset[str] | None = None
 
     def __init__(
         self,
@@ -143,11 +146,7 @@ def _check_names(class_names: Sequence[str], num_classes: int) -> None:
         raise HfCmimError(f"Expected class_names as a sequence of strings, got {class_names!r}.")
     if len(class_names) != num_classes:
         raise HfCmimError(f"Expected a name for each of {num_classes} classes, got {len(class_names)}.")
-    repeated = sorted({name for name in class_names if list(class_names).count(name) > 1})
-    if repeated:
-        raise HfCmimError(
-            f"Expected different class_names, got {repeated} more than once: answers could not be told apart by name."
-        )
+    check_names_differ(class_names)
 
 
 def _device(inputs: Mapping[str, Any], labels: Tensor | None) -> torch.device:

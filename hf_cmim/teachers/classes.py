@@ -1,8 +1,8 @@
 """Which answer of the teacher belongs to which class of the student."""
 
-import re
 from collections.abc import Sequence
 
+from hf_cmim.class_names import are_default_names, check_names_differ
 from hf_cmim.errors import HfCmimError
 
 
@@ -34,7 +34,7 @@ def match_classes(teacher_names: Sequence[str] | None, student_names: Sequence[s
             " Give both the same classes."
         )
     for side, names, others in (("teacher", teacher_names, student_names), ("student", student_names, teacher_names)):
-        if _are_defaults(names) and not _are_defaults(others):
+        if are_default_names(names) and not are_default_names(others):
             raise HfCmimError(
                 f"Expected class names on both sides, got only defaults ({names[0]}, {names[1]}, ...) from the {side}:"
                 " nothing says which of its classes is which, and a wrong order teaches the wrong classes. Set"
@@ -46,14 +46,8 @@ def match_classes(teacher_names: Sequence[str] | None, student_names: Sequence[s
             f" {_difference(teacher_names, student_names)} Rename them in one config (id2label and label2id), or give"
             " class_names."
         )
-    if len(set(student_names)) < len(student_names):
-        raise HfCmimError(f"Expected different names for all classes, got {list(student_names)}.")
+    check_names_differ(student_names)
     return [list(teacher_names).index(name) for name in student_names]
-
-
-def _are_defaults(names: Sequence[str]) -> bool:
-    """Whether all are the names a config invents: LABEL_0, LABEL_1, ..."""
-    return all(re.fullmatch(r"LABEL_\d+", name) for name in names)
 
 
 def _difference(teacher_names: Sequence[str], student_names: Sequence[str]) -> str:

@@ -10,20 +10,15 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 
+from hf_cmim.class_names import class_names_of
 from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.channels import AbstractChannel
+from hf_cmim.tasks import TASKS, task_of
 from hf_cmim.teachers.base import INDEX_NAME, AbstractTeacher
 from hf_cmim.teachers.fingerprints import digest
 
-HEADS = (
-    "ForImageClassification",
-    "ForSequenceClassification",
-    "ForTokenClassification",
-    "ForAudioClassification",
-    "ForVideoClassification",
-)
-"""Endings of the architectures that are loaded; each names its `AutoModel` class."""
-
+ACCOMPANYING = frozenset({"attention_mask", "pixel_mask", "token_type_ids", "position_ids"})
+"""Inputs that say something about others; models of images take some of them, too."""
 _PASSING_SETTINGS = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "_commit_hash")
 
 
@@ -31,8 +26,8 @@ _PASSING_SETTINGS = ("_name_or_path", "architectures", "dtype", "torch_dtype", "
 class ModelTeacher(AbstractTeacher):
     """A model that answers with the softmax of its logits, in the precision of its weights whatever autocast does.
 
-    Its forward is given those inputs that it accepts; `labels` and `sample_index` never are. Token classification
-    answers `(B, L, C)`.
+    Its forward is given those inputs that it accepts, floating-point ones in the precision of its weights; `labels`
+    and `sample_index` never are. Token classification answers `(B, L, C)`.
 
     Args:
         model_or_path: a `PreTrainedModel`, any module that returns logits (a tensor, or an output with `logits`), or a
@@ -60,25 +55,22 @@ class ModelTeacher(AbstractTeacher):
         names = class_names if class_names is not None else _config_names(model)
         super().__init__(len(names), names, returns="logits", channel=channel)
         self.model = model if device is None else model.to(device)
-        parameters = inspect.signature(model.forward).parameters.values()
-        # Transformers' own heads name their inputs, and take settings by **kwargs; a wrapper may take anything there.
-        self._accepts_all = not isinstance(model, PreTrainedModel) and any(
-            parameter.kind is parameter.VAR_KEYWORD for parameter in parameters
-        )
-        self._accepted = {parameter.name for parameter in parameters} - {"labels", INDEX_NAME}
+        self._accepted, self._accepts_all = _inputs_of(model)
+        self.input_names = self._accepted
 
     def _answer(self, inputs: Mapping[str, Any], labels: Tensor | None) -> Tensor:
         _check_evaluates(self.model)
-        device = next((tensor.device for tensor in self.model.parameters()), None)
         accepted = {
-            name: value.to(device) if isinstance(value, Tensor) else value
+            name: self._adapted(value)
             for name, value in inputs.items()
             if name in self._accepted or (self._accepts_all and name not in ("labels", INDEX_NAME))
         }
-        if not accepted:
+        if not accepted.keys() - ACCOMPANYING:
             raise HfCmimError(
-                f"Expected inputs that the teacher's forward takes ({sorted(self._accepted)}), got {sorted(inputs)}."
-                " Give the teacher its own view of the batch, from its own processor or tokenizer."
+                f"Expected inputs that the teacher's forward takes ({', '.join(sorted(self._accepted))}), got"
+                f" {', '.join(sorted(inputs)) or 'none'}: there is nothing to ask it about. Rename the columns, or"
+                " give the teacher its own view of the batch with teacher_collator, made by its own processor or"
+                " tokenizer."
             )
         outputs = self.model(**accepted)
         if isinstance(outputs, Mapping) and "logits" in outputs:
@@ -89,6 +81,15 @@ class ModelTeacher(AbstractTeacher):
                 f" {type(outputs).__name__}: the base model without its head? Use a ...Classification class."
             )
         return outputs
+
+    def _adapted(self, value: Any) -> Any:
+        """Return an input on the device of the weights, and in their precision where it has floating-point numbers."""
+        if not isinstance(value, Tensor):
+            return value
+        weights = next((weight for weight in self.model.parameters() if weight.is_floating_point()), None)
+        if weights is None:
+            return value
+        return value.to(weights.device, weights.dtype if value.is_floating_point() else value.dtype)
 
     def _identity(self) -> str:
         """The weights, buffers and config; the code of `forward` is known by the name of its class alone."""
@@ -118,15 +119,16 @@ def load_classifier(path: str) -> PreTrainedModel:
             " the repository's own code, which could do anything on this machine and is never run. Build the model"
             " from code that you have read, and give the module."
         ) from error
-    architecture = (config.architectures or ["none"])[0]
-    head = next((head for head in HEADS if architecture.endswith(head)), None)
-    if head is None:
+    architecture = str((config.architectures or ["none"])[0])
+    task = task_of(architecture, config.model_type)
+    if task is None:
         raise HfCmimError(
-            f"Expected an architecture that ends with one of {', '.join(HEADS)}, got {architecture} in {path}: without"
-            " a classification head there are no answers. Give a checkpoint of a classifier, or the module itself."
+            f"Expected the architecture of a classifier (...{', ...'.join(each.head for each in TASKS)}), got"
+            f" {architecture} in {path}: without a classification head there are no answers. Give a checkpoint of a"
+            " classifier, or the module itself."
         )
     try:
-        loaded, loading = getattr(transformers, f"AutoModel{head}").from_pretrained(
+        loaded, loading = getattr(transformers, task.auto_class).from_pretrained(
             path, config=config, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
     except OSError as error:
@@ -144,6 +146,23 @@ def load_classifier(path: str) -> PreTrainedModel:
     return model
 
 
+def _inputs_of(model: nn.Module) -> tuple[frozenset[str], bool]:
+    """Return the names of the inputs that a model can use, and whether its forward takes others too."""
+    # A PEFT model passes everything on to the model that it adapts.
+    base_of: Any = getattr(model, "get_base_model", None)
+    adapted: Any = model if base_of is None else base_of()
+    parameters = inspect.signature(adapted.forward).parameters
+    names = set(parameters)
+    # Transformers' own heads name their inputs, and take settings by **kwargs; a wrapper may take anything there.
+    takes_others = not isinstance(adapted, PreTrainedModel) and any(
+        parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
+    )
+    if takes_others:
+        wrapped = next((module for module in model.modules() if isinstance(module, PreTrainedModel)), None)
+        names |= set() if wrapped is None else set(inspect.signature(wrapped.forward).parameters)
+    return frozenset(names - {"labels", INDEX_NAME}), takes_others
+
+
 def _check_evaluates(model: nn.Module) -> None:
     """Refuse a model of which any part is in train mode."""
     training = [name or type(model).__name__ for name, module in model.named_modules() if module.training]
@@ -154,19 +173,18 @@ def _check_evaluates(model: nn.Module) -> None:
         )
 
 
-def _config_names(model: nn.Module) -> list[str]:
-    """Return the names of `id2label` by number."""
-    config = getattr(model, "config", None)
-    names = getattr(config, "id2label", None)
-    if not isinstance(names, Mapping) or not names:
+def _config_names(model: nn.Module) -> tuple[str, ...]:
+    """Return the names that the model's configuration gives."""
+    names = class_names_of(model)
+    if names is None:
         raise HfCmimError(
             f"Expected class_names for a {type(model).__name__}, which has no config with id2label, got None: whether"
             " its outputs are in the student's order could not be checked. Name the classes in their order."
         )
-    problem = getattr(config, "problem_type", None)
+    problem = getattr(getattr(model, "config", None), "problem_type", None)
     if problem in ("multi_label_classification", "regression"):
         raise HfCmimError(
             f"Expected a single-label classifier, got problem_type={problem!r}: the softmax of its outputs is no"
             " answer of this model. Use a single-label head."
         )
-    return [str(names[number]) for number in sorted(names)]
+    return names

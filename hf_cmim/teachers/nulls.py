@@ -100,6 +100,7 @@ class ArgmaxNull(AbstractTeacher):
         self.temperature = temperature
         self.wants_index = teacher.wants_index
         self.wants_labels = teacher.wants_labels
+        self.input_names = teacher.input_names
 
     def _answer(self, inputs: Mapping[str, Any], labels: Tensor | None) -> Tensor:
         answered = self.teacher(inputs, labels).argmax(dim=-1)

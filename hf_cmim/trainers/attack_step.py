@@ -11,7 +11,7 @@ from hf_cmim.attacks.protocols import Components, Query
 from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import IGNORE_INDEX
 from hf_cmim.trainers.teacher_queries import TeacherQueries
-from hf_cmim.trainers.validation import check_are_logits, model_logits
+from hf_cmim.trainers.validation import check_are_logits, check_width, model_logits
 
 
 def attack_components(
@@ -66,6 +66,7 @@ def _one_query(
     logits = model_logits(outputs)
     if progress == 0:
         check_are_logits(logits)
+    check_width(logits, teacher.num_classes)
     if teacher.teacher is None or not attack.needs_teacher:
         log_probs = teacher.uniform(logits)
     else:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
+from hf_cmim.class_names import class_names_of
 from hf_cmim.errors import HfCmimError
 from hf_cmim.trainers.evaluation import LARGEST_MEASURED
 
@@ -42,7 +43,7 @@ class CalibratedWeight(TrainerCallback):
         if data is None or isinstance(data, Mapping) or strategy == "no":
             given = "none" if data is None else type(data).__name__
             raise _cannot_follow(f"eval_dataset {given} and eval_strategy {strategy!r}")
-        classes = getattr(getattr(trainer.model, "config", None), "num_labels", 0)
+        classes = len(class_names_of(trainer.model) or ())
         if classes > LARGEST_MEASURED:
             raise _cannot_follow(f"{classes:,} classes")
 

@@ -10,6 +10,7 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from transformers.utils import logging
 
 from hf_cmim.centroids import CentroidBank
+from hf_cmim.class_names import class_names_of
 from hf_cmim.functional.divergence import IGNORE_INDEX
 from hf_cmim.functional.information import class_centroids
 from hf_cmim.functional.inputs import check_label_range
@@ -27,7 +28,13 @@ from hf_cmim.trainers.ramp import ramped_weight
 from hf_cmim.trainers.records import dataset_name, hardening_record, weights_version
 from hf_cmim.trainers.resumed_settings import check_resumed_settings, settings_to_write
 from hf_cmim.trainers.search import evaluation_loss
-from hf_cmim.trainers.validation import check_are_logits, check_arguments, check_head, logits_and_labels
+from hf_cmim.trainers.validation import (
+    check_are_logits,
+    check_arguments,
+    check_head,
+    check_width,
+    logits_and_labels,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -136,6 +143,8 @@ class CMIMTrainer(ComponentTrainer):
             check_label_range(labels, logits.shape[-1])
         if self._state is None:
             check_are_logits(logits)
+            names = class_names_of(self.model)
+            check_width(logits, None if names is None else len(names))
         state = self.hardening_state(logits.shape[-1])
         if model.training:
             loss = self._training_loss(outputs, logits, labels, num_items_in_batch, state)
@@ -220,7 +229,7 @@ class CMIMTrainer(ComponentTrainer):
         step = self.state.global_step + 1
         due = step % max(1, self.state.max_steps // 100) == 0 and self.current_weight > 0
         if due and self.args.collapse_guard != "off":
-            names = getattr(getattr(self.model, "config", None), "id2label", None) or {}
+            names = dict(enumerate(class_names_of(self.model) or ()))
             situation = self.final_weight, step, names, self.cmim_loss.is_relative
             if self._state.guard(self.args.collapse_guard, *situation):
                 self.control.should_training_stop = True

@@ -13,6 +13,7 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from hf_cmim.attacks.base import AttackPart
 from hf_cmim.attacks.composition import Composition
 from hf_cmim.attacks.protocols import Query
+from hf_cmim.class_names import class_names_of
 from hf_cmim.functional.divergence import IGNORE_INDEX, summed_cross_entropy
 from hf_cmim.functional.inputs import check_label_range, integer_labels
 from hf_cmim.hub.certificate import Training
@@ -36,7 +37,7 @@ from hf_cmim.trainers.records import attack_record
 from hf_cmim.trainers.student_evaluation import StudentEvaluation, write_correctness
 from hf_cmim.trainers.teacher_queries import TeacherQueries
 from hf_cmim.trainers.transfer_data import TEACHER_VIEW, Collator, DistillationCollator, EpochTeller, IndexedDataset
-from hf_cmim.trainers.validation import check_head, class_names_of, model_logits
+from hf_cmim.trainers.validation import check_head, model_logits
 
 
 class DistillationTrainer(ComponentTrainer):
@@ -104,7 +105,8 @@ class DistillationTrainer(ComponentTrainer):
         self.attack.to(self.args.device)
         self._set_signature_columns_if_needed()
         columns = self._signature_columns if self.args.remove_unused_columns else None
-        self.data_collator = DistillationCollator(self.data_collator, teacher_collator, columns)
+        theirs = (teacher.input_names or ()) if teacher is not None else ()
+        self.data_collator = DistillationCollator(self.data_collator, teacher_collator, columns, theirs)
         self.add_callback(EpochTeller())
         self._optimizer_is_given = self.optimizer is not None
         self._take_transfer_set()

@@ -16,6 +16,7 @@ from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import logging
 from transformers.utils.hub import PushInProgress
 
+from hf_cmim.class_names import class_names_of
 from hf_cmim.errors import HfCmimError
 from hf_cmim.hub.certificate import Certificate, Evaluation, Training
 from hf_cmim.hub.certify import certify
@@ -41,7 +42,6 @@ from hf_cmim.trainers.publication import (
     rehearsed_files,
 )
 from hf_cmim.trainers.publishing_config import PublishingConfig
-from hf_cmim.trainers.validation import class_names_of
 
 logger = logging.get_logger(__name__)
 
@@ -203,7 +203,7 @@ class PublishingTrainer(Trainer):
             library=self.publication.library,
             auto_model=auto_model_name(base),
             base_model=training.base_model,
-            class_names=tuple(class_names_of(base) or ()),
+            class_names=class_names_of(base) or (),
             lineage=lineage,
         )
 

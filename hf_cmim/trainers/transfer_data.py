@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -171,25 +171,37 @@ class Fraction(Dataset[Any]):
 
 
 class DistillationCollator:
-    """Collate a batch for the student, and for the teacher where it has its own view of the same samples.
+    """Collate a batch for the student, and for the teacher where its view of the same samples is another.
 
     Args:
         student_collator: makes the student's batch.
         teacher_collator: makes the teacher's batch of the same samples, or None where it sees what the student sees.
         student_columns: columns the student's batch keeps, or None for all.
+        teacher_columns: names of inputs that the teacher can use. Without a `teacher_collator` the student's collator
+            makes these too, and only the teacher's view holds those that the student does not take.
     """
 
     def __init__(
-        self, student_collator: Collator, teacher_collator: Collator | None, student_columns: Sequence[str] | None
+        self,
+        student_collator: Collator,
+        teacher_collator: Collator | None,
+        student_columns: Sequence[str] | None,
+        teacher_columns: Iterable[str] = (),
     ) -> None:
         self.student_collator = student_collator
         self.teacher_collator = teacher_collator
         self.student_columns = None if student_columns is None else set(student_columns)
+        self.teacher_columns = set() if teacher_collator is not None else set(teacher_columns)
 
     def __call__(self, samples: list[Mapping[str, Any]]) -> dict[str, Any]:
         """Return the student's batch, with `sample_index` and `teacher_inputs` where there are such."""
         plain = [{name: value for name, value in sample.items() if name != INDEX_NAME} for sample in samples]
         batch = dict(self.student_collator([self._kept(sample) for sample in plain]))
+        teachers_own = self._teachers_own & batch.keys()
+        if teachers_own:
+            view = {name: value for name, value in batch.items() if name != "labels"}
+            batch = {name: value for name, value in batch.items() if name not in teachers_own}
+            batch[TEACHER_VIEW] = view
         if INDEX_NAME in samples[0]:
             batch[INDEX_NAME] = torch.tensor([sample[INDEX_NAME] for sample in samples])
         if self.teacher_collator is not None:
@@ -201,7 +213,25 @@ class DistillationCollator:
         """The student collator's tokenizer, which `Trainer` saves where it was given no processing class, or None."""
         return getattr(self.student_collator, "tokenizer", None)
 
+    @property
+    def _teachers_own(self) -> set[str]:
+        """Columns that only the teacher takes; none where the student's batch keeps all."""
+        return set() if self.student_columns is None else self.teacher_columns - self.student_columns
+
     def _kept(self, sample: dict[str, Any]) -> dict[str, Any]:
         if self.student_columns is None:
             return sample
-        return {name: value for name, value in sample.items() if name in self.student_columns}
+        kept = self.student_columns | self._teachers_own
+        return {name: value for name, value in sample.items() if name in kept}
+
+
+def share_teacher_columns(trainers: Iterable[Any]) -> None:
+    """Let the collator of each trainer make what any of their teachers can use: all learn from the batches of one.
+
+    Args:
+        trainers: `DistillationTrainer` objects of students that see the same batches.
+    """
+    collators: list[DistillationCollator] = [trainer.data_collator for trainer in trainers]
+    columns = set().union(*(collator.teacher_columns for collator in collators))
+    for collator in collators:
+        collator.teacher_columns = columns

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hf_cmim.class_names import class_names_of
 from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.inputs import flatten_samples
 from hf_cmim.trainers.cmim_config import CMIMConfig
@@ -34,8 +35,8 @@ def check_head(model: nn.Module, label_names: Sequence[str], class_weights: Sequ
     """Check the model's head as far as its class and its config tell.
 
     Raises:
-        HfCmimError: a head that does not classify, a multi-label or regression head, fewer than 2 classes, labels
-            under another name, or class weights of another number than the classes.
+        HfCmimError: a head that does not classify, a multi-label or regression head, fewer than 2 classes, class names
+            that contradict each other, labels under another name, or class weights of another number than the classes.
     """
     check_is_classifier(model)
     if not label_names:
@@ -55,7 +56,8 @@ def check_head(model: nn.Module, label_names: Sequence[str], class_weights: Sequ
             f"Expected a single-label classification head, got problem_type={problem!r}: its outputs have no cluster"
             " per class. Set problem_type='single_label_classification' and give one integer label a sample."
         )
-    num_labels = getattr(config, "num_labels", None)
+    names = class_names_of(model)
+    num_labels = None if names is None else len(names)
     if num_labels is not None and num_labels < 2:
         raise HfCmimError(
             f"Expected at least 2 classes, got num_labels={num_labels}: one class has nothing to hide. Build the model"
@@ -120,7 +122,15 @@ def check_are_logits(outputs: Tensor) -> None:
         )
 
 
-def class_names_of(model: nn.Module) -> list[str] | None:
-    """Return the names of a model's classes in the order of its logits, or None where its config gives none."""
-    names = getattr(getattr(model, "config", None), "id2label", None)
-    return None if names is None else [str(names[number]) for number in sorted(names)]
+def check_width(logits: Tensor, num_classes: int | None) -> None:
+    """Check that the head has a logit for each class that its configuration names.
+
+    Raises:
+        HfCmimError: another number.
+    """
+    if num_classes is not None and logits.shape[-1] != num_classes:
+        raise HfCmimError(
+            f"The model gives {logits.shape[-1]} logits, but its id2label names {num_classes} classes: names would"
+            " belong to the wrong outputs, and the saved model could not be loaded. Set id2label and label2id of"
+            " model.config to the classes of the head."
+        )

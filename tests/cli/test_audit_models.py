@@ -249,6 +249,52 @@ def test_text_samples_are_kept_as_lists_of_different_lengths(tokenizer, tmp_path
     assert samples[1]["student"]["input_ids"] == [2, 5, 4]
 
 
+def test_texts_without_a_token_and_other_than_texts_are_refused(tokenizer):
+    """Catches a raw error of the tokenizer or of the model at some batch."""
+    view = View(tokenizer, "text")
+    rows = Dataset.from_dict({"text": ["red", "  "], "label": [0, 1]})
+    with pytest.raises(ValueError, match=r"1 texts in column 'text' are empty.*filter"):
+        PreparedSamples(rows, ("text", "label"), {0: 0, 1: 1}, {"student": view}, room=10**6)
+    with pytest.raises(ValueError, match="Expected texts, got 7, a int.*--text-column"):
+        view.prepare(["red", 7])
+
+
+def test_relatives_of_roberta_get_texts_that_fit(tokenizer, audit_options, tmp_path):
+    """Catches texts cut to rows that such a model never uses, a raw IndexError."""
+    tokenizer.save_pretrained(tmp_path)
+    settings = {"model_type": "xlm-roberta", **SHAPE, "max_position_embeddings": 8}
+    (tmp_path / "student.json").write_text(json.dumps(settings))
+    view = View.of(str(tmp_path), "text")
+    builder = StudentBuilder(audit_options("--student-config", tmp_path / "student.json"), ("no", "yes"), view, {})
+    sample = builder.view.prepare(["red " * 9])[0]
+    assert len(sample["input_ids"]) == 8 - 1 - tokenizer.pad_token_id
+    builder.check(sample)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_checkpoints_are_asked_and_trained(dtype, built, rows, teacher, tmp_path):
+    """Catches a raw RuntimeError for such a teacher, and students that are trained in half precision."""
+    AutoModelForImageClassification.from_pretrained(teacher).to(dtype).save_pretrained(tmp_path)
+    AutoImageProcessor.from_pretrained(teacher).save_pretrained(tmp_path)
+    half = open_classifier(str(tmp_path), "--teacher", torch.device("cpu"))
+    assert half.model.dtype == dtype
+    view = View.of(str(tmp_path), "image")
+    answers = half(view.batch(view.prepare(rows["image"][:4])))
+    assert answers.dtype == torch.float32
+    builder, _ = built("--student", tmp_path)
+    assert {weight.dtype for weight in builder().parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("name", "task"), [("Wav2Vec2ForSequenceClassification", "audio"), ("BertForTokenClassification", "token")]
+)
+def test_tasks_that_need_python_are_refused(name, task):
+    """Catches sounds shown to a tokenizer, because the name of their classifier ends like that of texts."""
+    module = type(name, (torch.nn.Module,), {"forward": lambda self, input_values: None})()
+    with pytest.raises(ValueError, match=rf"got {name} \({task}-classification\).*run_audit"):
+        kind_of(ModelTeacher(module.eval(), class_names=["a", "b"]))
+
+
 def test_models_of_this_file_are_what_the_tests_think():
     """Twin: a ViT whose classes are named is what `kind_of` lets through."""
     vit = ViTForImageClassification(ViTConfig(**SHAPE, image_size=8, patch_size=4)).eval()

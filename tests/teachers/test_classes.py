@@ -30,6 +30,7 @@ def test_permuted_answers_are_in_the_order_of_the_student():
         (["LABEL_0", "LABEL_1"], ["a", "b"], r"defaults.*teacher"),
         (["a", "b"], ["LABEL_0", "LABEL_1"], r"defaults.*student"),
         (["a", "b"], ["b", "b"], r"'a'"),
+        (["a", "b", "b"], ["b", "a", "b"], r"'b' for the classes 0 and 2.*model.config.id2label\[2\] = 'b \(2\)'"),
     ],
 )
 def test_what_does_not_match_is_named(teacher, student, named):

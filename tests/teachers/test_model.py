@@ -6,6 +6,7 @@ import pytest
 import tiny
 import torch
 from torch import nn
+from transformers import Wav2Vec2Config, Wav2Vec2ForSequenceClassification
 
 from hf_cmim.functional.channels import TopK
 from hf_cmim.teachers import ModelTeacher
@@ -137,6 +138,73 @@ def test_half_precision_weights_answer_in_fp32():
     answers = teacher({"pixel_values": images()["pixel_values"].bfloat16()})
     assert answers.dtype == torch.float32
     assert torch.logsumexp(answers, -1).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("build", [tiny.vit, tiny.convnext], ids=["vit", "convnext"])
+def test_half_precision_weights_take_images_as_processors_make_them(build, dtype, tmp_path):
+    """Catches a raw RuntimeError: fp32 images, and convolutions in half precision that do not take them."""
+    model = build().eval().to(dtype)
+    with torch.no_grad():
+        expected = model(pixel_values=images()["pixel_values"].to(dtype)).logits.float().log_softmax(-1)
+    assert torch.equal(ModelTeacher(model)(images()), expected)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(ModelTeacher(tmp_path)(images()), expected)
+
+
+def test_only_numbers_with_a_fraction_change_their_precision():
+    """Catches token ids in half precision, where 2049 and 2048 are one number."""
+    model = tiny.bert().eval().bfloat16()
+    inputs = batch(tiny.sentences(3), "input_ids", "attention_mask")
+    with torch.no_grad():
+        expected = model(**inputs).logits.float().log_softmax(-1)
+    assert torch.equal(ModelTeacher(model)(inputs), expected)
+
+
+def test_images_in_another_precision_than_the_weights_are_taken():
+    """Catches a raw RuntimeError for images that NumPy made in float64."""
+    model = tiny.convnext().eval()
+    inputs = {"pixel_values": images()["pixel_values"].double()}
+    assert torch.equal(ModelTeacher(model)(inputs), ModelTeacher(model)(images()))
+
+
+def test_names_of_the_inputs_are_those_that_the_model_uses():
+    """Catches columns lost on the way to a model in a wrapper or under an adapter."""
+
+    class Wrapper(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = tiny.bert()
+
+        def forward(self, **inputs):
+            return self.model(**inputs)
+
+    inputs = {"input_ids", "attention_mask", "token_type_ids"}
+    assert inputs <= ModelTeacher(tiny.bert().eval()).input_names
+    assert inputs <= ModelTeacher(Wrapper().eval(), class_names=NAMES).input_names
+    assert "labels" not in ModelTeacher(tiny.bert().eval()).input_names
+    assert ModelTeacher(Plain().eval(), class_names=NAMES).input_names == {"pixel_values"}
+
+
+def sound_model(seed=0):
+    torch.manual_seed(seed)
+    return Wav2Vec2ForSequenceClassification(
+        Wav2Vec2Config(
+            hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, conv_dim=(8, 8),
+            conv_stride=(5, 5), conv_kernel=(10, 5), num_feat_extract_layers=2, num_conv_pos_embeddings=4,
+            num_conv_pos_embedding_groups=2, classifier_proj_size=8, mask_time_prob=0.0, num_labels=4,
+        )
+    ).eval()  # fmt: skip
+
+
+def test_a_classifier_of_sounds_is_loaded_by_its_own_class(tmp_path):
+    """Catches Wav2Vec2ForSequenceClassification asked of AutoModelForSequenceClassification, which has no such."""
+    model = sound_model()
+    model.save_pretrained(tmp_path)
+    inputs = {"input_values": torch.randn(3, 400, generator=torch.Generator().manual_seed(0))}
+    teacher = ModelTeacher(tmp_path)
+    assert type(teacher.model) is Wav2Vec2ForSequenceClassification
+    assert torch.equal(teacher(inputs), ModelTeacher(model)(inputs))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,84 @@
+"""What a classifier reads and which `AutoModel` class loads it, by transformers' own mappings.
+
+The name of an architecture is not enough: Wav2Vec2ForSequenceClassification classifies sounds.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES,
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A kind of classification.
+
+    Attributes:
+        name: the Hub's name of the task, which is also that of its pipeline.
+        head: ending of an `AutoModel` class that loads such classifiers.
+        reads: what the samples are.
+    """
+
+    name: str
+    head: str
+    reads: Literal["text", "image", "audio", "video"]
+
+    @property
+    def auto_class(self) -> str:
+        """Name of the `AutoModel` class that loads such classifiers."""
+        return f"AutoModel{self.head}"
+
+
+TEXT = Task("text-classification", "ForSequenceClassification", "text")
+TOKENS = Task("token-classification", "ForTokenClassification", "text")
+IMAGE = Task("image-classification", "ForImageClassification", "image")
+AUDIO = Task("audio-classification", "ForAudioClassification", "audio")
+VIDEO = Task("video-classification", "ForVideoClassification", "video")
+TASKS = (TEXT, TOKENS, IMAGE, AUDIO, VIDEO)
+
+_MAPPINGS: dict[Task, Mapping[str, str | Sequence[str]]] = {
+    TEXT: MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    TOKENS: MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+    IMAGE: MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+    AUDIO: MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES,
+    VIDEO: MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES,
+}
+
+
+def task_of(architecture: str, model_type: str | None = None) -> Task | None:
+    """Return the task of an architecture, or None where it is no classifier of these kinds.
+
+    An architecture that transformers does not know (a class of the user's own) goes by its ending, among the tasks
+    that transformers has for models of its type.
+
+    Args:
+        architecture: name of the model's class, as config.json gives it.
+        model_type: of its configuration, where it is known.
+
+    >>> task_of("Wav2Vec2ForSequenceClassification").name, task_of("BertForSequenceClassification").name
+    ('audio-classification', 'text-classification')
+    """
+    for task in TASKS:
+        if architecture in architectures_of(task):
+            return task
+    tasks_of_type = [task for task in TASKS if model_type in _MAPPINGS[task]]
+    by_ending = next((task for task in TASKS if architecture.endswith(task.head)), None)
+    if by_ending is not None and len(tasks_of_type) == 1:
+        return tasks_of_type[0]
+    return by_ending
+
+
+def architectures_of(task: Task) -> dict[str, str]:
+    """Return the architectures of a task, each with the type of its configuration."""
+    return {
+        architecture: model_type
+        for model_type, names in _MAPPINGS[task].items()
+        for architecture in ((names,) if isinstance(names, str) else names)
+    }
