@@ -85,6 +85,14 @@ class Suite:
         """Return the settings of a family."""
         return tuple(entry.attack for entry in self.entries if entry.family == family)
 
+    def subset(self, families: Sequence[str]) -> "Suite":
+        """Return a suite of some of the families, all settings of each, under a name that says so."""
+        entries = tuple(entry for entry in self.entries if entry.family in families)
+        kept = len({entry.family for entry in entries})
+        if kept == len(self.families):
+            return self
+        return Suite(f"{self.name}, {kept} of {len(self.families)} families", entries)
+
 
 def _family(name: str, settings: Iterable[AttackPart | Sequence[AttackPart]]) -> Iterator[SuiteEntry]:
     for parts in settings:

@@ -12,6 +12,7 @@ from hf_cmim.audit.checks import Evidence, find_faults, find_faults_of_control, 
 from hf_cmim.audit.findings import account, criterion_results, leak_differences
 from hf_cmim.audit.plan import strongest
 from hf_cmim.audit.pooled import StudentResult
+from hf_cmim.audit.subject import Subject
 from hf_cmim.audit.teacher_audit import TeacherAudit
 from hf_cmim.audit.workplace import Workplace, fingerprints_of, training_settings
 from hf_cmim.environment import describe_environment
@@ -53,7 +54,7 @@ def build_report(
     checks = find_faults(replace(_evidence(audit, workplace, power), control_fault=fault, curve=curve))
     accuracies = audit.accuracies()
     return AuditReport(
-        title=title or f"Audit of {subject.path or subject.name}",
+        title=title or f"Audit of {subject.path or subject.name}{_behind(subject)}",
         date=time.strftime("%Y-%m-%d"),
         scope=_scope(audit, workplace, names),
         teacher=subject.facts(),
@@ -76,6 +77,11 @@ def build_report(
         },
         learning_curve=curve,
     )
+
+
+def _behind(subject: Subject) -> str:
+    """Return through what the teacher answers, if through anything."""
+    return "" if subject.teacher.channel is None else f" behind {subject.teacher.channel!r}"
 
 
 def _reference(audit: TeacherAudit) -> str:

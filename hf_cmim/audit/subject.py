@@ -97,7 +97,8 @@ class Subject:
             )
         self.teacher: AbstractTeacher = wrapped
         self.name = name
-        self.path = teacher if isinstance(teacher, str) else str(getattr(teacher, "name_or_path", ""))
+        model = getattr(wrapped, "model", None)
+        self.path = teacher if isinstance(teacher, str) else str(getattr(model, "name_or_path", ""))
         self.pool = pool
         self.data = data
         # An arm that asks nobody: these questions are the audit's, no attacker pays for them.

@@ -78,6 +78,13 @@ def _add_teachers(group: "argparse._ArgumentGroup") -> None:
         type=name_and_value,
         help="another classifier to compare with; may be repeated",
     )
+    group.add_argument(
+        "--channel",
+        metavar="NAME",
+        nargs="+",
+        help="what the teacher's answers pass through, with its settings as JSON: rounded '{\"decimals\": 2}', top-k"
+        " '{\"k\": 3}', argmax, sharpened, reverse-sigmoid, or PACKAGE.MODULE:CLASS. Twin and controls answer without",
+    )
 
 
 def add_student(group: "argparse._ArgumentGroup") -> None:
@@ -87,7 +94,12 @@ def add_student(group: "argparse._ArgumentGroup") -> None:
         metavar="PATH",
         help="folder, Hub id or .json of a transformers configuration: new students with random weights",
     )
-    group.add_argument("--student", metavar="PATH", help="checkpoint that every student starts from, instead")
+    group.add_argument(
+        "--student",
+        metavar="PATH",
+        help="instead: a checkpoint that every student starts from, or PACKAGE.MODULE:FUNCTION, which returns a new"
+        " student",
+    )
 
 
 def add_data(group: "argparse._ArgumentGroup") -> None:
@@ -121,6 +133,15 @@ def add_data(group: "argparse._ArgumentGroup") -> None:
 
 def _add_plan(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--suite", metavar="NAME", help="attacks: standard-v1 or quick-v1 (standard-v1)")
+    group.add_argument("--families", metavar="NAME", nargs="+", help="only these attacks of the suite and of --attack")
+    group.add_argument(
+        "--attack",
+        metavar="REFERENCE",
+        nargs="+",
+        action="append",
+        help="an attack of your own beside the suite's: PACKAGE.MODULE:CLASS, then its settings as JSON, one object"
+        " for each setting to try; may be repeated",
+    )
     group.add_argument(
         "--criterion",
         metavar="NAME",
@@ -172,5 +193,6 @@ def run(options: argparse.Namespace) -> None:
             report = AuditReport.read(setup.folder)  # what `hf-cmim report` will show later
             written = write_pages(report, setup.folder)
             print(f"\n{audit_table(report)}\nWritten: {', '.join(map(str, (setup.folder / REPORT_NAME, *written)))}")
-            print(f"To bind it to the weights: hf-cmim certify {report.teacher.path} --audit {setup.folder}")
+            if setup.teacher.channel is None:  # else it is about an interface, not about the weights
+                print(f"To bind it to the weights: hf-cmim certify {report.teacher.path} --audit {setup.folder}")
     setup.leave()

@@ -3,7 +3,7 @@
 import argparse
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -258,24 +258,31 @@ class StudentBuilder:
     def _auto(self) -> Any:
         return getattr(transformers, TASKS[self.kind].auto_class)
 
-    @torch.no_grad()
     def check(self, sample: Mapping[str, Any]) -> None:
         """Raise an `HfCmimError` if a student does not take a sample as its view makes it."""
-        batch = self.view.batch([sample, sample])
-        shapes = {name: tuple(value.shape) for name, value in batch.items()}
-        try:
-            outputs = self().eval()(**batch)
-        except (IndexError, RuntimeError, TypeError, ValueError) as error:
-            raise HfCmimError(
-                f"Expected a student that takes inputs of {shapes}, got one that does not ({error}): it could not be"
-                " trained. Change its configuration (image_size, num_channels, vocab_size, ...), or give it a"
-                " processor of its own beside the configuration."
-            ) from error
-        if outputs["logits"].shape != (2, len(self.config.id2label)):
-            raise HfCmimError(
-                f"Expected a student with logits of shape (2, {len(self.config.id2label)}) for two samples, got"
-                f" {tuple(outputs['logits'].shape)}: it is no classifier of these classes."
-            )
+        check_student(self, self.view, len(self.config.id2label), sample)
+
+
+@torch.no_grad()
+def check_student(
+    build_student: Callable[[], nn.Module], view: View, num_classes: int, sample: Mapping[str, Any]
+) -> None:
+    """Raise an `HfCmimError` if a student does not take a sample as its view makes it, or names other classes."""
+    batch = view.batch([sample, sample])
+    shapes = {name: tuple(value.shape) for name, value in batch.items()}
+    try:
+        outputs = build_student().eval()(**batch)
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise HfCmimError(
+            f"Expected a student that takes inputs of {shapes}, got one that does not ({error}): it could not be"
+            " trained. Change its configuration (image_size, num_channels, vocab_size, ...), or give it a"
+            " processor of its own beside the configuration."
+        ) from error
+    if outputs["logits"].shape != (2, num_classes):
+        raise HfCmimError(
+            f"Expected a student with logits of shape (2, {num_classes}) for two samples, got"
+            f" {tuple(outputs['logits'].shape)}: it is no classifier of these classes."
+        )
 
 
 def _config_of(path: Path, theirs: View, sample: Mapping[str, Any]) -> Any:

@@ -20,6 +20,8 @@ from hf_cmim.audit.spot_check import SpotCheck, spot_check
 from hf_cmim.audit.subject import AuditData
 from hf_cmim.cli.audit_data import AuditRows, open_rows
 from hf_cmim.cli.audit_models import PreparedSamples, StudentBuilder, View, kind_of, open_classifier
+from hf_cmim.cli.extensions import channel_of, is_reference
+from hf_cmim.cli.own_students import OwnStudents
 from hf_cmim.cli.training import audit_plan, check_margin, training_settings
 from hf_cmim.errors import HfCmimError
 from hf_cmim.positions import usable_positions
@@ -68,7 +70,7 @@ class AuditSetup:
     teacher: ModelTeacher
     twin: ModelTeacher | None
     controls: dict[str, ModelTeacher]
-    student: StudentBuilder
+    student: StudentBuilder | OwnStudents
     data: AuditData
     view: View
 
@@ -81,9 +83,8 @@ class AuditSetup:
         """
         _check_given(options)
         plan = audit_plan(options)
-        args = training_settings(
-            options.training, options.output_dir or OUTPUT_DIR, from_checkpoint=options.student is not None
-        )
+        is_checkpoint = options.student is not None and not is_reference(options.student)
+        args = training_settings(options.training, options.output_dir or OUTPUT_DIR, from_checkpoint=is_checkpoint)
         args.disable_tqdm = args.disable_tqdm or bool(options.quiet)
         # After the settings, whose progress bars follow the verbosity.
         transformers.logging.set_verbosity_error()  # a student's checkpoint would be reported on for every student
@@ -92,8 +93,11 @@ class AuditSetup:
         others = {name: (path, f"--control {name}") for name, path in options.control or ()}
         if options.twin is not None:
             others[TWIN] = (options.twin, "--twin")
+        channel = None if options.channel is None else channel_of(options.channel)
         with args.main_process_first(desc="opening models and data"):
             teacher = open_classifier(options.teacher, "--teacher", args.device)
+            if channel is not None:
+                teacher = ModelTeacher(teacher.model, channel=channel)
             kind = kind_of(teacher)
             rows = open_rows(options, kind, teacher.class_names)
             opened = {name: open_classifier(path, flag, args.device) for name, (path, flag) in others.items()}
@@ -109,7 +113,7 @@ class AuditSetup:
         for each in (teacher, *opened.values()):
             match_classes(each.class_names, names)
         sample = view.prepare(rows.transfer[:1][rows.sample_column])[0]
-        student = StudentBuilder(options, names, view, sample)
+        student = _students(options, names, view, sample)
         student.check(student.view.prepare(rows.transfer[:1][rows.sample_column])[0])
         data = _prepared(rows, student, view, quiet=args.disable_tqdm or not PartialState().is_main_process)
         twin = opened.pop(TWIN, None)
@@ -127,19 +131,17 @@ class AuditSetup:
 
     def run(self) -> None:
         """Audit; the report is in the folder."""
-        run_audit(self.teacher.model, self.student, self.args, self.data, self.plan, **self._others())
+        run_audit(self.teacher, self.student, self.args, self.data, self.plan, **self._others())
 
     def spot_check(self, report: AuditReport, count: int) -> list[SpotCheck]:
         """Train some students of a finished audit of this teacher again."""
         others = self._others()
         collators = {name: others[name] for name in ("data_collator", "teacher_collator")}
-        return spot_check(
-            report, self.teacher.model, self.student, self.args, self.data, self.plan, count, **collators
-        )
+        return spot_check(report, self.teacher, self.student, self.args, self.data, self.plan, count, **collators)
 
     def preview(self) -> Preview:
         """Say what an audit would train and cost."""
-        return preview_audit(self.teacher.model, self.student, self.args, self.data, self.plan, **self._others())
+        return preview_audit(self.teacher, self.student, self.args, self.data, self.plan, **self._others())
 
     def _others(self) -> dict[str, Any]:
         has_own_view = self.student.view is not self.view
@@ -155,6 +157,15 @@ class AuditSetup:
         state = PartialState()
         state.wait_for_everyone()
         state.destroy_process_group()
+
+
+def _students(
+    options: argparse.Namespace, names: list[str], view: View, sample: dict[str, Any]
+) -> StudentBuilder | OwnStudents:
+    """Return what builds students: a function of the user's, a checkpoint or a configuration."""
+    if is_reference(options.student):
+        return OwnStudents(options.student, names, view)
+    return StudentBuilder(options, names, view, sample)
 
 
 def _check_given(options: argparse.Namespace) -> None:
@@ -194,7 +205,7 @@ def _check_same_view(view: View, other: View, given: tuple[str, str]) -> None:
         )
 
 
-def _prepared(rows: AuditRows, student: StudentBuilder, view: View, *, quiet: bool) -> AuditData:
+def _prepared(rows: AuditRows, student: StudentBuilder | OwnStudents, view: View, *, quiet: bool) -> AuditData:
     """Return the samples as student and teacher see them."""
     views = {"student": student.view}
     if student.view is not view:

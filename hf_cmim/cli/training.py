@@ -8,6 +8,7 @@ from typing import Any
 from transformers.hf_argparser import HfArgumentParser
 
 from hf_cmim.audit.plan import AuditPlan
+from hf_cmim.cli.extensions import composed_suite
 from hf_cmim.cli.words import nearest
 from hf_cmim.errors import HfCmimError
 from hf_cmim.trainers.distillation_config import DistillationConfig
@@ -88,6 +89,9 @@ def audit_plan(options: argparse.Namespace) -> AuditPlan:
     settings: Mapping[str, Any] = {
         name: getattr(options, name) for name in names if getattr(options, name) is not None
     }
+    if options.families is not None or options.attack is not None:
+        plain = AuditPlan(**settings)
+        settings = {**settings, "suite": composed_suite(plain.attacks, options.families, options.attack or ())}
     if options.looks is not None:
         settings = {**settings, "looks": tuple(options.looks)}
     if options.margin_points is not None:

@@ -22,10 +22,10 @@ def name_and_value(word: str) -> tuple[str, str]:
     return name, value
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """Return a sentence with the names that are spelt most like this one."""
-    found = difflib.get_close_matches(name, list(names), n=2, cutoff=0.5)
-    return f"Do you mean {' or '.join(found)}?" if found else "--help lists them all."
+def nearest(name: str, names: Iterable[str], otherwise: str = "--help lists them all.") -> str:
+    """Return a sentence with the names that are spelt most like this one, or another sentence where none is."""
+    similar = difflib.get_close_matches(name, list(names), n=2, cutoff=0.5)
+    return f"Did you mean {' or '.join(similar)}?" if similar else otherwise
 
 
 def refuse_unknown(words: list[str], parser: argparse.ArgumentParser) -> None:

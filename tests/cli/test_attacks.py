@@ -93,7 +93,7 @@ def test_one_family_of_a_suite(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nkdd"], "Expected a method that there is, got 'nkdd': there is nothing to show. Do you mean nkd"),
+        (["nkdd"], "Expected a method that there is, got 'nkdd': there is nothing to show. Did you mean nkd"),
         (["--suite", "standard"], "Expected a suite that there is, got 'standard'"),
         (["--suite", "quick-v1", "nkd"], "Expected a family that there is, got 'nkd'"),
     ],

@@ -51,6 +51,11 @@ FLAGS = [
      "training", [("learning_rate", "1e-3"), ("lr_scheduler_kwargs", '{"a": 1}'), ("bf16", "true")]),
     (["--output-dir", "o"], {"output-dir": "o"}, "output_dir", "o"),
     (["--dry-run"], {"dry-run": True}, "dry_run", True),
+    (["--channel", "rounded", '{"decimals": 2}'], {"channel": ["rounded", '{"decimals": 2}']}, "channel",
+     ["rounded", '{"decimals": 2}']),
+    (["--families", "kd", "dkd"], {"families": ["kd", "dkd"]}, "families", ["kd", "dkd"]),
+    (["--attack", "m:A={}", "--attack", 'm:B={"weight": 2}'], {"attack": {"m:A": {}, "m:B": {"weight": 2}}},
+     "attack", [["m:A={}"], ['m:B={"weight": 2}']]),
     (["--quiet"], {"quiet": True}, "quiet", True),
 ]  # fmt: skip
 
@@ -91,7 +96,7 @@ def test_flags_override_a_file_and_pairs_are_added_to_it(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.yaml", "teachr: there", r"got 'teachr'.*Do you mean teacher"),
+        ("a.yaml", "teachr: there", r"got 'teachr'.*Did you mean teacher"),
         ("a.yaml", "set: {a: 1}", r"got 'set'"),
         ("a.yaml", "looks: [three]", r"Expected settings in .*invalid int value: 'three'"),
         ("a.yaml", "training: fast", r"NAME=VALUE, got 'fast'"),
@@ -186,7 +191,7 @@ def test_settings_come_from_defaults_and_flags(tmp_path):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("learning_rat", "1", r"got 'learning_rat'.*Do you mean learning_rate"),
+        ("learning_rat", "1", r"got 'learning_rat'.*Did you mean learning_rate"),
         ("learning_rate", "fast", r"invalid float value: 'fast'"),
         ("bf16", "perhaps", r"perhaps"),
         ("logging_steps", "0", r"Expected settings after --set that go together.*requires non-zero --logging_steps"),

@@ -117,7 +117,7 @@ def test_unknown_flag_is_refused_with_its_nearest(capsys):
     """A misspelt flag without a hint sends its user to read the whole help."""
     assert main(["audit", "--teachr", "there"]) == 2
     assert "got '--teachr'" in (printed := capsys.readouterr().err)
-    assert "Do you mean --teacher" in printed
+    assert "Did you mean --teacher" in printed
 
 
 def test_our_refusals_come_without_a_traceback_and_faults_with_one(capsys, monkeypatch):
