@@ -172,7 +172,11 @@ class StudentPool:
 
     def _units(self, students: list[PooledStudent], batch: dict[str, Any]) -> list[PooledStudent | StudentStack]:
         """Return what takes steps: a stack of those students that can be stacked, and the others one by one."""
-        together = [student for student in students if self.stacked and can_be_stacked(student)]
+        together = [
+            student
+            for student in students
+            if self.stacked and can_be_stacked(student) and not student.draws_random_numbers(batch["labels"])
+        ]
         if len(together) < 2 or not stacks_faithfully(together, batch):
             return list(students)
         return [StudentStack(together), *(student for student in students if student not in together)]

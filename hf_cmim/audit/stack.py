@@ -9,8 +9,12 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from transformers.utils import logging
 
+from hf_cmim.attacks.protocols import Query
 from hf_cmim.audit.graphs import ReplayedForward, graph_obstacle
 from hf_cmim.audit.student import PooledStudent, student_inputs
+from hf_cmim.functional.inputs import check_label_range
+from hf_cmim.teachers.base import INDEX_NAME
+from hf_cmim.trainers.transfer_data import TEACHER_VIEW
 from hf_cmim.trainers.validation import model_logits
 
 logger = logging.get_logger(__name__)
@@ -23,10 +27,14 @@ TOLERANCE = 1e-4
 
 @final
 class StudentStack:
-    """Students whose weights are stacked, `(S, ...)` each, so that one pass serves them all.
+    """Students whose weights are stacked, so that one pass serves them all.
 
-    Every student keeps its own attack, random state, clipping and result; the loss of each is its own trainer's. Sums
-    are taken in another order than alone, so that weights agree to rounding and not to the bit.
+    Weights are stacked along a new first dimension, `(S, ...)`; embedding tables along their second, `(V, S, H)`. A
+    lookup then reads one row of S x H numbers and its gradient is one scatter, where tables one behind the other would
+    all be copied in every pass.
+
+    Every student keeps its own attack, loss, clipping and result, and none draws random numbers. Sums are taken in
+    another order than alone, so that weights agree to rounding and not to the bit.
 
     Args:
         students: at least two that `can_be_stacked`.
@@ -37,9 +45,14 @@ class StudentStack:
         models: list[Any] = [student.model for student in students]
         self._skeleton = _skeleton(models[0])
         parameters, self._buffers = stack_module_state(models)
-        self._parameters: dict[str, Tensor] = dict(parameters)
+        tables = _embedding_tables(models[0])
+        self._stacked_along = {name: int(name in tables) for name in parameters}
+        self._parameters: dict[str, Tensor] = {
+            name: _interleaved(value) if name in tables else value for name, value in parameters.items()
+        }
         self._trained = {name: value for name, value in self._parameters.items() if value.requires_grad}
         self._passes = ReplayedForward(self.logits, list(self._parameters.values()), list(self._buffers.values()))
+        self._is_finite = torch.ones(len(students), dtype=torch.bool, device=students[0].args.device)
         self._optimizer: torch.optim.Optimizer
         self._schedule: Any
 
@@ -60,20 +73,25 @@ class StudentStack:
             student.stand_by(max_steps)
 
     def begin_epoch(self) -> None:
-        """Let each student draw what it draws when an epoch begins."""
-        for student in self.students:
-            student.begin_epoch()
+        """Do nothing: no student of a stack draws random numbers."""
 
     def take_step(self, batches: Sequence[dict[str, Any]], num_items: Tensor | int | None) -> None:
         """Take one optimizer step of all."""
         for batch in batches:
-            logits = self._passes(student_inputs(batch))
+            inputs, labels = student_inputs(batch), batch["labels"]
+            if labels.device.type == "cpu":
+                check_label_range(labels, self.students[0].queries.num_classes)
+            query = Query(inputs, batch.get(TEACHER_VIEW, inputs), labels)
+            logits = self._passes(inputs)
             with self.students[0].compute_loss_context_manager():
-                losses = [
-                    student.loss_of(_Answer(each), batch, num_items)
-                    for student, each in zip(self.students, logits.unbind(), strict=True)
-                ]
-            torch.stack(losses).sum().backward()
+                losses = torch.stack(
+                    [
+                        student.loss_of(own_logits, query, batch.get(INDEX_NAME), num_items)
+                        for student, own_logits in zip(self.students, logits.unbind(), strict=True)
+                    ]
+                )
+            self._is_finite = self._is_finite & torch.isfinite(losses.detach())
+            losses.sum().backward()
         if self.students[0].args.max_grad_norm > 0:
             self._clip(self.students[0].args.max_grad_norm)
         self._optimizer.step()
@@ -99,38 +117,47 @@ class StudentStack:
             return model_logits(functional_call(self._skeleton, (parameters, buffers), kwargs=dict(inputs)))
 
         with self.students[0].compute_loss_context_manager():
-            logits: Tensor = vmap(forward)(self._parameters, self._buffers)
+            logits: Tensor = vmap(forward, in_dims=(self._stacked_along, 0))(self._parameters, self._buffers)
         return logits
 
     @torch.no_grad()
     def _clip(self, largest: float) -> None:
         """Clip the gradient of each student as `torch.nn.utils.clip_grad_norm_` does."""
-        gradients = [value.grad for value in self._trained.values() if value.grad is not None]
-        norms = torch.stack([each.flatten(1).norm(dim=1) for each in gradients]).norm(dim=0)
+        gradients = {name: value.grad for name, value in self._trained.items() if value.grad is not None}
+        norms = torch.stack(
+            [
+                gradient.norm(dim=2).norm(dim=0) if self._stacked_along[name] else gradient.flatten(1).norm(dim=1)
+                for name, gradient in gradients.items()
+            ]
+        ).norm(dim=0)
         factors = (largest / (norms + 1e-6)).clamp_max(1.0)
-        for each in gradients:
-            each.mul_(factors.reshape(-1, *[1] * (each.ndim - 1)))
+        for name, gradient in gradients.items():
+            shape = [1] * gradient.ndim
+            shape[self._stacked_along[name]] = -1
+            gradient.mul_(factors.reshape(shape))
 
     @torch.no_grad()
     def end(self) -> None:
-        """Give every student its weights."""
-        for position, student in enumerate(self.students):
+        """Give every student its weights, and note whose loss was not finite."""
+        for position, (student, was_finite) in enumerate(zip(self.students, self._is_finite.tolist(), strict=True)):
+            student.has_diverged = not was_finite
             model: Any = student.model
-            own = [*model.named_parameters(), *model.named_buffers()]
-            for name, value in own:
-                value.copy_((self._parameters | self._buffers)[name][position])
+            for name, value in model.named_parameters():
+                value.copy_(self._parameters[name].select(self._stacked_along[name], position))
+            for name, value in model.named_buffers():
+                value.copy_(self._buffers[name][position])
 
 
-class _Answer:
-    """What a trainer takes for its model: the logits are there already."""
+def _embedding_tables(model: nn.Module) -> set[str]:
+    """Return the names of the weights of a model's embedding layers."""
+    return {
+        f"{prefix}.weight".lstrip(".") for prefix, module in model.named_modules() if isinstance(module, nn.Embedding)
+    }
 
-    training = True
 
-    def __init__(self, logits: Tensor) -> None:
-        self.logits = logits
-
-    def __call__(self, **_: Any) -> dict[str, Tensor]:
-        return {"logits": self.logits}
+def _interleaved(tables: Tensor) -> Tensor:
+    """Return `(S, V, H)` tables as a `(V, S, H)` leaf."""
+    return tables.detach().transpose(0, 1).contiguous().requires_grad_(tables.requires_grad)
 
 
 def _skeleton(model: nn.Module) -> nn.Module:

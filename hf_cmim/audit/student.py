@@ -1,5 +1,6 @@
 """A student among others: everything `DistillationTrainer` does in a step, without its loop."""
 
+import copy
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,9 +12,12 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerState
 
+from hf_cmim.attacks.protocols import Query
 from hf_cmim.audit.graphs import ReplayedForward, ReplayedModel, graph_obstacle
 from hf_cmim.audit.shared_answers import SharedAnswers
 from hf_cmim.teachers.base import INDEX_NAME
+from hf_cmim.trainers.attack_step import attack_components
+from hf_cmim.trainers.components import unchanged_random_states
 from hf_cmim.trainers.distillation_trainer import DistillationTrainer
 from hf_cmim.trainers.transfer_data import TEACHER_VIEW
 from hf_cmim.trainers.validation import model_logits
@@ -99,19 +103,32 @@ class PooledStudent(DistillationTrainer):
         self.model_wrapped = cast(nn.Module, self.model)
         self.state = TrainerState(max_steps=max_steps)
 
-    def loss_of(self, answer: Any, batch: dict[str, Any], num_items: Tensor | int | None) -> Tensor:
-        """Return this student's loss, noting where it is not finite.
+    def draws_random_numbers(self, labels: Tensor) -> bool:
+        """Return whether this student's attack draws random numbers for its loss, seen by trying it.
 
         Args:
-            answer: stands for the model; called, it returns the logits.
-            batch: micro-batch.
-            num_items: valid labels of the whole step.
+            labels: `(B, ...)` labels of a batch.
         """
-        with self.own_randomness():
-            loss: Tensor = self.compute_loss(answer, batch, num_items_in_batch=num_items)
-        finite = torch.isfinite(loss.detach())
-        self._loss_is_finite = finite if self._loss_is_finite is None else self._loss_is_finite & finite
-        return loss
+        attack = copy.deepcopy(self.attack)
+        logits = torch.zeros(*labels.shape, self.queries.num_classes, device=labels.device, requires_grad=True)
+        with unchanged_random_states(self.args.device):
+            before = _RandomStates.now(self.args.device)
+            attack(logits, self.queries.uniform(logits), labels)
+            return not before.equals(_RandomStates.now(self.args.device))
+
+    def loss_of(self, logits: Tensor, query: Query, index: Tensor | None, num_items: Tensor | int | None) -> Tensor:
+        """Return this student's loss on logits that a stack computed.
+
+        Args:
+            logits: `(B, ..., C)` of this student.
+            query: micro-batch.
+            index: `(B,)` positions in the transfer set.
+            num_items: valid labels of the whole step, or None for those of this micro-batch.
+        """
+        progress = self.state.global_step / max(self.state.max_steps, 1)
+        components, count, _ = attack_components(self.attack, self.queries, _Logits(logits), query, index, progress)
+        loss = torch.stack(list(components.values())).sum()
+        return loss if num_items is None else loss * (count / num_items)
 
     def end(self) -> None:
         """See whether every loss was finite, and let go of what was recorded."""
@@ -164,6 +181,17 @@ class PooledStudent(DistillationTrainer):
         return logits.argmax(dim=-1)
 
 
+class _Logits(nn.Module):
+    """A stand-in for a model whose logits are there already."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, **_: Any) -> dict[str, Tensor]:
+        return {"logits": self.logits}
+
+
 class _RandomStates:
     """The states of every generator a student may draw from."""
 
@@ -177,6 +205,15 @@ class _RandomStates:
     def now(cls, device: torch.device) -> "_RandomStates":
         on_device = (device, torch.cuda.get_rng_state(device)) if device.type == "cuda" else None
         return cls(random.getstate(), np.random.get_state(), torch.get_rng_state(), on_device)
+
+    def equals(self, other: "_RandomStates") -> bool:
+        on_device = [] if self.device is None or other.device is None else [(self.device[1], other.device[1])]
+        return (
+            self.python == other.python
+            and np.array_equal(self.numpy[1], other.numpy[1])
+            and self.numpy[2] == other.numpy[2]
+            and all(torch.equal(first, second) for first, second in [(self.cpu, other.cpu), *on_device])
+        )
 
     def restore(self) -> None:
         random.setstate(self.python)
