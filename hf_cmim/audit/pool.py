@@ -5,7 +5,7 @@ A pooled student ends with the very weights that `DistillationTrainer` gives it 
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain, islice
 from typing import Any, cast, final
@@ -52,7 +52,7 @@ class StudentPool:
             rounding instead of to the bit.
 
     Attributes:
-        shared: answers to the batch at hand, with the count of what was asked.
+        shared: the teachers' answers, with the count of what was asked.
 
     Raises:
         HfCmimError: settings that only a whole Trainer can follow, or a transfer set without a valid label.
@@ -77,7 +77,7 @@ class StudentPool:
         self.data_collator = data_collator
         self.teacher_collator = teacher_collator
         self.stacked = stacked
-        self.shared = SharedAnswers()
+        self.shared = SharedAnswers(self._unchanging_transfer_set if stacked else None)
         self._varies: dict[int, tuple[Any, bool]] = {}
         self._kept: dict[int, tuple[Any, list[dict[str, Any]]]] = {}
 
@@ -186,6 +186,7 @@ class StudentPool:
     ) -> None:
         moved = [dict(first._prepare_inputs(batch)) for batch in batches]
         num_items = first._get_num_items_in_batch(moved, self.args.device)
+        self.shared.show(moved)
         for unit in units:
             unit.take_step(moved, num_items)
         self.shared.forget()
@@ -215,12 +216,21 @@ class StudentPool:
         for batch in loader:
             yield dict(student._prepare_inputs(batch))
 
+    def _unchanging_transfer_set(self) -> Iterator[dict[str, Any]] | None:
+        """Return the batches of the transfer set in order, or None where its samples or their collation change."""
+        if self.varies(self.transfer_set):
+            return None
+        student = self.student(PooledArm("shown", Composition(CrossEntropy()), None), 0)
+        first, second = (next(self.ordered_batches(student, self.transfer_set)) for _ in range(2))
+        return self.ordered_batches(student, self.transfer_set) if _is_equal(first, second) else None
+
     @torch.no_grad()
     def _survey(self, students: Sequence[PooledStudent], seed: int) -> None:
         """Show the attacks that want it the answers to the whole transfer set, as `DistillationTrainer` does."""
         curious = [student for student in students if student.attack.needs_survey]
         answers: list[list[tuple[Tensor, Tensor]]] = [[] for _ in curious]
         for batch in self.ordered_batches(curious[0], self.transfer_set, seed) if curious else ():
+            self.shared.show([batch])
             labels, index = batch.pop("labels"), batch.pop(INDEX_NAME)
             view = batch.pop(TEACHER_VIEW, batch)
             valid = labels.flatten() != IGNORE_INDEX
@@ -290,6 +300,13 @@ class StudentPool:
             )
             for arm, student, predicted in zip(arms, students, predictions, strict=True)
         ]
+
+
+def _is_equal(first: Any, second: Any) -> bool:
+    """Return whether two batches hold the same values."""
+    if isinstance(first, Mapping):
+        return all(_is_equal(value, second[name]) for name, value in first.items())
+    return torch.equal(first, second) if isinstance(first, Tensor) else bool(first == second)
 
 
 def _loading(args: DistillationConfig) -> dict[str, Any]:

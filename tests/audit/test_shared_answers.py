@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import pytest
 import tiny
 import torch
 from planted import CLASSES, Samples, Student
@@ -106,18 +105,54 @@ def trained(folder: Any, attacks: list[Any], teacher: Any, **changes: Any) -> tu
     return pool, pool.train([*arms, PooledArm("ce", Composition(CrossEntropy()), None)], seed=3)
 
 
-@pytest.mark.parametrize("stacked", [False, True])
-def test_students_ask_once_a_batch(stacked, tmp_path):
+def test_students_in_lockstep_ask_once_a_batch(tmp_path):
     """Catches a question for each student, a survey for each, and a micro-batch that is asked twice."""
     for count, changes in ((1, {}), (4, {}), (4, {"num_train_epochs": 2, "gradient_accumulation_steps": 2})):
         teacher = Recorder()
         attacks = [KD(), DKD(), KD(temperature=2.0), KD(temperature=Relative(1.0))][:count]
-        pool, students = trained(tmp_path, attacks, teacher, stacked=stacked, **changes)
+        pool, students = trained(tmp_path, attacks, teacher, **changes)
         passes = changes.get("num_train_epochs", 1) + (count == 4)  # one more for the survey
         assert len(teacher.asked) == BATCHES * passes
         assert pool.shared.num_asked == SIZE * passes
         paid = [student.queries.ledger.num_paid for student in students]
         assert paid == [SIZE * (passes - (count == 4))] * min(count, 3) + [SIZE * passes] * (count == 4) + [0]
+
+
+def test_stacked_students_share_answers_that_are_stored_once(tmp_path):
+    """Catches a live teacher asked in every epoch, and an attacker who pays less because the audit stores answers."""
+    teacher = Recorder()
+    attacks = [KD(), DKD(), KD(temperature=Relative(1.0))]
+    pool, students = trained(tmp_path, attacks, teacher, stacked=True, num_train_epochs=3)
+    first_batch = 8  # asked twice, to see whether answers change
+    assert pool.shared.num_asked == sum(map(len, teacher.asked)) == SIZE + first_batch
+    assert [student.queries.ledger.num_paid for student in students] == [3 * SIZE, 3 * SIZE, 4 * SIZE, 0]
+    _, lockstep = trained(tmp_path, attacks, Recorder(), num_train_epochs=3)
+    for stored, live in zip(students, lockstep, strict=True):
+        assert tiny.largest_difference(tiny.weights(stored.model), tiny.weights(live.model)) < 2e-5
+
+
+class Undecided(Recorder):
+    """Answers differently each time."""
+
+    def _answer(self, inputs: Any, labels: Tensor | None) -> Tensor:
+        shift = 0.1 * len(self.asked) * torch.arange(CLASSES)
+        return (super()._answer(inputs, labels) + shift).log_softmax(-1)
+
+
+def test_answers_that_change_are_asked_for_each_time(tmp_path):
+    """Catches a random teacher that stored answers make look like a certain one."""
+    teacher = Undecided()
+    trained(tmp_path, [KD(), DKD()], teacher, stacked=True, num_train_epochs=2)
+    assert len(teacher.asked) == 2 * BATCHES + 2, "two to find out"
+
+
+def test_a_students_own_query_is_asked_live_beside_stored_answers(tmp_path):
+    """Catches a mixture answered with the stored answer of the sample it was made from."""
+    teacher = Recorder()
+    trained(tmp_path, [KD(), Composition(KD(), MixupQueries())], teacher, stacked=True, num_train_epochs=2)
+    plain = Samples(SIZE, 1).features
+    own = [asked for asked in teacher.asked if not any((asked[0] == row).all() for row in plain)]
+    assert len(own) == 2 * BATCHES
 
 
 def test_a_view_of_the_teachers_own_is_shared_too(tmp_path):
