@@ -1,6 +1,10 @@
 """Names that users chose, made fit to be shown: one line, no control characters, no longer than there is room."""
 
+import re
 import unicodedata
+
+_TOKEN = re.compile(r"(\bhf_(?=[A-Za-z0-9]{16})|\b[Bb]earer )[A-Za-z0-9_.~+/-]{8,}")
+"""Access tokens, as the Hub makes them and as requests carry them."""
 
 
 def one_line(text: str) -> str:
@@ -10,6 +14,23 @@ def one_line(text: str) -> str:
     'two lines'
     """
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+
+
+def safe_text(text: str) -> str:
+    r"""Return a text of unknown origin as a terminal may show it: every character that acts, visibly escaped.
+
+    Newlines could forge a line, escapes could hide one, and marks of direction could reverse one. Access tokens of the
+    Hub are masked.
+
+    >>> print(safe_text("kd\nholds  files"))
+    kd\nholds  files
+    """
+    shown = "".join(letter if letter.isprintable() else _escaped(letter) for letter in text)
+    return _TOKEN.sub(lambda match: f"{match[1]}***", shown)
+
+
+def _escaped(letter: str) -> str:
+    return letter.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
 def cells(text: str) -> int:

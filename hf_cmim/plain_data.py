@@ -1,7 +1,7 @@
 """Dataclasses to and from plain JSON values, and files that are whole or not there."""
 
 import json
-import os
+import math
 import types
 import typing
 from dataclasses import MISSING, asdict, fields, is_dataclass
@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from hf_cmim.errors import HfCmimError
+from hf_cmim.whole_files import read_bounded
 
 Plain = dict[str, Any]
 """Numbers, texts, None, and lists and mappings of them."""
+LARGEST_INTEGER = 2**63
+DEEPEST = 64
+"""Lists and mappings inside each other that a JSON file may hold."""
 
 
 def to_plain(record: Any) -> Plain:
@@ -53,7 +57,8 @@ def from_plain(kind: Any, value: Any, where: str) -> Any:
     if kind in (int, float, str, bool, tuple, dict) or origin in (tuple, dict):
         accepted = (int, float) if kind is float else (origin or kind)
         is_truth = isinstance(value, bool) and kind is not bool
-        _require(isinstance(value, accepted) and not is_truth, str(kind), repr(value)[:80], where)
+        is_huge = isinstance(value, int) and abs(value) >= LARGEST_INTEGER
+        _require(isinstance(value, accepted) and not is_truth and not is_huge, str(kind), repr(value)[:80], where)
     if origin is typing.Literal:
         _require(value in parts, " or ".join(map(repr, parts)), repr(value)[:80], where)
     return value
@@ -78,18 +83,80 @@ def _require(holds: bool, expected: str, got: str, where: str) -> None:
         )
 
 
-def parsed_json(text: str, what: str) -> Any:
+def parsed_json(text: str | bytes, what: str, *, allows_constants: bool = False) -> Any:
     """Return the values of a JSON text.
 
+    Args:
+        text: the text, or its bytes in UTF-8.
+        what: its name, for errors.
+        allows_constants: whether NaN and Infinity, which are no JSON but which Python writes, are read.
+
     Raises:
-        HfCmimError: it is none.
+        HfCmimError: no JSON, or JSON that two readers could take for two things or that none should be fed: a name
+            given twice, numbers beyond all bounds, letters that no file can hold, hundreds of nested lists.
     """
+    hooks: dict[str, Any] = {} if allows_constants else {"parse_constant": _refuse_constant, "parse_float": _finite}
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
+        text = text.decode("utf-8") if isinstance(text, bytes) else text
+        values = json.loads(text, object_pairs_hook=_without_doubles, **hooks)
+        if "\\u" in text:  # only an escape can name half a letter
+            json.dumps(values, ensure_ascii=False).encode("utf-8")
+    except (ValueError, RecursionError) as error:  # of which broken JSON, other encodings and endless digits are kinds
         raise HfCmimError(
             f"Expected {what} as JSON, got a text that is none ({error}): it was cut or changed. Take the original."
-        ) from error
+        ) from None
+    _check_depth(values, what)
+    return values
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> Plain:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is given twice")
+    return values
+
+
+def _refuse_constant(constant: str) -> float:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"{digits[:40]} is beyond all numbers")
+    return value
+
+
+def _check_depth(values: Any, what: str) -> None:
+    level = [values]
+    for _ in range(DEEPEST):
+        level = [
+            inner
+            for each in level
+            if isinstance(each, dict | list)
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not level:
+            return
+    raise HfCmimError(
+        f"Expected {what} of at most {DEEPEST} lists and mappings inside each other, got more: reading it could stop"
+        " this program. Take the original."
+    )
+
+
+def read_json(path: Path, what: str, *, allows_constants: bool = False) -> Any:
+    """Return the values in a JSON file of at most 64 MB.
+
+    Args:
+        path: of the file.
+        what: its name, for errors.
+        allows_constants: as in `parsed_json`.
+
+    Raises:
+        HfCmimError: no such file, one that is too large, or one that `parsed_json` refuses.
+    """
+    return parsed_json(read_bounded(path), what, allows_constants=allows_constants)
 
 
 def check_schema(values: Plain | Any, known: int, what: str) -> None:
@@ -100,10 +167,3 @@ def check_schema(values: Plain | Any, known: int, what: str) -> None:
             f"Expected {what} of schema {known}, got {schema}: its fields could be misread. Install the release of"
             " hf_cmim that wrote it, or a later one."
         )
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that a reader, after any kill, finds all of it or what was there before."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

@@ -189,3 +189,6 @@ QUICK_V1 = Suite(
     ),
 )
 """Five attacks for a first look: no verdict should rest on it. Frozen."""
+
+SUITES = {suite.name: suite for suite in (QUICK_V1, STANDARD_V1)}
+"""The named suites. A report that names one has tried it whole."""

@@ -17,10 +17,11 @@ from hf_cmim.audit.pool import StudentPool
 from hf_cmim.audit.pooled import PooledArm
 from hf_cmim.audit.progress import AuditProgress
 from hf_cmim.audit.student import PooledStudent
-from hf_cmim.plain_data import from_plain, parsed_json, to_plain, write_whole
+from hf_cmim.plain_data import from_plain, parsed_json, to_plain
 from hf_cmim.report import Interval, LearningCurve
 from hf_cmim.trainers.components import unchanged_random_states
 from hf_cmim.trainers.distillation_config import DistillationConfig
+from hf_cmim.whole_files import write_whole
 
 CURVE_NAME = "learning_curve.json"
 """File of the curve, in the folder of its audit."""

@@ -6,14 +6,13 @@ from typing import Any, get_args
 
 import numpy as np
 
-from hf_cmim.attacks.suites import QUICK_V1, STANDARD_V1, Suite
+from hf_cmim.attacks.suites import SUITES, Suite
 from hf_cmim.audit.arms import CROSS_ENTROPY, LABEL_SMOOTHING, Arm
 from hf_cmim.errors import HfCmimError
 from hf_cmim.report import Criterion
 from hf_cmim.statistics import Baselines, Design
 from hf_cmim.teachers.fingerprints import digest
 
-SUITES = {suite.name: suite for suite in (QUICK_V1, STANDARD_V1)}
 FIRST_SCREENING_SEED = 100_000
 """Seeds of the screen start here, those of the confirming students at 0: no student is both."""
 

@@ -20,11 +20,11 @@ from hf_cmim.audit.teacher_audit import TeacherAudit
 from hf_cmim.audit.training import Trainees
 from hf_cmim.audit.workplace import Teacher, Workplace
 from hf_cmim.errors import HfCmimError
-from hf_cmim.plain_data import write_whole
 from hf_cmim.report import REPORT_NAME, AuditReport
 from hf_cmim.trainers.distillation_config import DistillationConfig
 from hf_cmim.trainers.launch import check_launch
 from hf_cmim.trainers.transfer_data import Collator
+from hf_cmim.whole_files import write_whole
 
 
 def run_audit(

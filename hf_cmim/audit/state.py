@@ -14,7 +14,8 @@ from safetensors.numpy import save_file
 
 from hf_cmim.audit.pooled import StudentResult
 from hf_cmim.errors import HfCmimError
-from hf_cmim.plain_data import parsed_json, write_whole
+from hf_cmim.plain_data import parsed_json
+from hf_cmim.whole_files import write_whole
 
 MANIFEST_NAME = "manifest.json"
 """What the folder's students were trained on and with."""

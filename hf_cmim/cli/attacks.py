@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Print the table, one method, or a suite."""
     from hf_cmim.attacks import ATTACKS
-    from hf_cmim.audit.plan import SUITES
+    from hf_cmim.attacks.suites import SUITES
 
     if options.suite is not None:
         suite = SUITES[_known(options.suite, SUITES, "a suite")]

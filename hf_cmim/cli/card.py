@@ -6,6 +6,8 @@ What you wrote into the card outside of hf_cmim's own part stays, and so does me
 import argparse
 from pathlib import Path
 
+from hf_cmim.cli.printing import say
+
 EXAMPLES = """\
 examples:
   hf-cmim card outputs/cmim                                   seconds
@@ -27,4 +29,4 @@ def run(options: argparse.Namespace) -> None:
 
     certificate = Certificate.read(options.folder)
     written = write_card(options.folder, certificate, repo_id=options.repo, license=options.license)
-    print(f"Written: {', '.join(map(str, written))}")
+    say(f"Written: {', '.join(map(str, written))}")

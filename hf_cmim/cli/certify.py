@@ -8,6 +8,8 @@ it. An earlier certificate of the same files keeps what is not given anew.
 import argparse
 from pathlib import Path
 
+from hf_cmim.cli.printing import say
+
 EXAMPLES = """\
 examples:
   hf-cmim certify outputs/cmim --audit outputs/audit     a few seconds, most of them for hashing
@@ -33,13 +35,10 @@ def run(options: argparse.Namespace) -> None:
     from hf_cmim.hub.certify import certify
     from hf_cmim.hub.files import SIGNATURE_NAME
     from hf_cmim.hub.model_card import write_card
-    from hf_cmim.hub.signature import sign
     from hf_cmim.report import CERTIFICATE_NAME, AuditReport
 
     folder: Path = options.folder
-    certificate = certify(folder, audit=None if options.audit is None else AuditReport.read(options.audit))
-    signature = folder / SIGNATURE_NAME
-    if options.sign is not None:
-        sign(folder / CERTIFICATE_NAME, signature, options.sign)
-    written = [folder / CERTIFICATE_NAME, *([signature] if options.sign is not None else [])]
-    print(f"Written: {', '.join(map(str, [*written, *write_card(folder, certificate)]))}")
+    audit = None if options.audit is None else AuditReport.read(options.audit)
+    certificate = certify(folder, audit=audit, private_key=options.sign)
+    written = [folder / CERTIFICATE_NAME, *([folder / SIGNATURE_NAME] if options.sign is not None else [])]
+    say(f"Written: {', '.join(map(str, [*written, *write_card(folder, certificate)]))}")

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from hf_cmim.cli.printing import say
 from hf_cmim.cli.words import refuse_unknown
 from hf_cmim.errors import HfCmimError
 
@@ -64,7 +65,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output, `head` for instance, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except HfCmimError as error:  # any other error keeps its traceback: somebody has to find the fault
-        print(f"hf-cmim {options.command}: {error}", file=sys.stderr)
+        say(f"hf-cmim {options.command}: {error}", file=sys.stderr)
         return 2
     return int(status or 0)
 

@@ -8,6 +8,8 @@ downloads it needs neither hf_cmim nor remote code.
 import argparse
 from pathlib import Path
 
+from hf_cmim.cli.printing import say
+
 EXAMPLES = """\
 examples:
   hf-cmim push outputs/cmim user/name --dry-run        what would be sent; nothing is
@@ -33,14 +35,15 @@ def run(options: argparse.Namespace) -> None:
     from hf_cmim.hub.certificate import Certificate
     from hf_cmim.hub.files import read_config
     from hf_cmim.hub.model_card import write_card
-    from hf_cmim.hub.transfer import Repository, check_is_certified, planned_upload
+    from hf_cmim.hub.transfer import Repository
+    from hf_cmim.hub.upload import check_is_certified, planned_upload
     from hf_cmim.report import CERTIFICATE_NAME
 
     folder: Path = options.folder
     repository = Repository(options.repo, branch=options.branch)
     read_config(folder)
     if options.dry_run and not (folder / CERTIFICATE_NAME).is_file():
-        print(f"{CERTIFICATE_NAME} and README.md would be written first.")
+        say(f"{CERTIFICATE_NAME} and README.md would be written first.")
     if not options.dry_run:
         if not (folder / CERTIFICATE_NAME).is_file():
             from hf_cmim.hub.certify import certify  # seconds, which others need not wait
@@ -50,10 +53,11 @@ def run(options: argparse.Namespace) -> None:
         write_card(folder, Certificate.read(folder), repo_id=options.repo, license=options.license)
     planned = planned_upload(folder)
     for name, size in planned.files.items():
-        print(f"{'would send' if options.dry_run else 'sending':10}  {size:>14,} bytes  {name}")
+        say(f"{'would send' if options.dry_run else 'sending':10}  {size:>14,} bytes  {name}")
     if planned.kept_back:
-        print(f"stays here: {', '.join(planned.kept_back)}")
+        say(f"stays here: {', '.join(planned.kept_back)}")
     if options.dry_run:
         return
     commit = repository.push(folder, private=options.private, force=options.force, message=options.message)
-    print(f"{commit.commit_url}\nAnyone can check it: hf-cmim verify {options.repo}")
+    say(commit.commit_url)
+    say(f"Anyone can check it: hf-cmim verify {options.repo}")

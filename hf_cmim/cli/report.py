@@ -9,7 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hf_cmim.cli.printing import say, say_lines
 from hf_cmim.errors import HfCmimError
+from hf_cmim.whole_files import write_whole
 
 if TYPE_CHECKING:
     from hf_cmim.report import AuditReport
@@ -44,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
 
     reports = {path: AuditReport.read(path) for path in dict.fromkeys(map(Path, options.audits))}
     if len(reports) > 1:
-        print(f"Written: {_write_comparison(reports, options.output or Path(COMPARISON_NAME))}")
+        say(f"Written: {_write_comparison(reports, options.output or Path(COMPARISON_NAME))}")
         return
     if options.output is not None:
         raise HfCmimError(
@@ -53,7 +55,8 @@ def run(options: argparse.Namespace) -> None:
         )
     ((path, report),) = reports.items()
     written = write_pages(report, path if path.is_dir() else path.parent)
-    print(f"{audit_table(report)}\nWritten: {', '.join(map(str, written))}")
+    say_lines(audit_table(report))
+    say(f"Written: {', '.join(map(str, written))}")
 
 
 def check_can_draw() -> None:
@@ -77,7 +80,7 @@ def write_pages(report: "AuditReport", folder: Path) -> list[Path]:
 
     pages = {"audit.html": audit_page(report), "audit.md": audit_markdown(report)}
     for name, text in pages.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        write_whole(folder / name, text)
     return [folder / name for name in pages]
 
 
@@ -91,7 +94,7 @@ def _write_comparison(reports: "dict[Path, AuditReport]", target: Path) -> Path:
         )
     page = comparison_page({_name(path, reports): report for path, report in reports.items()})
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(f"{page.rstrip()}\n{MARK}\n", encoding="utf-8")
+    write_whole(target, f"{page.rstrip()}\n{MARK}\n")
     return target
 
 

@@ -6,11 +6,14 @@ wrote it; whether the numbers are true shows only measuring again.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_cmim.cli.audit import add_data, add_student
+from hf_cmim.cli.printing import say
+from hf_cmim.errors import HfCmimError
 
 if TYPE_CHECKING:
     from hf_cmim.hub.verification import Finding
@@ -53,46 +56,69 @@ def _add_again(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print every finding; return 0 if all hold, else 1."""
-    from hf_cmim.hub.verification import SELF_REPORTED
+    from hf_cmim.hub.certificate import Certificate
+    from hf_cmim.hub.verification import self_reported
 
-    folder, others = _local_folder(options)
-    is_checked, is_right = False, True
-    for finding in _findings(options, folder, others):
+    target = _open(options)
+    if target.commit:
+        say(f"{options.target} at commit {target.commit}")
+    is_right, trained_again = True, 0
+    for finding in _findings(options, target):
         is_right &= finding.holds
-        is_checked |= finding.name == "trained again"
-        is_checked |= finding.name == "signature" and options.public_key is not None
-        print(f"{'holds' if finding.holds else 'FAILS'}  {finding.name}: {finding.sentence}", flush=True)
+        trained_again += finding.name == "trained again"
+        say(f"{'holds' if finding.holds else 'FAILS'}  {finding.name}: {finding.sentence}")
     if not is_right:
-        print(f"The certificate of {options.target} does not hold.")
+        say(f"The certificate of {options.target} does not hold.")
         return 1
-    print(f"Everything holds.{'' if is_checked else f' It is {SELF_REPORTED}'}")
+    say("Everything that was checked holds.")
+    certificate = Certificate.read(target.folder)
+    for sentence in self_reported(certificate, trained_again=trained_again, is_remeasured=bool(options.remeasure)):
+        say(sentence)
     return 0
 
 
-def _local_folder(options: argparse.Namespace) -> tuple[Path, list[str]]:
-    """Return where the files are, and the names of uncertified weights that were left on the Hub."""
+@dataclass(frozen=True)
+class _Target:
+    """The model that is verified: where its files are; of a repository, commit, paths and what is wrong with them."""
+
+    folder: Path
+    commit: str = ""
+    paths: Collection[str] | None = None
+    faults: Collection[str] = ()
+
+
+def _open(options: argparse.Namespace) -> _Target:
+    if Path(options.target).is_dir():
+        if options.revision is not None:
+            raise HfCmimError(
+                f"--revision {options.revision} is a branch, tag or commit on the Hub, and {options.target} is a"
+                " folder here: it would be ignored. Leave it out, or give user/name."
+            )
+        return _Target(Path(options.target))
+    if Path(options.target).exists() or options.target.count("/") != 1 or options.target[0] in "./~":
+        raise HfCmimError(
+            f"Expected a folder or user/name on the Hub, got {options.target!r}, which is neither: nothing was"
+            " checked. Look for a typing error in the folder's name."
+        )
     from hf_cmim.hub.transfer import Repository
 
-    if Path(options.target).is_dir():
-        return Path(options.target), []
-    return Repository(options.target, branch=options.revision).fetch()
+    fetched = Repository(options.target, branch=options.revision).fetch()
+    return _Target(fetched.folder, fetched.commit, fetched.paths, fetched.faults)
 
 
-def _findings(options: argparse.Namespace, folder: Path, others: list[str]) -> "Iterator[Finding]":
+def _findings(options: argparse.Namespace, target: _Target) -> "Iterator[Finding]":
     from hf_cmim.hub.certificate import Certificate
     from hf_cmim.hub.verification import Finding, check_certificate
 
-    found = list(check_certificate(folder, options.public_key))
-    if others:
-        names = ", ".join(others)
-        found.append(Finding("files", False, f"{names} on the Hub: not certified, and a loader may take it instead"))
-    yield from found
-    if not (options.remeasure or options.spot_check is not None) or not all(each.holds for each in found):
+    findings = [Finding("files", False, fault) for fault in target.faults]
+    findings = findings or list(check_certificate(target.folder, options.public_key, paths=target.paths))
+    yield from findings
+    if not (options.remeasure or options.spot_check is not None) or not all(each.holds for each in findings):
         return
     from hf_cmim.cli.measuring_again import remeasure, train_again
 
-    certificate = Certificate.read(folder)
+    certificate = Certificate.read(target.folder)
     if options.remeasure:
-        yield from remeasure(options, folder, certificate)
+        yield from remeasure(options, target.folder, certificate)
     if options.spot_check is not None:
-        yield from train_again(options, folder, certificate)
+        yield from train_again(options, target.folder, certificate)

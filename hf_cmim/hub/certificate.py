@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from hf_cmim.errors import HfCmimError
-from hf_cmim.hub.files import FileRecord
+from hf_cmim.hub.files import FileRecord, link_out_of
 from hf_cmim.measurement import Measurement
 from hf_cmim.plain_data import Plain, check_schema, from_plain, parsed_json, to_plain
 from hf_cmim.report import CERTIFICATE_NAME, AuditReport, ModelFacts
+from hf_cmim.report import SCHEMA as AUDIT_SCHEMA
+from hf_cmim.whole_files import read_bounded
 
 SCHEMA = 1
 """Version of the JSON; a reader refuses a later one."""
@@ -95,7 +97,7 @@ class Certificate:
         return json.dumps({**values, DIGEST: digest_of(values)}, indent=1, sort_keys=True) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
+    def from_json(cls, text: str | bytes) -> Self:
         """Return the certificate that `to_json` wrote.
 
         Raises:
@@ -110,6 +112,8 @@ class Certificate:
                 f" {digest_of(values)[:16]}...: something in it was changed after it was written, perhaps a"
                 " result that changes no verdict. Take the original."
             )
+        if values.get("audit") is not None:
+            check_schema(values["audit"], AUDIT_SCHEMA, "an audit report")
         certificate: Self = from_plain(cls, values, "certificate")
         return certificate
 
@@ -121,12 +125,14 @@ class Certificate:
             HfCmimError: none there, or none that can be read.
         """
         path = folder / CERTIFICATE_NAME
-        if not path.is_file():
+        if not path.is_file() and not path.is_symlink():
             raise HfCmimError(
                 f"Expected {CERTIFICATE_NAME} in {folder}, got none: nothing is said about these weights that could be"
                 " checked. Write one with hf-cmim certify, or save the model with CMIMTrainer."
             )
-        return cls.from_json(path.read_text(encoding="utf-8"))
+        if target := link_out_of(folder, path):
+            raise HfCmimError(f"{path} is a link out of the folder, to {target}: nothing is read through it.")
+        return cls.from_json(read_bounded(path))
 
 
 def digest_of(values: Plain) -> str:

@@ -1,9 +1,13 @@
-"""Which files of a folder are a published model, and their hashes. Names decide, never endings."""
+"""Which files of a folder are a published model, and their hashes.
+
+Every path is certified, a document, or a state of training. A path of no kind could be one that some loader prefers,
+so it is refused: names decide, and what is not known is not allowed.
+"""
 
 import hashlib
-import json
+import os
 import re
-from collections.abc import Collection, Container, Iterable
+from collections.abc import Collection, Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,6 +16,9 @@ from safetensors import SafetensorError, safe_open
 
 from hf_cmim.class_names import class_names_of, default_names
 from hf_cmim.errors import HfCmimError
+from hf_cmim.hub.redirects import redirects
+from hf_cmim.names import safe_text
+from hf_cmim.plain_data import read_json
 from hf_cmim.report import CERTIFICATE_NAME
 
 CONFIG_NAME = "config.json"
@@ -22,20 +29,44 @@ CURVE_NAME = "cmi_curve.png"
 FOREST_NAME = "audit_forest.png"
 PAGE_NAME = "audit.html"
 LICENSE_NAME = "LICENSE"
+INDEX_NAME = "model.safetensors.index.json"
 
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
 PROCESSORS = frozenset({
-    "added_tokens.json", "bpe.codes", "feature_extractor_config.json", "image_processor_config.json", "merges.txt",
-    "preprocessor_config.json", "processor_config.json", "sentencepiece.bpe.model", "special_tokens_map.json",
-    "spiece.model", "spm.model", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json",
-    "vocab.txt", "video_preprocessor_config.json",
+    "added_tokens.json", "bpe.codes", "byte_maps.json", "chat_template.jinja", "dict.txt", "emoji.json",
+    "entity_vocab.json", "feature_extractor_config.json", "image_processor_config.json", "merges.txt",
+    "normalizer.json", "preprocessor_config.json", "processor_config.json", "prophetnet.tokenizer",
+    "sentencepiece.bpe.model", "sentencepiece.model", "source.spm", "special_tokens_map.json", "spiece.model",
+    "spm.model", "spm_char.model", "target.spm", "target_vocab.json", "tekken.json", "tiktoken.model",
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab-src.json", "vocab-tgt.json", "vocab.json",
+    "vocab.txt", "video_preprocessor_config.json", "word_pronunciation.json", "word_shape.json",
 })  # fmt: skip
 """What makes a model's inputs; other inputs give other answers, so they are certified too."""
-DOCUMENTS = frozenset({CARD_NAME, CERTIFICATE_NAME, SIGNATURE_NAME, CURVE_NAME, FOREST_NAME, PAGE_NAME, LICENSE_NAME})
-LOADABLE = re.compile(r".*\.(bin|pt|pth|ckpt|pkl|pickle|h5|msgpack|onnx|safetensors)")
-"""Names under which a loader may find weights, or code that a pickle runs."""
-PRIVATE = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state.*|cmim_state|attack_state)\.\w+")
+OURS = frozenset({CARD_NAME, CERTIFICATE_NAME, SIGNATURE_NAME, CURVE_NAME, FOREST_NAME, PAGE_NAME})
+"""Documents that a push writes or removes; all others are the owner's."""
+DOCUMENTS = frozenset({*OURS, LICENSE_NAME})
+"""Documents that a push sends."""
+_SHOWN = re.compile(
+    r"\.git(attributes|ignore)|(LICENSE|LICENCE|NOTICE|COPYING|CITATION)(\.\w+)?|[^.].*\.(md|png|jpe?g|gif|svg|webp|pdf)"
+)
+"""Names of documents anywhere in a repository: text and pictures for people, which no loader reads."""
+_STATE_FOLDERS = re.compile(r"checkpoint-\d+|last-checkpoint|runs|\.git|\.cache")
+"""Folders that a trainer or a client leaves; a loader takes weights from one only where a user names it."""
+PRIVATE = re.compile(
+    r"(training_args|optimizer|scheduler|scaler|rng_state\w*|cmim_state|attack_state)\.(bin|pt|pth|safetensors)"
+    r"|(trainer_state|query_ledger|distillation|(all|train|eval|test|predict)_results)\.json"
+    r"|events\.out\.tfevents.*|.+\.\d+\.partial"
+)
 """Files of a training, which nobody who loads the model needs."""
+_DATA = re.compile(
+    r"(additional_chat_templates/)?[A-Za-z0-9][\w.-]*\.(json|txt|model|spm|bpe|codes|jinja|tiktoken|tokenizer|vocab)"
+)
+"""Names that a certificate may add to the ones above: data that a tokenizer of another release reads, never code."""
+_LOADABLE = re.compile(r".*\.(bin|pt|pth|ckpt|pkl|pickle|h5|msgpack|onnx|gguf|safetensors|index\.json)")
+MOST_CLASSES = 1_000_000
+"""Classes that a configuration may count: more than any classifier has, and no danger to memory."""
+SHOWN_NAMES = 5
+"""Names that a sentence lists before it counts."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +77,19 @@ class FileRecord:
     sha256: str
 
 
+# Kinds of paths
+
+
 def is_certified(name: str) -> bool:
-    """Return whether a file determines the model's answers."""
+    """Return whether a file of a folder determines the model's answers."""
     return name == CONFIG_NAME or name in PROCESSORS or bool(WEIGHTS.fullmatch(name))
 
 
-def stays_inside(name: str) -> bool:
-    """Return whether a certified name is a path inside the model's folder."""
-    path = PurePosixPath(name)
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\\" not in name
+def is_certifiable(name: str) -> bool:
+    """Return whether a certificate may name a file: one that determines answers, or data of a kind not known here."""
+    return is_certified(name) or bool(
+        _DATA.fullmatch(name) and not PRIVATE.fullmatch(name) and not is_weights(name) and name not in OURS
+    )
 
 
 def is_published(name: str) -> bool:
@@ -62,26 +97,85 @@ def is_published(name: str) -> bool:
     return is_certified(name) or name in DOCUMENTS
 
 
-def published_files(folder: Path) -> list[str]:
-    """Return the names of the files in a folder that are uploaded, sorted."""
-    return sorted(path.name for path in folder.iterdir() if path.is_file() and is_published(path.name))
-
-
 def is_weights(name: str) -> bool:
     """Return whether a loader may find weights under a name of a folder itself, ours or of another kind."""
-    return "/" not in name and bool(LOADABLE.fullmatch(name)) and not PRIVATE.fullmatch(name)
+    return "/" not in name and bool(_LOADABLE.fullmatch(name)) and not PRIVATE.fullmatch(name)
 
 
-def uncertified(names: Iterable[str], certified: Container[str]) -> list[str]:
-    """Return the names, sorted, that a loader may take beside or instead of what was certified."""
-    return sorted(name for name in names if name not in certified and (is_certified(name) or is_weights(name)))
+def unaccounted(paths: Iterable[str], certified: Container[str]) -> list[str]:
+    """Return the paths, sorted, that are neither certified nor a document nor a state of training.
+
+    Args:
+        paths: of a repository or a folder, with "/" between folders.
+        certified: paths that a certificate names.
+    """
+    return sorted(path for path in paths if path not in certified and not _is_harmless(path))
+
+
+def _is_harmless(path: str) -> bool:
+    *folders, name = PurePosixPath(path).parts
+    if folders and _STATE_FOLDERS.fullmatch(folders[0]):
+        return True
+    if folders:
+        return bool(_SHOWN.fullmatch(name))
+    return name in DOCUMENTS or bool(_SHOWN.fullmatch(name) or PRIVATE.fullmatch(name))
+
+
+def listed(names: list[str]) -> str:
+    """Return the first names in words, and how many more there are."""
+    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    return safe_text(", ".join(names[:SHOWN_NAMES]) + more)
+
+
+# Folders
+
+
+def folder_paths(folder: Path) -> Iterator[str]:
+    """Yield the path of every file below a folder, relative to it, with "/" between folders; no link is followed."""
+    for root, _, names in os.walk(folder):
+        for name in names:
+            yield (Path(root) / name).relative_to(folder).as_posix()
+
+
+def link_out_of(folder: Path, path: Path) -> str:
+    """Return where a file of a folder leads if it is a link out of it, or "".
+
+    A snapshot in the Hub's cache keeps its files beside it, as links into `blobs`: they count as inside.
+    """
+    home, target = folder.resolve(), path.resolve()
+    inside = [home, home.parents[1] / "blobs"] if home.parent.name == "snapshots" else [home]
+    return "" if any(target.is_relative_to(each) for each in inside) else str(target)
+
+
+def published_files(folder: Path) -> list[str]:
+    """Return the names of the files in a folder that are uploaded, sorted.
+
+    Raises:
+        HfCmimError: one of them is a link to a file elsewhere, which would be published.
+    """
+    names = sorted(path.name for path in folder.iterdir() if path.is_file() and is_published(path.name))
+    check_links(folder, names)
+    return names
+
+
+def check_links(folder: Path, names: Iterable[str]) -> None:
+    """Raise an `HfCmimError` if a name in a folder is a link to a file elsewhere, which would be published."""
+    for name in names:
+        if target := link_out_of(folder, folder / name):
+            raise HfCmimError(
+                f"{folder / name} is a link to {target}, outside of the folder: that file would be published. Put a"
+                " copy of what you want to publish in the place of the link."
+            )
 
 
 def hash_file(path: Path) -> FileRecord:
     """Return the record of a file, read once."""
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return FileRecord(path.stat().st_size, sha256)
+    try:
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return FileRecord(path.stat().st_size, sha256)
+    except OSError as error:
+        raise HfCmimError(f"{path} cannot be read: {error.strerror}. Check its rights.") from error
 
 
 def hash_model(folder: Path, processor_files: Collection[str] = ()) -> dict[str, FileRecord]:
@@ -92,30 +186,53 @@ def hash_model(folder: Path, processor_files: Collection[str] = ()) -> dict[str,
         processor_files: names of files that its processor wrote, beside those that every architecture has.
 
     Raises:
-        HfCmimError: the folder holds no classifier with whole safetensors weights.
+        HfCmimError: the folder holds no classifier with whole safetensors weights, or one that leads elsewhere.
     """
     read_config(folder)
-    processors = {name for name in processor_files if (folder / name).is_file()}
-    names = sorted(processors.union(name for name in published_files(folder) if is_certified(name)))
+    names = sorted(
+        {
+            *(name for name in published_files(folder) if is_certified(name)),
+            *(name for name in processor_files if is_certifiable(name) and (folder / name).is_file()),
+        }
+    )
     weights = [name for name in names if name.endswith(".safetensors")]
     if not weights:
         others = sorted(path.name for path in folder.iterdir() if is_weights(path.name))
-        found = f"only {', '.join(others)}, which run code when they are loaded or which" if others else "none that"
+        loadable = f"only {', '.join(others)}, which run code when they are loaded or which" if others else "none that"
         raise HfCmimError(
-            f"Expected model.safetensors in {folder}, got {found} transformers loads safely: nobody should download"
+            f"Expected model.safetensors in {folder}, got {loadable} transformers loads safely: nobody should download"
             " it. Save the model with save_pretrained, which writes safetensors."
         )
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        wanted = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        if missing := sorted(wanted - set(weights)):
+    if (folder / INDEX_NAME).is_file():
+        named_weights = set(weight_map(folder).values())
+        if missing := sorted(named_weights - set(weights)):
             raise HfCmimError(
-                f"Expected the weight files that {index.name} names in {folder}, got no {', '.join(missing)}: the"
+                f"Expected the weight files that {INDEX_NAME} names in {folder}, got no {', '.join(missing)}: the"
                 " model could not be loaded. Save it again."
             )
+    check_links(folder, names)
     for name in weights:
         check_weights(folder / name)
+    if faults := list(redirects(folder, names)):
+        raise HfCmimError(
+            f"Expected a model that loads from its own files in {folder}, got one that leads elsewhere: {faults[0]}."
+            " What would be certified is not what would be loaded. Remove that setting, or save the model again."
+        )
     return {name: hash_file(folder / name) for name in names}
+
+
+def weight_map(folder: Path) -> dict[str, str]:
+    """Return which file holds which tensor, as the index of sharded weights says.
+
+    Raises:
+        HfCmimError: no index, or one of another shape.
+    """
+    path = folder / INDEX_NAME
+    values = read_json(path, f"the index of weights {path}")
+    names = values.get("weight_map") if isinstance(values, dict) else None
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise HfCmimError(f"{path} does not say which file holds which weight: the model could not be loaded.")
+    return names
 
 
 def check_weights(path: Path) -> None:
@@ -150,9 +267,9 @@ def read_config(folder: Path) -> dict[str, Any]:
             " config.json: nothing could be loaded from it. Save a model there with save_model or save_pretrained."
         )
     try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path, "a model's configuration", allows_constants=True)
         architecture = str((config.get("architectures") or [""])[0])
-    except (ValueError, AttributeError) as error:
+    except (HfCmimError, AttributeError, LookupError, TypeError) as error:
         raise HfCmimError(
             f"Expected a model's configuration in {path}, got none ({error}). Save the model again."
         ) from None
@@ -162,9 +279,20 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"Expected an architecture of transformers that ends in ...Classification in {path}, got {got}: only"
             " classifiers are certified, and only such as load without remote code."
         )
-    return config
+    checked: dict[str, Any] = config
+    return checked
 
 
 def certified_names(config: dict[str, Any]) -> tuple[str, ...]:
-    """Return the class names of a config.json; where it gives none, transformers counts two."""
+    """Return the class names of a config.json; where it gives none, transformers counts two.
+
+    Raises:
+        HfCmimError: names that are not numbered from 0, or a count that is none.
+    """
+    count = config.get("num_labels", 2)
+    if not isinstance(count, int) or not 0 < count <= MOST_CLASSES:
+        raise HfCmimError(
+            f"{CONFIG_NAME} counts {str(count)[:40]} classes, expected 1 to {MOST_CLASSES:,}: loading it could take"
+            " all memory. Save the model again."
+        )
     return class_names_of(config) or default_names(2)

@@ -19,9 +19,9 @@ from hf_cmim.names import one_line
 from hf_cmim.pages.markdown import audit_markdown, escaped
 from hf_cmim.pages.quantities import plain
 from hf_cmim.pages.wording import UTILITY
-from hf_cmim.plain_data import write_whole
 from hf_cmim.report import CERTIFICATE_NAME
 from hf_cmim.tasks import AUDIO, IMAGE, TEXT, TOKENS, VIDEO, task_of
+from hf_cmim.whole_files import write_whole
 
 BEGIN = "<!-- hf_cmim begins: written anew each time. What stands outside of these two marks is yours and is kept. -->"
 END = "<!-- hf_cmim ends -->"

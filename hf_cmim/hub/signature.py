@@ -5,6 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_cmim.errors import HfCmimError
+from hf_cmim.whole_files import read_bounded, write_whole
+
+MOST_BYTES_OF_SIGNATURE = 64
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -21,8 +24,21 @@ def sign(certificate: Path, signature: Path, private_key: Path) -> None:
     Raises:
         HfCmimError: no such key, or no `cryptography`.
     """
+    write_whole(signature, signature_of(read_bounded(certificate), private_key))
+
+
+def signature_of(content: bytes, private_key: Path) -> bytes:
+    """Return the 64 bytes that sign a content.
+
+    Args:
+        content: of a certificate's file.
+        private_key: as in `sign`.
+
+    Raises:
+        HfCmimError: no such key, or no `cryptography`.
+    """
     key: Ed25519PrivateKey = _load(private_key, "private")
-    signature.write_bytes(key.sign(certificate.read_bytes()))
+    return bytes(key.sign(content))
 
 
 def check_signature(certificate: Path, signature: Path, public_key: Path) -> str:
@@ -42,7 +58,7 @@ def check_signature(certificate: Path, signature: Path, public_key: Path) -> str
     if not signature.is_file():
         return f"there is no {signature.name}: the certificate was not signed"
     try:
-        key.verify(signature.read_bytes(), certificate.read_bytes())
+        key.verify(read_bounded(signature, MOST_BYTES_OF_SIGNATURE), read_bounded(certificate))
     except InvalidSignature:
         return f"{signature.name} was not made with the private key of {public_key}, or of another certificate"
     return ""
@@ -59,12 +75,12 @@ def _load(path: Path, kind: str) -> Any:
 
     wanted = {"private": ed25519.Ed25519PrivateKey, "public": ed25519.Ed25519PublicKey}[kind]
     try:
-        content = path.read_bytes()
+        content = read_bounded(path)
         if kind == "private":
             key: Any = serialization.load_pem_private_key(content, password=None)
         else:
             key = serialization.load_pem_public_key(content)
-    except (OSError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:  # of which every error of `read_bounded` is one
         raise HfCmimError(
             f"Expected an Ed25519 {kind} key in PEM at {path}, got none that can be read ({error}): nothing could be"
             " signed or checked. Make one with openssl genpkey -algorithm ed25519 -out key.pem."

@@ -1,49 +1,32 @@
-"""Upload a certified model in one commit, and download what a certificate names."""
+"""A repository on the Hub: upload a certified model in one commit, download what a certificate names."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from huggingface_hub import CommitInfo, HfApi, ModelInfo
-from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub import CommitInfo, CommitOperationDelete, HfApi, ModelInfo
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but listed for no checker
 
 from hf_cmim.errors import HfCmimError
 from hf_cmim.hub.certificate import Certificate
-from hf_cmim.hub.files import (
-    CARD_NAME,
-    SIGNATURE_NAME,
-    hash_file,
-    is_certified,
-    is_weights,
-    published_files,
-    uncertified,
-)
-from hf_cmim.hub.hub_errors import explained
+from hf_cmim.hub.download import Fetched, check_room, listing_faults
+from hf_cmim.hub.files import CARD_NAME, PAGE_NAME, SIGNATURE_NAME, is_weights, listed
+from hf_cmim.hub.hub_errors import PATIENCE, explained, patient_client
+from hf_cmim.hub.upload import check_is_certified, prepare, stale_paths, strangers_in
+from hf_cmim.plain_data import read_json
 from hf_cmim.report import CERTIFICATE_NAME
-
-
-@dataclass(frozen=True)
-class Upload:
-    """What a push sends.
-
-    Attributes:
-        files: size in bytes of each file that goes, by name.
-        kept_back: names of files in the folder that stay on this machine.
-    """
-
-    files: dict[str, int]
-    kept_back: tuple[str, ...]
+from hf_cmim.whole_files import MOST_BYTES
 
 
 @dataclass(frozen=True)
 class _Remote:
-    """What stands in a repository: its newest commit, the weights' hashes by name, the lineage of its certificate."""
+    """A repository as it is: newest commit, weights' hashes by name, lineage of its certificate, every path."""
 
     commit: str | None
     weights: dict[str, str]
     lineage: str | None
+    paths: tuple[str, ...]
 
 
 @final
@@ -95,16 +78,38 @@ class Repository:
         """
         folder = Path(folder)
         check_is_certified(folder)
-        remote = self.check_not_another(Certificate.read(folder), force=force)
-        with explained(self.repo_id, "write to"):
+        self.check_not_another(Certificate.read(folder), force=force)
+        with explained(self.repo_id, "write to"), patient_client():
             self.api.create_repo(self.repo_id, private=private, exist_ok=True)
             if self.branch is not None:
                 self.api.create_branch(self.repo_id, branch=self.branch, exist_ok=True)
-        with explained(self.repo_id, "upload to"):
-            return self.api.upload_folder(
-                repo_id=self.repo_id,
-                folder_path=folder,
-                allow_patterns=list(planned_upload(folder).files),
+        return self.commit(folder, force=force, message=message)
+
+    def commit(self, folder: str | Path, *, force: bool = False, message: str) -> CommitInfo:
+        """Upload the model in a folder to a repository that exists, in one commit.
+
+        The same commit removes what an earlier state of the model left there and a loader might prefer. Every file is
+        compared with the certificate once more after its upload, before the commit makes any of them visible.
+
+        Args:
+            folder: of the model, certified.
+            force: overwrite a different model, and remove files of no known kind.
+            message: of the commit.
+
+        Raises:
+            HfCmimError: as `push`.
+        """
+        folder = Path(folder)
+        upload = prepare(folder)
+        remote = self.check_not_another(upload.certificate, force=force)
+        stale = stale_paths(remote.paths, upload.names, force=force)
+        with explained(self.repo_id, "upload to"), patient_client():
+            self.api.preupload_lfs_files(self.repo_id, upload.additions, revision=self.branch)
+        upload.check_unchanged()
+        with explained(self.repo_id, "upload to"), patient_client():
+            return self.api.create_commit(
+                self.repo_id,
+                operations=[*upload.additions, *(CommitOperationDelete(path) for path in stale)],
                 commit_message=message,
                 revision=self.branch,
                 parent_commit=remote.commit,
@@ -127,88 +132,80 @@ class Repository:
                 f" {', '.join(remote.weights)} of another one: whoever uses it would get yours from now on. Choose"
                 " another name, or overwrite it with --force (hub_overwrite=True in a trainer); its commits remain."
             )
+        if not force and (strangers := strangers_in(remote.paths)):
+            raise HfCmimError(
+                f"Expected files of a model and documents in {self.repo_id}, got {listed(strangers)}: a loader may"
+                " take it instead of what is certified, and hf-cmim verify would refuse the repository. Remove it,"
+                " or remove it with --force (hub_overwrite=True in a trainer); its commits remain."
+            )
         return remote
 
     def _remote(self) -> _Remote:
-        with explained(self.repo_id, "read"):
+        with explained(self.repo_id, "read"), patient_client():
             info = self._newest()
             if info is None:
-                return _Remote(None, {}, None)
+                return _Remote(None, {}, None, ())
+            siblings = {each.rfilename: each for each in info.siblings or ()}
             weights = {
-                each.rfilename: each.lfs.sha256 if each.lfs is not None else str(each.blob_id)
-                for each in info.siblings or ()
-                if is_weights(each.rfilename)
+                name: each.lfs.sha256 if each.lfs is not None else str(each.blob_id)
+                for name, each in siblings.items()
+                if is_weights(name)
             }
-            return _Remote(info.sha, weights, self._lineage(info.sha) if weights else None)
+            lineage = self._lineage(info.sha) if CERTIFICATE_NAME in siblings and weights else None
+            return _Remote(info.sha, weights, lineage, tuple(siblings))
 
     def _newest(self) -> ModelInfo | None:
         """Return what stands on the branch; where there is none yet on the main one, from which it would begin."""
         for revision in dict.fromkeys((self.branch, None)):
             try:
-                return self.api.model_info(self.repo_id, revision=revision, files_metadata=True)
+                return self.api.model_info(self.repo_id, revision=revision, files_metadata=True, timeout=PATIENCE)
             except RevisionNotFoundError:
                 continue
+            except GatedRepoError:
+                raise
             except RepositoryNotFoundError:
                 break
         return None
 
     def _lineage(self, commit: str | None) -> str | None:
         """Return the lineage in the repository's certificate; one that cannot be read is another model's."""
+        path = self.api.hf_hub_download(self.repo_id, CERTIFICATE_NAME, revision=commit)
         try:
-            path = self.api.hf_hub_download(self.repo_id, CERTIFICATE_NAME, revision=commit)
-        except EntryNotFoundError:
-            return None
-        try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError:
+            values = read_json(Path(path), "a certificate")
+        except HfCmimError:
             return None
         return str(values.get("lineage")) if isinstance(values, dict) else None
 
     # Download
 
-    def fetch(self) -> tuple[Path, list[str]]:
-        """Download a certificate and the files it names, nothing else.
+    def fetch(self) -> Fetched:
+        """Download a certificate and the files it names, nothing else, all of one commit.
 
-        Returns:
-            The folder they are in, and the names in the repository that a loader may take instead, left there.
+        Nothing is downloaded that the certificate does not name, or that is larger on the Hub than certified.
 
         Raises:
-            HfCmimError: no certificate there, one that cannot be read, or an error of the Hub.
+            HfCmimError: no certificate there, one that cannot be read, no room on the disk, or an error of the Hub.
         """
-        with explained(self.repo_id, "download from"):
-            info = self.api.model_info(self.repo_id, revision=self.branch)
-            commit = info.sha
+        with explained(self.repo_id, "download from"), patient_client():
+            info = self.api.model_info(self.repo_id, revision=self.branch, files_metadata=True, timeout=PATIENCE)
+            commit = str(info.sha)
+            sizes = {each.rfilename: each.size for each in info.siblings or ()}
+            self._check_size(CERTIFICATE_NAME, sizes.get(CERTIFICATE_NAME))
             path = Path(self.api.hf_hub_download(self.repo_id, CERTIFICATE_NAME, revision=commit))
-            names = [each.rfilename for each in info.siblings or ()]
             certificate = Certificate.read(path.parent)
-            wanted = {*certificate.files, CARD_NAME, SIGNATURE_NAME}.intersection(names)
-            for name in sorted(wanted):
-                self.api.hf_hub_download(self.repo_id, name, revision=commit)
-        return path.parent, uncertified(names, certificate.files)
+            faults = tuple(listing_faults(certificate, sizes))
+            if not faults:
+                check_room(path.parent, sum(record.size for record in certificate.files.values()))
+                documents = {CARD_NAME, SIGNATURE_NAME, PAGE_NAME}.intersection(sizes)
+                for name in sorted(documents):
+                    self._check_size(name, sizes[name])
+                for name in sorted({*certificate.files, *documents}):
+                    self.api.hf_hub_download(self.repo_id, name, revision=commit)
+        return Fetched(path.parent, commit, tuple(sorted(sizes)), faults)
 
-
-def planned_upload(folder: str | Path) -> Upload:
-    """Return what a push of a folder sends, and what it keeps back."""
-    folder = Path(folder)
-    names = set(published_files(folder))
-    if (folder / CERTIFICATE_NAME).is_file():
-        certified = Certificate.read(folder).files
-        names = {name for name in names if not is_certified(name)} | {*certified}
-    kept_back = sorted(
-        each.name + ("/" if each.is_dir() else "") for each in folder.iterdir() if each.name not in names
-    )
-    sizes = {name: (folder / name).stat().st_size for name in sorted(names) if (folder / name).is_file()}
-    return Upload(sizes, tuple(kept_back))
-
-
-def check_is_certified(folder: Path) -> None:
-    """Raise an `HfCmimError` unless the certificate in a folder is of the files beside it."""
-    certificate = Certificate.read(folder)
-    found = {name: hash_file(folder / name) for name in certificate.files if (folder / name).is_file()}
-    changed = sorted(name for name, record in certificate.files.items() if found.get(name) != record)
-    if changed:
-        raise HfCmimError(
-            f"Expected the files that the certificate in {folder} names, got others for {', '.join(changed)}: it would"
-            " be published with weights that it does not speak of. Certify them: hf-cmim certify"
-            f" {folder}."
-        )
+    def _check_size(self, name: str, size: int | None) -> None:
+        if size is not None and size > MOST_BYTES:
+            raise HfCmimError(
+                f"{name} in {self.repo_id} has {size:,} bytes, more than the {MOST_BYTES:,} that such a file may have:"
+                " it was not downloaded. Ask its owner for the original."
+            )

@@ -21,6 +21,7 @@ from hf_cmim.report.parts import (
     Scope,
 )
 from hf_cmim.statistics import Design
+from hf_cmim.whole_files import read_bounded
 
 SCHEMA = 1
 """Version of the JSON; a reader refuses a later one."""
@@ -83,7 +84,7 @@ class AuditReport:
         return json.dumps(to_plain(self), indent=1, sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
+    def from_json(cls, text: str | bytes) -> Self:
         """Return the report that `to_json` wrote.
 
         Raises:
@@ -118,7 +119,7 @@ class AuditReport:
                 f"Expected an audit's {REPORT_NAME}, got nothing at {path}: an audit writes it when it ends. Run the"
                 " same audit again; it goes on where it was."
             )
-        text = path.read_text(encoding="utf-8")
+        text = read_bounded(path)
         return cls._certified(text, path) if path.name == CERTIFICATE_NAME else cls.from_json(text)
 
     @classmethod
@@ -135,10 +136,10 @@ class AuditReport:
             huggingface_hub.errors.HfHubHTTPError: no repository, no certificate, or no right to read it.
         """
         path = huggingface_hub.hf_hub_download(repo_id, CERTIFICATE_NAME, revision=revision, token=token)
-        return cls._certified(Path(path).read_text(encoding="utf-8"), repo_id)
+        return cls._certified(read_bounded(Path(path)), repo_id)
 
     @classmethod
-    def _certified(cls, text: str, where: object) -> Self:
+    def _certified(cls, text: str | bytes, where: object) -> Self:
         values = parsed_json(text, "a certificate")
         if not isinstance(values, dict) or values.get("audit") is None:
             raise HfCmimError(

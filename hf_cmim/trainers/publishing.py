@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,13 +26,14 @@ from hf_cmim.hub.hub_errors import explained
 from hf_cmim.hub.loading import check_loads_alone, loading_fault
 from hf_cmim.hub.model_card import write_card
 from hf_cmim.hub.processor_files import files_of_processor
-from hf_cmim.hub.transfer import Repository, planned_upload
+from hf_cmim.hub.transfer import Repository
 from hf_cmim.hub.uncertified_card import (
     UncertifiedModel,
     lineage_of,
     published_lineage,
     write_uncertified_card,
 )
+from hf_cmim.hub.upload import planned_upload
 from hf_cmim.report import CERTIFICATE_NAME
 from hf_cmim.trainers.publication import (
     Publication,
@@ -259,7 +261,12 @@ class PublishingTrainer(Trainer):
 
     def _upload(self, message: str, *, token: str | None, revision: str | None, blocking: bool) -> Any:
         folder = Path(str(self.args.output_dir))
-        upload: Any = HfApi(token=token or self.args.hub_token).upload_folder
+        api = HfApi(token=token or self.args.hub_token) if blocking else self._background_api
+        if not self._obstacle:
+            repository = Repository(str(self.hub_model_id), branch=revision or self.args.hub_revision, api=api)
+            certified: Any = repository.commit if blocking else partial(api.run_as_future, repository.commit)
+            return certified(folder, force=self.args.hub_overwrite, message=message)
+        upload: Any = api.upload_folder
         with explained(str(self.hub_model_id), "upload to"):
             return upload(
                 repo_id=str(self.hub_model_id),
@@ -269,6 +276,11 @@ class PublishingTrainer(Trainer):
                 revision=revision or self.args.hub_revision,
                 run_as_future=not blocking,
             )
+
+    @cached_property
+    def _background_api(self) -> HfApi:
+        """The client of all uploads that run while training goes on: it does one after the other."""
+        return HfApi(token=self.args.hub_token)
 
     def _finish_current_push(self) -> None:
         """Wait for uploads that are under way, and say which failed: upstream never looks."""
@@ -309,7 +321,7 @@ class PublishingTrainer(Trainer):
         if self.args.hub_strategy != HubStrategy.EVERY_SAVE:
             is_last_alone = self.args.hub_strategy == HubStrategy.CHECKPOINT
             jobs.append(
-                HfApi(token=self.args.hub_token).upload_folder(
+                self._background_api.upload_folder(
                     repo_id=str(self.hub_model_id),
                     folder_path=checkpoint_folder,
                     path_in_repo="last-checkpoint" if is_last_alone else Path(checkpoint_folder).name,

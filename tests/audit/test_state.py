@@ -20,7 +20,7 @@ from hf_cmim.audit.plan import AuditPlan
 from hf_cmim.audit.pooled import StudentResult
 from hf_cmim.audit.state import MANIFEST_NAME, AuditFolder
 from hf_cmim.audit.subject import AuditData
-from hf_cmim.plain_data import write_whole
+from hf_cmim.whole_files import write_whole
 
 MANIFEST = {"plan, margin": 0.005, "student": "a" * 64}
 

@@ -61,7 +61,8 @@ def test_from_an_audit_to_a_verified_folder(audited, model, tmp_path, capsys, sa
     assert "holds  audited model" in printed
     assert "holds  accuracy again" in printed
     assert "0 of 640 samples apart" in printed
-    assert "self-reported" not in printed, "students were trained again"
+    assert re.search(r"2 of \d+ arms trained again. Self-reported: the students of the others", printed)
+    assert "calibration and CMI" not in printed, "they were measured again"
 
 
 def test_a_result_made_better_fails_the_spot_check(audited, model, tmp_path, capsys, monkeypatch, same_draw):
@@ -75,7 +76,7 @@ def test_a_result_made_better_fails_the_spot_check(audited, model, tmp_path, cap
         arm["accuracies"] = [min(1.0, each + 0.3 + 1e-4 * seed) for seed, each in enumerate(arm["accuracies"])]
     path.write_text(json.dumps({**values, DIGEST: digest_of(values)}), encoding="utf-8")
     # A forger would have changed the bounds as well.
-    monkeypatch.setattr("hf_cmim.hub.verification.recomputed_faults", lambda audit, result: [])
+    monkeypatch.setattr("hf_cmim.hub.verification.audit_faults", lambda audit, class_names: [])
     status = main(["verify", str(model), *flags, "--spot-check", "2", "--output-dir", str(tmp_path / "again")])
     printed = capsys.readouterr().out
     assert status == 1
@@ -125,7 +126,9 @@ def test_signed_and_checked(model, tmp_path, capsys):
     assert main(["certify", str(model), "--sign", str(private)]) == 0
     capsys.readouterr()
     assert main(["verify", str(model), "--public-key", str(public)]) == 0
-    assert "self-reported" not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "holds  signature" in printed
+    assert "Self-reported: training" in printed, "a signature says who, not whether it is true"
     assert main(["certify", str(model)]) == 0
     assert main(["verify", str(model), "--public-key", str(public)]) == 1
 

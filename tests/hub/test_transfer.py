@@ -2,6 +2,7 @@
 
 import errno
 import json
+import uuid
 
 import pytest
 from hub.certified import certified_model, save_model
@@ -12,7 +13,8 @@ from hf_cmim.hub.certificate import Certificate
 from hf_cmim.hub.certify import certify
 from hf_cmim.hub.hub_errors import explained
 from hf_cmim.hub.model_card import write_card
-from hf_cmim.hub.transfer import Repository, planned_upload
+from hf_cmim.hub.transfer import Repository
+from hf_cmim.hub.upload import planned_upload
 from hf_cmim.hub.verification import check_certificate
 from hf_cmim.report import CERTIFICATE_NAME
 
@@ -64,13 +66,14 @@ def test_what_was_pushed_verifies_from_an_empty_cache(hub, hub_api, model):
     """Catches files that arrive changed, and downloads of more than the certificate names."""
     api = hub_api(hub)
     repository(api, "owner/fetched").push(model)
-    api.upload_file(path_or_fileobj=b"5" * 1000, path_in_repo="notes.bin.txt", repo_id="owner/fetched")
+    commit = api.upload_file(path_or_fileobj=b"5" * 1000, path_in_repo="notes.md", repo_id="owner/fetched").oid
     before = len(hub.requests())
-    folder, others = repository(api, "owner/fetched").fetch()
-    assert others == []
-    assert all(finding.holds for finding in check_certificate(folder))
-    fetched = {request.path.rpartition("/")[2] for request in hub.requests()[before:] if "/resolve/" in request.path}
-    assert fetched == {CERTIFICATE_NAME, "README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
+    fetched = repository(api, "owner/fetched").fetch()
+    assert (fetched.faults, fetched.commit) == ((), commit)
+    assert all(finding.holds for finding in check_certificate(fetched.folder, paths=fetched.paths))
+    names = {request.path.rpartition("/")[2] for request in hub.requests()[before:] if "/resolve/" in request.path}
+    model_files = {"config.json", "model.safetensors", "preprocessor_config.json"}
+    assert names == {CERTIFICATE_NAME, "README.md", "audit.html", *model_files}
 
 
 def test_uncertified_weights_on_the_hub_are_named(hub, hub_api, model):
@@ -78,7 +81,8 @@ def test_uncertified_weights_on_the_hub_are_named(hub, hub_api, model):
     api = hub_api(hub)
     repository(api, "owner/pickled").push(model)
     api.upload_file(path_or_fileobj=b"p", path_in_repo="pytorch_model.bin", repo_id="owner/pickled")
-    assert repository(api, "owner/pickled").fetch()[1] == ["pytorch_model.bin"]
+    (fault,) = repository(api, "owner/pickled").fetch().faults
+    assert fault.startswith("pytorch_model.bin on the Hub: not certified")
 
 
 def test_whole_checkpoints_beside_the_model_are_no_other_weights(hub, hub_api, model):
@@ -87,7 +91,7 @@ def test_whole_checkpoints_beside_the_model_are_no_other_weights(hub, hub_api, m
     repository(api, "owner/whole").push(model)
     for name in ("last-checkpoint/optimizer.pt", "last-checkpoint/model.safetensors", "training_args.bin"):
         api.upload_file(path_or_fileobj=b"state", path_in_repo=name, repo_id="owner/whole")
-    assert repository(api, "owner/whole").fetch()[1] == []
+    assert repository(api, "owner/whole").fetch().faults == ()
     repository(api, "owner/whole").push(model)
 
 
@@ -98,7 +102,7 @@ def test_branches_and_private_repositories(hub, hub_api, model):
     assert names_on(api, "owner/branched") == []
     assert "model.safetensors" in names_on(api, "owner/branched", revision="candidate")
     assert api.model_info("owner/branched").private
-    folder, _ = repository(api, "owner/branched", branch="candidate").fetch()
+    folder = repository(api, "owner/branched", branch="candidate").fetch().folder
     assert Certificate.read(folder).lineage == Certificate.read(model).lineage
 
 
@@ -224,7 +228,7 @@ def test_a_hub_that_dies_in_the_middle_publishes_nothing_and_a_second_push_compl
     fresh_hub.restart()
     assert names_on(hub_api(fresh_hub), "owner/model") == []
     repository(hub_api(fresh_hub), "owner/model").push(model)
-    folder, _ = repository(hub_api(fresh_hub), "owner/model").fetch()
+    folder = repository(hub_api(fresh_hub), "owner/model").fetch().folder
     assert all(finding.holds for finding in check_certificate(folder))
 
 
@@ -246,7 +250,7 @@ def test_commits_of_others_in_between_are_not_overwritten(hub, hub_api, model, m
 
     def race(self, *others, **keywords):
         remote = checked(self, *others, **keywords)
-        api.upload_file(path_or_fileobj=b"theirs", path_in_repo="notes.md", repo_id="owner/raced")
+        api.upload_file(path_or_fileobj=uuid.uuid4().bytes, path_in_repo="notes.md", repo_id="owner/raced")
         return remote
 
     monkeypatch.setattr(Repository, "check_not_another", race)

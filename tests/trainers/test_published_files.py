@@ -13,7 +13,7 @@ from hf_cmim.attacks import KD
 from hf_cmim.hub.certificate import Certificate
 from hf_cmim.hub.certify import certify
 from hf_cmim.hub.processor_files import files_of_processor
-from hf_cmim.hub.transfer import planned_upload
+from hf_cmim.hub.upload import planned_upload
 from hf_cmim.hub.verification import check_certificate
 
 
@@ -61,7 +61,7 @@ def test_a_certificate_cannot_name_a_file_outside_of_its_folder(tmp_path, name):
     certificate.files[name] = certificate.files["config.json"]
     (folder / "cmim_certificate.json").write_text(certificate.to_json(), encoding="utf-8")
     (finding,) = (each for each in check_certificate(folder) if not each.holds)
-    assert finding.sentence == f"{name} is missing"
+    assert finding.sentence == f"{name}: no file of a model that a certificate may name"
 
 
 def test_the_tokenizer_of_a_collator_is_published(tmp_path):

@@ -1,0 +1,95 @@
+"""Settings of a model's files that would make a loader take something else than these files."""
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from hf_cmim.errors import HfCmimError
+from hf_cmim.names import safe_text
+from hf_cmim.plain_data import read_json
+
+INDEX_ENDING = ".index.json"
+_VOCABULARIES = ("tokenizer.json", "tekken.json", "vocab.json", "word_shape.json", "word_pronunciation.json")
+"""JSON files whose names are words, not settings."""
+_WORDS = frozenset({"id2label", "label2id", "added_tokens_decoder", "task_specific_params"})
+"""Settings whose own names are a user's words."""
+_CODE = "names code of the repository's own"
+_OTHER_FILE = "names another file to load"
+REDIRECTING = {
+    "auto_map": _CODE,
+    "custom_pipelines": _CODE,
+    "custom_generate": _CODE,
+    "transformers_weights": _OTHER_FILE,
+    "configuration_files": _OTHER_FILE,
+    "fast_tokenizer_files": _OTHER_FILE,
+    "gguf_file": _OTHER_FILE,
+    "init_inputs": _OTHER_FILE,
+    "checkpoint_path": _OTHER_FILE,
+    "base_model_name_or_path": "names another model to load",
+    "use_pretrained_backbone": "loads another model's weights",
+    "source_spm": _OTHER_FILE,
+    "target_spm": _OTHER_FILE,
+    "mecab_option": _OTHER_FILE,
+    "subfolder": "names another folder to load from",
+    "revision": "names another commit to load from",
+}
+"""Settings by which transformers, or a library that it calls, loads something else; the reason for each."""
+_FILE_ENDINGS = ("_file", "_files", "_filename")
+_ATTENTION = ("attn_implementation", "experts_implementation")
+_SLASH = "/"
+
+
+def redirects(folder: Path, names: Collection[str]) -> Iterator[str]:
+    """Yield every setting in a model's JSON files that leads a loader elsewhere, as a sentence.
+
+    Args:
+        folder: of the model.
+        names: of the certified files in it.
+    """
+    for name in sorted(names):
+        if not name.endswith(".json") or name in _VOCABULARIES or not (folder / name).is_file():
+            continue
+        try:
+            values = read_json(folder / name, name, allows_constants=True)
+        except HfCmimError as error:
+            yield str(error)
+            continue
+        if name.endswith(INDEX_ENDING):
+            yield from _of_index(name, values, names)
+        elif isinstance(values, dict):
+            yield from _of_settings(name, values)
+
+
+def _of_index(name: str, values: Any, names: Collection[str]) -> Iterator[str]:
+    files = values.get("weight_map") if isinstance(values, dict) else None
+    if not isinstance(files, dict):
+        yield f"{name} does not say which file holds which weight"
+        return
+    strange = sorted({str(each) for each in files.values() if not isinstance(each, str) or each not in names})
+    if strange:
+        yield f"{name} takes weights from {safe_text(', '.join(strange[:3]))}, not among the certified files"
+
+
+def _of_settings(name: str, values: dict[str, Any]) -> Iterator[str]:
+    for setting, value in values.items():
+        if why := _reason(setting, value):
+            yield f"{name}: {safe_text(setting)} {why} ({safe_text(str(value))[:60]})"
+        elif setting not in _WORDS:
+            for inner in value if isinstance(value, list) else [value]:
+                if isinstance(inner, dict):
+                    yield from _of_settings(name, inner)
+
+
+def _reason(setting: str, value: Any) -> str:
+    """Return why a setting is refused, or ""; a setting without a value leads nowhere."""
+    if not value:
+        return ""
+    if setting in REDIRECTING:
+        return REDIRECTING[setting]
+    if setting.endswith(_FILE_ENDINGS) and isinstance(value, str | list | dict):
+        return _OTHER_FILE
+    if setting in ("vocab", "merges") and isinstance(value, str):
+        return _OTHER_FILE
+    if setting.strip("_").removesuffix("_internal") in _ATTENTION and _SLASH in str(value):
+        return "names code on the Hub"
+    return ""
