@@ -1,5 +1,7 @@
 """A whole attack: one loss, answer transforms in order, and at most one protocol of each kind."""
 
+import difflib
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,8 +26,9 @@ class Composition(nn.Module):
     """One loss with the transforms and protocols around it.
 
     Args:
-        parts: in any order: at most one loss (`KD()` without one), any number of answer transforms (applied in the
-            order given), at most one protocol each for the queries, the student and the optimizer.
+        parts_or_names: parts, or names of `hf_cmim.attacks.ATTACKS` for their defaults, in any order: at most one loss
+            (`KD()` without one), any number of answer transforms (applied in the order given), at most one protocol
+            each for the queries, the student and the optimizer.
 
     Attributes:
         loss: the distillation loss.
@@ -44,8 +47,9 @@ class Composition(nn.Module):
     2.0
     """
 
-    def __init__(self, *parts: AttackPart) -> None:
+    def __init__(self, *parts_or_names: AttackPart | str) -> None:
         super().__init__()
+        parts = tuple(part_named(part) if isinstance(part, str) else part for part in parts_or_names)
         kinds = (AbstractAttack, AbstractTransform, AbstractQueryProtocol, AbstractStudentProtocol,
                  AbstractOptimizerProtocol)  # fmt: skip
         strange = [type(part).__name__ for part in parts if not isinstance(part, kinds)]
@@ -67,8 +71,8 @@ class Composition(nn.Module):
             )
 
     @classmethod
-    def of(cls, attack: "AttackPart | Composition") -> "Composition":
-        """Return the attack itself where it is composed already, else the composition of this part alone."""
+    def of(cls, attack: "AttackPart | Composition | str") -> "Composition":
+        """Return the attack itself where it is composed already, else the composition of this one part or name."""
         return attack if isinstance(attack, Composition) else cls(attack)
 
     def __repr__(self) -> str:
@@ -166,6 +170,35 @@ class Composition(nn.Module):
         for transform in transforms:
             log_probs = transform(log_probs, labels)
         return log_probs
+
+
+def part_named(name: str) -> AttackPart:
+    """Return the part of that name with its defaults.
+
+    Args:
+        name: key of `hf_cmim.attacks.ATTACKS`.
+
+    Raises:
+        HfCmimError: an unknown name, or a part that needs an argument.
+    """
+    from hf_cmim.attacks import ATTACKS  # it imports this module
+
+    if name not in ATTACKS:
+        nearest = difflib.get_close_matches(name.lower().replace("_", "-"), ATTACKS, n=1)
+        advice = f"Did you mean {nearest[0]!r}? " if nearest else ""
+        raise HfCmimError(f"Unknown attack {name!r}. {advice}List attacks with: hf-cmim attacks")
+    kind = ATTACKS[name]
+    required = [
+        parameter.name
+        for parameter in inspect.signature(kind).parameters.values()
+        if parameter.default is parameter.empty
+    ]
+    if required:
+        raise HfCmimError(
+            f"The attack {name!r} has no default for {', '.join(required)}. Give the object:"
+            f" hf_cmim.attacks.{kind.__name__}({', '.join(f'{parameter}=...' for parameter in required)})."
+        )
+    return kind()
 
 
 def _single(parts: Sequence[AttackPart], kind: type[Any]) -> Any:

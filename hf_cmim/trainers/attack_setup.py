@@ -1,5 +1,6 @@
 """What an attack needs before training: heads on the student, and a look at the teacher's answers."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -7,8 +8,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import IGNORE_INDEX
-from hf_cmim.teachers.base import INDEX_NAME
+from hf_cmim.teachers.base import INDEX_NAME, AbstractTeacher
 from hf_cmim.trainers.components import unchanged_random_states
 from hf_cmim.trainers.transfer_data import TEACHER_VIEW
 from hf_cmim.trainers.validation import model_logits
@@ -23,6 +25,40 @@ def _ordered_loader(trainer: "DistillationTrainer") -> DataLoader[Any]:
     return DataLoader(dataset, batch_size=trainer.args.per_device_eval_batch_size, collate_fn=trainer.data_collator)
 
 
+def count_classes(
+    trainer: "DistillationTrainer", student_names: Sequence[str] | None, teacher: AbstractTeacher | None
+) -> int:
+    """Return the number of classes: from the student's config, the teacher, or the student's first logits.
+
+    Raises:
+        HfCmimError: nothing tells.
+    """
+    if student_names is not None:
+        return len(student_names)
+    if teacher is not None:
+        return teacher.num_classes
+    if trainer.train_dataset is None:
+        raise HfCmimError(
+            "Nothing says how many classes there are: the student has no config, and there is neither a teacher nor a"
+            " train_dataset. Give one of them, or student.config = transformers.PreTrainedConfig(num_labels=...)."
+        )
+    with unchanged_random_states(trainer.args.device):
+        return int(model_logits(_first_outputs(trainer)).shape[-1])
+
+
+@torch.no_grad()
+def _first_outputs(trainer: "DistillationTrainer", **wanted: bool) -> Any:
+    """Return what the student answers to the first samples, in evaluation mode."""
+    student = trainer.accelerator.unwrap_model(trainer.model)
+    was_training = student.training
+    student.eval()
+    batch = trainer._prepare_inputs(next(iter(_ordered_loader(trainer))))
+    inputs = {name: value for name, value in batch.items() if name not in ("labels", INDEX_NAME, TEACHER_VIEW)}
+    outputs = student(**inputs, **wanted)
+    student.train(was_training)
+    return outputs
+
+
 @torch.no_grad()
 def attach_heads(trainer: "DistillationTrainer") -> None:
     """Let the student's protocol build what it needs, from the hidden states of the first samples."""
@@ -30,13 +66,8 @@ def attach_heads(trainer: "DistillationTrainer") -> None:
     if protocol is None:
         return
     student = trainer.accelerator.unwrap_model(trainer.model)
-    was_training = student.training
-    student.eval()
     with unchanged_random_states(trainer.args.device):
-        batch = trainer._prepare_inputs(next(iter(_ordered_loader(trainer))))
-        inputs = {name: value for name, value in batch.items() if name not in ("labels", INDEX_NAME, TEACHER_VIEW)}
-        outputs = student(**inputs, output_hidden_states=True)
-        student.train(was_training)
+        outputs = _first_outputs(trainer, output_hidden_states=True)
         protocol.attach(student, outputs["hidden_states"], model_logits(outputs).shape[-1])
 
 

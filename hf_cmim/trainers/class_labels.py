@@ -37,18 +37,27 @@ def check_label_column(dataset: Any, name: str) -> None:
     """
     features = getattr(dataset, "features", None)
     if isinstance(features, Mapping):
-        columns = [column for column in LABEL_COLUMNS if column in features]
-        strings = [column for column in columns if _is_string(features[column])]
-    else:
-        first = dataset[0] if isinstance(dataset, list | tuple) and dataset else None
-        sample = first if isinstance(first, Mapping) else {}
-        strings = [column for column in LABEL_COLUMNS if isinstance(sample.get(column), str)]
-    if strings:
-        raise HfCmimError(
-            f"The labels in column {strings[0]!r} of {name} are strings: a model has numbered outputs. Turn them into"
-            f" numbers with dataset.class_encode_column({strings[0]!r}), or with"
-            f" {{**sample, {strings[0]!r}: model.config.label2id[sample[{strings[0]!r}]]}}."
-        )
+        for column in LABEL_COLUMNS:
+            if column in features and _is_string(features[column]):
+                raise _strings_in(column, name)
+    elif isinstance(dataset, list | tuple) and dataset and isinstance(dataset[0], Mapping):
+        for column in LABEL_COLUMNS:
+            check_label(dataset[0].get(column), column, name)
+
+
+def check_label(label: Any, column: str, name: str) -> None:
+    """Raise an `HfCmimError` if a sample's label, or the labels of its tokens, are strings."""
+    values = label if isinstance(label, list | tuple) else [label]
+    if any(isinstance(value, str) for value in values):
+        raise _strings_in(column, name)
+
+
+def _strings_in(column: str, name: str) -> HfCmimError:
+    return HfCmimError(
+        f"The labels in column {column!r} of {name} are strings: a model has numbered outputs. Turn them into numbers"
+        f" with dataset.class_encode_column({column!r}), or with"
+        f" {{**sample, {column!r}: model.config.label2id[sample[{column!r}]]}}."
+    )
 
 
 def _is_string(feature: Any) -> bool:

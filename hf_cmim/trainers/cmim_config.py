@@ -7,6 +7,7 @@ from hf_cmim.centroids import check_logit_scale
 from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.temperatures import DEFAULT_TEMPERATURES, check_temperatures, reconstruction_temperatures
 from hf_cmim.objective import DEFAULT_LOGIT_SCALE, CMIMLoss, Reduction, TemperatureWeighting
+from hf_cmim.trainers.class_weights import BALANCED
 from hf_cmim.trainers.component_config import ComponentConfig
 
 PRESET_SETTINGS = ("temperatures", "temperature_weighting", "logit_scale", "reduction")
@@ -90,9 +91,13 @@ class CMIMConfig(ComponentConfig):
     reduction_order: float = field(
         default=4.0, metadata={"help": "Exponent of the power mean over temperatures, at least 1."}
     )
-    class_weights: list[float] | None = field(
+    class_weights: list[float] | str | None = field(
         default=None,
-        metadata={"help": "One factor per class for the cross-entropy; the sum is divided by the number of labels."},
+        metadata={
+            "help": "One factor per class for the cross-entropy, or 'balanced': n / (C n_c) from the labels of"
+            " train_dataset. The sum is divided by the number of labels.",
+            "nargs": "+",  # the type that HfArgumentParser takes from this annotation is one string
+        },
     )
 
     # Centroids
@@ -125,6 +130,8 @@ class CMIMConfig(ComponentConfig):
     def __post_init__(self) -> None:
         """Fill unset objective settings from the preset, then check every range."""
         super().__post_init__()
+        if isinstance(self.class_weights, list) and all(isinstance(value, str) for value in self.class_weights):
+            self.class_weights = _from_words(self.class_weights)
         self._from_preset: dict[str, Any] = {}
         self.derive()
 
@@ -180,8 +187,11 @@ class CMIMConfig(ComponentConfig):
             raise HfCmimError(
                 f'Expected collapse_guard "warn", "reduce", "stop" or "off", got {self.collapse_guard!r}.'
             )
-        if self.class_weights is not None and not all(0 <= value < float("inf") for value in self.class_weights):
-            raise HfCmimError(f"Expected class_weights >= 0 and finite, got {self.class_weights}.")
+        weights = self.class_weights
+        if isinstance(weights, str) and weights != BALANCED:
+            raise HfCmimError(f'Expected class_weights "balanced" or one factor per class, got {weights!r}.')
+        if not isinstance(weights, str) and not all(0 <= value < float("inf") for value in weights or ()):
+            raise HfCmimError(f"Expected class_weights >= 0 and finite, got {weights}.")
         has_learned = self.cmi_warmup > 0 or self.centroid_prefill
         if self.temperature_weighting == "information" and (self.logit_scale or not has_learned):
             raise HfCmimError(
@@ -192,14 +202,14 @@ class CMIMConfig(ComponentConfig):
         check_logit_scale(self.logit_scale or 0.0)
         self.build_objective()
 
-    def build_objective(self) -> CMIMLoss:
-        """Return the loss these settings describe."""
+    def build_objective(self, balanced_weights: list[float] | None = None) -> CMIMLoss:
+        """Return the loss these settings describe, with these weights where they ask for balanced ones."""
         return CMIMLoss(
             self.temperatures or DEFAULT_TEMPERATURES,
             temperature_weighting=self.temperature_weighting or "squared",
             reduction=self.reduction or "mean",
             order=self.reduction_order,
-            class_weights=self.class_weights,
+            class_weights=balanced_weights if isinstance(self.class_weights, str) else self.class_weights,
             label_smoothing=self.label_smoothing_factor,
             correct_only=self.cmi_correct_only,
         )
@@ -219,3 +229,13 @@ class CMIMConfig(ComponentConfig):
     def ramp_end(self) -> float:
         """Fraction of training after which the weight is full; 0 when there is nothing to ramp."""
         return self.cmi_warmup + self.cmi_ramp if self.cmi_weight else 0.0
+
+
+def _from_words(words: list[Any]) -> list[float] | str:
+    """Return what the words of a command line say: numbers, or the one word that asks for balanced weights."""
+    if words == [BALANCED]:
+        return BALANCED
+    try:
+        return [float(word) for word in words]
+    except ValueError as error:
+        raise HfCmimError(f'Expected class_weights "balanced" or one factor per class, got {words}.') from error

@@ -19,8 +19,9 @@ from hf_cmim.measurement import Measurement
 from hf_cmim.objective import CMIMLoss
 from hf_cmim.trainers.calibrated_weight import CalibratedWeight
 from hf_cmim.trainers.centroid_refresh import CentroidRefresh
+from hf_cmim.trainers.class_weights import BALANCED, balanced_weights
 from hf_cmim.trainers.cmim_config import PRESET_SETTINGS, CMIMConfig
-from hf_cmim.trainers.components import ComponentTrainer
+from hf_cmim.trainers.components import ComponentTrainer, unchanged_random_states
 from hf_cmim.trainers.evaluation import EvaluationAccumulator
 from hf_cmim.trainers.hardening_state import STATE_NAME, HardeningState
 from hf_cmim.trainers.launch import check_launch
@@ -89,8 +90,16 @@ class CMIMTrainer(ComponentTrainer):
     def _start_hardening(self) -> None:
         """Forget all training state."""
         self.args.derive()
-        self.cmim_loss = self.args.build_objective().to(self.args.device)
+        self.cmim_loss = self.args.build_objective(self._balanced_weights()).to(self.args.device)
         self._state = None
+
+    def _balanced_weights(self) -> list[float] | None:
+        """Return weights that balance the classes, where the settings ask for them and there are training data."""
+        if self.args.class_weights != BALANCED or self.train_dataset is None:
+            return None
+        names = class_names_of(self.accelerator.unwrap_model(self.model))
+        with unchanged_random_states(self.args.device):
+            return balanced_weights(self.train_dataset, None if names is None else len(names))
 
     def _inner_training_loop(self, batch_size: int | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """Start from nothing, also for each trial of a search and each batch size tried; resuming loads its state."""

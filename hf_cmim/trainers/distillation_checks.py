@@ -1,6 +1,6 @@
 """What can be distilled, checked before anything is asked or trained."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -53,22 +53,6 @@ def as_teacher(teacher: AbstractTeacher | nn.Module | str | None) -> AbstractTea
         f"Expected a teacher of hf_cmim.teachers, a model or the path of one, got {type(teacher).__name__}: nobody"
         " would know what it answers. For a function use FunctionTeacher(function, class_names=..., returns=...)."
     )
-
-
-def count_classes(student_names: Sequence[str] | None, teacher: AbstractTeacher | None) -> int:
-    """Return the number of classes, from the student's config or else from the teacher.
-
-    Raises:
-        HfCmimError: neither tells.
-    """
-    if student_names is not None:
-        return len(student_names)
-    if teacher is None:
-        raise HfCmimError(
-            "Expected a student whose config names its classes, or a teacher, got neither: the attack would not know"
-            " how many classes there are. Give the model a config with num_labels."
-        )
-    return teacher.num_classes
 
 
 def planned_epochs(args: DistillationConfig, samples: int) -> float:

@@ -18,7 +18,7 @@ from hf_cmim.functional.divergence import IGNORE_INDEX, summed_cross_entropy
 from hf_cmim.functional.inputs import check_label_range, integer_labels
 from hf_cmim.hub.certificate import Training
 from hf_cmim.teachers.base import INDEX_NAME, AbstractTeacher
-from hf_cmim.trainers.attack_setup import attach_heads, survey_teacher
+from hf_cmim.trainers.attack_setup import attach_heads, count_classes, survey_teacher
 from hf_cmim.trainers.attack_state import load_attack_state, save_attack_state, write_report
 from hf_cmim.trainers.attack_step import attack_components
 from hf_cmim.trainers.components import ComponentTrainer
@@ -27,7 +27,6 @@ from hf_cmim.trainers.distillation_checks import (
     check_attack,
     check_distillation_arguments,
     check_workers,
-    count_classes,
     planned_epochs,
 )
 from hf_cmim.trainers.distillation_config import DistillationConfig
@@ -54,7 +53,8 @@ class DistillationTrainer(ComponentTrainer):
         others: further positional arguments of `transformers.Trainer`, in its order.
         teacher: the black box; a `PreTrainedModel` or a path is wrapped in `ModelTeacher`; None for an attack that
             needs none.
-        attack: a loss, transform, protocol or `Composition`; it is copied, so that the same object can be used again.
+        attack: a loss, transform, protocol, `Composition`, or a name of `hf_cmim.attacks.ATTACKS` such as "dkd"; it is
+            copied, so that the same object can be used again.
         teacher_collator: collates the teacher's own view of the same samples (another size, normalisation or
             tokenizer); None where it sees what the student sees.
         keywords: further keyword arguments of `transformers.Trainer`.
@@ -79,7 +79,7 @@ class DistillationTrainer(ComponentTrainer):
         args: DistillationConfig | None = None,
         *others: Any,
         teacher: AbstractTeacher | nn.Module | str | None = None,
-        attack: AttackPart | Composition,
+        attack: AttackPart | Composition | str,
         teacher_collator: Collator | None = None,
         **keywords: Any,
     ) -> None:
@@ -95,18 +95,18 @@ class DistillationTrainer(ComponentTrainer):
         self.correctness: Tensor | None = None
         self._evaluation: StudentEvaluation | None = None
         self._attack_step_is_over = True
-        names = class_names_of(student)
+        self._set_signature_columns_if_needed()
+        columns = self._signature_columns if self.args.remove_unused_columns else None
         teacher = as_teacher(teacher)
-        num_classes = count_classes(names, teacher)
+        theirs = (teacher.input_names or ()) if teacher is not None else ()
+        self.data_collator = DistillationCollator(self.data_collator, teacher_collator, columns, theirs)
+        names = class_names_of(student)
+        num_classes = count_classes(self, names, teacher)
         self.queries = TeacherQueries(teacher, names, num_classes, self.args.query_budget)
         self.attack.prepare(num_classes)
         self._prepared_attack = copy.deepcopy(self.attack)
         self._attack_is_new = True
         self.attack.to(self.args.device)
-        self._set_signature_columns_if_needed()
-        columns = self._signature_columns if self.args.remove_unused_columns else None
-        theirs = (teacher.input_names or ()) if teacher is not None else ()
-        self.data_collator = DistillationCollator(self.data_collator, teacher_collator, columns, theirs)
         self.add_callback(EpochTeller())
         self._optimizer_is_given = self.optimizer is not None
         self._take_transfer_set()

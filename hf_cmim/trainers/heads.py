@@ -1,7 +1,7 @@
 """Heads of transformers that are no classifier of one label a row, told apart by transformers' own mappings."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import nn
 from transformers.models.auto import modeling_auto
@@ -50,8 +50,10 @@ def check_is_classifier(model: nn.Module) -> None:
 
     Raises:
         HfCmimError: a language model, a multiple-choice, question-answering or segmentation head, or another that is
-            in transformers' mappings and not in those of classification.
+            in transformers' mappings and not in those of classification; or something that is no model.
     """
+    if not isinstance(model, nn.Module):
+        _refuse_what_is_no_model(model)
     model = _base_of(model)
     architecture = next((cls for cls in _up_to_forward(type(model)) if _kinds_of(cls)), None)
     if architecture is None:
@@ -63,6 +65,19 @@ def check_is_classifier(model: nn.Module) -> None:
     raise HfCmimError(
         f"Expected a classifier, got {architecture.__name__}, a model for {_in_words(kinds)}: {consequence}."
         f" {_remedy(model)}"
+    )
+
+
+def _refuse_what_is_no_model(model: object) -> NoReturn:
+    if isinstance(model, str):
+        raise HfCmimError(
+            f"Expected a model, got the name {model!r}, which does not tell what kind of head to load. Write, for"
+            f" instance, model = AutoModelForSequenceClassification.from_pretrained({model!r}, num_labels=...), or use"
+            " AutoModelForImageClassification, AutoModelForAudioClassification or AutoModelForTokenClassification."
+        )
+    raise HfCmimError(
+        f"Expected a model (torch.nn.Module), got {type(model).__name__}. A function that returns a model is the"
+        " argument model_init."
     )
 
 

@@ -8,6 +8,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from hf_cmim.attacks.composition import Composition
+from hf_cmim.class_names import are_default_names
 from hf_cmim.errors import HfCmimError
 from hf_cmim.teachers.base import INDEX_NAME, AbstractTeacher
 from hf_cmim.teachers.classes import match_classes
@@ -19,7 +20,8 @@ class TeacherQueries:
 
     Args:
         teacher: the black box; None for an arm without one.
-        student_names: classes in the order of the student's logits, or None where the student has no names.
+        student_names: classes in the order of the student's logits, or None where the student has no names; then the
+            teacher's answers are taken in the order of the labels' numbers, if it has no names of its own either.
         num_classes: `C` of the student.
         budget: answers that may be paid for, or None.
 
@@ -50,13 +52,16 @@ class TeacherQueries:
                 f"Expected a teacher of {num_classes} classes like the student, got one of {teacher.num_classes}:"
                 " their answers cannot be compared. Build the student with the teacher's num_labels."
             )
-        if teacher.class_names is not None and student_names is None:
+        names = teacher.class_names
+        if student_names is not None:
+            self._columns = match_classes(names, student_names)
+        elif names is not None and not are_default_names(names):
+            listed = ", ".join(f"{number}: {name!r}" for number, name in enumerate(names[:3]))
             raise HfCmimError(
-                f"Expected a student whose config names its classes, got none beside a teacher of"
-                f" {list(teacher.class_names)[:8]}: a wrong order teaches the wrong classes. Set id2label and label2id"
-                " in the student's config."
+                f"The student has no config that names its classes, and the teacher's are {list(names)[:8]}: another"
+                " order of the labels would teach the wrong classes. Say in which order the student's labels number"
+                f" them: student.config = transformers.PreTrainedConfig(id2label={{{listed}, ...}})."
             )
-        self._columns = match_classes(teacher.class_names, student_names or ())
 
     def check(self, attack: Composition, samples: int, epochs: float) -> None:
         """Refuse before training what the teacher cannot answer or the budget cannot pay.

@@ -8,9 +8,7 @@ from torch.utils.data import IterableDataset
 
 from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import IGNORE_INDEX
-
-LABEL_COLUMNS = ("labels", "label", "label_ids")
-"""Columns in which Trainer's collators look for labels."""
+from hf_cmim.trainers.class_labels import LABEL_COLUMNS, check_label
 
 
 def check_has_valid_label(dataset: Any) -> None:
@@ -19,7 +17,7 @@ def check_has_valid_label(dataset: Any) -> None:
     Streams, and data whose labels the collator makes, are not looked at.
 
     Raises:
-        HfCmimError: no sample has a label to learn from.
+        HfCmimError: no sample has a label to learn from, or labels are strings.
     """
     if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
         return
@@ -27,6 +25,8 @@ def check_has_valid_label(dataset: Any) -> None:
     for position in range(len(dataset)):
         sample = samples[position]
         column = next((name for name in LABEL_COLUMNS if isinstance(sample, Mapping) and name in sample), None)
+        if column is not None:
+            check_label(sample[column], column, "train_dataset")
         if column is None or np.any(np.asarray(sample[column]) != IGNORE_INDEX):
             return
     if len(dataset):

@@ -31,7 +31,7 @@ def check_arguments(args: object, model: nn.Module | None) -> None:
         check_head(model, ["labels"], args.class_weights)
 
 
-def check_head(model: nn.Module, label_names: Sequence[str], class_weights: Sequence[float] | None) -> None:
+def check_head(model: nn.Module, label_names: Sequence[str], class_weights: Sequence[float] | str | None) -> None:
     """Check the model's head as far as its class and its config tell.
 
     Raises:
@@ -63,9 +63,10 @@ def check_head(model: nn.Module, label_names: Sequence[str], class_weights: Sequ
             f"Expected at least 2 classes, got num_labels={num_labels}: one class has nothing to hide. Build the model"
             " with num_labels >= 2."
         )
-    if class_weights is not None and num_labels is not None and len(class_weights) != num_labels:
+    weights = () if class_weights is None or isinstance(class_weights, str) else class_weights
+    if weights and num_labels is not None and len(weights) != num_labels:
         raise HfCmimError(
-            f"Expected {num_labels} class_weights, one per class, got {len(class_weights)}. Give every class a factor."
+            f"Expected {num_labels} class_weights, one per class, got {len(weights)}. Give every class a factor."
         )
 
 

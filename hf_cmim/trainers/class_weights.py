@@ -1,0 +1,64 @@
+"""Class weights that balance the classes of the training data."""
+
+from collections.abc import Iterator, Mapping, Sized
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import IterableDataset
+
+from hf_cmim.errors import HfCmimError
+from hf_cmim.functional.divergence import IGNORE_INDEX
+from hf_cmim.trainers.class_labels import LABEL_COLUMNS, check_label
+
+BALANCED = "balanced"
+"""Value of `class_weights` that asks for weights from the labels."""
+
+
+def balanced_weights(dataset: Any, num_classes: int | None) -> list[float]:
+    """Return n / (C n_c) for each of C classes with n_c of the n valid labels, as scikit-learn's "balanced" does.
+
+    A class without a sample gets 0. A `datasets.Dataset` is asked for its column; any other data are read once.
+
+    Args:
+        dataset: map-style training data.
+        num_classes: `C`, or None for the largest label plus 1.
+
+    Raises:
+        HfCmimError: no data set of a known length, or no valid label.
+    """
+    if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
+        raise HfCmimError(
+            f'class_weights="balanced" counts the labels of train_dataset before training, and'
+            f" {type(dataset).__name__} has no length. Give the weights as a list, one per class."
+        )
+    labels = np.concatenate([np.empty(0, np.int64), *_labels(dataset)])
+    labels = labels[labels != IGNORE_INDEX]
+    if not len(labels):
+        raise HfCmimError(
+            'class_weights="balanced" counts the labels of train_dataset, and it has none. Give the weights as a list,'
+            " one per class."
+        )
+    if labels.min() < 0 or (num_classes is not None and labels.max() >= num_classes):
+        raise HfCmimError(
+            f"Expected labels in [0, {num_classes}) or {IGNORE_INDEX} (ignored), got {labels.min()} to"
+            f" {labels.max()} in train_dataset. Check num_labels and the mapping label2id."
+        )
+    counts = np.bincount(labels, minlength=num_classes or 0)
+    weights = np.divide(len(labels), len(counts) * counts, out=np.zeros(len(counts)), where=counts > 0)
+    return [float(weight) for weight in weights]
+
+
+def _labels(dataset: Any) -> Iterator[NDArray[np.int64]]:
+    column_names = getattr(dataset, "column_names", None)
+    column = next((name for name in LABEL_COLUMNS if isinstance(column_names, list) and name in column_names), None)
+    if column is not None:
+        values: Any = dataset.with_format(None)[column]
+        yield from (np.asarray(value, dtype=np.int64).reshape(-1) for value in values)
+        return
+    for position in range(len(dataset)):
+        sample = dataset[position]
+        name = next((name for name in LABEL_COLUMNS if isinstance(sample, Mapping) and name in sample), None)
+        if name is not None:
+            check_label(sample[name], name, "train_dataset")
+            yield np.asarray(sample[name], dtype=np.int64).reshape(-1)
