@@ -13,6 +13,8 @@ from hf_cmim.errors import HfCmimError
 
 FILE_FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
 VALIDATION_SHARE = 0.1
+REST = "the rest of"
+"""Words in the name of a test set that holds what is left of the train split."""
 SHOWN_ROWS = 8
 """Numbers of rows that an error lists."""
 FEATURES = {"image": "Image", "text": "string", "label": "ClassLabel"}
@@ -130,9 +132,9 @@ def _parts(
     tests = left if options.rest_as_test else []
     if test_name in data or options.test_split is not None or not options.rest_as_test:
         tests = [_split(data, test_name, "--test-split"), *tests]
-        words = f"{test_name} and the rest of {train_name}" if options.rest_as_test else test_name
+        words = f"{test_name} and {REST} {train_name}" if options.rest_as_test else test_name
     else:
-        words = f"the rest of {train_name}"
+        words = f"{REST} {train_name}"
     test = _first(_joined(tests).shuffle(seed=0), options.max_test_samples)
     _check_not_empty(transfer, validation, test, options)
     source = Path(options.dataset).name

@@ -21,6 +21,7 @@ from hf_cmim.audit.subject import AuditData
 from hf_cmim.cli.audit_data import AuditRows, open_rows
 from hf_cmim.cli.audit_models import PreparedSamples, StudentBuilder, View, kind_of, open_classifier
 from hf_cmim.cli.extensions import channel_of, is_reference
+from hf_cmim.cli.folders import check_model_folder
 from hf_cmim.cli.own_students import OwnStudents
 from hf_cmim.cli.training import audit_plan, check_margin, training_settings
 from hf_cmim.errors import HfCmimError
@@ -94,6 +95,11 @@ class AuditSetup:
         if options.twin is not None:
             others[TWIN] = (options.twin, "--twin")
         channel = None if options.channel is None else channel_of(options.channel)
+        check_model_folder(options.teacher, "--teacher")
+        for path, flag in others.values():
+            check_model_folder(path, flag)
+        if is_checkpoint:
+            check_model_folder(options.student, "--student")
         with args.main_process_first(desc="opening models and data"):
             teacher = open_classifier(options.teacher, "--teacher", args.device)
             if channel is not None:

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from hf_cmim.cli.audit import add_arguments
-from hf_cmim.cli.audit_data import open_rows
+from hf_cmim.cli.audit_data import REST, open_rows
 from hf_cmim.cli.audit_models import PreparedSamples, View, kind_of, open_classifier
 from hf_cmim.cli.audit_setup import AuditSetup
 from hf_cmim.cli.words import with_config
@@ -36,6 +36,8 @@ def remeasure(options: argparse.Namespace, folder: Path, certificate: Certificat
         HfCmimError: no data, or data of other classes.
     """
     flags = _audit_flags(options, folder)
+    if certificate.audit is not None:
+        _as_sampled(flags, certificate.audit)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teacher = open_classifier(str(folder), "TARGET", device)
     yield from compare_measurement(certificate, *_measure(flags, folder, teacher))
@@ -73,6 +75,7 @@ def train_again(options: argparse.Namespace, folder: Path, certificate: Certific
             " again. Leave the flag out."
         )
     flags = _audit_flags(options, folder)
+    _as_sampled(flags, certificate.audit)
     _as_audited(flags, certificate.audit)
     setup = AuditSetup.of(flags)
     then, now = certificate.audit.reproduction.get("device"), describe_environment()["device"]
@@ -104,10 +107,28 @@ def _audit_flags(options: argparse.Namespace, folder: Path) -> argparse.Namespac
     return argparse.Namespace(**vars(merged))
 
 
+def _as_sampled(flags: argparse.Namespace, audit: AuditReport) -> None:
+    """Take as many samples as the audit did, where no flag says how many; the same number gives the same rows."""
+    limits = {
+        "max_transfer_samples": audit.scope.num_transfer,
+        "max_validation_samples": audit.scope.num_validation,
+        "max_test_samples": audit.scope.num_test,
+    }
+    if not audit.scope.test_set.startswith(f"{Path(flags.dataset).name}: "):
+        return  # other data, perhaps those that the trainer measured on
+    for name, limit in limits.items():
+        if getattr(flags, name) is None:
+            setattr(flags, name, limit)
+    if flags.rest_as_test is None:
+        flags.rest_as_test = REST in audit.scope.test_set
+
+
 def _as_audited(flags: argparse.Namespace, audit: AuditReport) -> None:
     """Set plan and training to what the report says."""
     plan: dict[str, Any] = audit.reproduction.get("plan", {})
-    flags.suite, flags.criterion = audit.scope.suite, audit.primary.criterion
+    if flags.families is None and flags.attack is None:  # else the suite is composed as the audit's was
+        flags.suite = audit.scope.suite
+    flags.criterion = audit.primary.criterion
     flags.margin_points, flags.looks = 100 * audit.margin, list(audit.design.looks)
     for name in ("screening_seeds", "final_seeds", "null_families", "diagnosed"):
         setattr(flags, name, plan.get(name))

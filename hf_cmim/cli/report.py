@@ -41,9 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Write the pages, and print the table of a single audit."""
     check_can_draw()
+    from hf_cmim.cli.folders import check_audit_folder
     from hf_cmim.pages.terminal import audit_table
     from hf_cmim.report import AuditReport
 
+    for path in map(Path, options.audits):
+        check_audit_folder(path)
     reports = {path: AuditReport.read(path) for path in dict.fromkeys(map(Path, options.audits))}
     if len(reports) > 1:
         say(f"Written: {_write_comparison(reports, options.output or Path(COMPARISON_NAME))}")

@@ -28,6 +28,16 @@ OWN = {
     "remove_unused_columns": "Choose columns with --image-column, --text-column and --label-column.",
 }
 """Settings that are the audit's own."""
+SHORT_NAMES = {
+    "lr": "learning_rate", "epochs": "num_train_epochs", "epoch": "num_train_epochs", "steps": "max_steps",
+    "batch_size": "per_device_train_batch_size", "bs": "per_device_train_batch_size",
+    "eval_batch_size": "per_device_eval_batch_size", "wd": "weight_decay", "decay": "weight_decay",
+    "warmup": "warmup_steps", "warmup_ratio": "warmup_steps", "scheduler": "lr_scheduler_type",
+    "lr_scheduler": "lr_scheduler_type", "optimizer": "optim", "clip": "max_grad_norm", "grad_clip": "max_grad_norm",
+    "accumulation": "gradient_accumulation_steps", "workers": "dataloader_num_workers", "cpu": "use_cpu",
+    "device": "use_cpu",
+}  # fmt: skip
+"""Names by which people call settings, with the settings' own; ours."""
 SMALLEST_POINTS = 0.01
 """A margin below this many points is taken for a fraction."""
 
@@ -51,7 +61,7 @@ def training_settings(
         if name not in names:
             raise HfCmimError(
                 f"Expected settings of DistillationConfig after --set, got {name!r}: nothing would read it."
-                f" {nearest(name, names)}"
+                f" {_meant(name, names)}"
             )
         if name in OWN:
             raise HfCmimError(
@@ -77,6 +87,12 @@ def training_settings(
         raise HfCmimError(f"Expected settings after --set that go together, got others: {error}") from error
     assert isinstance(settings, DistillationConfig)
     return settings
+
+
+def _meant(name: str, names: Sequence[str]) -> str:
+    """Return which setting was meant, by its usual short name or else by its spelling."""
+    short = name.lower().lstrip("-").replace("-", "_")
+    return f"Did you mean {SHORT_NAMES[short]}?" if short in SHORT_NAMES else nearest(short, names)
 
 
 def audit_plan(options: argparse.Namespace) -> AuditPlan:

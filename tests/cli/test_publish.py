@@ -24,7 +24,7 @@ def audited(data, teacher, tmp_path_factory):
     folder = tmp_path_factory.mktemp("publish")
     (folder / "student.json").write_text(json.dumps(STUDENT), encoding="utf-8")
     flags = ["--dataset", str(data), "--student-config", str(folder / "student.json")]
-    flags += ["--max-validation-samples", "25"]
+    flags += ["--max-test-samples", "500", "--max-validation-samples", "25"]
     plan = ["--suite", "quick-v1", "--looks", "3", "--screening-seeds", "1", "--margin-points", "2"]
     plan += ["--null-families", "1", "--diagnosed", "1", "--set", "num_train_epochs=1", "use_cpu=true"]
     words = ["audit", "--teacher", str(teacher), *flags, *plan, "--output-dir", str(folder / "audit")]
@@ -60,9 +60,21 @@ def test_from_an_audit_to_a_verified_folder(audited, model, tmp_path, capsys, sa
     assert printed.count("holds  trained again") == 2
     assert "holds  audited model" in printed
     assert "holds  accuracy again" in printed
-    assert "0 of 640 samples apart" in printed
+    assert "0 of 500 samples apart" in printed
     assert re.search(r"2 of \d+ arms trained again. Self-reported: the students of the others", printed)
     assert "calibration and CMI" not in printed, "they were measured again"
+
+
+def test_limits_of_the_audit_need_not_be_repeated(audited, model, tmp_path, capsys, same_draw):
+    """Catches "these 640 labels are none of those", and a spot check of other data, where the report knows the limits."""
+    audit, flags = audited
+    assert main(["certify", str(model), "--audit", str(audit)]) == 0
+    capsys.readouterr()
+    again = ["--remeasure", "--spot-check", "1", "--output-dir", str(tmp_path / "again")]
+    assert main(["verify", str(model), *flags[:4], *again]) == 0, capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "0 of 500 samples apart" in printed
+    assert "holds  trained again" in printed
 
 
 def test_a_result_made_better_fails_the_spot_check(audited, model, tmp_path, capsys, monkeypatch, same_draw):
