@@ -17,7 +17,7 @@ from hf_cmim.audit.pool import StudentPool
 from hf_cmim.audit.pooled import PooledArm
 from hf_cmim.audit.progress import AuditProgress
 from hf_cmim.audit.student import PooledStudent
-from hf_cmim.plain_data import from_plain, parsed_json, to_plain
+from hf_cmim.plain_data import from_plain, read_json, to_plain
 from hf_cmim.report import Interval, LearningCurve
 from hf_cmim.trainers.components import unchanged_random_states
 from hf_cmim.trainers.distillation_config import DistillationConfig
@@ -56,7 +56,7 @@ def kept_learning_curve(
     if state.is_main_process and not path.is_file():
         write_whole(path, json.dumps(to_plain(learning_curve(pool, *validation, progress.advance)), indent=1))
     state.wait_for_everyone()
-    values = parsed_json(path.read_text(encoding="utf-8"), f"the audit's {path}")
+    values = read_json(path, f"the audit's {path}")
     curve: LearningCurve = from_plain(LearningCurve, values, CURVE_NAME)
     return curve
 

@@ -14,6 +14,8 @@ examples:
   hf-cmim audit --teacher outputs/cmim --dataset DATA --student-config student.json --dry-run
       what would be trained, how long it takes and which margin can be reached: under a minute
       for a small student, most of it for opening the data
+  hf-cmim audit audit.yaml --budget 1h --dry-run
+      the attacks and looks that fit into an hour, and what the verdict can then no longer say
   hf-cmim audit --teacher outputs/cmim --twin outputs/ce --dataset DATA --student-config small.json
       standard-v1: about 460 students to screen, 120 for the first look, 40 for each further seed;
       most of them once more for the twin
@@ -166,6 +168,11 @@ def _add_plan(group: "argparse._ArgumentGroup") -> None:
         "--final-seeds", metavar="N", type=int, help="further seeds of the strongest settings before one is chosen (4)"
     )
     group.add_argument(
+        "--budget",
+        metavar="TIME",
+        help="1h, 2h30m, 45m: fewer looks and attacks where the plan would take longer; what that leaves out is said",
+    )
+    group.add_argument(
         "--null-families", metavar="N", type=int, help="attacks whose label-only nulls are tuned, strongest first (6)"
     )
     group.add_argument(
@@ -175,6 +182,7 @@ def _add_plan(group: "argparse._ArgumentGroup") -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Audit, or say what an audit would cost."""
+    from hf_cmim.cli.audit_budget import suggestions, within_budget
     from hf_cmim.cli.audit_preview import preview_text
     from hf_cmim.cli.audit_setup import AuditSetup
     from hf_cmim.cli.report import check_can_draw, write_pages
@@ -182,11 +190,14 @@ def run(options: argparse.Namespace) -> None:
     from hf_cmim.report import REPORT_NAME, AuditReport
 
     check_can_draw()  # days before the page is written
-    setup = AuditSetup.of(with_config(options, add_arguments))
+    options = with_config(options, add_arguments)
+    setup = AuditSetup.of(options)
+    if options.budget is not None:
+        setup = within_budget(setup, options.budget)
     if setup.is_dry_run:
         preview = setup.preview()
         if setup.is_main:
-            print(preview_text(preview))
+            print("\n".join([preview_text(preview), *suggestions(preview)]))
     else:
         setup.run()
         if setup.is_main:

@@ -32,7 +32,7 @@ def _lines(preview: Preview) -> Iterator[str]:
     yield ""
     yield "Screen of each teacher, on validation data"
     yield from (f"{number:8,}  {name}" for name, number in preview.screened.items())
-    yield f"{preview.screen_students:8,}  students in all, {_hours(preview.screen_hours)}"
+    yield f"{preview.screen_students:8,}  students in all, {hours_text(preview.screen_hours)}"
     yield f"{STUDENTS:8,}  students' worth of steps first: are students trained long enough?"
     yield "Confirmation, on test data, for each teacher"
     yield from (f"{number:8,}  {name}" for name, number in preview.confirmed.items())
@@ -48,7 +48,7 @@ def _lines(preview: Preview) -> Iterator[str]:
     yield f"{'seeds':>6}{'to confirm':>12}{'':12}  {spreads} points"
     for look in preview.looks:
         margins = "".join(f"{100 * margin:8.2f}" for margin in look.margins)
-        yield f"{look.seeds:6}{look.students:10,}{_hours(look.hours):>14}  {margins}"
+        yield f"{look.seeds:6}{look.students:10,}{hours_text(look.hours):>14}  {margins}"
     yield ""
     for note in (TIME_NOTE, MARGIN_NOTE):
         yield from textwrap.wrap(note, WIDTH)
@@ -64,5 +64,6 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:,.0f} s"
 
 
-def _hours(hours: float) -> str:
+def hours_text(hours: float) -> str:
+    """Return a time in minutes, or in hours from one on."""
     return f"{60 * hours:.1f} min" if hours < 1 else f"{hours:,.1f} h"

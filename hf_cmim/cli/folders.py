@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from hf_cmim.errors import HfCmimError
-from hf_cmim.report import REPORT_NAME
+from hf_cmim.report import CERTIFICATE_NAME, REPORT_NAME
 
 MODEL_CONFIG = "config.json"
 TRAINER_STATE = "trainer_state.json"
@@ -73,10 +73,8 @@ def check_audit_folder(path: Path) -> None:
             f" {f'Did you mean {similar}?' if similar else 'Name the folder of an audit, or its audit.json.'}"
         )
     inside = sorted(each.parent for each in path.glob(f"*/{REPORT_NAME}")) if path.is_dir() else []
-    if inside and not (path / REPORT_NAME).is_file():
-        raise HfCmimError(
-            f"{path} is no audit, but holds {len(inside)}: {_listed(inside)}. Name one or several of them."
-        )
+    if inside and not any((path / name).is_file() for name in (REPORT_NAME, CERTIFICATE_NAME)):
+        raise HfCmimError(f"{path} is no audit, but holds {len(inside)}: {_listed(inside)}. Name one or more of them.")
 
 
 def similar_paths(path: Path) -> str:

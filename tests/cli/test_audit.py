@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import yaml
 from datasets import Dataset
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessorPil
 
+from hf_cmim.audit.preview import StudentCosts, preview_of
 from hf_cmim.audit.state import MANIFEST_NAME, STUDENTS_NAME
 from hf_cmim.cli.audit import add_arguments
 from hf_cmim.cli.audit_setup import AuditSetup
@@ -260,3 +262,49 @@ def test_everything_is_opened_once_and_matched(config, teacher, audit_options):
     brightest = torch.stack([sample["student"]["pixel_values"].mean(dim=(1, 2)) for sample in setup.data.transfer])
     labels = torch.tensor([sample["labels"] for sample in setup.data.transfer])
     assert (brightest.argmax(dim=1) == labels).double().mean() > 0.6  # red, green, blue: channels in the data's order
+
+
+# A budget
+
+
+def test_a_budget_chooses_a_plan_says_what_it_leaves_out_and_keeps_it(config, tmp_path, monkeypatch, capsys):
+    """Catches a plan that changes with the speed of the machine when the audit goes on after a kill."""
+    costs = StudentCosts(steps=4, batches=4, batch_size=64, seconds=36.0, asking_seconds=0.0, varies=False,
+                         num_classes=3, teachers=1, sizes=(270, 30, 640), processes=1)  # fmt: skip
+    measured = []
+
+    def preview(self):
+        measured.append(self)
+        return preview_of(self.plan, costs)
+
+    monkeypatch.setattr(AuditSetup, "preview", preview)
+    plans = []
+    monkeypatch.setattr("hf_cmim.cli.audit_setup.run_audit", lambda *given, **_: plans.append(given[4]))
+    words = ["audit", str(config), "--output-dir", str(tmp_path), "--looks", "3", "5", "8", "12", "--budget", "1h"]
+    with pytest.raises(ValueError, match=r"audit\.json"):  # no report: nothing was run
+        AuditReport.read(tmp_path)
+    assert main(words) == 2, "the report that the audit did not write is missed"
+    printed = capsys.readouterr().out
+    assert re.search(r"Within 1h: \d attacks?, last look at \d seeds, .* at most", printed)
+    assert "Left out: " in printed
+    assert "The verdict says less: " in printed
+    assert "The same by flags: --families " in printed
+    assert preview_of(plans[0], costs).hours <= 1
+    assert main(words) == 2
+    assert plans[1] == plans[0]
+    assert len(measured) == 1
+
+
+def test_a_dry_run_suggests_budgets(config, tmp_path, monkeypatch, capsys):
+    """Catches "400 h" as the last word to somebody who has an afternoon."""
+    costs = StudentCosts(steps=4, batches=4, batch_size=64, seconds=600.0, asking_seconds=0.0, varies=False,
+                         num_classes=3, teachers=1, sizes=(270, 30, 640), processes=1)  # fmt: skip
+    monkeypatch.setattr(AuditSetup, "preview", lambda self: preview_of(self.plan, costs))
+    assert main(["audit", str(config), "--output-dir", str(tmp_path), "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "--budget 1h fits nothing. The smallest audit, one attack at 2 seeds, takes" in " ".join(printed.split())
+    assert re.search(r"Too long\? --budget 8h: \d attacks?, last look at 2 seeds", printed)
+    assert main(["audit", str(config), "--output-dir", str(tmp_path), "--dry-run", "--budget", "8h"]) == 0
+    assert "Within 8h: " in (printed := capsys.readouterr().out)
+    assert max(map(len, printed.splitlines())) <= 100
+    assert not (tmp_path / "budget.json").exists()

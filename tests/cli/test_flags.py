@@ -56,6 +56,7 @@ FLAGS = [
     (["--families", "kd", "dkd"], {"families": ["kd", "dkd"]}, "families", ["kd", "dkd"]),
     (["--attack", "m:A={}", "--attack", 'm:B={"weight": 2}'], {"attack": {"m:A": {}, "m:B": {"weight": 2}}},
      "attack", [["m:A={}"], ['m:B={"weight": 2}']]),
+    (["--budget", "2h30m"], {"budget": "2h30m"}, "budget", "2h30m"),
     (["--quiet"], {"quiet": True}, "quiet", True),
 ]  # fmt: skip
 

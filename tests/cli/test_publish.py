@@ -66,7 +66,7 @@ def test_from_an_audit_to_a_verified_folder(audited, model, tmp_path, capsys, sa
 
 
 def test_limits_of_the_audit_need_not_be_repeated(audited, model, tmp_path, capsys, same_draw):
-    """Catches "these 640 labels are none of those", and a spot check of other data, where the report knows the limits."""
+    """Catches "these 640 labels are none of those" and a spot check of other data: the report knows the limits."""
     audit, flags = audited
     assert main(["certify", str(model), "--audit", str(audit)]) == 0
     capsys.readouterr()
