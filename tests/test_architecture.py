@@ -23,6 +23,7 @@ FLOORS = {
     "names": 1,
     "plain_data": 1,
     "positions": 1,
+    "private_paths": 1,
     "collapse": 2,
     "defenses": 2,
     "environment": 2,

@@ -28,8 +28,8 @@ def vit(seed: int = 0, dropout: float = 0.0, **settings: Any) -> ViTForImageClas
     return ViTForImageClassification(
         ViTConfig(
             hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-            patch_size=4, num_channels=1, hidden_dropout_prob=dropout,
-            **({"num_labels": NUM_LABELS, "image_size": 8} | settings),
+            patch_size=4, hidden_dropout_prob=dropout,
+            **({"num_labels": NUM_LABELS, "image_size": 8, "num_channels": 1} | settings),
         )
     )  # fmt: skip
 

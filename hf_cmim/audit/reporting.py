@@ -1,6 +1,5 @@
 """The report of an audit, put together from what its teachers' audits found."""
 
-import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from hf_cmim.audit.subject import Subject
 from hf_cmim.audit.teacher_audit import TeacherAudit
 from hf_cmim.audit.workplace import Workplace, fingerprints_of, training_settings
 from hf_cmim.environment import describe_environment
+from hf_cmim.private_paths import public_command, public_record
 from hf_cmim.report import AuditReport, Check, ControlResult, Costs, LearningCurve, Scope
 
 TWIN = "CE twin"
@@ -24,7 +24,7 @@ TWIN = "CE twin"
 
 def sitting() -> dict[str, Any]:
     """Return command, versions and device of this run."""
-    return {"command": shlex.join(sys.argv), **describe_environment()}
+    return {"command": public_command(sys.argv), **describe_environment()}
 
 
 def build_report(
@@ -53,7 +53,7 @@ def build_report(
     fault = "" if twin is None else " ".join(each.sentence for each in twin.checks if each.severity == "fatal")
     checks = find_faults(replace(_evidence(audit, workplace, power), control_fault=fault, curve=curve))
     accuracies = audit.accuracies()
-    return AuditReport(
+    report = AuditReport(
         title=title or f"Audit of {subject.path or subject.name}{_behind(subject)}",
         date=time.strftime("%Y-%m-%d"),
         scope=_scope(audit, workplace, names),
@@ -77,6 +77,8 @@ def build_report(
         },
         learning_curve=curve,
     )
+    public: AuditReport = public_record(report)
+    return public
 
 
 def _behind(subject: Subject) -> str:

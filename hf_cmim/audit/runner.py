@@ -20,6 +20,7 @@ from hf_cmim.audit.teacher_audit import TeacherAudit
 from hf_cmim.audit.training import Trainees
 from hf_cmim.audit.workplace import Teacher, Workplace
 from hf_cmim.errors import HfCmimError
+from hf_cmim.private_paths import public_path
 from hf_cmim.report import REPORT_NAME, AuditReport
 from hf_cmim.trainers.distillation_config import DistillationConfig
 from hf_cmim.trainers.launch import check_launch
@@ -104,7 +105,7 @@ def _name_of(teacher: Teacher) -> str:
     """Return a name for people: the folder's, or that of the class."""
     model = getattr(teacher, "model", teacher)
     path = teacher if isinstance(teacher, str) else str(getattr(model, "name_or_path", ""))
-    return Path(path).name or type(model).__name__
+    return Path(public_path(path)).name or type(model).__name__
 
 
 def _progress(workplace: Workplace, plan: AuditPlan) -> AuditProgress:

@@ -17,6 +17,7 @@ from hf_cmim.audit.pooled import PooledArm
 from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import IGNORE_INDEX
 from hf_cmim.measurement import Measurement, MeasurementAccumulator
+from hf_cmim.private_paths import public_path
 from hf_cmim.report import ModelFacts
 from hf_cmim.teachers.base import INDEX_NAME, AbstractTeacher
 from hf_cmim.teachers.fingerprints import digest
@@ -98,7 +99,7 @@ class Subject:
         self.teacher: AbstractTeacher = wrapped
         self.name = name
         model = getattr(wrapped, "model", None)
-        self.path = teacher if isinstance(teacher, str) else str(getattr(model, "name_or_path", ""))
+        self.path = public_path(teacher if isinstance(teacher, str) else str(getattr(model, "name_or_path", "")))
         self.pool = pool
         self.data = data
         # An arm that asks nobody: these questions are the audit's, no attacker pays for them.

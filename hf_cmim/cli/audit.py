@@ -205,5 +205,5 @@ def run(options: argparse.Namespace) -> None:
             written = write_pages(report, setup.folder)
             print(f"\n{audit_table(report)}\nWritten: {', '.join(map(str, (setup.folder / REPORT_NAME, *written)))}")
             if setup.teacher.channel is None:  # else it is about an interface, not about the weights
-                print(f"To bind it to the weights: hf-cmim certify {report.teacher.path} --audit {setup.folder}")
+                print(f"To bind it to the weights: hf-cmim certify {options.teacher} --audit {setup.folder}")
     setup.leave()

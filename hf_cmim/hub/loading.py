@@ -14,14 +14,8 @@ from safetensors import SafetensorError
 from transformers.utils import logging
 
 from hf_cmim.errors import HfCmimError
+from hf_cmim.tasks import TASKS, architectures_of
 
-AUTO_MODELS = (
-    "AutoModelForSequenceClassification",
-    "AutoModelForImageClassification",
-    "AutoModelForAudioClassification",
-    "AutoModelForTokenClassification",
-    "AutoModelForVideoClassification",
-)
 LOADING_ERRORS = (
     OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, SafetensorError,
 )  # fmt: skip
@@ -83,12 +77,9 @@ def _model_fault(copy: Path, trust_remote_code: bool) -> str:
 def auto_model_of(config: Any, architecture: str) -> Any:
     """Return the Auto class of transformers that loads an architecture with a configuration, or None."""
     remote = {*(getattr(config, "auto_map", None) or {})}
-    for name in AUTO_MODELS:
-        auto_model = getattr(transformers, name)
-        classes = auto_model._model_mapping.get(type(config), ())
-        classes = classes if isinstance(classes, tuple | list) else (classes,)
-        if name in remote or architecture in {each.__name__ for each in classes}:
-            return auto_model
+    for task in TASKS:
+        if task.auto_class in remote or architecture in architectures_of(task):
+            return getattr(transformers, task.auto_class)
     return None
 
 

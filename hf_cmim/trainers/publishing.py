@@ -34,6 +34,7 @@ from hf_cmim.hub.uncertified_card import (
     write_uncertified_card,
 )
 from hf_cmim.hub.upload import planned_upload
+from hf_cmim.private_paths import public_path
 from hf_cmim.report import CERTIFICATE_NAME
 from hf_cmim.trainers.publication import (
     Publication,
@@ -185,7 +186,7 @@ class PublishingTrainer(Trainer):
         folder = Path(str(self.args.output_dir))
         training = self.training_record()
         if dataset is not None:
-            training = replace(training, dataset=dataset if isinstance(dataset, str) else dataset[0])
+            training = replace(training, dataset=public_path(dataset if isinstance(dataset, str) else dataset[0]))
         certificate = self._certify(folder, training)
         name = model_name or str(getattr(self, "hub_model_id", None) or "")
         metadata: Any = {"repo_id": name, "license": license, "language": language}

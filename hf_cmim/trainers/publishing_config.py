@@ -16,6 +16,10 @@ class PublishingConfig(TrainingArguments):
         HfCmimError: a strategy that uploads whole checkpoints without their opt-in, at construction.
     """
 
+    # A dataclass shows every field in its repr; TrainingArguments masks the token in its own repr only.
+    hub_token: str | None = field(
+        default=None, repr=False, metadata=TrainingArguments.__dataclass_fields__["hub_token"].metadata
+    )
     hub_overwrite: bool = field(
         default=False,
         metadata={"help": "Push even where the repository on the Hub holds the weights of another model."},
@@ -24,7 +28,8 @@ class PublishingConfig(TrainingArguments):
         default=False,
         metadata={
             "help": "Allow the strategies 'checkpoint' and 'all_checkpoints', which upload whole checkpoints:"
-            " optimizer states, training arguments and the centroids of every class, too."
+            " optimizer states, the centroids of every class, and training arguments, which name folders of this"
+            " machine, too."
         },
     )
 

@@ -10,6 +10,7 @@ from hf_cmim.attacks.composition import Composition
 from hf_cmim.hub.card_metadata import HUB_ID
 from hf_cmim.hub.certificate import Training
 from hf_cmim.objective import CMIMLoss
+from hf_cmim.private_paths import public_record, public_text
 from hf_cmim.teachers.base import AbstractTeacher
 from hf_cmim.trainers.cmim_config import CMIMConfig
 
@@ -27,7 +28,7 @@ def hardening_record(trainer: Trainer, objective: CMIMLoss, args: CMIMConfig, fi
     """Return the record of a hardening; the model counts as hardened once the full weight was reached."""
     steps, planned = trainer.state.global_step, max(trainer.state.max_steps, 1)
     settings = {name: getattr(args, name) for name in HARDENING_SETTINGS} | {"final_cmi_weight": final_weight}
-    return Training(
+    return _public(
         trainer="CMIMTrainer",
         objective=repr(objective),
         settings={**settings, **_settings(trainer)},
@@ -43,7 +44,7 @@ def attack_record(trainer: Trainer, attack: Composition, teacher: AbstractTeache
     record = (
         None if teacher is None else {name: teacher.record()[name] for name in ("teacher", "fingerprint", "channel")}
     )
-    return Training(
+    return _public(
         trainer="DistillationTrainer",
         objective=repr(attack),
         settings={"taught by": record, **_settings(trainer)},
@@ -52,6 +53,12 @@ def attack_record(trainer: Trainer, attack: Composition, teacher: AbstractTeache
         is_hardened=False,
         is_knockoff=teacher is not None,
     )
+
+
+def _public(**facts: Any) -> Training:
+    """Return the record with the paths of this machine shortened: certificate and card are made of it."""
+    training: Training = public_record(Training(**facts))
+    return training
 
 
 def _settings(trainer: Trainer) -> dict[str, Any]:
@@ -84,4 +91,4 @@ def dataset_name(dataset: Any) -> str:
     info = getattr(dataset, "info", None)
     name = str(getattr(info, "dataset_name", None) or "")
     split = getattr(dataset, "split", None)
-    return f"{name}: {split}" if name and split is not None else name
+    return public_text(f"{name}: {split}" if name and split is not None else name)

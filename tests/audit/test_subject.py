@@ -118,7 +118,7 @@ def test_a_model_is_named_by_its_path(tmp_path):
     images = AuditData(tiny.images(16), tiny.images(8), tiny.images(8))
     pool = StudentPool(lambda: tiny.vit(1), DistillationConfig(**tiny.settings(tmp_path)), images.transfer)
     paths = [Subject(who, "it", pool, images).path for who in (model, str(tmp_path / "saved"))]
-    assert paths == ["", str(tmp_path / "saved")]
+    assert paths == ["", "…/saved"]
 
 
 # Asking twice

@@ -109,7 +109,7 @@ def hub(tmp_path_factory):
 def seen(hub, tmp_path_factory):
     """What a process with a token saw and did."""
     folder = tmp_path_factory.mktemp("job")
-    environment = hub.environment(home=folder / "home") | {"PYTHONPATH": str(JOB.parents[1])}
+    environment = hub.environment(home=folder / "home") | {"PYTHONPATH": f"{JOB.parents[1]}:{JOB.parents[2]}"}
     done = subprocess.run([sys.executable, JOB, folder], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads((folder / "seen.json").read_text(encoding="utf-8"))
