@@ -11,6 +11,7 @@ from hf_cmim.functional.blocks import tempered_probs
 from hf_cmim.functional.divergence import IGNORE_INDEX
 from hf_cmim.functional.inputs import correct_alone, flatten_samples
 from hf_cmim.functional.label_information import LabelFollower, LabelInformation, MovedRows
+from hf_cmim.functional.masking import masked_classes, without_masked
 from hf_cmim.functional.scaling import SMALLEST_SPREAD, Scaling, spread_of
 from hf_cmim.functional.temperatures import check_temperatures
 
@@ -198,7 +199,8 @@ class CentroidBank(nn.Module):
             if self.correct_only:
                 fresh, labels = fresh_hits, correct_alone(logits, labels)
             if number == 0 and self.logit_scale and not bool(self.spread_mass):
-                self._follow_scale(self.outward, *spread_of(logits.to(self.spread.dtype), labels))
+                raised = logits.to(self.spread.dtype)
+                self._follow_scale(self.outward, *spread_of(raised, labels, masked_classes(raised)))
             self.mass.copy_(self._mass_of(counts))
             per_sample = 1 / counts.clamp_min(1)
             self._move(logits, labels, fresh * per_sample, per_sample)
@@ -221,8 +223,9 @@ class CentroidBank(nn.Module):
         return logits, labels
 
     def shown(self, logits: Tensor) -> Tensor:
-        """Return logits as the centroids see them: scaled, if they are to be."""
-        return logits.to(self.multiplier.dtype) * self.multiplier if self.logit_scale else logits
+        """Return logits as the centroids see them: scaled, if they are to be, with masked classes at -inf."""
+        shown = without_masked(logits, masked_classes(logits))
+        return shown.to(self.multiplier.dtype) * self.multiplier if self.logit_scale else shown
 
     def _follow_scale(self, pull: Tensor, variances: Tensor, count: Tensor) -> None:
         """Let the multiplier follow the spread of a step's logits, and keep how strongly they were pulled together.
@@ -264,12 +267,13 @@ class CentroidBank(nn.Module):
         shares = torch.where(labels != IGNORE_INDEX, shares[own], 0.0).unsqueeze(1)
         kept, floors = 1 - rates, torch.where(self.mass > 0, self.floor, 0.0)  # log 0 for a class not seen
         kept, floors = (each[own].unsqueeze(1) if fewer else each.unsqueeze(1) for each in (kept, floors))
-        multiplier = self.multiplier if self.logit_scale else None
+        multiplier, masked = self.multiplier if self.logit_scale else None, masked_classes(logits)
         step = max(1, MOVED_ELEMENTS // (max(len(labels), 1) * self.num_classes))
         for start in range(0, len(self.temperatures), step):
             levels = slice(start, start + step)
             table, log_table = self.probs[levels], self.log_probs[levels]
-            probs = tempered_probs(logits, self.temperatures[levels], multiplier).to(table.dtype).mul_(shares)
+            probs = tempered_probs(logits, self.temperatures[levels], multiplier, masked)
+            probs = probs.to(table.dtype).mul_(shares)
             if self.label is not None and moved is not None:
                 self.label.leave(moved, levels, table)
             if fewer:

@@ -14,6 +14,8 @@ from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.calibration import Calibration, CalibrationStatistics, octave_grid
 from hf_cmim.functional.clusters import ClusterStatistics
 from hf_cmim.functional.inputs import select_valid
+from hf_cmim.functional.masking import infinite_classes
+from hf_cmim.functional.scaling import spread_of
 from hf_cmim.functional.temperatures import check_temperatures
 
 TOP_K = 5
@@ -31,7 +33,7 @@ class Measurement:
         temperatures: grid of the curves, relative to the model's logit scale by a power of two.
         cmi: CMI of all samples at each temperature.
         cmi_correct: CMI among correctly classified samples at each temperature.
-        ncmi: normalized CMI at T = 1; 0 when the data hold one class alone.
+        ncmi: normalized CMI at T = 1; 0 when the data hold only one class.
         separation: Gamma at T = 1, nats.
         prediction_entropy: H(argmax | label), the limit of `cmi` as T goes to 0.
         within_class_variance: trace of the within-class covariance of centred logits.
@@ -118,6 +120,9 @@ def _bytes_of(labels: Tensor) -> bytes:
 class MeasurementAccumulator:
     """Accumulate a `Measurement` batch by batch, keeping sums, and a few numbers a sample, never logits.
 
+    A masked class (see `hf_cmim.functional.masking`) counts as if the model did not have it. A sample whose label is
+    masked is wrong, and its NLL is large but finite.
+
     The temperature grid spans 2^-5 to 2^8 times the model's logit scale, because scaling the logits only shifts the
     curve: on a fixed grid a model could hide by inflating its logits. The scale is that of the first batch, rounded to
     a power of two, so that ordinary batches of one model all give the same grid.
@@ -132,9 +137,10 @@ class MeasurementAccumulator:
         self._top_hits = 0
         self._labels = hashlib.sha256()
 
-    def _start(self, logits: Tensor) -> None:
+    def _start(self, logits: Tensor, labels: Tensor) -> None:
         num_classes = logits.shape[-1]
-        spread = logits.double().var(dim=-1, correction=0).mean().sqrt().item()
+        variances, count = spread_of(logits.double(), labels, infinite_classes(logits))
+        spread = (variances / count.clamp_min(1)).sqrt().item()
         scale = math.exp2(round(math.log2(spread))) if 0 < spread < math.inf else 1.0
         grid = sorted({*self._wanted, *octave_grid(-5, 8, per_octave=2, scale=scale)})
         self._clusters = ClusterStatistics(num_classes, grid)
@@ -143,19 +149,24 @@ class MeasurementAccumulator:
 
     @torch.no_grad()
     def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch of logits `(..., C)` and labels `(...)` in [0, C), or -100 to ignore."""
+        """Add a batch of logits `(..., C)` and labels `(...)` in [0, C), or -100 to ignore.
+
+        Raises:
+            HfCmimError: labels out of range, a logit that is nan or +inf, or a sample with every class at -inf.
+        """
         logits, labels = select_valid(logits, labels)
         if not len(labels):
             return
         if self._clusters is None:
-            self._start(logits)
+            self._start(logits, labels)
         assert self._clusters is not None
         self._clusters.update(logits, labels)
         self._correct.update(logits, labels)
         self._calibration.update(logits, labels)
         self._labels.update(_bytes_of(labels))
-        top = logits.topk(min(TOP_K, logits.shape[-1]), dim=-1).indices
-        self._top_hits += int((top == labels.unsqueeze(-1)).any(dim=-1).sum())
+        top = logits.topk(min(TOP_K, logits.shape[-1]), dim=-1)
+        hits = (top.indices == labels.unsqueeze(-1)) & (top.values > -math.inf)
+        self._top_hits += int(hits.any(dim=-1).sum())
 
     @property
     def is_empty(self) -> bool:
@@ -175,7 +186,6 @@ class MeasurementAccumulator:
         num_samples = int(clusters.counts.sum().item())
         hits = (clusters.recalls() * clusters.counts).sum().item()
         plain = temperatures.index(1.0)
-        separation = clusters.separation()[plain].item()
         return Measurement(
             num_samples=num_samples,
             accuracy=hits / num_samples,
@@ -184,8 +194,8 @@ class MeasurementAccumulator:
             temperatures=temperatures,
             cmi=tuple(clusters.cmi().tolist()),
             cmi_correct=tuple(self._correct.cmi().tolist()) if hits else (0.0,) * len(temperatures),
-            ncmi=clusters.normalized_cmi()[plain].item() if separation else 0.0,
-            separation=separation,
+            ncmi=clusters.normalized_cmi()[plain].item(),
+            separation=clusters.separation()[plain].item(),
             prediction_entropy=clusters.prediction_entropy().item(),
             within_class_variance=clusters.within_class_variance().item(),
             within_total_ratio=clusters.within_total_ratio().item(),

@@ -14,6 +14,7 @@ from hf_cmim.functional.divergence import IGNORE_INDEX, centroid_divergences, su
 from hf_cmim.functional.fused import has_kernels, weighted_divergences
 from hf_cmim.functional.inputs import correct_alone, flatten_samples
 from hf_cmim.functional.label_information import LabelInformation, quotient, relative_divergences
+from hf_cmim.functional.masking import masked_classes, without_masked
 from hf_cmim.functional.scaling import Concentration, Scaling, spread_of
 from hf_cmim.functional.temperatures import DEFAULT_TEMPERATURES, check_temperatures, reconstruction_temperatures
 
@@ -172,6 +173,7 @@ class CMIMLoss(nn.Module):
             `ce` and `cmi`, differentiable, 0-d, nats; `cmi_per_temperature`, `(K,)`, detached, unweighted, nats; with
             `scaling` also `scale_sums`, `(3,)`, detached, which the bank needs for the next step.
         """
+        logits, labels = flatten_samples(logits, labels)
         if num_items is None:
             num_items = (labels != IGNORE_INDEX).sum().clamp_min(1)
         cmi, terms, scale_sums = self.concentration(
@@ -229,7 +231,8 @@ class CMIMLoss(nn.Module):
             gradient, sums, _ = weighted_divergences(*arguments, weights, extrapolation=derived.extrapolation)
             shares = gradient + ((sums / derived.totals).mean() - gradient.detach())
         else:
-            each, sums = relative_divergences(*arguments, information, terms)
+            shown = without_masked(logits, masked_classes(logits))
+            each, sums = relative_divergences(shown, *arguments[1:], information, terms)
             shares = each.mean()
         return Concentration(shares / num_items, sums / num_items, sums.new_zeros(3))
 
@@ -253,12 +256,14 @@ class CMIMLoss(nn.Module):
             )
             return Concentration(cmi, sums / num_items, scale_sums)
         raised = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        masked = masked_classes(raised)
+        raised = without_masked(raised, masked)
         shown = raised if scaling is None else raised * scaling.multiplier
         sums, pulls = centroid_divergences(shown, labels, log_centroids, self.temperatures, scaling is not None)
         weights = self.temperature_weights(basis if is_known else sums.detach()).to(sums.dtype) / num_items
         cmi, scale_sums = torch.dot(weights, sums), sums.new_zeros(3)
         if scaling is not None:
-            spread, count = spread_of(raised, labels)
+            spread, count = spread_of(raised, labels, masked)
             cmi = cmi - 0.5 * scaling.outward * (spread - spread.detach())  # a gradient, of value 0
             scale_sums = torch.stack([torch.dot(weights, pulls), spread.detach(), count.to(spread)])
         return Concentration(cmi, sums.detach() / num_items, scale_sums)

@@ -9,6 +9,8 @@ import random
 from collections.abc import Callable, Sequence
 
 IGNORED = -100
+MASK_DISTANCE = 5000
+LOWEST = -126 * math.log(2)  # of the smallest normal number in single precision
 NUM_BINS = 15
 Row = list[float]
 Rows = list[Row]
@@ -21,8 +23,9 @@ def random_samples(
     scale: float = 2.0,
     ignored: float = 0.1,
     absent: int | None = None,
+    masked: float = 0.0,
 ) -> tuple[Rows, list[int]]:
-    """Logits and labels with unequal classes, wrong answers, a shift per row, and ignored labels."""
+    """Logits and labels with unequal classes, wrong answers, a shift per row, ignored labels, and masked classes."""
     generator = random.Random(seed)
     classes = [c for c in range(num_classes) if c != absent]
     logits, labels = [], []
@@ -32,10 +35,20 @@ def random_samples(
         row = [shift + generator.gauss(0, scale) + (1.5 * scale if c == label else 0) for c in range(num_classes)]
         logits.append(row)
         labels.append(IGNORED if generator.random() < ignored else label)
+        if masked:
+            kept = generator.randrange(num_classes)  # one class at least can be chosen
+            logits[-1] = [
+                value if c == kept or generator.random() >= masked else -math.inf for c, value in enumerate(row)
+            ]
     return logits, labels
 
 
 # One row
+
+
+def allowed(row: Row) -> list[int]:
+    """The classes that are not masked."""
+    return [c for c, value in enumerate(row) if value >= max(row) - MASK_DISTANCE]
 
 
 def log_sum_exp(values: Row) -> float:
@@ -44,9 +57,15 @@ def log_sum_exp(values: Row) -> float:
 
 
 def log_softmax(row: Row, temperature: float = 1.0) -> Row:
-    scaled = [value / temperature for value in row]
-    normalizer = log_sum_exp(scaled)
-    return [value - normalizer for value in scaled]
+    """-inf for masked classes."""
+    classes = allowed(row)
+    normalizer = log_sum_exp([row[c] / temperature for c in classes])
+    return [row[c] / temperature - normalizer if c in classes else -math.inf for c in range(len(row))]
+
+
+def finite(log_probs: Row) -> Row:
+    """Masked classes as improbable, beside the largest, as single precision can tell."""
+    return [max(log_probs) + LOWEST if value == -math.inf else value for value in log_probs]
 
 
 def softmax(row: Row, temperature: float = 1.0) -> Row:
@@ -63,12 +82,19 @@ def kl(probs: Row, other: Row) -> float:
 
 
 def cross_entropy(probs: Row, other_log_probs: Row) -> float:
-    return -math.fsum(p * q for p, q in zip(probs, other_log_probs, strict=True))
+    return -math.fsum(p * q for p, q in zip(probs, finite(other_log_probs), strict=True))
 
 
 def centred(row: Row) -> Row:
     mean = math.fsum(row) / len(row)
     return [value - mean for value in row]
+
+
+def deviations(row: Row) -> dict[int, float]:
+    """From the mean of the classes that are not masked, by class."""
+    classes = allowed(row)
+    mean = math.fsum(row[c] for c in classes) / len(classes)
+    return {c: row[c] - mean for c in classes}
 
 
 def argmax(row: Row) -> int:
@@ -128,19 +154,23 @@ def squared_distance(row: Row, other: Row) -> float:
     return math.fsum((a - b) ** 2 for a, b in zip(row, other, strict=True))
 
 
+def scatter(rows: Sequence[dict[int, float]]) -> float:
+    """Squared distances of the entries of each column from the column's mean, summed."""
+    columns = [[row[c] for row in rows if c in row] for c in set().union(*rows)]
+    return math.fsum((value - math.fsum(column) / len(column)) ** 2 for column in columns for value in column)
+
+
 def within_class_variance(logits: Rows, labels: list[int]) -> float:
     """Mean squared distance of the centred logits from their class's mean."""
     logits, labels = valid_samples(logits, labels)
-    rows = [centred(row) for row in logits]
-    means = {c: mean_row([row for row, label in zip(rows, labels, strict=True) if label == c]) for c in set(labels)}
-    return math.fsum(squared_distance(row, means[c]) for row, c in zip(rows, labels, strict=True)) / len(rows)
+    rows = [deviations(row) for row in logits]
+    clusters = [[row for row, label in zip(rows, labels, strict=True) if label == c] for c in set(labels)]
+    return math.fsum(map(scatter, clusters)) / len(rows)
 
 
 def total_variance(logits: Rows, labels: list[int]) -> float:
     logits, _ = valid_samples(logits, labels)
-    rows = [centred(row) for row in logits]
-    mean = mean_row(rows)
-    return math.fsum(squared_distance(row, mean) for row in rows) / len(rows)
+    return scatter([deviations(row) for row in logits]) / len(logits)
 
 
 def within_total_ratio(logits: Rows, labels: list[int]) -> float:
@@ -148,9 +178,10 @@ def within_total_ratio(logits: Rows, labels: list[int]) -> float:
 
 
 def root_mean_square(logits: Rows, labels: list[int]) -> float:
-    logits, _ = valid_samples(logits, labels)
-    entries = [value for row in logits for value in centred(row)]
-    return math.sqrt(math.fsum(value**2 for value in entries) / len(entries))
+    """Of the samples that have more than one class to choose from."""
+    rows = [list(deviations(row).values()) for row in valid_samples(logits, labels)[0]]
+    variances = [math.fsum(value**2 for value in row) / len(row) for row in rows if len(row) > 1]
+    return math.sqrt(math.fsum(variances) / len(variances))
 
 
 def prediction_entropy(logits: Rows, labels: list[int]) -> float:
@@ -166,7 +197,10 @@ def prediction_entropy(logits: Rows, labels: list[int]) -> float:
 
 def accuracy(logits: Rows, labels: list[int], top: int = 1) -> float:
     logits, labels = valid_samples(logits, labels)
-    ranks = [sum(value > row[label] for value in row) for row, label in zip(logits, labels, strict=True)]
+    ranks = [
+        sum(value > row[label] for value in row) if label in allowed(row) else math.inf
+        for row, label in zip(logits, labels, strict=True)
+    ]
     return sum(rank < top for rank in ranks) / len(labels)
 
 
@@ -175,7 +209,7 @@ def accuracy(logits: Rows, labels: list[int], top: int = 1) -> float:
 
 def nll(logits: Rows, labels: list[int], temperature: float = 1.0) -> float:
     logits, labels = valid_samples(logits, labels)
-    losses = [-log_softmax(row, temperature)[label] for row, label in zip(logits, labels, strict=True)]
+    losses = [-finite(log_softmax(row, temperature))[label] for row, label in zip(logits, labels, strict=True)]
     return math.fsum(losses) / len(losses)
 
 
@@ -220,7 +254,7 @@ def cross_fitted(logits: Rows, labels: list[int], grid: Sequence[float]) -> tupl
     logits, labels = valid_samples(logits, labels)
     chosen = [min(grid, key=lambda t: nll(logits[half::2], labels[half::2], t)) for half in (0, 1)]
     own = [chosen[1 - position % 2] for position in range(len(labels))]
-    losses = [-log_softmax(row, t)[label] for row, label, t in zip(logits, labels, own, strict=True)]
+    losses = [-finite(log_softmax(row, t))[label] for row, label, t in zip(logits, labels, own, strict=True)]
     return math.fsum(losses) / len(losses), ece_of(*confidences_and_hits(logits, labels, own))
 
 

@@ -16,6 +16,7 @@ CASES = [
     {"seed": 0, "size": 120},
     {"seed": 1, "size": 80, "num_classes": 8, "scale": 0.7},
     {"seed": 2, "size": 60, "num_classes": 3, "scale": 9.0, "absent": 1},
+    {"seed": 3, "size": 90, "num_classes": 7, "masked": 0.3},
 ]
 by_case = pytest.mark.parametrize("case", CASES, ids=lambda case: f"seed{case['seed']}")
 

@@ -11,6 +11,7 @@ from plain_loop import trained_classifier
 
 from hf_cmim import CentroidBank, CMIMLoss
 from hf_cmim.functional import class_centroids, within_total_ratio
+from hf_cmim.functional.masking import masked_classes
 from hf_cmim.functional.scaling import Scaling, spread_of
 
 CLASSES, SCALE, WINDOW = 5, 4.0, 20.0
@@ -60,14 +61,24 @@ def test_spread_is_the_population_variance_of_each_sample():
     assert count.item() == len(rows) < len(labels)
 
 
-def test_samples_with_a_masked_class_do_not_count():
-    """Catches a spread of nan or infinity, after which nothing is trained, and a nan in the gradient."""
-    logits = torch.tensor([[1.0, 3.0, 5.0], [1.0, -torch.inf, 2.0]], requires_grad=True)
-    total, count = spread_of(logits, torch.tensor([0, 2]))
+def test_masked_classes_are_left_out_of_the_spread():
+    """Catches a spread of nan or infinity, a mean over all classes, a sample of one class, a nan in the gradient."""
+    rows = [[1.0, 3.0, 5.0], [1.0, -torch.inf, 2.0], [-1e4, 7.0, -1e4], [-1e9, 4.0, 0.0]]
+    logits = torch.tensor(rows, requires_grad=True)
+    total, count = spread_of(logits, torch.tensor([0, 2, 1, 1]), masked_classes(logits))
     total.backward()
-    assert (total.item(), count.item()) == (pytest.approx(8 / 3), 1)
-    assert logits.grad[1].tolist() == [0, 0, 0]
-    assert logits.grad[0].isfinite().all()
+    assert (total.item(), count.item()) == (pytest.approx(8 / 3 + 0.25 + 4), 3)
+    # The derivative of a variance is 2 (z - mean) / n.
+    expected = [[-4 / 3, 0, 4 / 3], [-0.5, 0, 0.5], [0, 0, 0], [0, 2, -2]]
+    torch.testing.assert_close(logits.grad, torch.tensor(expected))
+
+
+def test_spread_of_masked_logits_can_be_derived_twice():
+    """Catches a gradient penalty for which the mask is lost on the way."""
+    logits, labels = samples(size=6)
+    mask = torch.rand(logits.shape, generator=torch.Generator().manual_seed(0)) < 0.3
+    assert torch.autograd.gradcheck(lambda values: spread_of(values, labels, mask)[0], logits.requires_grad_())
+    assert torch.autograd.gradgradcheck(lambda values: spread_of(values, labels, mask)[0], logits)
 
 
 def test_spread_can_be_derived_twice():
@@ -229,19 +240,28 @@ def test_nothing_is_pulled_without_a_gradient(backend):
 
 
 @by_backend
-def test_samples_with_a_masked_class_pull_nothing(backend):
-    """Catches 0 * inf, and a pull of other samples than those whose spread it is divided by."""
-    logits, labels = samples()
+@pytest.mark.parametrize("fill", [-torch.inf, -1e4, torch.finfo(torch.float32).min])
+def test_samples_with_a_masked_class_are_those_of_a_smaller_model(backend, fill):
+    """Catches 0 * inf, a scale that the mask sets, and a pull of other samples than those of the spread."""
+    logits, labels = samples(ignored=0.2)
     log_centroids = class_centroids(*samples(9, scale=1.0), TEMPERATURES).log()
-    mask = (labels == 1).unsqueeze(1) & (torch.arange(CLASSES) == 3)
+    rows, kept = labels == 1, [0, 1, 2, 4]
     scaling = Scaling(torch.tensor(1.3), torch.tensor(0.2))
-    masked = logits.masked_fill(mask, -torch.inf).requires_grad_()
+    masked = logits.masked_fill(rows.unsqueeze(1) & (torch.arange(CLASSES) == 3), fill).requires_grad_()
     found = concentration(masked, labels, log_centroids, scaling, backend=backend)
     found.cmi.backward()
-    assert masked.grad.isfinite().all()
-    without = labels.masked_fill(labels == 1, -100)
-    expected = concentration(logits.requires_grad_(), without, log_centroids, scaling, backend=backend)
-    assert found.scale_sums.tolist() == pytest.approx(expected.scale_sums.tolist(), rel=1e-5)
+    others = logits.clone().requires_grad_()
+    rest = concentration(others, labels.masked_fill(rows, -100), log_centroids, scaling, backend="eager")
+    fewer = logits[:, kept].clone().requires_grad_()
+    smaller = log_centroids[:, kept][:, :, kept]
+    alone = concentration(fewer, labels.masked_fill(~rows, -100), smaller, scaling, backend="eager")
+    (rest.cmi + alone.cmi).backward()
+    assert found.cmi.item() == pytest.approx((rest.cmi + alone.cmi).item(), rel=1e-6)
+    assert found.scale_sums.tolist() == pytest.approx((rest.scale_sums + alone.scale_sums).tolist(), rel=1e-6)
+    expected = others.grad.clone()
+    expected[:, kept] += fewer.grad
+    torch.testing.assert_close(masked.grad, expected, rtol=1e-6, atol=1e-9)
+    assert not masked.grad[rows, 3].any()
 
 
 @by_backend

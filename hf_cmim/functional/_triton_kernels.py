@@ -1,7 +1,8 @@
 """The Triton kernels of the fused operator: all divergences of a sample, and their gradient, in one program.
 
 Up to 8,192 classes a row is held in registers: its logits, its gradient and the centroid row of each temperature move
-once. Longer rows go through in chunks: logits are read three times (maximum, sums, gradient), centroid rows twice.
+once. Longer rows go through in chunks: logits are read three times (maximum, sums, gradient), centroid rows twice. A
+row with masked classes is read once more, for the mean of the others.
 Each row has its own results, so that sums over them do not depend on the order of programs.
 
 Without a GPU the same kernels run in Triton's interpreter, slowly: so that they can be tested on any machine. Source:
@@ -17,10 +18,12 @@ from triton import knobs
 
 from hf_cmim.functional.divergence import IGNORE_INDEX
 from hf_cmim.functional.divergence import LOWEST as LEAST
+from hf_cmim.functional.masking import MASK_DISTANCE as DISTANCE
 
 INTERPRETED = not torch.cuda.is_available()
 IGNORED = tl.constexpr(IGNORE_INDEX)
 LOWEST = tl.constexpr(LEAST)
+MASK_DISTANCE = tl.constexpr(DISTANCE)
 FAR = tl.constexpr(-(2.0**80))
 """Stands for a logit of -inf: its exponential is 0 and, unlike -inf, so is any product with that."""
 
@@ -50,14 +53,43 @@ def _at_least(numbers, least: tl.constexpr):
 
 @_kernel
 def _largest_and_sum(place, classes, column, BLOCK: tl.constexpr):
+    """A row's largest number, its sum, and its least, negated."""
     highest = tl.full([BLOCK], -float("inf"), tl.float32)
+    lowest = tl.full([BLOCK], -float("inf"), tl.float32)
     sums = tl.full([BLOCK], 0.0, tl.float32)
     for start in range(0, classes, BLOCK):
         inside = start + column < classes
         numbers = _read(place + start, inside)
         highest = tl.maximum(highest, numbers)
+        lowest = tl.maximum(lowest, tl.where(inside, -numbers, -float("inf")))
         sums += tl.where(inside, numbers, 0.0)
-    return tl.reduce(highest, 0, _larger), tl.reduce(sums, 0, _add)
+    return tl.reduce(highest, 0, _larger), tl.reduce(sums, 0, _add), tl.reduce(lowest, 0, _larger)
+
+
+@_kernel
+def _without_masked(z, largest):
+    return tl.where(z < largest - MASK_DISTANCE, -float("inf"), z)
+
+
+@_kernel
+def _sum_and_number(place, classes, column, largest, BLOCK: tl.constexpr):
+    """The sum of a row's logits over the classes that are not masked, and the number of these classes."""
+    sums, numbers = tl.full([BLOCK], 0.0, tl.float32), tl.full([BLOCK], 0.0, tl.float32)
+    for start in range(0, classes, BLOCK):
+        z = _without_masked(_read(place + start, start + column < classes), largest)
+        sums += tl.where(z != -float("inf"), z, 0.0)
+        numbers += (z != -float("inf")).to(tl.float32)
+    return tl.reduce(sums, 0, _add), tl.reduce(numbers, 0, _add)
+
+
+@_kernel
+def _without_masked_sums(place, classes, column, BLOCK: tl.constexpr):
+    """A row's largest logit, and the sum and number of those that are not masked."""
+    largest, summed, negated = _largest_and_sum(place, classes, column, BLOCK)
+    number = classes.to(tl.float32)
+    if largest + negated > MASK_DISTANCE:
+        summed, number = _sum_and_number(place, classes, column, largest, BLOCK)
+    return largest, summed, number
 
 
 @_kernel
@@ -84,22 +116,22 @@ def _sample(logits, labels, multiplier, classes, logit_stride, level_stride, col
 
 
 @_kernel
-def _mean(summed, classes):
-    """A row's mean, and whether the row counts: not where a class is masked, or the sample ignored."""
-    counts = tl.abs(summed) < float("inf")
-    return tl.where(counts, summed, 0.0) / classes, counts
+def _mean(summed, number):
+    """A row's mean, and whether the row counts: not with fewer than two classes, as an ignored sample has."""
+    counts = tl.where(number > 1, tl.abs(summed), float("inf")) < float("inf")
+    return tl.where(counts, summed, 0.0) / tl.maximum(number, 1.0), counts
 
 
 @_kernel
-def _from_mean(z, mean, inside, counts):
-    return tl.where(counts, tl.where(inside, z - mean, 0.0), 0.0)
+def _from_mean(z, mean, counts):
+    return tl.where(counts, tl.where(z != -float("inf"), z - mean, 0.0), 0.0)
 
 
 @_kernel
-def _freed(slopes, from_mean, outward, classes):
+def _freed(slopes, from_mean, outward, number):
     """A gradient without its part along the logits, and how large that was."""
     pull = tl.reduce(slopes * from_mean, 0, _add)
-    return slopes - from_mean * (tl.load(outward).to(tl.float32) / classes), pull
+    return slopes - from_mean * (tl.load(outward).to(tl.float32) / tl.maximum(number, 1.0)), pull
 
 
 @_kernel
@@ -142,7 +174,9 @@ def _row_kernel(
     total = tl.full([BLOCK], 0.0, tl.float32)
     z = _read(place, column < tl.where(label != IGNORED, classes, 0))  # -inf where it is not to be read
     if label != IGNORED:
-        centred = _at_least((z - tl.reduce(z, 0, _larger)) * factor, FAR)
+        largest = tl.reduce(z, 0, _larger)
+        z = _without_masked(z, largest)
+        centred = _at_least((z - largest) * factor, FAR)
         own = log_centroids + label * row_stride * UNIT
         exponential = centred
         for turn in tl.static_range(LEVELS):
@@ -172,10 +206,11 @@ def _row_kernel(
     if log_marginals is not None:
         tl.store(references + row * LEVELS + lane, reached, mask=lane < LEVELS)
     if multiplier is not None:
-        mean, counts = _mean(tl.reduce(tl.where(inside, z, 0.0), 0, _add), classes)
-        from_mean = _from_mean(z, mean, inside, counts)
-        variance = tl.reduce(from_mean * from_mean, 0, _add) / classes
-        total, pull = _freed(total * factor, from_mean, outward, classes)
+        number = tl.reduce((z != -float("inf")).to(tl.float32), 0, _add)
+        mean, counts = _mean(tl.reduce(tl.where(z != -float("inf"), z, 0.0), 0, _add), number)
+        from_mean = _from_mean(z, mean, counts)
+        variance = tl.reduce(from_mean * from_mean, 0, _add) / tl.maximum(number, 1.0)
+        total, pull = _freed(total * factor, from_mean, outward, number)
         _store_scale(scale_terms, row, pull, variance, counts)
     if gradient is not None:
         tl.store(gradient + row * classes + column, total, mask=inside)
@@ -208,8 +243,8 @@ def _chunk_kernel(
     )
     valid = label != IGNORED
     reach = tl.where(valid, classes, 0)  # no column of an ignored sample is read
-    largest, summed = _largest_and_sum(place, reach, column, BLOCK)
-    mean, counts = _mean(tl.where(valid, summed, float("inf")), classes)
+    largest, summed, number = _without_masked_sums(place, reach, column, BLOCK)
+    mean, counts = _mean(summed, number)
     inverses = _inverses(inverse, lane, ORDER, LEVELS, LANES)
     own = log_centroids + tl.where(valid, label, 0) * row_stride * UNIT
     real = (lane < LEVELS)[:, None]
@@ -221,9 +256,9 @@ def _chunk_kernel(
         marginals = (log_marginals + lane * classes)[:, None] + column[None, :]
     for start in range(0, reach, BLOCK):
         inside = start + column < classes
-        z = _read(place + start, inside)
+        z = _without_masked(_read(place + start, inside), largest)
         if multiplier is not None:
-            from_mean = _from_mean(z, mean, inside, counts)
+            from_mean = _from_mean(z, mean, counts)
             squares += tl.reduce(from_mean * from_mean, 0, _add)
         exponentials, differences = _tile(z, levels + start, inside, real, largest, factor, inverses)
         partitions += tl.reduce(exponentials, 1, _add)
@@ -244,15 +279,15 @@ def _chunk_kernel(
             inside = start + column < classes
             total = tl.full([BLOCK], 0.0, tl.float32)
             if valid:
-                z = _read(place + start, inside)
+                z = _without_masked(_read(place + start, inside), largest)
                 slopes, differences = _tile(z, levels + start, inside, real, largest, factor, inverses)
                 if log_marginals is not None:
                     differences += _distances(levels + start, marginals + start, inside, real, ratio)
                 total = tl.reduce(slopes * (means[:, None] - differences) * factors[:, None], 0, _add)
                 if multiplier is not None:
-                    from_mean = _from_mean(z, mean, inside, counts)
-                    total, pull = _freed(total * factor, from_mean, outward, classes)
+                    from_mean = _from_mean(z, mean, counts)
+                    total, pull = _freed(total * factor, from_mean, outward, number)
                     pulls += pull
             tl.store(gradient + row * classes + start + column, total, mask=inside)
     if multiplier is not None:
-        _store_scale(scale_terms, row, pulls, squares / classes, counts)
+        _store_scale(scale_terms, row, pulls, squares / tl.maximum(number, 1.0), counts)

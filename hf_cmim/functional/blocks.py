@@ -29,13 +29,16 @@ NEGLIGIBLE = -40.0
 """Least u of an exponential: exp(-40) changes no fp32 sum, and its square is no slow denormal number."""
 
 
-def tempered_probs(logits: Tensor, temperatures: Sequence[float], multiplier: Tensor | None = None) -> Tensor:
+def tempered_probs(
+    logits: Tensor, temperatures: Sequence[float], multiplier: Tensor | None = None, masked: Tensor | None = None
+) -> Tensor:
     """Return softmax(logits / T) for every temperature, those below about exp(-40) not told apart.
 
     Args:
         logits: `(B, C)` raw logits.
         temperatures: `K` numbers above 0.
         multiplier: 0-d factor of the logits, above 0; None is 1.
+        masked: `(B, C)` masked classes, whose probability is 0; None where there is none.
 
     Returns:
         `(K, B, C)`, fp32 (fp64 for fp64 logits), without a graph.
@@ -43,7 +46,7 @@ def tempered_probs(logits: Tensor, temperatures: Sequence[float], multiplier: Te
     raised = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
     found = raised.new_empty(len(temperatures), *raised.shape)
     levels = levels_of(tuple(temperatures), raised.dtype, raised.device, torch.get_num_threads())
-    _exponentiate(centred_logits(raised, temperatures, multiplier), levels, found)
+    _exponentiate(centred_logits(raised, temperatures, multiplier), levels, found, masked)
     return found.div_(found.sum(dim=2, keepdim=True))
 
 
@@ -66,6 +69,7 @@ def sums_of_block(
     weights: Tensor,
     multiplier: Tensor | None,
     extrapolation: Extrapolation | None,
+    masked: Tensor | None = None,
     bounded: bool = False,
 ) -> Tensor:
     """Return the sums of a block, `(1, K)`, and fill its `gradient`; `bounded` where a row of centroids may hold -inf.
@@ -86,7 +90,7 @@ def sums_of_block(
         ratios = extrapolation.ratios.view(-1, 1, 1)
         torch.sub(products, extrapolation.log_marginals.unsqueeze(1), out=numbers[2])  # log Q - log marginal
     products.addcmul_(centred, levels.inverse, value=-1)  # q - u
-    _exponentiate(centred, levels, exponentials)
+    _exponentiate(centred, levels, exponentials, masked)
     partition = exponentials.sum(dim=2, keepdim=True)
     means = partition.new_empty(len(numbers) - 1, *partition.shape)
     for part, mean in zip(numbers[1:], means, strict=True):  # not in one sum: a thread has its own levels in each
@@ -99,7 +103,7 @@ def sums_of_block(
     if not bounded and (logits.device.type != "cpu" or not math.isfinite(values.sum().item())):
         # A class is not seen yet: too rare to look at all rows each time, unless looking at the sum means waiting.
         arguments = logits, labels, gradient, log_centroids, temperatures, weights, multiplier, extrapolation
-        return sums_of_block(*arguments, bounded=True)
+        return sums_of_block(*arguments, masked, bounded=True)
     if gradient is not None:
         # Not from the products in one bmm more: where one class has all the mass they cancel exactly only here.
         products.addcmul_(exponentials, means[-1], value=-1)
@@ -172,11 +176,13 @@ def levels_of(temperatures: tuple[float, ...], dtype: torch.dtype, device: torch
     return Levels(inverse, inverse.new_tensor(math.exp(NEGLIGIBLE)), slice(starts[0], None, apart), squares)
 
 
-def _exponentiate(centred: Tensor, levels: Levels, found: Tensor) -> None:
-    """Fill `found`, `(K, B, C)`, with exp(u)."""
+def _exponentiate(centred: Tensor, levels: Levels, found: Tensor, masked: Tensor | None) -> None:
+    """Fill `found`, `(K, B, C)`, with exp(u), and 0 for masked classes."""
     first, squares = levels.first, levels.squares
     if found.numel() < FEW_ELEMENTS:
         first, squares = slice(None), ()
     torch.mul(centred, levels.inverse[first], out=found[first]).clamp_(min=NEGLIGIBLE).exp_()
     for target, source in squares:
         torch.addcmul(levels.least, found[source], found[source], out=found[target])
+    if masked is not None:
+        found.masked_fill_(masked, 0.0)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hf_cmim.errors import HfCmimError
+from hf_cmim.functional.divergence import LOWEST
 from hf_cmim.functional.inputs import select_valid
 from hf_cmim.functional.temperatures import check_temperatures
 
@@ -46,6 +47,9 @@ class CalibrationStatistics:
     choose the temperature of those at odd positions, and the reverse, so that no sample judges its own choice.
     Only sums are kept, with one confidence and one hit per sample for the AURC.
 
+    A masked class (see `hf_cmim.functional.masking`) has probability 0. A sample whose label is masked is wrong. Its
+    NLL is that of a label `exp(LOWEST)` times as probable as the largest: at least 87.3 nats at any temperature.
+
     Args:
         temperatures: grid of calibration temperatures; 1 is added when it is missing.
 
@@ -70,11 +74,12 @@ class CalibrationStatistics:
         raised = logits.to(torch.float32 if logits.device.type == "mps" else torch.float64)
         top, predicted = raised.max(dim=-1)
         own = raised.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+        least = torch.full_like(own, -torch.inf).masked_fill(own == -torch.inf, LOWEST)  # the label is masked
         hits = (predicted == labels).double().cpu()
         folds = (torch.arange(len(labels)) + self._seen) % 2
         for level, temperature in enumerate(self.temperatures):
             normalizers = (raised / temperature).logsumexp(dim=-1)
-            nlls = (normalizers - own / temperature).double().cpu()
+            nlls = (normalizers - torch.maximum(own / temperature, top / temperature + least)).double().cpu()
             confidences = (top / temperature - normalizers).exp().double().cpu()
             self._nll_sums[:, level].index_add_(0, folds, nlls)
             bins = (confidences * NUM_BINS).ceil().long().clamp(1, NUM_BINS) - 1

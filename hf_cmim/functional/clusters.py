@@ -10,15 +10,21 @@ import torch
 from torch import Tensor
 
 from hf_cmim.errors import HfCmimError
+from hf_cmim.functional.divergence import LOWEST
 from hf_cmim.functional.inputs import select_valid
+from hf_cmim.functional.masking import allowed_classes, infinite_classes, row_means, without_masked
 from hf_cmim.functional.temperatures import check_temperatures
 
 
 class ClusterStatistics:
     """Accumulate the output clusters of `C` classes at `K` temperatures.
 
-    Everything is held in float64 on the device of the first batch (float32 where the device has none), `(K + 2)`
+    Everything is held in float64 on the device of the first batch (float32 where the device has none), `(K + 4)`
     matrices of `C x C`. Gradients flow through `update` unless it runs under `torch.no_grad()`.
+
+    A masked class (see `hf_cmim.functional.masking`) has probability 0 in its sample and takes no part in means and
+    variances of logits. Only in the separation, where log 0 could occur, it is `exp(LOWEST)` times as probable as the
+    largest.
 
     Args:
         num_classes: `C`, at least 2.
@@ -47,6 +53,8 @@ class ClusterStatistics:
         self._normalizer_sums = zeros(levels, classes)
         self._logit_sums = zeros(classes, classes)
         self._square_sums = zeros(classes)
+        self._variance_sums = zeros(2)  # of the samples' variances over classes, and how many have one
+        self._masked_counts, self._largest_sums = zeros(classes, classes), zeros(classes, classes)
         self._predictions = zeros(classes, classes)
         self._allocated = True
 
@@ -62,21 +70,35 @@ class ClusterStatistics:
             raise HfCmimError(f"Expected logits of {self.num_classes} classes, got {logits.shape[-1]}.")
         if not self._allocated:
             self._allocate(logits.device)
-        centred = logits.to(self._dtype)
-        centred = centred - centred.mean(dim=-1, keepdim=True)
+        masked, logits = infinite_classes(logits), logits.to(self._dtype)
+        centred = logits - row_means(logits, masked)
         self.counts.index_add_(0, labels, torch.ones_like(labels, dtype=self._dtype))
-        self._logit_sums.index_add_(0, labels, centred)
-        self._square_sums.index_add_(0, labels, centred.square().sum(dim=-1))
         cells = labels * self.num_classes + centred.argmax(dim=-1)
         self._predictions.view(-1).index_add_(0, cells, torch.ones_like(cells, dtype=self._dtype))
+        self._add_logits(centred, labels, masked)
         for level, temperature in enumerate(self.temperatures):
-            scaled = centred / temperature
+            scaled = without_masked(centred / temperature, masked)
             normalizers = scaled.logsumexp(dim=-1)
             log_probs = scaled - normalizers.unsqueeze(-1)
             probs = log_probs.exp()
+            if masked is not None:
+                log_probs = log_probs.masked_fill(masked, 0.0)  # 0 * -inf is nan
             self._prob_sums[level].index_add_(0, labels, probs)
             self._entropy_sums[level].index_add_(0, labels, -(probs * log_probs).sum(dim=-1))
             self._normalizer_sums[level].index_add_(0, labels, normalizers)
+
+    def _add_logits(self, centred: Tensor, labels: Tensor, masked: Tensor | None) -> None:
+        """Add the moments of the centred logits `(N, C)` of samples with labels `(N,)`."""
+        classes = torch.full_like(centred[:, 0], self.num_classes)
+        if masked is not None:
+            classes = allowed_classes(masked).squeeze(-1).to(centred)
+            self._masked_counts.index_add_(0, labels, masked.to(centred))
+            self._largest_sums.index_add_(0, labels, centred.amax(dim=-1, keepdim=True) * masked)
+            centred = centred.masked_fill(masked, 0.0)
+        squares = centred.square().sum(dim=-1)
+        self._logit_sums.index_add_(0, labels, centred)
+        self._square_sums.index_add_(0, labels, squares)
+        self._variance_sums = self._variance_sums + torch.stack([(squares / classes).sum(), (classes > 1).sum()])
 
     def _total(self) -> Tensor:
         if not self._allocated or not bool(self.counts.sum() > 0):
@@ -102,26 +124,34 @@ class ClusterStatistics:
         """Return Gamma = E[1{Y != V} H(P_X, P_U)] for an independent copy (U, V) of (X, Y), `(K,)` nats."""
         total = self._total()
         scales = torch.tensor(self.temperatures, dtype=self._dtype, device=self.counts.device).reshape(-1, 1, 1)
-        log_prob_sums = self._logit_sums / scales - self._normalizer_sums.unsqueeze(-1)
+        log_prob_sums = (self._logit_sums + self._largest_sums) / scales - self._normalizer_sums.unsqueeze(-1)
+        log_prob_sums = log_prob_sums + LOWEST * self._masked_counts
         cross_entropies = -self._prob_sums @ log_prob_sums.transpose(-1, -2)
         same_label = cross_entropies.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
         return (cross_entropies.sum(dim=(-2, -1)) - same_label) / total.square()
 
     def normalized_cmi(self) -> Tensor:
-        """Return NCMI = CMI / Gamma at each temperature, `(K,)`, dimensionless (arXiv 2309.09123)."""
-        return self.cmi() / self.separation()
+        """Return NCMI = CMI / Gamma at each temperature, `(K,)`, dimensionless (arXiv 2309.09123).
+
+        Where Gamma is 0, as with samples of one class only, there is nothing to compare with, and 0 is returned.
+        """
+        separation = self.separation()
+        ratio = self.cmi() / torch.where(separation > 0, separation, 1.0)
+        return torch.where(separation > 0, ratio, 0.0)
 
     def within_class_variance(self) -> Tensor:
         """Return the trace of the within-class covariance of centred logits, 0-d, in squared logits."""
         total = self._total()
-        explained = (self._logit_sums.square().sum(dim=-1) / self.counts.clamp_min(1)).sum()
+        allowed = (self.counts.unsqueeze(-1) - self._masked_counts).clamp_min(1)
+        explained = (self._logit_sums.square() / allowed).sum()
         return ((self._square_sums.sum() - explained) / total).clamp_min(0)
 
     def total_variance(self) -> Tensor:
         """Return the trace of the total covariance of centred logits, 0-d, in squared logits."""
         total = self._total()
-        mean = self._logit_sums.sum(dim=0) / total
-        return (self._square_sums.sum() / total - mean.square().sum()).clamp_min(0)
+        allowed = (total - self._masked_counts.sum(dim=0)).clamp_min(1)
+        explained = (self._logit_sums.sum(dim=0).square() / allowed).sum()
+        return ((self._square_sums.sum() - explained) / total).clamp_min(0)
 
     def within_total_ratio(self) -> Tensor:
         """Return within-class over total variance of centred logits, 0-d in [0, 1]; scaling logits leaves it.
@@ -134,8 +164,13 @@ class ClusterStatistics:
         return torch.where(variance > rounding, ratio, torch.zeros_like(ratio))
 
     def root_mean_square(self) -> Tensor:
-        """Return the root mean square of the centred logits, 0-d: the model's logit scale."""
-        root: Tensor = (self._square_sums.sum() / self._total() / self.num_classes).sqrt()
+        """Return the root mean square of the centred logits, 0-d: the model's logit scale.
+
+        Samples with a single class that is not masked have no scale and do not count.
+        """
+        self._total()
+        variances, samples = self._variance_sums
+        root: Tensor = (variances / samples.clamp_min(1)).sqrt()
         return root
 
     def prediction_entropy(self) -> Tensor:

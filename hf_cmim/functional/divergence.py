@@ -100,15 +100,15 @@ def centroid_divergences(
     """Return the divergences of the samples from their class's centroid, summed over the valid samples.
 
     Args:
-        logits: `(B, C)`.
+        logits: `(B, C)`, -inf for masked classes.
         labels: `(B,)` integers in [0, C), or -100 to ignore.
         log_centroids: `(K, C, C)`; a class with a row of -inf at any level adds nothing.
         temperatures: `K` numbers above 0.
         wants_pulls: whether to derive the sums.
 
     Returns:
-        The sums, `(K,)`, nats; their derivatives by the logarithm of a factor on the logits of all samples without a
-        masked class (a logit of -inf), `(K,)`, detached; 0 where no gradient flows.
+        The sums, `(K,)`, nats; their derivatives by the logarithm of a factor on the logits, `(K,)`, detached; 0 where
+        no gradient flows.
     """
     log_probs = tempered_log_probs(logits, temperatures).clamp_min(LOWEST)  # of a masked class it is -inf
     own_log_centroids, counted = own_centroids(labels, log_centroids)
@@ -117,7 +117,6 @@ def centroid_divergences(
     if not (wants_pulls and sums.requires_grad):
         return sums, torch.zeros_like(sums)
     with torch.no_grad():  # the covariance, under p, of log p and log p / q
-        counted = counted & (logits > -torch.inf).all(dim=-1)
         excess = log_probs - own_log_centroids - divergences.unsqueeze(-1)
         return sums, torch.where(counted, (log_probs.exp() * log_probs * excess).sum(dim=-1), 0.0).sum(dim=-1)
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from hf_cmim.functional.blocks import BLOCK_ELEMENTS, sums_of_block
 from hf_cmim.functional.label_information import Extrapolation
+from hf_cmim.functional.masking import masked_classes
 from hf_cmim.functional.scaling import Scaling, freed_of_scale
 
 
@@ -97,9 +98,10 @@ def _divergences(
     for start in range(0, len(logits), rows):
         block = slice(start, start + rows)
         raised, own, part = logits[block].to(dtype), labels[block], gradient[block] if wants_gradient else None
-        sums += sums_of_block(raised, own, part, *known)
+        masked = masked_classes(raised)
+        sums += sums_of_block(raised, own, part, *known, masked)
         if scaling is not None:
-            scale_sums += freed_of_scale(raised, own, part, *scaling)
+            scale_sums += freed_of_scale(raised, own, part, *scaling, masked)
     return torch.dot(weights, sums[-1]), sums[0], scale_sums, gradient.to(logits.dtype)
 
 

@@ -6,8 +6,9 @@ spread: 0 when the output depends on the label alone.
 
 Every function takes `logits` `(..., C)` of any floating dtype and `labels` `(...)` with integers in [0, C) or -100
 (ignored), computes in float64 where the device has it, and returns float32 (float64 for float64 logits). Each looks at
-all samples, or with `correct_only` at those whose largest logit is at their label, and raises `HfCmimError` when there
-is none. All but `prediction_entropy` are differentiable. For data in batches use `ClusterStatistics`.
+all samples, or with `correct_only` at those whose largest logit is at their label. Masked classes have probability 0
+(`hf_cmim.functional.masking`). `HfCmimError` is raised when there is no sample, or a logit is nan or +inf. All but
+`prediction_entropy` are differentiable. For data in batches use `ClusterStatistics`.
 
 Source: arXiv 2309.09123 (definitions), arXiv 2507.00012 (temperatures); the variance ratio is ours.
 """
@@ -63,7 +64,7 @@ def separation(logits: Tensor, labels: Tensor, temperature: float = 1.0, *, corr
 
 
 def normalized_cmi(logits: Tensor, labels: Tensor, temperature: float = 1.0, *, correct_only: bool = False) -> Tensor:
-    """Return NCMI = CMI / Gamma, 0-d, dimensionless."""
+    """Return NCMI = CMI / Gamma, 0-d, dimensionless; 0 where Gamma is 0, as with samples of one class only."""
     return _result(_clusters(logits, labels, [temperature], correct_only).normalized_cmi()[0], logits)
 
 

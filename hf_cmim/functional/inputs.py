@@ -5,6 +5,7 @@ from torch import Tensor
 
 from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import IGNORE_INDEX
+from hf_cmim.functional.masking import with_masks_at_infinity
 
 
 def flatten_samples(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,14 +81,21 @@ def correct_alone(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def select_valid(logits: Tensor, labels: Tensor, correct_only: bool = False) -> tuple[Tensor, Tensor]:
-    """Return the rows that count: `(N, C)` logits and `(N,)` labels without the ignored ones.
+    """Return the rows that count: `(N, C)` logits, masked classes at -inf, and `(N,)` labels.
 
     Args:
         logits: `(..., C)` raw logits.
         labels: `(...)` integers in [0, C), or -100 to ignore.
         correct_only: keep only samples whose largest logit is at their label.
+
+    Raises:
+        HfCmimError: as `flatten_samples`, `check_label_range` and `with_masks_at_infinity` do.
     """
     logits, labels = flatten_samples(logits, labels)
     check_label_range(labels, logits.shape[-1])
-    keep = (correct_alone(logits, labels) if correct_only else labels) != IGNORE_INDEX
-    return logits[keep], labels[keep]
+    valid = labels != IGNORE_INDEX
+    logits, labels = with_masks_at_infinity(logits[valid]), labels[valid]
+    if not correct_only:
+        return logits, labels
+    correct = correct_alone(logits, labels) != IGNORE_INDEX
+    return logits[correct], labels[correct]

@@ -214,7 +214,7 @@ def relative_divergences(
     a sum over samples.
 
     Args:
-        logits: `(B, C)`.
+        logits: `(B, C)`, -inf for masked classes.
         labels: `(B,)` integers in [0, C), or -100 to ignore.
         log_centroids: `(K, C, C)`; a class with a row of -inf at any level adds nothing.
         temperatures: `K` numbers above 0.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hf_cmim.functional.divergence import IGNORE_INDEX
+from hf_cmim.functional.masking import allowed_classes, row_means
 
 SMALLEST_SPREAD = 1e-6
 """Variance below which logits count as equal: nothing is divided by less."""
@@ -42,14 +43,15 @@ class Concentration(NamedTuple):
     scale_sums: Tensor
 
 
-def spread_of(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def spread_of(logits: Tensor, labels: Tensor, masked: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return the sum over the samples of the variance of their logits over the classes, and their number.
 
-    Samples to ignore and samples with a masked class (a logit of -inf) do not count.
+    Masked classes are left out. Samples to ignore and samples with a single class that is not masked do not count.
 
     Args:
         logits: `(B, C)`.
         labels: `(B,)` integers in [0, C), or -100 to ignore.
+        masked: `(B, C)` masked classes, or None where there is none.
 
     Returns:
         Two 0-d tensors; the sum is differentiable with respect to the logits.
@@ -58,13 +60,18 @@ def spread_of(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     (tensor(1.), tensor(1))
     """
     if torch.compiler.is_compiling():  # it joins the passes by itself, and warns of each Function
-        valid = (labels != IGNORE_INDEX) & logits.detach().amin(dim=1).isfinite()
-        return torch.where(valid.unsqueeze(1), logits, 0.0).var(dim=1, correction=0).sum(), valid.sum()
-    return _apply_spread(logits, labels)
+        centred, weighted, count = _centred(logits, labels, masked)
+        return _summed_variance(centred, weighted), count
+    return _apply_spread(logits, labels, masked)
 
 
 def freed_of_scale(
-    logits: Tensor, labels: Tensor, gradient: Tensor | None, multiplier: Tensor, outward: Tensor
+    logits: Tensor,
+    labels: Tensor,
+    gradient: Tensor | None,
+    multiplier: Tensor,
+    outward: Tensor,
+    masked: Tensor | None,
 ) -> Tensor:
     """Turn a gradient by the scaled logits into one by the logits that leaves their own scale alone, in place.
 
@@ -73,51 +80,62 @@ def freed_of_scale(
         labels: `(B,)` integers in [0, C), or -100 to ignore.
         gradient: `(B, C)` by `logits * multiplier`, or None.
         multiplier: 0-d.
-        outward: 0-d, what half of each sample's variance weighs in that which is taken away.
+        outward: 0-d, weight of the half variance of each sample whose gradient is subtracted.
+        masked: `(B, C)` masked classes, or None where there is none.
 
     Returns:
         `(3,)`: the derivative by the logarithm of a factor on all logits (0 without a gradient), and what `spread_of`
         returns.
     """
-    centred, count = _less_mean(logits, labels)
+    centred, weighted, count = _centred(logits, labels, masked)
     pull = logits.new_zeros(())
     if gradient is not None:
         gradient.mul_(multiplier)
         pull = torch.dot(gradient.flatten(), centred.flatten())  # the mean adds nothing: each row's sum is 0
-        gradient.addcmul_(centred, outward, value=-1 / logits.shape[1])
-    return torch.stack([pull, _summed_variance(centred), count.to(pull)])
+        gradient.addcmul_(weighted, outward, value=-1 / logits.shape[1])
+    return torch.stack([pull, _summed_variance(centred, weighted), count.to(pull)])
 
 
-def _less_mean(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each sample's logits less their mean, 0 where it does not count, and how many count."""
-    mean = logits.mean(dim=1, keepdim=True)
+def _centred(logits: Tensor, labels: Tensor, masked: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Center the logits of each sample on the mean of the classes that are not masked.
+
+    Returns:
+        The centred logits, `(B, C)`, 0 where masked or not counted; the same times C over the number of classes that
+        are not masked; how many samples count, 0-d.
+    """
+    mean = row_means(logits, masked)
     valid = (labels != IGNORE_INDEX) & (mean.squeeze(1).abs() < math.inf)
     centred = logits - mean
+    if masked is not None:
+        allowed = allowed_classes(masked)
+        valid = valid & (allowed.squeeze(1) > 1)
+        centred = centred.masked_fill(masked | ~valid.unsqueeze(1), 0.0)
+        return centred, centred * (logits.shape[1] / allowed), valid.sum()
     if logits.device.type != "cpu" or not valid.all():  # rare, and on a CPU it costs more than all else here
         centred = centred.masked_fill_(~valid.unsqueeze(1), 0.0)
-    return centred, valid.sum()
+    return centred, centred, valid.sum()
 
 
-def _summed_variance(centred: Tensor) -> Tensor:
+def _summed_variance(centred: Tensor, weighted: Tensor) -> Tensor:
     """The sum over the samples of their variance; `torch.var` takes thirty times as long on a CPU."""
-    return torch.dot(centred.flatten(), centred.flatten()) / centred.shape[1]
+    return torch.dot(centred.flatten(), weighted.flatten()) / centred.shape[1]
 
 
 class _Spread(torch.autograd.Function):
     """Few passes over the logits each way: by operations of torch it takes as long as the CMI itself."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        centred, count = _less_mean(logits, labels)
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, masked: Tensor | None) -> tuple[Tensor, Tensor]:
+        centred, weighted, count = _centred(logits, labels, masked)
         ctx.mark_non_differentiable(count)
-        ctx.save_for_backward(logits, labels)
-        return _summed_variance(centred), count
+        ctx.save_for_backward(logits, labels, masked)
+        return _summed_variance(centred, weighted), count
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        logits, labels = ctx.saved_tensors
-        centred, _ = _less_mean(logits, labels)  # made anew: a second derivative may be wanted
-        return centred * (gradients[0] * (2 / logits.shape[1])), None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        logits, labels, masked = ctx.saved_tensors
+        _, weighted, _ = _centred(logits, labels, masked)  # made anew: a second derivative may be wanted
+        return weighted * (gradients[0] * (2 / logits.shape[1])), None, None
 
 
-_apply_spread: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = _Spread.apply
+_apply_spread: Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]] = _Spread.apply

@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 import torch
-from problems import DOUBLING, HALVING, OTHERS, arranged, case, extrapolation_of, scaled_twin, twin
+from problems import DOUBLING, HALVING, OTHERS, arranged, case, extrapolation_of, masked_case, scaled_twin, twin
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 
@@ -111,6 +111,18 @@ def test_logits_that_mask_a_class_stay_finite():
     tables, renumbered = log_centroids[:, kept][:, :, kept], torch.where(labels == 4, 3, labels)
     _, without, _ = weighted_divergences(logits.detach()[:, kept], renumbered, tables, DOUBLING, weights)
     torch.testing.assert_close(sums, without, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("temperatures", [DOUBLING, OTHERS, [0.02, 1.0, 5000.0]], ids=["doubling", "others", "wide"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("fill", [-torch.inf, -1e4, torch.finfo(torch.bfloat16).min])
+def test_masked_classes_equal_twin(fill, dtype, temperatures):
+    """Catches masked classes that show at high temperatures or in the scale, and one that gets a gradient."""
+    problem = arranged(masked_case(fill, temperatures, dtype=dtype), temperatures)
+    assert_agrees(*problem, tolerance=2e-5 if dtype != torch.float64 else 1e-7)
+    total, *_, gradient = found_by(*problem, Scaling(torch.tensor(0.01), torch.tensor(0.3)))
+    assert total > 0
+    assert not gradient[problem[0] < -5e3].any()
 
 
 @pytest.mark.parametrize("ignored", [(), (0, 3), range(8)], ids=["none", "some", "all"])

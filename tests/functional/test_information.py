@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pytest
@@ -83,6 +84,55 @@ def test_variance_equals_twin(function, twin, correct_only, case):
     value = function(logits, labels, correct_only=correct_only)
     assert value.shape == ()
     assert value.item() == pytest.approx(twin(*lists(logits, labels, correct_only)), rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("correct_only", [False, True])
+def test_masked_classes_equal_twin(seed, correct_only):
+    """Catches a mask taken for a logit, classes masked in some samples only, and a mean over all classes."""
+    logits, labels = samples(seed=seed, size=50, num_classes=4, masked=0.4)
+    rows = lists(logits, labels, correct_only)
+    for fill in (-torch.inf, -1e4):
+        filled = logits.masked_fill(logits == -torch.inf, fill)
+        for temperature, (function, twin) in product([0.25, 1.0, 700.0], AT_A_TEMPERATURE):
+            value = function(filled, labels, temperature, correct_only=correct_only)
+            assert value.item() == pytest.approx(twin(*rows, temperature), rel=1e-9)
+        for function, twin in WITHOUT_TEMPERATURE:
+            value = function(filled, labels, correct_only=correct_only)
+            assert value.item() == pytest.approx(twin(*rows), rel=1e-9)
+        expected = reference.prediction_entropy(*lists(logits, labels))
+        assert prediction_entropy(filled, labels).item() == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_masked_classes_get_no_gradient(name, dtype):
+    """Catches 0 * inf in a gradient, and a gradient that differs by how a class is masked."""
+    logits, labels = samples(seed=6, size=14, num_classes=3)
+    function = partial(DIFFERENTIABLE[name], labels=labels)
+    mask = torch.zeros_like(logits, dtype=torch.bool).index_fill_(0, torch.arange(0, 14, 3), 1) & (
+        torch.arange(3) == 1
+    )
+    gradients = []
+    for fill in (-torch.inf, -1e4):
+        filled = logits.to(dtype).masked_fill(mask, fill).requires_grad_()
+        gradients += torch.autograd.grad(function(filled).sum(), filled)
+        assert gradients[-1].isfinite().all()
+        assert not gradients[-1][mask].any()
+    assert torch.equal(*gradients)
+    if dtype == torch.float64:
+        assert torch.autograd.gradcheck(
+            lambda varied: function(varied.masked_fill(mask, -1e9)), logits.requires_grad_()
+        )
+
+
+def test_normalized_cmi_of_one_class_is_zero():
+    """Catches CMI / 0: infinite or nan, and with it every gradient."""
+    logits, labels = samples(seed=6, size=14)
+    value = normalized_cmi(logits.requires_grad_(), torch.zeros_like(labels))
+    (gradient,) = torch.autograd.grad(value, logits)
+    assert value.item() == 0
+    assert not gradient.any()
 
 
 @by_case

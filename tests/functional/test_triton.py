@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import triton
-from problems import HALVING, OTHERS, arranged, case, extrapolation_of, scaled_twin, twin
+from problems import HALVING, OTHERS, arranged, case, extrapolation_of, masked_case, scaled_twin, twin
 
 from hf_cmim.functional import _triton
 from hf_cmim.functional.fused import weighted_divergences
@@ -88,6 +88,20 @@ def test_real_sizes(classes):
 def test_extreme_logits(scale, temperatures, kernel):
     """Catches overflow, 0 * inf, and a clamp of the exponent that shows in the divergence."""
     assert_agrees(case(4, 37, temperatures, scale=scale), temperatures)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")  # NumPy's, of a sum that is made anew
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("fill", [-torch.inf, -1e4, torch.finfo(torch.bfloat16).min])
+def test_masked_classes_equal_twin(fill, dtype, kernel):
+    """Catches masked classes that show at high temperatures or in the scale, and one that gets a gradient."""
+    temperatures = [1.0, 5000.0]
+    problem = masked_case(fill, temperatures, dtype=dtype)
+    assert_agrees(problem, temperatures)
+    moved = [each.to(DEVICE) for each in problem]
+    scaling = Scaling(torch.tensor(0.01, device=DEVICE), torch.tensor(0.3, device=DEVICE))
+    *_, gradient = _triton.divergences(*moved[:3], temperatures, moved[3], True, scaling)
+    assert not gradient[moved[0] < -5e3].any()
 
 
 def test_classes_not_seen_and_labels_ignored_add_nothing(kernel):
