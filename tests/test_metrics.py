@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -121,3 +123,45 @@ def test_metrics_are_packages():
     """Catches a metric that a wheel leaves out: without __init__.py setuptools does not find its folder."""
     for folder in (METRICS, *(METRICS / name for name in TWINS)):
         assert (folder / "__init__.py").is_file()
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> Path:
+    """A folder with the package as its wheel installs it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source, root = folder / "source", METRICS.parents[1]
+    source.mkdir()
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(root / name, source)
+    shutil.copytree(root / "hf_cmim", source / "hf_cmim", ignore=shutil.ignore_patterns("__pycache__"))
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", folder, source], check=True)
+    (wheel,) = folder.glob("*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", folder / "installed", wheel], check=True)
+    return folder / "installed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TWINS)
+def test_a_metric_loads_from_an_installed_wheel(name, installed, found, tmp_path):
+    """Catches a metric that only a clone has: the wheel lacks a file, or the documented call names the clone."""
+    (call,) = re.findall(r"metric = (evaluate\.load\(.+\))", found[name]["info"][3])
+    code = (
+        "import json\nfrom pathlib import Path\nimport evaluate\nimport hf_cmim\n"
+        f"metric = {call}\n"
+        f"value = metric.compute(predictions={LOGITS!r}, references={LABELS!r})\n"
+        "print(json.dumps([hf_cmim.__file__, value]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"HF_HOME": str(tmp_path), "HF_MODULES_CACHE": str(tmp_path / "modules"),
+                          "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    file, value = json.loads(done.stdout.splitlines()[-1])
+    assert Path(file).is_relative_to(installed)
+    assert value == found[name]["values"][0]
