@@ -1,25 +1,16 @@
 """The arms of an audit: which attack, and who answers it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from hf_cmim.attacks.base import AttackPart, Relative
 from hf_cmim.attacks.composition import Answers, Composition
-from hf_cmim.attacks.kd import KD
-from hf_cmim.attacks.mixup_queries import MixupQueries
+from hf_cmim.attacks.references import SELF_DISTILLATION, reference_settings
 from hf_cmim.attacks.suites import NULL_CONFIDENCES, SuiteEntry
-from hf_cmim.attacks.teacher_free import CrossEntropy, LabelSmoothing, TeacherFreeKD
 from hf_cmim.report import Role
+from hf_cmim.report.arm_names import Answering, answering_words, arm_name
 from hf_cmim.teachers.fingerprints import digest
-
-Answering = Literal["teacher", "nobody", "label", "argmax", "centroid", "self"]
-"""Who answers: the audited teacher; nobody; a label-only null of true or of the teacher's labels; the teacher's class
-means; a cross-entropy student of another seed."""
-
-SMOOTHINGS = (0.05, 0.1, 0.2, 0.3, 0.4)
-LABEL_SMOOTHING = "LS"
-CROSS_ENTROPY = "CE"
 
 
 @dataclass(frozen=True)
@@ -43,8 +34,7 @@ class Arm:
     @property
     def name(self) -> str:
         """Its name in a report: unique among arms of which settings were chosen."""
-        prefix = {"null": "label null of ", "diagnostic": f"{self.answering} null of "}.get(self.role, "")
-        return prefix + self.family
+        return arm_name(self.family, self.role, self.answering)
 
     @property
     def knows_teacher(self) -> bool:
@@ -54,10 +44,7 @@ class Arm:
     @property
     def teacher_in_words(self) -> str:
         """Who answers, for people."""
-        words = {"teacher": "the teacher", "nobody": "nobody", "label": "the true label",
-                 "argmax": "the teacher's label", "centroid": "the teacher's class means",
-                 "self": "a student of its own kind"}[self.answering]  # fmt: skip
-        return words if self.confidence is None else f"{words}, {self.confidence:g}"
+        return answering_words(self.answering, self.confidence)
 
     def key(self, teacher_fingerprint: str) -> str:
         """Return what its students are kept under: arms without the teacher serve audits of other teachers too."""
@@ -82,17 +69,10 @@ class Arm:
 
 def references() -> list[Arm]:
     """Return every setting of every named arm without a teacher; those of one family compete."""
-
-    def settings(family: str, attacks: Iterable[Composition], answering: Answering = "nobody") -> Iterator[Arm]:
-        for attack in attacks:
-            yield Arm(family, "reference", attack, answering)
-
     return [
-        *settings(CROSS_ENTROPY, [Composition(CrossEntropy())]),
-        *settings(LABEL_SMOOTHING, [Composition(LabelSmoothing(smoothing=each)) for each in SMOOTHINGS]),
-        *settings("mixup", [Composition(CrossEntropy(), MixupQueries(alpha=each)) for each in (0.2, 1.0)]),
-        *settings("teacher-free KD", [Composition(TeacherFreeKD(temperature=each)) for each in (1.0, 20.0)]),
-        *settings("self-distillation", [Composition(KD(temperature=each)) for each in (2.0, 4.0)], "self"),
+        Arm(family, "reference", attack, "self" if family == SELF_DISTILLATION else "nobody")
+        for family, attacks in reference_settings().items()
+        for attack in attacks
     ]
 
 

@@ -1,7 +1,8 @@
 """How many students an audit trains, at most: attacks that are below the margin stop, and a proven leak ends it."""
 
+from hf_cmim.attacks.references import LABEL_SMOOTHING
 from hf_cmim.attacks.suites import NULL_CONFIDENCES
-from hf_cmim.audit.arms import LABEL_SMOOTHING, references
+from hf_cmim.audit.arms import references
 from hf_cmim.audit.plan import AuditPlan
 from hf_cmim.statistics import Baselines, Design, replay
 

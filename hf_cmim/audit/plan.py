@@ -6,8 +6,9 @@ from typing import Any, get_args
 
 import numpy as np
 
+from hf_cmim.attacks.references import CROSS_ENTROPY, LABEL_SMOOTHING
 from hf_cmim.attacks.suites import SUITES, Suite
-from hf_cmim.audit.arms import CROSS_ENTROPY, LABEL_SMOOTHING, Arm
+from hf_cmim.audit.arms import Arm
 from hf_cmim.errors import HfCmimError
 from hf_cmim.report import Criterion
 from hf_cmim.statistics import Baselines, Design

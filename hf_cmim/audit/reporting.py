@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from hf_cmim.audit.arms import LABEL_SMOOTHING
+from hf_cmim.attacks.references import LABEL_SMOOTHING
 from hf_cmim.audit.checks import Evidence, find_faults, find_faults_of_control, is_void
 from hf_cmim.audit.findings import account, criterion_results, leak_differences
 from hf_cmim.audit.plan import strongest

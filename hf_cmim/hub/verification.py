@@ -10,6 +10,7 @@ from hf_cmim.hub.certificate import Certificate
 from hf_cmim.hub.files import SIGNATURE_NAME
 from hf_cmim.hub.safe_loading import loaded_fingerprint
 from hf_cmim.hub.signature import check_signature
+from hf_cmim.hub.verified_arms import whole_suite
 from hf_cmim.hub.verified_audit import audit_faults
 from hf_cmim.hub.verified_files import class_name_fault, content_faults, file_faults
 from hf_cmim.names import safe_text
@@ -133,8 +134,11 @@ def self_reported(certificate: Certificate, *, trained_again: int = 0, is_remeas
             "Self-reported: which settings the screen on validation data chose, the control teacher and with it the"
             " power, costs, and what was found in the data."
         )
-        if audit.scope.suite not in SUITES:
-            yield f"Self-reported: which attacks are in {safe_text(audit.scope.suite)!r}, a suite of the owner's own."
+        if whole_suite(audit) is None:
+            yield (
+                f"Self-reported: which attacks are in {safe_text(audit.scope.suite)!r}, a suite of the owner's own,"
+                f" none of {', '.join(SUITES)}."
+            )
     if (audit is not None or certificate.evaluation is not None) and not is_remeasured:
         yield "Self-reported: accuracy, calibration and CMI (check them with --remeasure)."
     yield (

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
+from hub.changed_leaves import unexplained, unnoticed
 
 from hf_cmim.cli.main import main
 from hf_cmim.hub.certificate import DIGEST, digest_of
@@ -75,6 +76,14 @@ def test_limits_of_the_audit_need_not_be_repeated(audited, model, tmp_path, caps
     printed = capsys.readouterr().out
     assert "0 of 500 samples apart" in printed
     assert "holds  trained again" in printed
+
+
+def test_every_leaf_of_a_real_report_is_noticed_or_only_data_could_tell(audited):
+    """Catches a figure that a liar may change though the report itself contradicts it."""
+    values = json.loads((audited[0] / "audit.json").read_text(encoding="utf-8"))
+    count, missed = unnoticed(values)
+    assert unexplained(missed) == []
+    assert len(missed) < count / 4, "of 531 leaves 123 went unnoticed, 54 of them points of the CMI curve"
 
 
 def test_a_result_made_better_fails_the_spot_check(audited, model, tmp_path, capsys, monkeypatch, same_draw):

@@ -1,5 +1,6 @@
 """Small models with certificates, and an audit whose verdicts do follow from its results."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,8 +9,13 @@ import torch
 from pages import reports
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
+from hf_cmim.attacks.composition import Composition
+from hf_cmim.attacks.references import reference_settings
+from hf_cmim.attacks.suites import QUICK_V1
 from hf_cmim.hub.certify import certify
-from hf_cmim.report import CriterionResult
+from hf_cmim.hub.verified_figures import suite_words
+from hf_cmim.report import ArmResult, CriterionResult
+from hf_cmim.report.arm_names import arm_name
 from hf_cmim.statistics import Baselines, Design, decide
 from hf_cmim.teachers import ModelTeacher
 
@@ -30,18 +36,70 @@ def save_model(folder: Path, seed: int = 0, names: tuple[str, ...] = NAMES, proc
     return folder
 
 
+SAMPLES = 45_000
+SCALE = 2.345
+"""Logit scale of the teacher that the audit imagines."""
+
+
+def shares(mean: float, count: int, rng) -> tuple[float, ...]:
+    """Accuracies that some number of the test samples gives."""
+    return tuple((np.round((mean + 0.0015 * rng.standard_normal(count)) * SAMPLES) / SAMPLES).tolist())
+
+
+def resolved(attack) -> str:
+    """A suite's setting as the audit writes it, relative temperatures as numbers."""
+    return re.sub(
+        r"Relative\(factor=([\d.]+)\)",
+        lambda match: f"{float(f'{float(match[1]) * SCALE:.4g}')}",
+        repr(Composition(*attack.active_parts)),
+    )
+
+
+def audited_arms(gain: float, rng, seeds: int = 15) -> list[ArmResult]:
+    """Every attack of quick-v1, three references and the nulls of one attack, as an audit would list them."""
+
+    def arm(family, role, teacher, setting, screened, mean):
+        accuracies = shares(mean, seeds, rng)
+        answering = {"null": "label"}.get(role, "argmax" if "label" in teacher else "centroid")
+        return ArmResult(
+            name=arm_name(family, role, answering), role=role, family=family, setting=setting, teacher=teacher,
+            validation=screened, seeds=tuple(range(seeds)), accuracies=accuracies,
+            agreement=shares(mean, seeds, rng), diverged=(),
+        )  # fmt: skip
+
+    def grid(settings, mean):
+        return {text: round((mean - 0.001 * number) * 5000) / 5000 for number, text in enumerate(settings)}
+
+    arms = []
+    for family, mean in (("LS", 0.910), ("CE", 0.905), ("teacher-free KD", 0.906)):
+        settings = list(map(repr, reference_settings()[family]))
+        arms.append(arm(family, "reference", "nobody", settings[0], grid(settings, mean), mean))
+    for number, family in enumerate(QUICK_V1.families):
+        settings = [resolved(attack) for attack in QUICK_V1.of(family)]
+        mean = 0.910 + gain / (1 + number)
+        arms.append(arm(family, "knockoff", "the teacher", settings[0], grid(settings, mean), mean))
+    confidences = {f"confidence {each:g}": 0.9 for each in (0.5, 0.7, 0.9, 0.99)}
+    kd = resolved(QUICK_V1.of("kd")[0])
+    arms.append(arm("kd", "null", "the true label, 0.9", kd, confidences, 0.901))
+    arms.append(arm("kd", "diagnostic", "the teacher's label, 0.9", kd, {}, 0.902))
+    arms.append(arm("kd", "diagnostic", "the teacher's class means", kd, {}, 0.903))
+    return arms
+
+
 def genuine_audit(folder: Path, gain: float = -0.01, seed: int = 0):
-    """An audit of the model in a folder: two attacks, two references, decided by `hf_cmim.statistics` itself."""
-    rng = np.random.default_rng(seed)
-    means = {"LS": 0.910, "CE": 0.905, "kd": 0.910 + gain, "dkd": 0.910 + gain / 2}
-    roles = {"LS": "reference", "CE": "reference", "kd": "knockoff", "dkd": "knockoff"}
+    """An audit of the model in a folder: quick-v1 whole, decided by `hf_cmim.statistics` itself."""
+    arms = audited_arms(gain, np.random.default_rng(seed))
     design = Design(margin=0.005, looks=LOOKS)
-    arms = [reports.arm(name, roles[name], mean, 15, rng) for name, mean in means.items()]
+    knockoffs = [arm.name for arm in arms if arm.role == "knockoff"]
     accuracies = {arm.name: arm.accuracies for arm in arms}
-    results = []
-    for kind, rivals in (("teacher-free", ("LS", "CE")), ("paper", ("LS",)), ("no-leak", ())):
-        baselines = {name: Baselines("LS", rivals) for name in ("kd", "dkd") if rivals}
-        decision = decide(accuracies, baselines, 2, design)
+    results, decisions = [], {}
+    contenders = Baselines("LS", ("LS", "CE", "teacher-free KD"))
+    for kind, baselines in (
+        ("teacher-free", dict.fromkeys(knockoffs, contenders)),
+        ("paper", dict.fromkeys(knockoffs, Baselines("LS", ("LS",)))),
+        ("no-leak", {"kd": Baselines("label null of kd", ("label null of kd",))}),
+    ):
+        decisions[kind] = decision = decide(accuracies, baselines, len(knockoffs), design)
         results.append(
             CriterionResult(
                 kind,
@@ -52,11 +110,21 @@ def genuine_audit(folder: Path, gain: float = -0.01, seed: int = 0):
                 decision.smallest_margin,
             )
         )
-    whole = reports.report(attacks=2)
-    fingerprint = ModelTeacher(folder).fingerprint()
+    whole = reports.report(attacks=5, names=QUICK_V1.families)
+    measured = {"accuracy": 41_850 / SAMPLES, "top5_accuracy": 1.0, "fingerprint": ModelTeacher(folder).fingerprint()}
+    twin = replace(whole.twin, accuracy=41_760 / SAMPLES, top5_accuracy=1.0)
+    control = replace(whole.controls[0], facts=twin)
+    plan = {
+        "suite": suite_words(QUICK_V1), "criterion": "teacher-free", "margin": 0.005, "looks": list(LOOKS),
+        "reference_multiple": 3, "references": 2,
+    }  # fmt: skip
     return replace(
-        whole, arms=tuple(arms), criteria=tuple(results), design=design, reference="LS", looks=LOOKS, accounting=(),
-        teacher=replace(whole.teacher, fingerprint=fingerprint, name=folder.name),
+        whole, arms=tuple(arms), criteria=tuple(results), design=design, reference="LS",
+        looks=tuple(look for look in LOOKS if look <= decisions["teacher-free"].look), accounting=(),
+        teacher=replace(whole.teacher, name=folder.name, **measured), twin=twin,
+        controls=(control, *whole.controls[1:]),
+        scope=replace(whole.scope, suite="quick-v1", num_classes=len(NAMES)),
+        reproduction={**whole.reproduction, "plan": plan},
     )  # fmt: skip
 
 

@@ -1,0 +1,304 @@
+"""Audits that lie, behind a right digest: each with what verification says of it."""
+
+import copy
+import json
+from dataclasses import replace
+
+import pytest
+from hub.certified import NAMES, genuine_audit, save_model
+from pages.reports import FAMILIES
+
+from hf_cmim.errors import HfCmimError
+from hf_cmim.hub.verified_audit import audit_faults
+from hf_cmim.report import AuditReport, Interval
+from hf_cmim.statistics import Design
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory):
+    """Plain values of an audit that holds."""
+    audit = genuine_audit(save_model(tmp_path_factory.mktemp("honest") / "model"))
+    return json.loads(audit.to_json())
+
+
+def faults(values):
+    try:
+        yield from audit_faults(AuditReport.from_plain(values), NAMES)
+    except HfCmimError as error:
+        yield str(error)
+
+
+def arm_of(values, name):
+    return next(arm for arm in values["arms"] if arm["name"] == name)
+
+
+def lie(path, value):
+    """Write a value at a path; a name in a list of arms counts as the arm."""
+
+    def change(values):
+        inner = values
+        for key in path[:-1]:
+            inner = arm_of(values, key) if inner is values["arms"] and isinstance(key, str) else inner[key]
+        inner[path[-1]] = value(inner[path[-1]]) if callable(value) else value
+
+    return change
+
+
+def without_arm(name):
+    def change(values):
+        values["arms"] = [arm for arm in values["arms"] if arm["name"] != name]
+        for criterion in values["criteria"]:
+            criterion["baselines"].pop(name, None)
+            criterion["comparisons"] = [each for each in criterion["comparisons"] if each["attack"] != name]
+
+    return change
+
+
+def diverged_with(accuracy):
+    def change(values):
+        arm = arm_of(values, "kd")
+        arm["diverged"], arm["accuracies"][0] = [0], accuracy
+
+    return change
+
+
+def against(*names):
+    def change(values):
+        for baselines in values["criteria"][0]["baselines"].values():
+            baselines.update(chosen=names[0], every=list(names))
+
+    return change
+
+
+def without_power(values):
+    values["controls"] = values["controls"][1:]
+
+
+def no_checks(values):
+    values["power"], values["twin"], values["controls"], values["checks"] = None, None, [], []
+
+
+def twice(values):
+    values["arms"].append(copy.deepcopy(values["arms"][0]))
+
+
+def many_arms(values):
+    values["arms"] = [{**values["arms"][0], "name": f"LS {number}"} for number in range(4000)]
+
+
+def margin(value):
+    def change(values):
+        values["design"]["margin"] = values["reproduction"]["plan"]["margin"] = value
+
+    return change
+
+
+ARMS, FIRST = "arms", ("criteria", 0)
+LIES = [
+    # what was tried
+    (without_arm("kd"), "quick-v1 tries 'kd', which every teacher and student allows: it is not there"),
+    (without_arm("dkd"), "quick-v1 tries 'dkd'"),
+    (without_arm("dist"), "quick-v1 tries 'dist'"),
+    (without_arm("markov-kd"), "quick-v1 tries 'markov-kd'"),
+    (without_arm("logit-standardization"), "quick-v1 tries 'logit-standardization'"),
+    (lie(["scope", "suite"], "standard-v1"), "standard-v1 tries 'label-only'"),
+    (lie(["scope", "suite"], "quick-v1, 5 of 5 families"), "its suite is called 'quick-v1, 5 of 5 families'"),
+    (lie(["scope", "suite"], "standard-v1, 6 of 31 families"), "its attacks are of 'standard-v1, 5 of 31 families'"),
+    (lie([ARMS, "kd", "role"], "diagnostic"), "nobody answers a diagnostic as 'the teacher'"),
+    (lie([ARMS, "kd", "role"], "reference"), "nobody answers a reference as 'the teacher'"),
+    (lie([ARMS, "kd", "role"], "null"), "nobody answers a null as 'the teacher'"),
+    (lie([ARMS, "kd", "role"], "attack"), "'knockoff' or 'reference'"),
+    (lie([ARMS, "kd", "family"], "dist"), "a knockoff of the family 'dist' is not called so"),
+    (lie([ARMS, "kd", "family"], "mine"), "quick-v1 has no family 'mine'"),
+    (lie([ARMS, "kd", "teacher"], "nobody"), "nobody answers a knockoff as 'nobody'"),
+    (lie([ARMS, "LS", "teacher"], "the teacher"), "nobody answers a reference as 'the teacher'"),
+    (lie([ARMS, "label null of kd", "teacher"], "the true label, 0.95"), "nobody answers a null as"),
+    (lie([ARMS, "label null of kd", "validation"], {}), "its confidences are not those of a label-only null"),
+    (lie([ARMS, "kd", "setting"], "Composition(KD(temperature=900.0))"), "the chosen setting was not screened"),
+    (lie([ARMS, "label null of kd", "setting"], "nothing"), "its setting is in no grid of the suite"),
+    (lie([ARMS, "LS", "validation"], lambda old: {**old, "mine": 0.5}), "a setting that was screened is in no grid"),
+    (lie([ARMS, "LS", "validation"], lambda old: dict([*old.items()][:2])), "a setting of its grid was not screened"),
+    (lie([ARMS, "LS", "family"], "my reference"), "is no reference that an audit trains"),
+    (lie([ARMS, "LS", "name"], "CE"), "two arms are called 'CE'"),
+    (twice, "two arms are called 'LS'"),
+    (many_arms, "it has 4,000 arms and 60,000 students: more than any audit"),
+    # students
+    (lie([ARMS, "kd", "seeds"], lambda old: old[::-1]), "its seeds are not 0 to 14 in order"),
+    (lie([ARMS, "kd", "seeds", 3], 200), "its seeds are not 0 to 14 in order"),
+    (lie([ARMS, "kd", "seeds"], lambda old: old[:-1]), "it has 15 accuracies of 14 seeds"),
+    (lie([ARMS, "kd", "accuracies"], []), "it has 0 accuracies of 15 seeds"),
+    (lie([ARMS, "kd", "accuracies", 0], 0.91234567), "which no count of 45000 test samples gives"),
+    (lie([ARMS, "kd", "accuracies", 0], 1.2), "has an accuracy of 1.2"),
+    (lie([ARMS, "kd", "accuracies", 0], -0.2), "has an accuracy of -0.2"),
+    (lie([ARMS, "kd", "accuracies"], lambda old: [each - 900 / 45000 for each in old]), "the bounds of"),
+    (lie([ARMS, "LS", "accuracies"], lambda old: [each + 90 / 45000 for each in old]), "the bounds of"),
+    (lie([ARMS, "kd", "agreement"], lambda old: old[:3]), "it has 3 agreements with the teacher of 15 seeds"),
+    (lie([ARMS, "kd", "agreement", 0], 1.0), "agrees with the teacher more, or less, than their accuracies allow"),
+    (lie([ARMS, "kd", "agreement", 0], 0.3), "agrees with the teacher more, or less, than their accuracies allow"),
+    (lie([ARMS, "kd", "diverged"], [99]), "a student diverged that it does not have"),
+    (diverged_with(0.9), "student 0 diverged and counts 0.9, not 1 / C"),
+    (diverged_with(1 / 3), "its figures call for the check 'diverged' (warning)"),
+    (lie([ARMS, "LS", "accuracies", 0], "0.9"), "as report.arms["),
+    (lie([ARMS, "LS", "accuracies", 0], 2**70), "as report.arms["),
+    (lie([ARMS, "LS", "accuracies", 0], True), "as report.arms["),
+    # what attacks are measured against
+    (against("dist"), "cannot be recomputed"),
+    (against("centroid null of kd"), "against centroid null of kd, which learn from the teacher"),
+    (against("LS", "CE", "argmax null of kd"), "against argmax null of kd, which learn from the teacher"),
+    (against("CE", "teacher-free KD"), "label smoothing is no reference"),
+    (against("LS"), "there are 1 references, the plan says 3"),
+    (against("LS", "CE", "teacher-free KD", "label null of kd"), "there are 4 references, the plan says 3"),
+    (lie([*FIRST, "baselines", "kd", "chosen"], "CE"), "knockoffs are measured against different arms"),
+    (lie([*FIRST, "baselines"], {}), "5 knockoffs are not measured"),
+    (lie(["criteria", 1, "baselines", "kd"], {"chosen": "CE", "every": ["CE"]}), "label smoothing is the reference"),
+    (lie(["criteria", 2, "baselines"], {}), "the label-only nulls of their own losses"),
+    (lie(["criteria"], lambda old: old[:1]), "each of the three criteria once, the primary one first"),
+    (lie(["criteria"], lambda old: old[::-1]), "each of the three criteria once, the primary one first"),
+    (lie(["criteria", 1, "primary"], True), "each of the three criteria once, the primary one first"),
+    (lie([*FIRST, "primary"], False), "each of the three criteria once, the primary one first"),
+    (lie(["criteria", 1, "criterion"], "no-leak"), "each of the three criteria once, the primary one first"),
+    (lie(["reference"], "CE"), "the report's reference is called 'CE', it is 'LS'"),
+    # verdicts
+    (lie([*FIRST, "verdict"], "distillable"), "the results say 'undistillable within the margin'"),
+    (lie([*FIRST, "verdict"], "inconclusive"), "the certificate says 'inconclusive'"),
+    (lie([*FIRST, "verdict"], "perfect"), "'perfect'"),
+    (lie([*FIRST, "smallest_margin"], 0.0), "the smallest margin is"),
+    (lie([*FIRST, "comparisons", 0, "gain"], -0.02), "the bounds of"),
+    (lie([*FIRST, "comparisons", 0, "lower"], -0.5), "the bounds of"),
+    (lie([*FIRST, "comparisons", 0, "upper"], -0.5), "the bounds of"),
+    (lie([*FIRST, "comparisons", 0, "seeds"], 40), "the bounds of"),
+    (lie([*FIRST, "comparisons"], []), "the bounds of"),
+    (lie([*FIRST, "comparisons"], lambda old: old[::-1]), "the attacks are not listed by their gains"),
+    (lie([*FIRST, "comparisons"], lambda old: [*old, old[0]]), "the attacks are not listed by their gains"),
+    (lie(["looks"], [3, 5]), "it says that it looked at [3, 5] seeds"),
+    # design
+    (lie(["design", "error_rate"], 0.4999999), "its error rate is 0.5, verdicts are given at 0.05"),
+    (lie(["design", "error_rate"], 0.06), "its error rate is 0.06"),
+    (lie(["design", "error_rate"], 0.7), "error_rate in (0, 0.5)"),
+    (lie(["design", "looks"], [5, 3]), "looks that rise"),
+    (lie(["design", "looks"], [1]), "looks that rise"),
+    (lie(["design", "looks"], [2, 15]), "its plan says looks"),
+    (lie(["design", "reference_multiple"], 1), "its plan says reference_multiple"),
+    (margin(0.5), "its margin is 50 points: a gain of at most 5 may be called none"),
+    (margin(0.06), "its margin is 6 points"),
+    (lie(["design", "margin"], 0.02), "its plan says margin"),
+    (margin(0.00001), "its figures call for the check 'margin too fine' (fatal)"),
+    (lie(["reproduction", "plan"], {}), "its plan says criterion = 'None'"),
+    (lie(["reproduction", "plan"], [1]), "its plan says"),
+    (lie(["reproduction", "plan", "suite"], "quick-v1, 3 settings, 012345678901"), "its plan says suite"),
+    # the control
+    (lie(["power"], None), "it claims power = None, its control says True"),
+    (lie(["power"], False), "it claims power = False, its control says True"),
+    (without_power, "it claims power = True, its control says None"),
+    (lie(["controls", 0, "verdict"], "undistillable within the margin"), "its control says False"),
+    (lie(["controls", 0, "name"], "other"), "it claims power = True, its control says None"),
+    (lie(["controls", 0, "smallest_margin"], 0.001), "no attack on it reaches the margin"),
+    (lie(["controls", 0, "largest_gain"], None), "no attack on it reaches the margin"),
+    (lie(["controls", 0, "largest_gain", "lower"], 0.9), "a largest gain outside of its bounds"),
+    (lie(["controls", 0, "checks"], [{"name": "x", "severity": "fatal", "sentence": "y"}]), "that a check takes away"),
+    (lie(["controls", 1, "smallest_margin"], 0.4), "with a smallest margin of 0.4"),
+    (lie(["controls", 0, "differences", 0, "attack"], "mine"), "a difference that no two arms have"),
+    (lie(["controls", 0, "differences", 0, "seeds"], 1), "a difference that no two arms have"),
+    (lie(["controls", 0, "facts", "accuracy"], 0.5), "the twin is not the model that its control audited"),
+    (lie(["twin"], None), "the twin is not the model that its control audited"),
+    # checks and figures
+    (no_checks, "its figures call for the check 'no control teacher' (warning)"),
+    (lie(["teacher", "accuracy"], 15_300 / 45_000), "the check 'teacher knows nothing' (fatal)"),
+    (lie(["teacher", "accuracy"], 40_500 / 45_000), "the check 'teacher worse than student' (warning)"),
+    (lie(["teacher", "accuracy"], 0.930001), "an accuracy that no count of 45000 test samples gives"),
+    (lie(["teacher", "top5_accuracy"], 0.5), "right less often in five guesses than in one"),
+    (lie(["teacher", "ece"], 1.5), "a calibration that no model has"),
+    (lie(["teacher", "nll"], -1.0), "a calibration that no model has"),
+    (lie(["teacher", "curve", 0, 0], 0.0), "a CMI curve whose temperatures do not rise"),
+    (lie(["teacher", "curve", 0, 1], 9.0), "a CMI outside of 0 to log C"),
+    (lie(["teacher", "curve", 0, 1], -0.1), "a CMI outside of 0 to log C"),
+    (lie(["teacher", "within_total_ratio"], -1.0), "a negative ratio of scatter"),
+    (lie(["teacher", "fingerprint"], "mine"), "no fingerprint of its weights"),
+    (lie(["teacher", "labels_fingerprint"], ""), "no fingerprint of its weights or of its labels"),
+    (lie(["scope", "num_classes"], 10), "it is about 10 classes, the model has 3"),
+    (lie(["scope", "num_test"], 450), "which no count of 450 test samples gives"),
+    (lie(["scope", "num_test"], 0), "it counts no samples"),
+    (lie(["scope", "num_validation"], 0), "it counts no samples"),
+    (lie(["sittings"], 0), "it counts no sittings"),
+    (lie(["date"], "yesterday"), "its date is no date"),
+    (lie(["costs", "students"], 3), "it counts 3 students"),
+    (lie(["costs", "student_steps"], 3), "412 students and 3 steps"),
+    (lie(["costs", "queries_asked"], 3), "fewer than one student's"),
+    (lie(["costs", "seconds"], -1.0), "less than nothing"),
+    (lie(["schema"], 2), "an audit report of schema 1, got 2"),
+    (lie(["arms"], {}), "as report.arms"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), LIES, ids=[said[:60] for _, said in LIES])
+def test_an_audit_that_lies_is_noticed(honest, change, said):
+    """Catches a verdict that only the certificate gives."""
+    values = copy.deepcopy(honest)
+    change(values)
+    assert any(said in fault for fault in faults(values)), list(faults(values))
+
+
+def test_an_honest_audit_holds(honest):
+    """Catches rules that refuse everything."""
+    assert list(faults(honest)) == []
+
+
+def test_an_accounting_that_its_arms_do_not_give_is_noticed(honest):
+    """Catches gains said to come from anywhere."""
+    audit = AuditReport.from_plain(honest)
+    part = Interval(0.1, 0.0, 0.2)
+    accounting = replace(_of(audit, "kd"), loss_form=part)
+    assert "the accounting of 'kd' does not follow from its arms" in list(
+        audit_faults(replace(audit, accounting=(accounting,)), NAMES)
+    )
+    assert list(audit_faults(replace(audit, accounting=(_of(audit, "kd"),)), NAMES)) == []
+
+
+def _of(audit, attack):
+    """The accounting, by the definition: differences of neighbours from the baseline to the attack, seed by seed."""
+    import numpy as np
+    from scipy import stats
+
+    from hf_cmim.report import Accounting
+
+    arms = {arm.name: np.array(arm.accuracies) for arm in audit.arms}
+    steps = ["LS", f"label null of {attack}", f"argmax null of {attack}", f"centroid null of {attack}", attack]
+
+    def interval(later, earlier):
+        difference = arms[later] - arms[earlier]
+        half = stats.t.ppf(0.975, len(difference) - 1) * difference.std(ddof=1) / len(difference) ** 0.5
+        return Interval(difference.mean(), difference.mean() - half, difference.mean() + half)
+
+    pairs = [(steps[-1], steps[0]), *zip(steps[1:], steps, strict=False)]
+    return Accounting(attack, *(interval(*pair) for pair in pairs))
+
+
+def test_a_family_that_some_students_do_not_allow_may_be_left_out_if_a_check_says_so(honest):
+    """Catches an audit of texts, which have no mixtures, that never verifies."""
+    values = copy.deepcopy(honest)
+    values["scope"]["suite"] = "standard-v1"
+    missing = [fault for fault in faults(values) if "tries 'skeptical'" in fault]
+    assert missing == ["standard-v1 tries 'skeptical': it is not there, and no check says why"]
+    sentence = "These attacks could not be tried: skeptical (the student shows no hidden states), kd (no wish)."
+    values["checks"].append({"name": "attacks left out", "severity": "warning", "sentence": sentence})
+    assert not [fault for fault in faults(values) if "tries 'skeptical'" in fault]
+    assert "skeptical" in FAMILIES
+    without_arm("kd")(values)
+    assert [fault for fault in faults(values) if "tries 'kd', which every teacher and student allows" in fault]
+
+
+def test_the_error_rate_is_the_designs():
+    """Catches a rule about another number than the one audits use."""
+    assert Design().error_rate == 0.05
+
+
+def test_a_part_of_a_named_suite_is_checked_as_that_part(honest):
+    """Catches a budgeted audit that never verifies, or one that may call any selection a suite."""
+    values = copy.deepcopy(honest)
+    values["arms"] = [arm for arm in values["arms"] if arm["family"] in ("LS", "CE", "teacher-free KD")]
+    arm = copy.deepcopy(arm_of(honest, "dist"))
+    values["arms"].append(arm)
+    values["scope"]["suite"] = "quick-v1, 1 of 5 families"
+    assert not [fault for fault in faults(values) if "tries" in fault or "suite is called" in fault]
+    arm["setting"] = "Composition(DIST(temperature=1000.0))"
+    assert any("'dist': the chosen setting was not screened" in fault for fault in faults(values))
