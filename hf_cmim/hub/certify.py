@@ -17,6 +17,7 @@ from hf_cmim.hub.signature import signature_of
 from hf_cmim.hub.verified_audit import audit_faults
 from hf_cmim.hub.verified_files import content_faults
 from hf_cmim.names import safe_text
+from hf_cmim.private_paths import public_record
 from hf_cmim.report import CERTIFICATE_NAME, AuditReport
 from hf_cmim.whole_files import write_whole
 
@@ -64,7 +65,7 @@ def certify(
         files=files,
         training=training,
         evaluation=evaluation,
-        audit=audit,
+        audit=None if audit is None else public_record(audit),  # it may be older than our care for paths
         environment=describe_environment(),
     )
     certificate = _with_earlier(certificate, earlier, folder)

@@ -39,8 +39,8 @@ def check_loads_alone(folder: Path, names: Iterable[str], *, trust_remote_code: 
     if fault:
         raise HfCmimError(
             f"A copy of what would be published cannot be used: {fault}. Everyone who downloads it would have this"
-            " problem, so nothing was uploaded. Give the trainer a model that from_pretrained loads as it was saved"
-            " (no replaced layers), or train with push_to_hub=False."
+            " problem, so nothing was uploaded. Publish a model that from_pretrained loads as it was saved (without"
+            " replaced layers), or keep it here: push_to_hub=False in a trainer."
         )
 
 

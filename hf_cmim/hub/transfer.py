@@ -13,7 +13,8 @@ from hf_cmim.hub.certificate import Certificate
 from hf_cmim.hub.download import Fetched, check_room, listing_faults
 from hf_cmim.hub.files import CARD_NAME, PAGE_NAME, SIGNATURE_NAME, is_weights, listed
 from hf_cmim.hub.hub_errors import PATIENCE, explained, patient_client
-from hf_cmim.hub.upload import check_is_certified, prepare, stale_paths, strangers_in
+from hf_cmim.hub.loading import check_loads_alone
+from hf_cmim.hub.upload import check_is_certified, planned_upload, prepare, stale_paths, strangers_in
 from hf_cmim.plain_data import read_json
 from hf_cmim.report import CERTIFICATE_NAME
 from hf_cmim.whole_files import MOST_BYTES
@@ -73,11 +74,12 @@ class Repository:
             message: of the commit.
 
         Raises:
-            HfCmimError: a certificate that is not of these files, another model in the repository, or an error of the
-                Hub. Nothing is published then.
+            HfCmimError: a certificate that is not of these files, files that nobody could load, another model in the
+                repository, or an error of the Hub. Nothing is published then.
         """
         folder = Path(folder)
         check_is_certified(folder)
+        check_loads_alone(folder, planned_upload(folder).files)
         self.check_not_another(Certificate.read(folder), force=force)
         with explained(self.repo_id, "write to"), patient_client():
             self.api.create_repo(self.repo_id, private=private, exist_ok=True)

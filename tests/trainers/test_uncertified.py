@@ -1,12 +1,17 @@
 """Models without a certificate: they are saved all the same, and pushed only if somebody can load them."""
 
+from dataclasses import replace
+
 import pytest
 import tiny
 import torch
+from hub.certified import genuine_audit, save_model
 from trainers.publishing_job import SETTINGS
 from transformers import AutoModelForImageClassification, ViTForImageClassification
 
 from hf_cmim import CMIMConfig, CMIMTrainer
+from hf_cmim.cli.main import main
+from hf_cmim.hub.certify import certify
 
 
 class Head(torch.nn.Module):
@@ -89,3 +94,22 @@ def test_the_class_of_a_sound_model_is_found(tmp_path):
     assert (tmp_path / "cmim_certificate.json").is_file()
     loaded = AutoModelForImageClassification.from_pretrained(tmp_path)
     assert tiny.largest_difference(tiny.weights(loaded), tiny.weights(trainer.model)) == 0
+
+
+def test_the_command_line_publishes_nothing_that_nobody_could_load(tmp_path, capsys):
+    """Catches the sibling of the trainers: a certificate binds the files of a model whose head would be random."""
+    replaced_head().save_pretrained(tmp_path)
+    certify(tmp_path)
+    assert main(["push", str(tmp_path), "owner/name"]) != 0
+    said = capsys.readouterr().err
+    assert "2 weights would start at random (classifier.bias, classifier.weight)" in said
+    assert "nothing was uploaded" in said
+
+
+def test_an_audit_of_before_is_certified_without_its_paths(tmp_path):
+    """Catches the home folder in an audit that an earlier release wrote."""
+    save_model(tmp_path)
+    audit = genuine_audit(tmp_path)
+    audit = replace(audit, teacher=replace(audit.teacher, path="/home/jane.doe/thesis/cmim"))
+    assert certify(tmp_path, audit=audit).audit.teacher.path == "…/cmim"
+    assert "jane.doe" not in (tmp_path / "cmim_certificate.json").read_text(encoding="utf-8")
