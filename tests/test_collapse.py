@@ -143,7 +143,82 @@ def test_temperature_nearest_one_is_watched(temperatures):
     assert len(watch(bank_of(swapped, temperatures=(16.0,)))) == 1
 
 
+def test_report_says_which_figure_triggered_it():
+    """Catches a message about a distance where a recall was the trigger, and figures of the other class."""
+    detector, bank = CollapseDetector(3), bank_of(APART)
+    detector.check(bank)
+    (halved,) = detector.check(feed(bank, CLOSER))
+    assert halved.trigger == "distance"
+    assert (halved.distance, halved.largest_distance) == pytest.approx((0.35, 0.85), abs=1e-3)
+    bank.recall.copy_(torch.tensor([0.6, 0.03, 0.9]))
+    bank.logit_scale = 4.0
+    detector.reported.zero_()
+    (lost,) = detector.check(bank)
+    assert (lost.trigger, lost.lost) == ("recall", 1)
+    assert (lost.recall, lost.largest_recall) == pytest.approx((0.03, 1.0))
+    (merged,) = watch(bank_of(MERGED))
+    assert (merged.trigger, merged.lost, merged.recall, merged.largest_recall) == ("merged", 1, 0.0, 0.0)
+
+
+def test_merged_pair_that_trembles_is_reported_once():
+    """Catches a new warning whenever an almost equal pair moves a little: ten classes gave 144 pairs."""
+    detector, bank = CollapseDetector(3), bank_of(MERGED)
+    assert len(watch(bank, detector)) == 1
+    feed(bank, [[0.50, 0.45, 0.05], [0.48, 0.47, 0.05], [0.05, 0.05, 0.9]])  # further apart, and still merged
+    assert detector.check(bank) == []
+    assert watch(bank, detector) == []
+
+
 # What must not be taken for a collapse
+
+
+def pulls_of(*values):
+    return torch.tensor(values)
+
+
+@pytest.mark.parametrize("pull", [0.0, 1e-6, 0.08])
+def test_what_cross_entropy_does_by_itself_is_no_collapse(pull):
+    """Catches a weight of 1e-6 blamed for classes that a young model does not separate yet, or loses again."""
+    detector, bank, pulls = CollapseDetector(3), bank_of(APART), pulls_of(pull, pull, pull)
+    for probs in (APART, CLOSER, MERGED):
+        feed(bank, probs)
+        for _ in range(2 * STALLED_CHECKS):
+            assert detector.check(bank, pulls=pulls) == []
+
+
+def test_reference_is_where_cross_entropy_ended():
+    """Catches a distance of the first steps of the warm-up, long gone when the weight rises, as the reference."""
+    detector, bank = CollapseDetector(3), bank_of(APART)
+    detector.check(bank, pulls=torch.zeros(3))
+    detector.check(feed(bank, CLOSER), pulls=torch.zeros(3))
+    assert detector.check(bank, pulls=torch.ones(3)) == []
+    assert detector.check(feed(bank, MERGED), pulls=torch.ones(3)) != []
+
+
+@pytest.mark.parametrize(("before", "reports"), [(0.24, 0), (0.26, 1)])
+def test_class_never_learned_cannot_be_lost(before, reports):
+    """Catches a class blamed on concentration that cross-entropy had not learned when the weight rose."""
+    detector, bank = CollapseDetector(3), bank_of(APART)
+    bank.logit_scale = 4.0
+    bank.recall[1] = before
+    detector.check(bank, pulls=torch.zeros(3))
+    bank.recall[1] = 0.01
+    assert len(detector.check(bank, pulls=torch.ones(3))) == reports
+
+
+@pytest.mark.parametrize(("pulls", "reports"), [((1.0, 0.05, 1.0), 0), ((0.05, 0.11, 0.05), 1)])
+def test_only_a_class_that_is_pulled_is_held_down(pulls, reports):
+    """Catches a class blamed for the pull on others: class 1 is the one that is never right."""
+    detector, bank = CollapseDetector(3), bank_of(MERGED)
+    assert sum(len(detector.check(bank, pulls=pulls_of(*pulls))) for _ in range(STALLED_CHECKS)) == reports
+
+
+def test_class_without_correct_samples_is_no_longer_pulled():
+    """Catches a guard blind to a lost class where only correct samples count: then nothing pulls on it any more."""
+    detector, bank = CollapseDetector(3), feed(CentroidBank(3, [1.0], WINDOW, correct_only=True), APART)
+    detector.check(bank, pulls=torch.ones(3))
+    (pair,) = detector.check(feed(bank, MERGED), pulls=pulls_of(1.0, 0.0, 1.0))
+    assert (pair.trigger, pair.lost) == ("recall", 1)
 
 
 @pytest.mark.parametrize("counts", [(1000, 40, 1000), (40, 1000, 1000)], ids=["second", "first"])

@@ -21,9 +21,11 @@ from hf_cmim.trainers.calibrated_weight import CalibratedWeight
 from hf_cmim.trainers.centroid_refresh import CentroidRefresh
 from hf_cmim.trainers.class_weights import BALANCED, balanced_weights
 from hf_cmim.trainers.cmim_config import PRESET_SETTINGS, CMIMConfig
+from hf_cmim.trainers.collapse_guard import CollapseGuard
 from hf_cmim.trainers.components import ComponentTrainer, unchanged_random_states
 from hf_cmim.trainers.evaluation import EvaluationAccumulator
 from hf_cmim.trainers.hardening_state import STATE_NAME, HardeningState
+from hf_cmim.trainers.hardening_summary import HardeningSummary, SummaryPrinter, summary_of
 from hf_cmim.trainers.launch import check_launch
 from hf_cmim.trainers.ramp import ramped_weight
 from hf_cmim.trainers.records import dataset_name, hardening_record, weights_version
@@ -85,6 +87,9 @@ class CMIMTrainer(ComponentTrainer):
         self._measured: tuple[str, int] | None = None
         self.add_callback(CentroidRefresh(self))
         self.add_callback(CalibratedWeight(self))
+        self._guard = CollapseGuard(self)
+        self.add_callback(self._guard)
+        self.add_callback(SummaryPrinter(self))
         self._start_hardening()
 
     def _start_hardening(self) -> None:
@@ -183,6 +188,8 @@ class CMIMTrainer(ComponentTrainer):
         cmi, terms, scale_sums = self.cmim_loss.concentration(
             logits, labels, log_centroids, self.current_weight, num_items, *state.known
         )
+        if self._guard.measures_pulls:
+            state.pulls.accumulate(cmi, logits, labels, num_items)
         bank.accumulate(logits, labels, {"cmi_per_temperature": terms, "scale_sums": scale_sums})
         parts = torch.cat([torch.stack([cross_entropy.detach(), cmi.detach()]), terms]) * self.loss_scale
         self.record_components({("ce", "cmi", *(f"cmi_T{t:g}" for t in bank.temperatures)): parts})
@@ -228,20 +235,15 @@ class CMIMTrainer(ComponentTrainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """Train on one micro-batch; after the last one of an optimizer step move the bank and look for collapse."""
+        """Train on one micro-batch; after the last one of an optimizer step move the bank."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not self.accelerator.sync_gradients or self._state is None:
             return loss
-        gather = self.gather_rows if self.num_processes > 1 else None
+        is_alone = self.num_processes == 1
+        self._state.pulls.step(None if is_alone else self.accelerator.reduce)
+        gather = None if is_alone else self.gather_rows
         self._state.bank.step(gather, move_centroids=self.args.centroids != "epoch")
         self.record_components({"cmi_weight": self.current_weight})
-        step = self.state.global_step + 1
-        due = step % max(1, self.state.max_steps // 100) == 0 and self.current_weight > 0
-        if due and self.args.collapse_guard != "off":
-            names = dict(enumerate(class_names_of(self.model) or ()))
-            situation = self.final_weight, step, names, self.cmim_loss.is_relative
-            if self._state.guard(self.args.collapse_guard, *situation):
-                self.control.should_training_stop = True
         return loss
 
     # Evaluation and selection
@@ -279,6 +281,10 @@ class CMIMTrainer(ComponentTrainer):
     def training_record(self) -> Training:
         """Return how the weights came about: the objective and every setting that determined it."""
         return hardening_record(self, self.cmim_loss, self.args, self.final_weight)
+
+    def hardening_summary(self) -> HardeningSummary:
+        """Return what the last training changed, which prints as five lines of words."""
+        return summary_of(self)
 
     def evaluation_record(self) -> Evaluation | None:
         """Return the last measurement, if it is of the weights as they are now."""

@@ -16,6 +16,7 @@ from hf_cmim.collapse import CollapseDetector
 from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.label_information import LabelInformation
 from hf_cmim.functional.scaling import Scaling
+from hf_cmim.trainers.class_pulls import ClassPulls
 
 logger = logging.get_logger(__name__)
 
@@ -36,6 +37,7 @@ class HardeningState:
     Attributes:
         bank: running centroids.
         detector: watcher of merging classes.
+        pulls: how hard the CMI pulls on each class.
         weight_scale: factor of the CMI's weight, below 1 once the guard has reduced it, above 1 where it grows.
         calibrated_at: fraction of training at which it last followed the calibration.
         lacks_centroids: whether a checkpoint was loaded that leaves them out; the bank must be filled before training.
@@ -44,6 +46,7 @@ class HardeningState:
     def __init__(self, num_classes: int, settings: Mapping[str, Any], device: torch.device) -> None:
         self.bank = CentroidBank(num_classes, **settings).to(device)
         self.detector = CollapseDetector(num_classes).to(device)
+        self.pulls = ClassPulls(num_classes).to(device)
         self.weight_scale = 1.0
         self.calibrated_at = 0.0
         self.lacks_centroids = False
@@ -52,41 +55,6 @@ class HardeningState:
     def known(self) -> tuple[Tensor, Scaling | None, LabelInformation | None]:
         """What the objective takes from the steps before."""
         return self.bank.terms, self.bank.scaling, self.bank.label_information
-
-    def guard(
-        self, action: str, weight: float, step: int, class_names: Mapping[int, str], scale_is_free: bool = False
-    ) -> bool:
-        """Look for classes that began to merge, and report them.
-
-        Args:
-            action: "warn", "reduce" (halve `weight_scale`) or "stop".
-            weight: the full weight as it stands, for the report.
-            step: optimizer steps done.
-            class_names: names for the report; a class without one goes by its number.
-            scale_is_free: as `CollapseDetector.check` takes it.
-
-        Returns:
-            Whether training should stop.
-        """
-        pairs = self.detector.check(self.bank, scale_is_free)
-        if not pairs:
-            return False
-        listed = ", ".join(
-            f"{class_names.get(pair.first, pair.first)} and {class_names.get(pair.second, pair.second)} (distance"
-            f" {pair.distance:.3f}, once {pair.largest_distance:.3f})"
-            for pair in pairs[:5]
-        )
-        done = "nothing was changed (collapse_guard='warn')"
-        if action == "reduce":
-            self.weight_scale /= 2
-            done = f"the weight goes from {weight:g} to {weight / 2:g}"
-        elif action == "stop":
-            done = "training stops here"
-        logger.warning(
-            f"Class collapse at step {step}: the outputs of {len(pairs)} pair(s) of classes merge: {listed}. The model"
-            f" can no longer tell them apart; {done}. Lower cmi_weight, or lengthen cmi_warmup and cmi_ramp."
-        )
-        return action == "stop"
 
     def save(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
         """Write the state into a checkpoint folder.
@@ -99,6 +67,7 @@ class HardeningState:
         if self.bank.probs.nbytes > LARGEST_SAVED_BYTES:
             del tensors["bank.probs"]
         tensors |= {f"detector.{name}": value for name, value in self.detector.state_dict().items()}
+        tensors |= {f"pulls.{name}": value for name, value in self.pulls.state_dict().items()}
         for name in ("weight_scale", "calibrated_at"):
             tensors[name] = torch.tensor(getattr(self, name), dtype=torch.float64)
         written = {"temperatures": self.bank.temperatures, "logit_scale": self.bank.logit_scale}
@@ -138,7 +107,8 @@ class HardeningState:
                 " interruption, but not bit for bit."
             )
         state.bank.load_state_dict(_bank_tensors(state.bank, _under("bank.", tensors)))
-        state.detector.load_state_dict(_under("detector.", tensors))
+        for prefix, module in (("detector.", state.detector), ("pulls.", state.pulls)):
+            module.load_state_dict(module.state_dict() | _under(prefix, tensors))  # older ones lack recalls and pulls
         state.weight_scale = tensors["weight_scale"].item()
         state.calibrated_at = tensors.get("calibrated_at", torch.zeros(())).item()  # older ones lack it
         return state
