@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from hf_cmim.audit.plan import SUITES
 from hf_cmim.cli.audit import add_arguments
 from hf_cmim.cli.audit_data import REST, open_rows
 from hf_cmim.cli.audit_models import PreparedSamples, View, kind_of, open_classifier
@@ -127,7 +128,7 @@ def _as_audited(flags: argparse.Namespace, audit: AuditReport) -> None:
     """Set plan and training to what the report says."""
     plan: dict[str, Any] = audit.reproduction.get("plan", {})
     if flags.families is None and flags.attack is None:  # else the suite is composed as the audit's was
-        flags.suite = audit.scope.suite
+        flags.suite, flags.families = _suite_of(audit)
     flags.criterion = audit.primary.criterion
     flags.margin_points, flags.looks = 100 * audit.margin, list(audit.design.looks)
     for name in ("screening_seeds", "final_seeds", "null_families", "diagnosed"):
@@ -137,3 +138,20 @@ def _as_audited(flags: argparse.Namespace, audit: AuditReport) -> None:
         for name, value in audit.scope.training.items()
         if value is not None
     ]
+
+
+def _suite_of(audit: AuditReport) -> tuple[str, list[str] | None]:
+    """Return the released suite that was tried, and its families where it was only a part of them.
+
+    Raises:
+        HfCmimError: a suite with attacks that no release has.
+    """
+    name = audit.scope.suite.partition(",")[0]
+    if audit.scope.suite in SUITES:
+        return audit.scope.suite, None
+    if name in SUITES and not audit.scope.suite.endswith("+ own"):
+        return name, [arm.family for arm in audit.arms if arm.role == "knockoff"]
+    raise HfCmimError(
+        f"The audit tried the suite {audit.scope.suite!r}, which holds attacks of its author's own: they are not in"
+        " the report and cannot be trained again. Give the file of the audit with --config, with its attack: entries."
+    )

@@ -256,7 +256,7 @@ def curve_sentence(curve: LearningCurve) -> str:
     return (
         f"Validation accuracy of a cross-entropy student: {percent(curve.validation[-1])}; trained twice as long"
         f" ({curve.longer_setting}): {percent(curve.longer)}, a gain of {interval_text(curve.gain)} points (95 %"
-        " interval). Where that gain is above the margin, students are far from converged."
+        " interval). Where the whole interval is above the margin, students are far from converged."
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 import yaml
 from datasets import Dataset
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessorPil
@@ -308,3 +309,11 @@ def test_a_dry_run_suggests_budgets(config, tmp_path, monkeypatch, capsys):
     assert "Within 8h: " in (printed := capsys.readouterr().out)
     assert max(map(len, printed.splitlines())) <= 100
     assert not (tmp_path / "budget.json").exists()
+
+
+def test_progress_is_shown_unless_it_is_forbidden(teacher, data, student_config, audit_options):
+    """Catches hours of silence: the log level that quiets transformers also quieted the audit's own bar."""
+    words = ["--teacher", teacher, "--dataset", data, "--student-config", student_config, "--set", "use_cpu=true"]
+    for more, is_quiet in (([], False), (["--quiet"], True), (["disable_tqdm=true"], True)):
+        transformers.logging.set_verbosity_warning()
+        assert AuditSetup.of(audit_options(*words, *more)).args.disable_tqdm is is_quiet

@@ -1,10 +1,14 @@
 """A folder that is not what a flag takes ends in a sentence that names what was meant."""
 
 import json
+from dataclasses import replace
 
 import pytest
+from pages.reports import report
 
 from hf_cmim.cli.main import main
+from hf_cmim.cli.measuring_again import _suite_of
+from hf_cmim.errors import HfCmimError
 
 
 @pytest.fixture
@@ -76,3 +80,25 @@ def test_a_setting_by_its_short_name_is_understood(setting, meant, capsys):
     printed = audit(capsys, "--set", f"{setting}=0.1")
     assert f"'{setting}'" in printed
     assert f"Did you mean {meant}?" in printed or f"Did you mean {meant} or" in printed
+
+
+@pytest.mark.parametrize(
+    ("suite", "expected"),
+    [
+        ("standard-v1", ("standard-v1", None)),
+        ("quick-v1", ("quick-v1", None)),
+        ("standard-v1, 2 of 31 families", ("standard-v1", ["kd", "dkd"])),
+    ],
+)
+def test_a_part_of_a_suite_is_trained_again_as_that_part(suite, expected):
+    """Catches an audit within a budget that nobody could spot-check."""
+    audit = report(attacks=2, names=("kd", "dkd"))
+    assert _suite_of(replace(audit, scope=replace(audit.scope, suite=suite))) == expected
+
+
+def test_attacks_of_the_authors_own_are_named_as_missing():
+    """Catches "Expected a suite among standard-v1, quick-v1" for an audit that holds other attacks."""
+    audit = report(attacks=2)
+    own = replace(audit, scope=replace(audit.scope, suite="standard-v1, 2 of 32 families + own"))
+    with pytest.raises(HfCmimError, match="attacks of its author's own"):
+        _suite_of(own)
