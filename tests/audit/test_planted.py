@@ -106,7 +106,7 @@ def test_a_teacher_that_answers_at_random_is_flagged(tmp_path):
 def with_noisy_controls(tmp_path_factory) -> AuditReport:
     """An audit whose twin and another control answer with noise."""
     controls = {TWIN: NoisyTeacher(0.8), "noisy": NoisyTeacher(0.8)}
-    plan = {"num_test": 3_000, "looks": (2,), "diagnosed": 0, "margin": 0.05}
+    plan = {"num_test": 3_000, "looks": (2,), "diagnosed": 0, "margin": 0.4}  # all upper bounds are below
     return audit(tmp_path_factory.mktemp("noisy"), planted.PlantedTeacher(0.0), controls, **plan)
 
 
