@@ -16,10 +16,11 @@ from safetensors import SafetensorError, safe_open
 
 from hf_cmim.class_names import class_names_of, default_names
 from hf_cmim.errors import HfCmimError
-from hf_cmim.hub.redirects import redirects
 from hf_cmim.names import safe_text
 from hf_cmim.plain_data import read_json
 from hf_cmim.report import CERTIFICATE_NAME
+from hf_cmim.teachers.claimed_sizes import unbounded_faults
+from hf_cmim.teachers.redirects import redirects
 
 CONFIG_NAME = "config.json"
 ADAPTER_NAME = "adapter_config.json"
@@ -63,8 +64,6 @@ _DATA = re.compile(
 )
 """Names that a certificate may add to the ones above: data that a tokenizer of another release reads, never code."""
 _LOADABLE = re.compile(r".*\.(bin|pt|pth|ckpt|pkl|pickle|h5|msgpack|onnx|gguf|safetensors|index\.json)")
-MOST_CLASSES = 1_000_000
-"""Classes that a configuration may count: more than any classifier has, and no danger to memory."""
 SHOWN_NAMES = 5
 """Names that a sentence lists before it counts."""
 
@@ -289,10 +288,6 @@ def certified_names(config: dict[str, Any]) -> tuple[str, ...]:
     Raises:
         HfCmimError: names that are not numbered from 0, or a count that is none.
     """
-    count = config.get("num_labels", 2)
-    if not isinstance(count, int) or not 0 < count <= MOST_CLASSES:
-        raise HfCmimError(
-            f"{CONFIG_NAME} counts {str(count)[:40]} classes, expected 1 to {MOST_CLASSES:,}: loading it could take"
-            " all memory. Save the model again."
-        )
+    for fault in unbounded_faults(config):
+        raise HfCmimError(f"{fault}: loading it could take all memory. Save the model again.")
     return class_names_of(config) or default_names(2)

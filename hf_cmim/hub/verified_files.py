@@ -19,9 +19,9 @@ from hf_cmim.hub.files import (
     read_config,
     unaccounted,
 )
-from hf_cmim.hub.redirects import redirects
-from hf_cmim.hub.safe_loading import size_faults, tensor_shapes
 from hf_cmim.names import safe_text
+from hf_cmim.teachers.claimed_sizes import size_faults, tensor_shapes, unbounded_faults
+from hf_cmim.teachers.redirects import redirects
 
 
 def file_faults(folder: Path, certificate: Certificate, paths: Collection[str] | None) -> Iterator[str]:
@@ -71,6 +71,9 @@ def content_faults(folder: Path, certificate: Certificate) -> Iterator[str]:
         for name in certificate.files:
             if name.endswith(".safetensors"):
                 check_weights(folder / name)
+        if unbounded := list(unbounded_faults(config)):
+            yield from unbounded
+            return
         yield from size_faults(config, tensor_shapes(folder, list(certificate.files)))
     except HfCmimError as error:
         yield str(error)

@@ -13,9 +13,11 @@ from transformers import AutoConfig, PreTrainedModel
 from hf_cmim.class_names import class_names_of
 from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.channels import AbstractChannel
+from hf_cmim.names import safe_text
 from hf_cmim.tasks import TASKS, task_of
 from hf_cmim.teachers.base import INDEX_NAME, AbstractTeacher
 from hf_cmim.teachers.fingerprints import digest
+from hf_cmim.teachers.safe_checkpoint import LOADING_ERRORS, check_safe_to_load
 
 ACCOMPANYING = frozenset({"attention_mask", "pixel_mask", "token_type_ids", "position_ids"})
 """Inputs that say something about others; models of images take some of them, too."""
@@ -111,13 +113,14 @@ def load_classifier(path: str) -> PreTrainedModel:
     Raises:
         HfCmimError: it needs a pickle or remote code, has no single-label head, or the head has no weights there.
     """
+    check_safe_to_load(path)
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except ValueError as error:
+    except LOADING_ERRORS as error:
         raise HfCmimError(
-            f"Expected a model that transformers knows, got {path}: its configuration is of no known type, or needs"
-            " the repository's own code, which could do anything on this machine and is never run. Build the model"
-            " from code that you have read, and give the module."
+            f"Expected a model that transformers knows, got {path}: its configuration is of no known type, is broken"
+            f" ({safe_text(str(error))[:200]}), or needs the repository's own code, which could do anything on this"
+            " machine and is never run. Build the model from code that you have read, and give the module."
         ) from error
     architecture = str((config.architectures or ["none"])[0])
     task = task_of(architecture, config.model_type)
@@ -136,6 +139,11 @@ def load_classifier(path: str) -> PreTrainedModel:
             f"Expected safetensors weights in {path}, got none that can be read: pickled weights (pytorch_model.bin)"
             " run code when they are loaded and are refused. Convert them once, in a place where that does no harm,"
             " with from_pretrained(...).save_pretrained(...)."
+        ) from error
+    except LOADING_ERRORS as error:
+        raise HfCmimError(
+            f"Expected weights and a configuration of one model in {path}, got some that do not fit together"
+            f" ({type(error).__name__}: {safe_text(str(error))[:200]}). Save the model again with save_pretrained."
         ) from error
     if loading["missing_keys"]:
         raise HfCmimError(

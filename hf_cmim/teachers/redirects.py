@@ -13,12 +13,13 @@ _VOCABULARIES = ("tokenizer.json", "tekken.json", "vocab.json", "word_shape.json
 """JSON files whose names are words, not settings."""
 _WORDS = frozenset({"id2label", "label2id", "added_tokens_decoder", "task_specific_params"})
 """Settings whose own names are a user's words."""
-_CODE = "names code of the repository's own"
+CODE = "names code of the repository's own"
+"""Reason for what transformers follows only if it may run code of the repository."""
 _OTHER_FILE = "names another file to load"
 REDIRECTING = {
-    "auto_map": _CODE,
-    "custom_pipelines": _CODE,
-    "custom_generate": _CODE,
+    "auto_map": CODE,
+    "custom_pipelines": CODE,
+    "custom_generate": CODE,
     "transformers_weights": _OTHER_FILE,
     "configuration_files": _OTHER_FILE,
     "fast_tokenizer_files": _OTHER_FILE,
@@ -57,7 +58,7 @@ def redirects(folder: Path, names: Collection[str]) -> Iterator[str]:
         if name.endswith(INDEX_ENDING):
             yield from _of_index(name, values, names)
         elif isinstance(values, dict):
-            yield from _of_settings(name, values)
+            yield from setting_redirects(name, values)
 
 
 def _of_index(name: str, values: Any, names: Collection[str]) -> Iterator[str]:
@@ -70,14 +71,20 @@ def _of_index(name: str, values: Any, names: Collection[str]) -> Iterator[str]:
         yield f"{name} takes weights from {safe_text(', '.join(strange[:3]))}, not among the certified files"
 
 
-def _of_settings(name: str, values: dict[str, Any]) -> Iterator[str]:
+def setting_redirects(name: str, values: dict[str, Any]) -> Iterator[str]:
+    """Yield every setting of a file that leads a loader elsewhere, at any depth, as a sentence.
+
+    Args:
+        name: of the file.
+        values: as JSON holds them.
+    """
     for setting, value in values.items():
         if why := _reason(setting, value):
             yield f"{name}: {safe_text(setting)} {why} ({safe_text(str(value))[:60]})"
         elif setting not in _WORDS:
             for inner in value if isinstance(value, list) else [value]:
                 if isinstance(inner, dict):
-                    yield from _of_settings(name, inner)
+                    yield from setting_redirects(name, inner)
 
 
 def _reason(setting: str, value: Any) -> str:

@@ -1,0 +1,49 @@
+"""What is looked at before transformers reads a checkpoint of unknown origin."""
+
+from pathlib import Path
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers.utils.hub import cached_file
+
+from hf_cmim.errors import HfCmimError
+from hf_cmim.plain_data import read_json
+from hf_cmim.teachers.claimed_sizes import CONFIG_NAME, size_faults, tensor_shapes, unbounded_faults
+from hf_cmim.teachers.redirects import CODE, REDIRECTING, setting_redirects
+
+LOADING_ERRORS = (
+    ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError, AssertionError, ImportError,
+    MemoryError, SafetensorError, StrictDataclassError,
+)  # fmt: skip
+"""What transformers raises over a configuration or weights that no `save_pretrained` wrote."""
+WEIGHTS = "model*.safetensors"
+
+
+def check_safe_to_load(path: str) -> None:
+    """Check that a checkpoint's configuration leads to its own safetensors, and fits them.
+
+    Args:
+        path: folder or Hub id.
+
+    Raises:
+        HfCmimError: a setting that names other weights, perhaps pickled ones, or a size that would take all memory.
+        OSError: no such folder or repository.
+    """
+    file = cached_file(path, CONFIG_NAME)
+    config = read_json(Path(str(file)), f"the configuration of {path}", allows_constants=True)
+    if not isinstance(config, dict):
+        raise HfCmimError(f"The configuration of {path} is no mapping: it is of no model. Save the model again.")
+    code = {name for name, reason in REDIRECTING.items() if reason == CODE}  # refused by trust_remote_code=False
+    settings = {name: value for name, value in config.items() if name not in code}
+    faults = [*setting_redirects(CONFIG_NAME, settings), *unbounded_faults(config)]
+    weights = [each.name for each in Path(path).glob(WEIGHTS)] if Path(path).is_dir() else []
+    if not faults and weights:
+        try:
+            faults += size_faults(config, tensor_shapes(Path(path), weights))
+        except (SafetensorError, OSError) as error:
+            faults.append(f"its weights cannot be read ({error})")
+    if faults:
+        raise HfCmimError(
+            f"The model in {path} cannot be loaded safely: {faults[0]}. Save it again with save_pretrained, or take"
+            " another copy."
+        )
