@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from hf_cmim.audit.plan import SUITES
+from hf_cmim.attacks.suites import SUITES
 from hf_cmim.cli.audit import add_arguments
 from hf_cmim.cli.audit_data import REST, open_rows
 from hf_cmim.cli.audit_models import PreparedSamples, View, kind_of, open_classifier
