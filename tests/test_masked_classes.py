@@ -43,11 +43,11 @@ def with_masked_class(logits, labels, fill):
     return widened, torch.where(labels >= PLACE, labels + 1, labels)
 
 
-def hardening(batches, form, backend, num_classes, correct_only=False):
+def hardening(batches, form, backend, num_classes, correct_only=False, temperatures=TEMPERATURES):
     """What two steps give: components and gradients of each micro-batch, and the bank."""
     of_loss, of_bank = FORMS[form]
-    loss = CMIMLoss(TEMPERATURES, backend=backend, correct_only=correct_only, **of_loss)
-    bank = CentroidBank(num_classes, TEMPERATURES, window=30.0, correct_only=correct_only, **of_bank)
+    loss = CMIMLoss(temperatures, backend=backend, correct_only=correct_only, **of_loss)
+    bank = CentroidBank(num_classes, temperatures, window=30.0, correct_only=correct_only, **of_bank)
     found = []
     for logits, labels in batches:
         leaf = logits.clone().requires_grad_()
@@ -236,3 +236,16 @@ def test_label_156_of_an_unsigned_type_is_a_class():
     loss, log_centroids = CMIMLoss([1.0]), torch.full((1, 200, 200), -5.0)
     narrow, wide = (loss(logits, each, log_centroids) for each in (labels.to(torch.uint8), labels))
     torch.testing.assert_close(narrow, wide, rtol=0, atol=0)
+
+
+@by_backend
+@by_form
+def test_a_masked_class_does_not_show_at_high_temperatures(form, backend):
+    """Catches -1e4 taken for a logit: at T = 4,000 its probability would be a twelfth of the others'."""
+    batches, settings = [samples(seed) for seed in range(2)], {"temperatures": [4000.0]}
+    masked = [with_masked_class(*batch, -1e4) for batch in batches]
+    expected, _ = hardening(batches, form, backend, CLASSES, **settings)
+    found, widened = hardening(masked, form, backend, CLASSES + 1, **settings)
+    assert not widened.probs[:, :, PLACE].any()
+    assert not found[-1][1][:, PLACE].any()
+    torch.testing.assert_close(found[-1][1][:, REAL], expected[-1][1], rtol=1e-3, atol=1e-4)
