@@ -34,7 +34,10 @@ from transformers.hf_argparser import HfArg, HfArgumentParser
 
 from hf_cmim import Composition, DistillationConfig, DistillationTrainer, Fraction, Relative, Unlabelled, check_launch
 from hf_cmim.attacks import ATTACKS
+from hf_cmim.class_names import class_names_of
 from hf_cmim.functional.channels import Argmax, ReverseSigmoid, Rounded, Sharpened, TopK
+from hf_cmim.positions import usable_positions
+from hf_cmim.tasks import IMAGE, task_of
 from hf_cmim.teachers import ModelTeacher, QueryLedger, cache_answers, match_classes
 
 # Suits a small student trained from nothing. Each model's own collator chooses what it sees of a row.
@@ -177,7 +180,9 @@ def open_processor(recipe: RecipeArguments, path: str, config: Any, kind: str) -
     if kind == "image":
         return transformers.AutoImageProcessor.from_pretrained(path)
     tokenizer = transformers.AutoTokenizer.from_pretrained(path)
-    positions = getattr(config, "max_position_embeddings", None) or recipe.max_length
+    with torch.device("meta"):  # takes no memory
+        model = transformers.AutoModelForSequenceClassification.from_config(config)
+    positions = usable_positions(model) or recipe.max_length
     tokenizer.model_max_length = min(recipe.max_length, tokenizer.model_max_length, positions)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # generative models come without
     config.pad_token_id = tokenizer.pad_token_id
@@ -191,7 +196,7 @@ def build_student(recipe: RecipeArguments, names: list[str], kind: str, processo
     shape["intermediate_size"] = 4 * recipe.hidden_size
     if path is not None:
         config = transformers.AutoConfig.from_pretrained(path)
-        own = [config.id2label[number] for number in sorted(config.id2label)]
+        own = list(class_names_of(config) or ())
         names = own if sorted(own) == sorted(names) else names  # the order in which its head was trained
         processor = open_processor(recipe, path, config, kind)
     elif kind == "text":
@@ -253,7 +258,7 @@ def main() -> None:
     if recipe.teacher is not None:
         teacher = ModelTeacher(recipe.teacher, class_names=recipe.class_names, channel=channel, device=args.device)
         match_classes(teacher.class_names, list(classes.values()))  # says what differs before anything is asked
-        kind = "image" if type(teacher.model).__name__.endswith(HEADS["image"]) else "text"
+        kind = "image" if task_of(type(teacher.model).__name__, teacher.model.config.model_type) == IMAGE else "text"
         theirs = open_processor(recipe, recipe.teacher, teacher.model.config, kind)
 
     # ---- 3. Student ----

@@ -44,6 +44,7 @@ from transformers import (
 )
 
 from hf_cmim import CMIMConfig, CMIMTrainer, check_launch
+from hf_cmim.positions import usable_positions
 
 # Suits a small encoder trained from nothing.
 DEFAULTS: dict[str, Any] = {
@@ -218,6 +219,7 @@ def build_model(recipe: RecipeArguments, names: list[str], texts: Iterable[str])
         if tokenizer.pad_token is None:  # as generative models come
             tokenizer.pad_token = tokenizer.eos_token
             model.config.pad_token_id = tokenizer.pad_token_id
+        recipe.max_length = min(recipe.max_length, usable_positions(model) or recipe.max_length)
         return model, tokenizer
     tokenizer = train_tokenizer(texts, recipe.vocabulary_size)
     shape = {name: getattr(recipe, name) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")}

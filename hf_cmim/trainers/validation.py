@@ -42,7 +42,8 @@ def check_head(model: nn.Module, label_names: Sequence[str], class_weights: Sequ
     if not label_names:
         raise HfCmimError(
             f"Expected a model whose forward takes 'labels', got {type(model).__name__}, which takes none: the base"
-            " model without its head? Use an AutoModelFor...Classification class."
+            " model without its head? Use an AutoModelFor...Classification class. A classifier whose forward does not"
+            " name them needs label_names=['labels'] in its settings."
         )
     if list(label_names) != ["labels"]:
         raise HfCmimError(
