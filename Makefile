@@ -13,7 +13,7 @@ DOCTESTED = hf_cmim/functional hf_cmim/attacks hf_cmim/teachers hf_cmim/centroid
 	hf_cmim/hub hf_cmim/measurement.py hf_cmim/names.py hf_cmim/objective.py hf_cmim/pages hf_cmim/plots
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-gpu bench quality lowest clean
+.PHONY: help demo test test-slow test-gpu gpu-report bench quality lowest clean
 # Two installs into one environment at once would break it.
 .NOTPARALLEL:
 
@@ -29,6 +29,7 @@ help:
 	@echo '  make test       all tests that are neither slow nor need a GPU'
 	@echo '  make test-slow  launches of several processes, kills, compilation'
 	@echo '  make test-gpu   the tests that need an accelerator'
+	@echo '  make gpu-report  every figure that needs a GPU, in one report of eight minutes'
 	@echo '  make bench      speed and memory of the objective, the bank, a step and an audit; on a quiet machine'
 	@echo '  make quality    ruff, typos, mypy: read only'
 	@echo '  make lowest     make test with the lowest versions we promise, in .venv-lowest'
@@ -55,6 +56,9 @@ test-slow: $(VENV)/.installed-test
 
 test-gpu: $(VENV)/.installed-test
 	$(PYTEST) -m gpu tests
+
+gpu-report: $(VENV)/.installed-test
+	$(VENV)/bin/python benchmarks/gpu_report.py
 
 # What BENCHMARKS.md holds. On a machine that does something else only the ratios mean anything, and they less.
 bench: $(VENV)/.installed-demo

@@ -3,7 +3,7 @@
     python benchmarks/step.py --pairs 200
     python benchmarks/step.py --hidden_size 192 --layers 12 --image_size 32 --num_labels 100 --batch_size 32 --pairs 60
     python benchmarks/step.py --hidden_size 768 --layers 12 --heads 12 --mlp_ratio 4 --image_size 224 --patch_size 16 \
-        --num_labels 1000 --pairs 60  # ViT-B/16, on a GPU
+        --num_labels 1000 --batch_size 128 --bf16 --pairs 60  # ViT-B/16, on a GPU
     python benchmarks/step.py --settings '{"temperature_weighting": "information"}'
 
 Each pair runs one whole optimizer step (forward, backward, clipping, AdamW, and for CMIMTrainer the bank) with both
@@ -105,12 +105,14 @@ def main() -> None:
     parser.add_argument("--patch_size", type=int, default=4)
     parser.add_argument("--image_size", type=int, default=16)
     parser.add_argument("--num_labels", type=int, default=10)
+    parser.add_argument("--bf16", action="store_true", help="both trainers in bf16")
     parser.add_argument("--settings", type=json.loads, default={}, help="of CMIMConfig, as JSON; none: its defaults")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the seconds of each pair there, too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    common: dict[str, Any] = {"report_to": "none", "use_cpu": not torch.cuda.is_available(), "disable_tqdm": True}
+    common: dict[str, Any] = {"report_to": "none", "use_cpu": not torch.cuda.is_available(), "disable_tqdm": True,
+                              "bf16": options.bf16}  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         plain = prepare(Trainer(build(options), TrainingArguments(folder, **common)))
         hardened = prepare(CMIMTrainer(build(options), CMIMConfig(folder, **common, **options.settings)))
@@ -121,7 +123,7 @@ def main() -> None:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
     print(
         f"CMIMTrainer / Trainer step: {ratio_with_interval(seconds)}\n"
-        f"{options.settings or 'default settings'}, batch {options.batch_size},"
+        f"{options.settings or 'default settings'}, {'bf16' if options.bf16 else 'fp32'}, batch {options.batch_size},"
         f" {options.num_labels} classes, {sum(p.numel() for p in plain[0].parameters()):,} weights\n"
         f"{device}, {options.threads} thread(s), torch {torch.__version__}, transformers {transformers.__version__},"
         f" {time.strftime('%Y-%m-%d')}"

@@ -1,33 +1,23 @@
 """The demo: its data and words in a moment, the whole of it as a user runs it when slow tests run."""
 
 import dataclasses
-import importlib.util
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from scripts import ROOT, load_script
 
 from hf_cmim.functional.calibration import Calibration
 from hf_cmim.measurement import Measurement
 
-ROOT = Path(__file__).parents[1]
 BASE = Measurement(
     num_samples=500, accuracy=0.9, top5_accuracy=1.0, calibration=Calibration(0.2, 0.02, 1.0, 0.2, 0.02, 0.01),
     temperatures=(1.0, 4.0), cmi=(0.4, 0.08), cmi_correct=(0.03, 0.06), ncmi=0.1, separation=4.0,
     prediction_entropy=0.5, within_class_variance=2.0, within_total_ratio=0.2, logit_scale=1.0,
     labels_fingerprint="7e" * 32,
 )  # fmt: skip
-
-
-def load_script(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
