@@ -85,10 +85,16 @@ def explained(repo_id: str, action: str) -> Iterator[None]:
     except OSError as error:
         raise HfCmimError(_explain_disk(repo_id, action, error)) from error
     except (ValueError, TypeError, LookupError, AttributeError) as error:  # the client read what is no answer of a Hub
-        raise HfCmimError(
-            f"Expected an answer that a Hub gives to {action} {repo_id}, got another ({_first_line(error)}): a proxy"
-            " may have answered, or the answer was cut. Nothing was published half; do it again."
-        ) from error
+        raise HfCmimError(_explain_strange(repo_id, action, error)) from error
+
+
+def _explain_strange(repo_id: str, action: str, error: Exception) -> str:
+    if isinstance(error.__context__, errors.HfHubHTTPError):  # while the client tried to make the best of it
+        return _explain_status(repo_id, action, error.__context__)
+    return (
+        f"Expected an answer that a Hub gives to {action} {repo_id}, got another ({_first_line(error)}): a proxy"
+        " may have answered, or the answer was cut. Nothing was published half; do it again."
+    )
 
 
 def _explain_unreachable(repo_id: str, action: str, error: Exception) -> str:

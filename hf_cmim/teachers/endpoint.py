@@ -13,13 +13,15 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any, Literal, cast, final
 
 import torch
-from huggingface_hub import InferenceClient
+from huggingface_hub import InferenceClient, get_token
 from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor
 
 from hf_cmim.errors import HfCmimError
+from hf_cmim.names import safe_text
 from hf_cmim.teachers.answers import TOLERANCE
 from hf_cmim.teachers.base import AbstractTeacher
+from hf_cmim.teachers.bounded_answers import AnswerLimits, bounded_answers
 from hf_cmim.teachers.fingerprints import digest
 from hf_cmim.teachers.ledger import QueryLedger
 
@@ -86,6 +88,7 @@ class EndpointTeacher(AbstractTeacher):
         self.client = (
             InferenceClient(model=client_or_model, timeout=60) if isinstance(client_or_model, str) else client_or_model
         )
+        self.client.headers.setdefault("Accept-Encoding", "identity")
         _check_terms(self.client, task, authorization, requests_per_second)
         if min(max_concurrency, 1 if top_k is None else top_k) < 1 or min(retries, first_pause) < 0:
             raise HfCmimError(
@@ -143,24 +146,40 @@ class EndpointTeacher(AbstractTeacher):
             except (HfHubHTTPError, _TRANSPORT_ERROR) as error:
                 pause = _pause(error, self.first_pause * 2**attempt)
                 if pause is None or attempt == self.retries:
-                    raise
+                    raise self._failed(error, attempt + 1) from None  # a server may repeat the token it was sent
             time.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
 
+    def _failed(self, error: Exception, attempts: int) -> HfCmimError:
+        status = f"status {error.response.status_code}" if isinstance(error, HfHubHTTPError) else type(error).__name__
+        token = self.client.token if isinstance(self.client.token, str) else get_token()
+        lines = str(error).splitlines() or [""]
+        message = safe_text(lines[0].replace(token, "***") if token else lines[0])[:300]
+        return HfCmimError(
+            f"{self.client.model} did not answer, after {attempts} tries ({status}: {message}): nothing is known of"
+            " this sample. Look at the service, or give it more retries; answers in a cache are kept."
+        )
+
     def _send(self, sample: Any) -> Any:
+        seconds = float(self.client.timeout or LONGEST_PAUSE)
         try:
-            if self.task == "image-classification":
-                return self.client.image_classification(sample, top_k=self.top_k)
-            return self.client.text_classification(sample, top_k=self.top_k)
-        except HfHubHTTPError:  # one of them is a ValueError as well
+            with bounded_answers(AnswerLimits(seconds)):
+                return self._request(sample)
+        except (HfHubHTTPError, HfCmimError):  # of which some are a ValueError as well
             raise
         # The client's parser recurses for ever on a score of nan.
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
             raise self._unreadable(str(error)) from error
 
+    def _request(self, sample: Any) -> Any:
+        if self.task == "image-classification":
+            return self.client.image_classification(sample, top_k=self.top_k)
+        return self.client.text_classification(sample, top_k=self.top_k)
+
     def _unreadable(self, found: str) -> HfCmimError:
+        shown = safe_text(found)[:200]
         return HfCmimError(
-            f"Expected a JSON list of labels with scores from {self.client.model}, got something else ({found}):"
+            f"Expected a JSON list of labels with scores from {self.client.model}, got something else ({shown}):"
             f" another service, or another task than {self.task}. Send it one request by hand and look."
         )
 
