@@ -23,6 +23,7 @@ IMPOSSIBLE = {
     "LayoutLMv2ForTokenClassification": "requires the detectron2 library",
     "DinatForImageClassification": "requires the natten library",
     "TimmWrapperForImageClassification": "requires the timm library",
+    "ShieldGemma2ForImageClassification": "gives 2 logits",  # of the words yes and no, whatever the classes
     "PPLCNetForImageClassification": r"returns 'logits', got \['last_hidden_state'\]",
 }
 """Architectures that cannot run here, each with the reason as the error says it."""

@@ -59,6 +59,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
         },
     },
     "bros": {"hidden_size": 64},
+    "shieldgemma2": {"yes_token_index": 5, "no_token_index": 6},
     "hgnet_v2": {
         "stem_channels": [3, 8, 8], "stage_in_channels": [8] * 4, "stage_mid_channels": [8] * 4,
         "stage_out_channels": [8] * 4, "hidden_sizes": [8] * 4, "stage_num_blocks": [1] * 4,
