@@ -159,6 +159,21 @@ def read_json(path: Path, what: str, *, allows_constants: bool = False) -> Any:
     return parsed_json(read_bounded(path), what, allows_constants=allows_constants)
 
 
+def read_mapping(path: Path, what: str) -> Plain:
+    """Return the names and values in a JSON file.
+
+    Raises:
+        HfCmimError: a file that `read_json` refuses, or one that holds something else.
+    """
+    values = read_json(path, what)
+    if not isinstance(values, dict):
+        raise HfCmimError(
+            f"Expected names and values in {what}, got {type(values).__name__}: it was changed by hand. Take the"
+            " original, or delete it to begin anew."
+        )
+    return values
+
+
 def check_schema(values: Plain | Any, known: int, what: str) -> None:
     """Raise an `HfCmimError` unless JSON's values name a schema that is known."""
     schema = values.get("schema") if isinstance(values, dict) else None

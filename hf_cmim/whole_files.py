@@ -61,9 +61,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
     try:
         encoded = content.encode("utf-8") if isinstance(content, str) else content
         _remove_partials(path)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        with open(os.open(partial, flags, 0o666), "wb") as file:
-            file.write(encoded)
+        _write_new(partial, encoded)
         os.replace(partial, path)
     except UnicodeEncodeError as error:
         raise HfCmimError(
@@ -73,6 +71,11 @@ def write_whole(path: Path, content: str | bytes) -> None:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise HfCmimError(f"{path} cannot be written: {_remedy(error)} What was there before is unchanged.") from error
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666), "wb") as file:
+        file.write(content)
 
 
 def _remove_partials(path: Path) -> None:

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from hf_cmim.audit.pooled import StudentResult
 from hf_cmim.errors import HfCmimError
-from hf_cmim.plain_data import parsed_json
+from hf_cmim.plain_data import read_json, read_mapping
 from hf_cmim.whole_files import write_whole
 
 MANIFEST_NAME = "manifest.json"
@@ -65,7 +65,7 @@ class AuditFolder:
         if not path.is_file():
             write_whole(path, json.dumps(manifest, indent=1))
             return
-        known = parsed_json(path.read_text(encoding="utf-8"), f"the audit's {path}")
+        known = read_mapping(path, f"the audit's {path}")
         # Controls may come later or stay away: a student is kept under the fingerprint of the teacher it knows.
         controls = {name for name in {*known} ^ {*manifest} if name.startswith(CONTROL)}
         different = [
@@ -140,10 +140,17 @@ class AuditFolder:
     def begin_sitting(self, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Note that the audit was started or continued, and return all sittings."""
         path = self.path / SITTINGS_NAME
-        sittings: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        sittings: list[dict[str, Any]] = _sittings(path) if path.is_file() else []
         sittings.append(dict(facts))
         write_whole(path, json.dumps(sittings, indent=1))
         return sittings
+
+
+def _sittings(path: Path) -> list[dict[str, Any]]:
+    sittings = read_json(path, f"the audit's {path}")
+    if not isinstance(sittings, list):
+        raise HfCmimError(f"{path} lists no sittings: it was changed by hand. Delete it; the students stay.")
+    return sittings
 
 
 def _short(value: Any) -> str:

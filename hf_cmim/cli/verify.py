@@ -111,7 +111,9 @@ def _findings(options: argparse.Namespace, target: _Target) -> "Iterator[Finding
     from hf_cmim.hub.verification import Finding, check_certificate
 
     findings = [Finding("files", False, fault) for fault in target.faults]
-    findings = findings or list(check_certificate(target.folder, options.public_key, paths=target.paths))
+    repo_id = options.target if target.commit else ""
+    if not findings:
+        findings += check_certificate(target.folder, options.public_key, paths=target.paths, repo_id=repo_id)
     yield from findings
     if not (options.remeasure or options.spot_check is not None) or not all(each.holds for each in findings):
         return

@@ -96,9 +96,17 @@ def merged(known: dict[str, Any], ours: dict[str, Any]) -> str:
     return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True)).strip()
 
 
+def our_results(metadata: dict[str, Any]) -> list[Any]:
+    """Return the values that a card's metadata give as measured by hf_cmim."""
+    entries = [entry for entry in _listed(metadata.get("model-index")) if isinstance(entry, dict)]
+    results = [each for entry in entries for each in _listed(entry.get("results")) if isinstance(each, dict)]
+    return [each.get("metrics") for each in results if _is_ours(each)]
+
+
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _is_ours(result: dict[str, Any]) -> bool:
-    return any(str(metric.get("name", "")).endswith(MEASURED_BY_US) for metric in result.get("metrics", []))
+    metrics = [each for each in _listed(result.get("metrics")) if isinstance(each, dict)]
+    return any(str(metric.get("name", "")).endswith(MEASURED_BY_US) for metric in metrics)

@@ -1,7 +1,8 @@
 """The model card: what a certificate says, for people and for the Hub; what its reader added stays."""
 
+import io
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -109,7 +110,7 @@ def write_card(
     pictures = _draw(folder, certificate)
     name = repo_id or folder.resolve().name
     metadata = card_metadata(certificate, name, license, language, tags)
-    return [write_section(folder, metadata, _rendered(certificate, name, pictures)), *pictures]
+    return [write_section(folder, metadata, _rendered(certificate, name, [each.name for each in pictures])), *pictures]
 
 
 def write_section(folder: Path, metadata: dict[str, Any], text: str) -> Path:
@@ -123,7 +124,7 @@ def write_section(folder: Path, metadata: dict[str, Any], text: str) -> Path:
     """
     path = folder / CARD_NAME
     earlier = path.read_text(encoding="utf-8") if path.is_file() else ""
-    known, body = _parsed(earlier, path)
+    known, body = parsed_card(earlier, path)
     section = f"{BEGIN}\n{text}\n{END}"
     if OURS.search(body):
         body = OURS.sub(lambda _: section, body, count=1)
@@ -133,8 +134,23 @@ def write_section(folder: Path, metadata: dict[str, Any], text: str) -> Path:
     return path
 
 
-def _parsed(text: str, path: Path) -> tuple[dict[str, Any], str]:
-    """Return the metadata and the body of a card."""
+def section_of(certificate: Certificate, name: str, pictures: Collection[str]) -> str:
+    """Return the part of a card that is ours, with its marks.
+
+    Args:
+        certificate: of the model.
+        name: user/name on the Hub, or of the folder.
+        pictures: names of those that it shows.
+    """
+    return f"{BEGIN}\n{_rendered(certificate, name, pictures)}\n{END}"
+
+
+def parsed_card(text: str, path: Path) -> tuple[dict[str, Any], str]:
+    """Return the metadata and the body of a card.
+
+    Raises:
+        HfCmimError: metadata that cannot be read.
+    """
     try:
         card = RepoCard(text) if text.strip() else None
     except (ValueError, yaml.YAMLError) as error:
@@ -168,7 +184,9 @@ def _draw(folder: Path, certificate: Certificate) -> list[Path]:
     if audit is not None and audit.primary.comparisons:
         drawn.append((plot_forest(audit.primary, audit.margin), FOREST_NAME))
     for figure, name in drawn:
-        figure.savefig(folder / name, dpi=150)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, dpi=150, format="png")
+        write_whole(folder / name, buffer.getvalue())
     written = [folder / name for _, name in drawn]
     if audit is not None:
         write_whole(folder / PAGE_NAME, audit_page(audit))
@@ -187,10 +205,9 @@ def kind_of(training: Training | None) -> _Kind:
     return PLAIN
 
 
-def _rendered(certificate: Certificate, name: str, pictures: list[Path]) -> str:
+def _rendered(certificate: Certificate, name: str, pictures: Collection[str]) -> str:
     training, audit = certificate.training, certificate.audit
     task = task_of(certificate.architecture)
-    drawn = {path.name for path in pictures}
     return render(
         "model_card.md.jinja",
         name=name.rpartition("/")[2],
@@ -208,8 +225,8 @@ def _rendered(certificate: Certificate, name: str, pictures: list[Path]) -> str:
         training=training,
         evaluation=certificate.evaluation,
         figures=figures_of(None if audit is not None else certificate.evaluation),  # an audit has a better table
-        has_curve=CURVE_NAME in drawn,
-        has_forest=FOREST_NAME in drawn,
+        has_curve=CURVE_NAME in pictures,
+        has_forest=FOREST_NAME in pictures,
     )
 
 
@@ -219,7 +236,7 @@ def render(template: str, *, training: Training | None, **values: Any) -> str:
     environment.filters["text"] = lambda value: escaped(plain(value))
     settings = {} if training is None else {k: v for k, v in training.settings.items() if v is not None}
     text: str = environment.get_template(template).render(training=training, settings=settings, **values)
-    return text.strip()
+    return text.strip().replace("<!-- hf_cmim", "&lt;!-- hf_cmim")  # a mark in a user's words would end the part
 
 
 def figures_of(evaluation: Evaluation | None) -> dict[str, str]:

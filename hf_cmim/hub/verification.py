@@ -7,11 +7,12 @@ from pathlib import Path
 from hf_cmim.attacks.suites import SUITES
 from hf_cmim.errors import HfCmimError
 from hf_cmim.hub.certificate import Certificate
-from hf_cmim.hub.files import SIGNATURE_NAME
+from hf_cmim.hub.files import CARD_NAME, SIGNATURE_NAME
 from hf_cmim.hub.safe_loading import loaded_fingerprint
 from hf_cmim.hub.signature import check_signature
 from hf_cmim.hub.verified_arms import whole_suite
 from hf_cmim.hub.verified_audit import audit_faults
+from hf_cmim.hub.verified_card import card_faults, is_comparable
 from hf_cmim.hub.verified_files import class_name_fault, content_faults, file_faults
 from hf_cmim.names import safe_text
 from hf_cmim.report import CERTIFICATE_NAME
@@ -33,7 +34,11 @@ class Finding:
 
 
 def check_certificate(
-    folder: str | Path, public_key: str | Path | None = None, *, paths: Collection[str] | None = None
+    folder: str | Path,
+    public_key: str | Path | None = None,
+    *,
+    paths: Collection[str] | None = None,
+    repo_id: str = "",
 ) -> Iterator[Finding]:
     """Yield everything that the certificate in a folder says and that needs no data to check.
 
@@ -41,6 +46,7 @@ def check_certificate(
         folder: with the certificate, the weights and what else it names.
         public_key: file of the key that its signature must belong to; None accepts an unsigned certificate.
         paths: of every file in the repository that the folder was downloaded from; None for those in the folder.
+        repo_id: user/name of that repository, which its card has to name; "" for a folder.
     """
     folder = Path(folder)
     try:
@@ -55,7 +61,18 @@ def check_certificate(
     yield from _check_audit(certificate)
     if all(finding.holds for finding in files):
         yield from _check_audited_model(folder, certificate)
+    yield from _check_card(folder, certificate, repo_id)
     yield from _check_signature(folder, public_key)
+
+
+def _check_card(folder: Path, certificate: Certificate, repo_id: str) -> Iterator[Finding]:
+    if not is_comparable(folder, certificate):
+        return
+    faults = list(card_faults(folder, certificate, repo_id))
+    for fault in faults:
+        yield Finding("card", False, fault)
+    if not faults:
+        yield Finding("card", True, f"hf_cmim's part of {CARD_NAME} says what the certificate says")
 
 
 def _check_files(folder: Path, certificate: Certificate, paths: Collection[str] | None) -> Iterator[Finding]:
@@ -141,6 +158,7 @@ def self_reported(certificate: Certificate, *, trained_again: int = 0, is_remeas
             )
     if (audit is not None or certificate.evaluation is not None) and not is_remeasured:
         yield "Self-reported: accuracy, calibration and CMI (check them with --remeasure)."
+    yield ("Not looked at: pictures, audit.html, and what the owner wrote into README.md outside of hf_cmim's part.")
     yield (
         "Self-reported: training, dates and names. The owner of the model wrote this certificate: that it holds shows"
         " that it belongs to these files, and that its verdict follows from its own numbers."

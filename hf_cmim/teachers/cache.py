@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from hf_cmim.errors import HfCmimError
+from hf_cmim.plain_data import read_mapping
 from hf_cmim.teachers.base import INDEX_NAME, AbstractTeacher
 from hf_cmim.teachers.fingerprints import digest
 from hf_cmim.teachers.ledger import QueryLedger
@@ -197,7 +198,7 @@ def _keep_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
             )
         _replace(path, json.dumps(manifest, indent=1).encode())
         return
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = read_mapping(path, f"the cache's {path}")
     differences = [
         f"{meaning} ({found.get(name)!r} instead of {manifest[name]!r})"
         for name, meaning in _COMPARED.items()

@@ -14,7 +14,7 @@ import tiny
 from planted import PlantedTeacher, Samples, Student
 from trainers.killing import lives
 
-from hf_cmim import DistillationConfig
+from hf_cmim import DistillationConfig, whole_files
 from hf_cmim.audit import runner, state
 from hf_cmim.audit.plan import AuditPlan
 from hf_cmim.audit.pooled import StudentResult
@@ -94,7 +94,7 @@ def test_a_student_killed_while_written_is_not_there(moment, had_one, tmp_path):
 
 def _text_and_die(path: Path, moment: str) -> None:
     if moment == "inside the file":
-        Path.write_text = _die(Path.write_text, lambda path, *_: path)
+        whole_files._write_new = _die(whole_files._write_new, lambda path, *_: path)
     else:
         state.os.replace = _die(os.replace)
     write_whole(path, "what comes after")
