@@ -26,6 +26,7 @@ from hf_cmim.functional.divergence import IGNORE_INDEX
 from hf_cmim.trainers.checkpoints import clear_marker, find_fault, last_complete_checkpoint, write_marker
 from hf_cmim.trainers.class_labels import check_label_column, with_integer_labels
 from hf_cmim.trainers.component_config import ComponentConfig
+from hf_cmim.trainers.launch import check_no_deepspeed
 from hf_cmim.trainers.publishing import PublishingTrainer
 from hf_cmim.trainers.saved_weights import restore_renamed_weights
 from hf_cmim.trainers.search import default_objective
@@ -47,6 +48,7 @@ class ComponentTrainer(PublishingTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        check_no_deepspeed(is_enabled=self.is_deepspeed_enabled)
         check_label_column(self.train_dataset, "train_dataset")
         evaluation = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
         for name, dataset in evaluation.items():
@@ -284,8 +286,7 @@ class ComponentTrainer(PublishingTrainer):
     def _reload_weights(self, folder: str | os.PathLike[str] | None) -> bool:
         """Load weights that were saved under other names; everything else is left to Trainer: returns False."""
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        if folder is None or sharded or not isinstance(model, PreTrainedModel):
+        if folder is None or self.is_fsdp_enabled or not isinstance(model, PreTrainedModel):
             return False
         return restore_renamed_weights(model, folder)
 

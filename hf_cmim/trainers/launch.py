@@ -1,4 +1,4 @@
-"""Find launches that asked for several processes and silently got one."""
+"""Refuse launches that would not train what was asked for."""
 
 import os
 from itertools import pairwise
@@ -40,6 +40,22 @@ def check_launch(num_processes: int) -> None:
         raise HfCmimError(
             f"Expected {asked} processes, as accelerate launch was asked for, got {num_processes}: on CPU accelerate"
             f" starts one, and training would quietly be another than planned. {WORKING_COMMANDS}"
+        )
+
+
+def check_no_deepspeed(*, is_enabled: bool) -> None:
+    """Refuse DeepSpeed, whose engine divides losses and steps the optimizer by itself.
+
+    Neither trainer has been tested with it: on two CPU processes even a plain `Trainer` with ZeRO-2 did not finish four
+    steps in 400 seconds.
+
+    Raises:
+        HfCmimError: DeepSpeed is enabled.
+    """
+    if is_enabled:
+        raise HfCmimError(
+            "DeepSpeed is enabled, and hf_cmim has never been tested with it: gradients could be scaled wrongly without"
+            " a sign. Train without args.deepspeed (torchrun, DDP) or shard with FSDP: args.fsdp='full_shard'."
         )
 
 

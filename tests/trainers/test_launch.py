@@ -5,9 +5,12 @@ import subprocess
 import sys
 
 import pytest
+import tiny
 import yaml
+from transformers import Trainer
 
-from hf_cmim import check_launch
+from hf_cmim import HfCmimError, check_launch
+from hf_cmim.attacks import CrossEntropy
 
 SCRIPT = "from hf_cmim import check_launch\ncheck_launch(1)\nprint('went on with one process')\n"
 
@@ -25,6 +28,23 @@ def test_workers_that_do_not_work_together(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match=r"Expected 2 processes .*got 1.*--use_cpu"):
         check_launch(1)
+
+
+@pytest.mark.parametrize("kind", ["hardening", "distillation"])
+def test_deepspeed_is_refused_before_training(kind, tmp_path, monkeypatch):
+    """Catches gradients that an engine nobody tested scales in its own way."""
+    create = Trainer.create_accelerator_and_postprocess
+
+    def create_with_deepspeed(trainer):
+        create(trainer)
+        trainer.is_deepspeed_enabled = True  # DeepSpeed itself is not installed here
+
+    monkeypatch.setattr(Trainer, "create_accelerator_and_postprocess", create_with_deepspeed)
+    with pytest.raises(HfCmimError, match="never been tested with it"):
+        if kind == "hardening":
+            tiny.cmim_trainer(tiny.vit(), tiny.images(8), tmp_path)
+        else:
+            tiny.distillation_trainer(tiny.vit(), tiny.images(8), tmp_path, CrossEntropy(), None)
 
 
 @pytest.mark.slow
