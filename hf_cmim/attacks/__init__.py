@@ -1,7 +1,7 @@
-"""Distillation attacks: every published way we know to train a student from a black-box teacher's answers.
+"""Distillation attacks: the published methods we know that train a student on a black-box teacher's answers.
 
-A loss alone is an attack; answer transforms and protocols change what it works with, and `Composition` puts them
-together. A transform or protocol without a loss stands around `KD()`. `base.py` states the conventions.
+Every loss is an attack. Answer transforms and protocols modify it, and `Composition` combines the parts. A transform
+or protocol without a loss is combined with `KD()`. See `base.py` for the conventions.
 """
 
 from hf_cmim.attacks.averager import Averager as Averager
@@ -83,9 +83,9 @@ ATTACKS: dict[str, type[AttackPart]] = {
     "perturbed-queries": PerturbedQueries,
     "shifted-views": ShiftedViews,
     "skeptical": Skeptical,
-    # Arms without a teacher, to compare with
+    # References: arms without a teacher
     "cross-entropy": CrossEntropy,
     "label-smoothing": LabelSmoothing,
     "teacher-free-kd": TeacherFreeKD,
 }
-"""Every part by name. The arms at the end are no attacks: they never see an answer."""
+"""All parts by name. The references at the end are not attacks: they never read an answer."""

@@ -1,4 +1,4 @@
-"""The averager student: every answer becomes the mean answer of its class."""
+"""Averager: replace each answer by the mean answer of its class."""
 
 from typing import Literal
 
@@ -11,19 +11,21 @@ from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import softened_log_probs
 
 FLOOR = 1e-300
-"""Smallest class mean at T, so that its logarithm is finite."""
+"""Smallest probability of a class mean; it keeps the logarithm finite."""
 
 
 def batch_averages(teacher_log_probs: Tensor, labels: Tensor, temperature: float | Tensor) -> Tensor:
-    """Return log-probabilities which at temperature T are the class means of softmax(log p / T) over this batch.
+    """Replace each answer by log-probabilities that, softened by T, equal its class's mean softened answer.
+
+    The mean is over the samples of that class in this batch.
 
     Args:
         teacher_log_probs: `(N, C)` log-probabilities; any constant added to a row changes nothing.
         labels: `(N,)` integers in [0, C).
-        temperature: T > 0; a number or a 0-d tensor.
+        temperature: temperature T > 0; a number or a 0-d tensor.
 
     Returns:
-        `(N, C)` normalised; an answer that is alone in its class comes back as it is.
+        Normalised log-probabilities `(N, C)`. An answer without a second one of its class is unchanged.
 
     Source: see `Averager`.
 
@@ -36,29 +38,30 @@ def batch_averages(teacher_log_probs: Tensor, labels: Tensor, temperature: float
 
 
 def _as_answers(softened_probs: Tensor, temperature: float | Tensor) -> Tensor:
-    """Return the log-probabilities which at temperature T are these probabilities."""
+    """Return the log-probabilities that give `softened_probs` when softened by the temperature."""
+    # Dividing logits by 1 / T undoes the division by T.
     return softened_log_probs(softened_probs.clamp_min(FLOOR).log(), 1 / temperature)
 
 
 class Averager(AbstractTransform):
-    """Replace each answer by its class's mean of softmax(log p / T), so that a loss at the same T sees that mean.
+    """Replace each answer by its class's mean of softmax(log p / T); a loss at the same T then learns that mean.
 
-    What KD gains without it over KD with it is what the answers say about an instance beyond its class. On a teacher
-    whose answers depend on the class alone it changes nothing.
+    The gain of KD without this transform minus the gain with it measures the information about single instances in
+    the answers. A teacher whose answers depend only on the class is unchanged.
 
     With over="batch" the mean depends on how a batch is split: each micro-batch on each process is averaged within
-    itself, and small batches leave many answers alone in their class, as they are.
+    itself. In small batches, many classes have a single sample, and its answer is unchanged.
 
     Args:
-        temperature: T, > 0, that of the loss which follows. `Relative` needs over="batch": a survey that finds the
-            scale cannot average at it.
-        over: "transfer-set", all answers of the survey, or "batch". A class without a sample in the survey keeps its
-            answers.
+        temperature: temperature T of the loss that follows, above 0. `Relative` needs over="batch": the teacher's
+            logit scale is unknown until the survey that computes the means has ended.
+        over: set to average over, "transfer-set" (all surveyed answers) or "batch". The answers of a class without a
+            surveyed sample are unchanged.
 
     Raises:
-        HfCmimError: an unknown `over`, or a `Relative` temperature with "transfer-set".
+        HfCmimError: `over` is unknown, or the temperature is `Relative` with "transfer-set".
 
-    Source: "Distillation from Undistillable Teacher" (OpenReview), known to us from a public script that averages at
+    Source: "Distillation from Undistillable Teacher" (OpenReview). We know it from a public script, which averages at
     T = 4 over the batch, with KD's weights .1 and .9; the transfer set is ours.
     """
 
@@ -69,12 +72,12 @@ class Averager(AbstractTransform):
         check_temperature(temperature)
         if over not in ("transfer-set", "batch"):
             raise HfCmimError(
-                f'Expected over="transfer-set" or "batch", got {over!r}: there is nothing else to average.'
+                f'Expected over="transfer-set" or "batch", got {over!r}. Answers can be averaged only over these.'
             )
         if over == "transfer-set" and isinstance(temperature, Relative):
             raise HfCmimError(
-                f'Expected a temperature in numbers with over="transfer-set", got {temperature!r}: its scale is known'
-                ' only after the survey that would have to average at it. Give a number, or over="batch".'
+                f'Expected a temperature in numbers with over="transfer-set", got {temperature!r}. The logit scale'
+                ' is known only after the survey, too late to average at it. Give a number, or over="batch".'
             )
         self.temperature = temperature
         self.over = over
@@ -82,17 +85,17 @@ class Averager(AbstractTransform):
 
     @property
     def needs_survey(self) -> bool:
-        """Whether it averages over the transfer set, or its temperature is relative."""
+        """True if the mean is over the transfer set, or the temperature is relative."""
         return self.over == "transfer-set" or super().needs_survey
 
     def prepare(self, num_classes: int) -> None:
-        """Make room for the class means."""
+        """Allocate the class means."""
         if self.over == "transfer-set":
             self.class_means.prepare(num_classes, self.teacher_scale.device)
 
     @torch.no_grad()
     def survey(self, teacher_log_probs: Tensor, labels: Tensor) -> None:
-        """Count a batch of the answers that training will use; see `AttackPart.survey`."""
+        """Add a batch of answers to the class means; see `AttackPart.survey`."""
         super().survey(teacher_log_probs, labels)
         if self.over == "transfer-set":
             temperature = self.resolved(self.temperature)
@@ -100,7 +103,7 @@ class Averager(AbstractTransform):
 
     @torch.no_grad()
     def settle(self) -> None:
-        """End the survey."""
+        """End the survey and compute the class means."""
         super().settle()
         self.class_means.settle()
 
@@ -114,5 +117,6 @@ class Averager(AbstractTransform):
         temperature = self.resolved(self.temperature)
         if self.over == "batch":
             return batch_averages(teacher_log_probs, labels, temperature)
-        own = softened_log_probs(teacher_log_probs.double(), temperature).exp()
-        return _as_answers(self.class_means.of(labels, own), temperature).to(teacher_log_probs.dtype)
+        softened_probs = softened_log_probs(teacher_log_probs.double(), temperature).exp()
+        class_means = self.class_means.of(labels, otherwise=softened_probs)
+        return _as_answers(class_means, temperature).to(teacher_log_probs.dtype)

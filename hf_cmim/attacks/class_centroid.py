@@ -1,4 +1,4 @@
-"""The class centroid: what a teacher says of a class, and nothing of an instance."""
+"""Class centroid: replace each answer by one answer per class, which says nothing about single instances."""
 
 import torch
 from torch import Tensor
@@ -9,13 +9,15 @@ from hf_cmim.functional.divergence import softened_log_probs
 
 
 class ClassCentroid(AbstractTransform):
-    """Replace each answer by the normalised exp of its class's mean log-probabilities over the survey.
+    """Replace each answer by the normalised geometric mean of its class's answers in the survey.
 
-    q_y = softmax(mean of log p over the class). It commutes with tempering: q_y softened at any T is what the softened
-    answers would give, so one survey serves every temperature. As answers depend on the class alone, their CMI is 0.
-    It is not the centroid of that CMI, which is the mean of p. A class without a sample in the survey keeps answers.
+    q_y = softmax(mean of log p over class y). Averaging commutes with softening: q_y softened by T is the geometric
+    mean of the softened answers, so one survey serves every temperature. The answers depend only on the class, and
+    their CMI is 0. Here the centroid is not the mean of p, which the CMI uses. The answers of a class without a
+    surveyed sample are unchanged.
 
-    Source: ours, a diagnostic null teacher: attack less centroid is what answers say about an instance.
+    Source: ours, a diagnostic null teacher. The gain of an attack minus its gain with this transform measures the
+    information about instances.
 
     >>> centroid = ClassCentroid()
     >>> centroid.prepare(num_classes=2)
@@ -32,22 +34,22 @@ class ClassCentroid(AbstractTransform):
 
     @property
     def needs_survey(self) -> bool:
-        """Whether it needs a survey: always."""
+        """True: the centroids come from a survey."""
         return True
 
     def prepare(self, num_classes: int) -> None:
-        """Make room for the class means."""
+        """Allocate the class means."""
         self.class_means.prepare(num_classes, self.teacher_scale.device)
 
     @torch.no_grad()
     def survey(self, teacher_log_probs: Tensor, labels: Tensor) -> None:
-        """Count a batch of the answers that training will use; see `AttackPart.survey`."""
+        """Add a batch of answers to the class means; see `AttackPart.survey`."""
         super().survey(teacher_log_probs, labels)
         self.class_means.add(softened_log_probs(teacher_log_probs.double(), 1.0), labels)
 
     @torch.no_grad()
     def settle(self) -> None:
-        """End the survey."""
+        """End the survey and compute the class means."""
         super().settle()
         self.class_means.settle()
 
@@ -56,7 +58,7 @@ class ClassCentroid(AbstractTransform):
         """Return the centroids; see `AbstractTransform.forward`.
 
         Raises:
-            HfCmimError: there was no survey.
+            HfCmimError: the answers were not surveyed.
         """
         means = self.class_means.of(labels, teacher_log_probs)
         return softened_log_probs(means, 1.0).to(teacher_log_probs.dtype)

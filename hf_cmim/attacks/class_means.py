@@ -1,4 +1,4 @@
-"""Means over the samples of a class: of one batch, and of a whole survey as state."""
+"""Class means, over one batch or accumulated over a survey."""
 
 import torch
 from torch import Tensor, nn
@@ -7,21 +7,22 @@ from hf_cmim.errors import HfCmimError
 
 
 def same_class_means(values: Tensor, labels: Tensor) -> Tensor:
-    """Return for each sample the mean of `(N, D)` values over all samples of its class, itself included, `(N, D)`.
+    """Average `(N, D)` values over the samples of each class; return each sample's class mean, `(N, D)`.
 
     >>> same_class_means(torch.tensor([[1.0], [3.0], [7.0]]), torch.tensor([0, 0, 4])).flatten().tolist()
     [2.0, 2.0, 7.0]
     """
+    # Every sample shares a class with itself, so no row of `is_same` is empty.
     is_same = (labels.unsqueeze(1) == labels).to(values.dtype)
     return is_same @ values / is_same.sum(dim=-1, keepdim=True)
 
 
 class ClassMeans(nn.Module):
-    """Class means of log-probabilities, or of anything else with one value a class, over a survey.
+    """Class means over a survey, of log-probabilities or other values with one column per class.
 
     Attributes:
-        means: `(C, C)` float64, row c the mean over class c; (0, 0) until `prepare`.
-        counts: `(C,)` float64 samples surveyed of each class. Both stay in a checkpoint.
+        means: class means, `(C, C)` float64; row c is the mean over class c. `(0, 0)` until `prepare`.
+        counts: number of surveyed samples per class, `(C,)` float64. Checkpoints keep both.
     """
 
     means: Tensor
@@ -34,7 +35,7 @@ class ClassMeans(nn.Module):
         self.prepare(0, torch.device("cpu"))
 
     def prepare(self, num_classes: int, device: torch.device) -> None:
-        """Make room for a number of classes, without any sample."""
+        """Allocate empty sums for the classes."""
         square = torch.zeros(num_classes, num_classes, dtype=torch.float64, device=device)
         self.register_buffer("means", square)
         self.register_buffer("counts", square.new_zeros(num_classes))
@@ -43,28 +44,28 @@ class ClassMeans(nn.Module):
         self._is_settled = False
 
     def add(self, values: Tensor, labels: Tensor) -> None:
-        """Count `(N, C)` values of samples with labels in [0, C).
+        """Add `(N, C)` values of samples with labels in [0, C).
 
         Raises:
-            HfCmimError: another number of classes than prepared for.
+            HfCmimError: the number of classes differs from that of `prepare`.
         """
         if values.shape[-1] != len(self.means):
             raise HfCmimError(
-                f"Expected answers of {len(self.means)} classes, got {values.shape[-1]}: there is no room for their"
-                " means. Call prepare(num_classes) first."
+                f"Expected answers of {len(self.means)} classes, got {values.shape[-1]}. Class means are allocated"
+                f" for {len(self.means)} classes. Call prepare(num_classes) first."
             )
         self._sums.index_add_(0, labels, values.double())
         self._sum_counts.index_add_(0, labels, torch.ones_like(labels, dtype=torch.float64))
 
     def settle(self) -> None:
-        """Turn what was counted into means; the next survey starts from nothing."""
+        """Compute the means and clear the sums for the next survey."""
         self.means.copy_(self._sums / self._sum_counts.clamp_min(1).unsqueeze(-1))
         self.counts.copy_(self._sum_counts)
         self._sums.zero_()
         self._sum_counts.zero_()
 
     def check_settled(self) -> None:
-        """Raise unless there was a survey. Waits for the device the first time alone.
+        """Check that a survey has been made. Only the first call waits for the device.
 
         Raises:
             HfCmimError: no sample was surveyed.
@@ -72,7 +73,7 @@ class ClassMeans(nn.Module):
         self._is_settled = self._is_settled or bool(self.counts.any())
         if not self._is_settled:
             raise HfCmimError(
-                "Expected a survey of the teacher's answers before the first use, got none: there are no class means."
+                "Expected a survey of the teacher's answers before the first use, got none. There are no class means."
                 " Call prepare(num_classes), survey(log_probs, labels) for all answers, and settle(), as trainers do."
             )
 
@@ -81,10 +82,11 @@ class ClassMeans(nn.Module):
 
         Args:
             labels: `(N,)` integers in [0, C).
-            otherwise: `(N, C)` what to return for classes of which the survey had no sample.
+            otherwise: `(N, C)` values for samples whose class was not surveyed.
 
         Raises:
             HfCmimError: no sample was surveyed.
         """
         self.check_settled()
-        return torch.where(self.counts[labels].unsqueeze(-1) > 0, self.means[labels], otherwise.double())
+        was_surveyed = self.counts[labels].unsqueeze(-1) > 0
+        return torch.where(was_surveyed, self.means[labels], otherwise.double())

@@ -1,4 +1,4 @@
-"""A whole attack: one loss, answer transforms in order, and at most one protocol of each kind."""
+"""Compositions: one loss, answer transforms in order, and at most one protocol of each kind."""
 
 import difflib
 import inspect
@@ -23,22 +23,22 @@ Answers = Sequence[tuple[Tensor, Tensor]]
 
 
 class Composition(nn.Module):
-    """One loss with the transforms and protocols around it.
+    """A complete attack: one loss with its answer transforms and protocols.
 
     Args:
-        parts_or_names: parts, or names of `hf_cmim.attacks.ATTACKS` for their defaults, in any order: at most one loss
-            (`KD()` without one), any number of answer transforms (applied in the order given), at most one protocol
-            each for the queries, the student and the optimizer.
+        parts_or_names: parts, or names of `hf_cmim.attacks.ATTACKS` for parts with their defaults. At most one loss
+            (`KD()` without one), any number of answer transforms (applied in the given order), and at most one
+            protocol each for the queries, the student and the optimizer.
 
     Attributes:
-        loss: the distillation loss.
-        transforms: what happens to an answer before the loss sees it.
-        query_protocol: what changes the queries, or None.
-        student_protocol: what changes the student, or None.
-        optimizer_protocol: what changes the optimizer, or None.
+        loss: distillation loss.
+        transforms: answer transforms, in the order in which they are applied.
+        query_protocol: protocol that changes the queries, or None.
+        student_protocol: protocol that changes the student, or None.
+        optimizer_protocol: protocol that changes the optimizer, or None.
 
     Raises:
-        HfCmimError: no part, two of a kind that stands alone, or parts that cannot work together.
+        HfCmimError: no part, two losses, two protocols of one kind, or parts that cannot be combined.
 
     Source: ours.
 
@@ -50,15 +50,16 @@ class Composition(nn.Module):
     def __init__(self, *parts_or_names: AttackPart | str) -> None:
         super().__init__()
         parts = tuple(part_named(part) if isinstance(part, str) else part for part in parts_or_names)
-        kinds = (AbstractAttack, AbstractTransform, AbstractQueryProtocol, AbstractStudentProtocol,
-                 AbstractOptimizerProtocol)  # fmt: skip
-        strange = [type(part).__name__ for part in parts if not isinstance(part, kinds)]
-        if strange or not parts:
+        protocol_kinds = (AbstractQueryProtocol, AbstractStudentProtocol, AbstractOptimizerProtocol)
+        kinds = (AbstractAttack, AbstractTransform, *protocol_kinds)
+        foreign_types = [type(part).__name__ for part in parts if not isinstance(part, kinds)]
+        if foreign_types or not parts:
             raise HfCmimError(
-                f"Expected losses, answer transforms or protocols, got {strange or 'nothing'}: there would be nothing"
-                " to train with. Compose parts of hf_cmim.attacks, for instance Composition(DKD(), Averager())."
+                f"Expected losses, answer transforms or protocols, got {foreign_types or 'nothing'}. The student could"
+                " not be trained. Compose parts of hf_cmim.attacks, for instance Composition(DKD(), Averager())."
             )
-        self._given = parts
+        # `repr` shows only the passed parts, without a default loss.
+        self._passed_parts = parts
         self.loss: AbstractAttack = _single(parts, AbstractAttack) or KD()
         self.transforms = nn.ModuleList(part for part in parts if isinstance(part, AbstractTransform))
         self.query_protocol: AbstractQueryProtocol | None = _single(parts, AbstractQueryProtocol)
@@ -67,99 +68,109 @@ class Composition(nn.Module):
         if self.optimizer_protocol is not None and not self.loss.ce_weight:
             raise HfCmimError(
                 f"Expected a loss with a cross-entropy beside {self.optimizer_protocol!r}, got {self.loss!r} with"
-                " ce_weight 0: there are no two gradients to keep apart. Give the loss a ce_weight."
+                " ce_weight 0. There would be no two gradients to separate. Give the loss a ce_weight above 0."
             )
 
     @classmethod
     def of(cls, attack: "AttackPart | Composition | str") -> "Composition":
-        """Return the attack itself where it is composed already, else the composition of this one part or name."""
+        """Return the attack unchanged if it is a composition; otherwise compose this one part or name."""
         return attack if isinstance(attack, Composition) else cls(attack)
 
     def __repr__(self) -> str:
-        return f"Composition({', '.join(map(repr, self._given))})"
+        return f"Composition({', '.join(map(repr, self._passed_parts))})"
 
-    # What a trainer has to know
+    # Facts for trainers
+
+    @property
+    def _protocols(self) -> list[AttackPart]:
+        protocols = (self.query_protocol, self.student_protocol, self.optimizer_protocol)
+        return [protocol for protocol in protocols if protocol is not None]
 
     @property
     def has_protocols(self) -> bool:
-        """Whether queries, student or optimizer are changed, and not the loss alone."""
-        return any(each is not None for each in (self.query_protocol, self.student_protocol, self.optimizer_protocol))
+        """True if the attack changes queries, student or optimizer, and not only the loss."""
+        return bool(self._protocols)
 
     @property
     def owns_training(self) -> bool:
-        """Whether the optimizer must know the attack: it has parameters, heads or an optimizer of its own."""
-        protocols = (self.student_protocol, self.optimizer_protocol)
-        return any(each is not None for each in protocols) or any(True for _ in self.parameters())
+        """True if the optimizer depends on the attack: the attack has parameters, heads or its own optimizer."""
+        if self.student_protocol is not None or self.optimizer_protocol is not None:
+            return True
+        return any(True for _ in self.parameters())
 
     @property
     def active_parts(self) -> list[AttackPart]:
-        """Every part, the default loss included, transforms before the loss."""
-        protocols = (self.query_protocol, self.student_protocol, self.optimizer_protocol)
-        return [*self._transforms, self.loss, *(part for part in protocols if part is not None)]
+        """All parts including a default loss: transforms, loss, protocols."""
+        return [*self._transforms, self.loss, *self._protocols]
 
     @property
     def _transforms(self) -> list[AbstractTransform]:
+        # `ModuleList` yields plain modules; the check restores the type.
         return [part for part in self.transforms if isinstance(part, AbstractTransform)]
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether anything reads the answers."""
+        """True if the loss or a transform reads the answers."""
         return self.loss.needs_teacher or len(self.transforms) > 0
 
     @property
     def needs_every_class(self) -> bool:
-        """Whether an answer that hides classes is of no use, and no transform gives the hidden ones back."""
-        restored = any(part.restores_classes for part in self._transforms)
-        return self.loss.needs_every_class and not restored
+        """True if answers that hide classes are useless: the loss needs them all, and no transform restores them."""
+        is_restored = any(part.restores_classes for part in self._transforms)
+        return self.loss.needs_every_class and not is_restored
 
     @property
     def needs_survey(self) -> bool:
-        """Whether the teacher's answers must be looked at once before training."""
+        """True if a part needs a survey of the teacher's answers before training."""
         return any(part.needs_survey for part in self.active_parts)
 
     def prepare(self, num_classes: int) -> None:
-        """Build what depends on the number of classes."""
+        """Build the state of all parts that depends on the number of classes."""
         for part in self.active_parts:
             part.prepare(num_classes)
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
-        """Return optimizer groups of the parts' own parameters, without weight decay."""
+        """Return optimizer groups for the parameters of the parts, without weight decay."""
         groups = [
             {"params": list(part.parameters()), "lr": learning_rate * part.learning_rate_factor, "weight_decay": 0.0}
             for part in self.active_parts
         ]
         return [group for group in groups if group["params"]]
 
-    # Work
+    # Survey and loss
 
     @torch.no_grad()
     def survey(self, answers: Answers) -> None:
-        """Show every part that asks for it all answers, each as the transforms before it leave them.
+        """Pass all answers to each part that needs a survey, after the transforms that precede the part.
 
         Args:
-            answers: batches of `(N, C)` fp32 log-probabilities and `(N,)` labels, valid samples alone.
+            answers: batches of `(N, C)` fp32 log-probabilities and `(N,)` labels, only valid samples.
         """
         answers = [(log_probs, integer_labels(labels)) for log_probs, labels in answers]
         for position, part in enumerate([*self._transforms, self.loss]):
-            if part.needs_survey:
-                for log_probs, labels in answers:
-                    part.survey(self._transformed(log_probs, labels, self._transforms[:position]), labels)
-                part.settle()
+            if not part.needs_survey:
+                continue
+            # In training, this part gets the answers after the transforms before it.
+            preceding = self._transforms[:position]
+            for log_probs, labels in answers:
+                part.survey(self._transformed(log_probs, labels, preceding), labels)
+            part.settle()
 
     def forward(
         self, student_logits: Tensor, teacher_log_probs: Tensor, labels: Tensor, progress: float = 1.0
     ) -> Components:
-        """Return the components of loss and transforms on one batch, as `AbstractAttack.forward` does."""
+        """Return the components of the loss and of the transforms on one batch; see `AbstractAttack.forward`."""
         if not len(self.transforms):
             return self._loss(student_logits, teacher_log_probs, labels, progress)
         student_logits, log_probs, labels = valid_answers(student_logits, teacher_log_probs, labels)
-        own: Components = {}
+        transform_components: Components = {}
         with torch.autocast(student_logits.device.type, enabled=False):
             for transform in self._transforms:
                 transformed = transform(log_probs, labels)
-                own |= transform.own_components(transformed, student_logits.detach())
+                transform_components |= transform.own_components(transformed, student_logits.detach())
+                # The student's loss must not train a transform.
                 log_probs = transformed.detach()
-            return self._loss(student_logits, log_probs, labels, progress) | own
+            return self._loss(student_logits, log_probs, labels, progress) | transform_components
 
     def _loss(self, *samples: Any) -> Components:
         components: Components = self.loss(*samples)
@@ -173,15 +184,16 @@ class Composition(nn.Module):
 
 
 def part_named(name: str) -> AttackPart:
-    """Return the part of that name with its defaults.
+    """Return the part with this name, with its defaults.
 
     Args:
         name: key of `hf_cmim.attacks.ATTACKS`.
 
     Raises:
-        HfCmimError: an unknown name, or a part that needs an argument.
+        HfCmimError: the name is unknown, or the part has a setting without a default.
     """
-    from hf_cmim.attacks import ATTACKS  # it imports this module
+    # Imported here because `hf_cmim.attacks` imports this module.
+    from hf_cmim.attacks import ATTACKS
 
     if name not in ATTACKS:
         nearest = difflib.get_close_matches(name.lower().replace("_", "-"), ATTACKS, n=1)
@@ -194,19 +206,20 @@ def part_named(name: str) -> AttackPart:
         if parameter.default is parameter.empty
     ]
     if required:
+        arguments = ", ".join(f"{parameter}=..." for parameter in required)
         raise HfCmimError(
             f"The attack {name!r} has no default for {', '.join(required)}. Give the object:"
-            f" hf_cmim.attacks.{kind.__name__}({', '.join(f'{parameter}=...' for parameter in required)})."
+            f" hf_cmim.attacks.{kind.__name__}({arguments})."
         )
     return kind()
 
 
 def _single(parts: Sequence[AttackPart], kind: type[Any]) -> Any:
-    """Return the one part of a kind, or None; the caller's annotation says what it is."""
-    found = [part for part in parts if isinstance(part, kind)]
-    if len(found) > 1:
+    """Return the only part of a kind, or None. The caller annotates its type."""
+    matching_parts = [part for part in parts if isinstance(part, kind)]
+    if len(matching_parts) > 1:
         raise HfCmimError(
-            f"Expected at most one {kind.__name__.removeprefix('Abstract')}, got {found}: which one the student learns"
-            " by would be arbitrary. Leave one, or run them as separate attacks."
+            f"Expected at most one {kind.__name__.removeprefix('Abstract')}, got {matching_parts}. They cannot be"
+            " combined. Keep one, or run them as separate attacks."
         )
-    return found[0] if found else None
+    return matching_parts[0] if matching_parts else None

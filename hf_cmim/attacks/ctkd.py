@@ -1,4 +1,4 @@
-"""Curriculum temperature: a temperature that learns to make the task harder."""
+"""Curriculum temperature distillation (CTKD): a learned temperature that makes the task gradually harder."""
 
 import math
 from typing import Any
@@ -19,11 +19,11 @@ from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import batch_mean
 
 INITIAL_OFFSET = 1.0
-"""What t starts from."""
+"""Initial value of t."""
 
 
 class ReversedGradient(torch.autograd.Function):
-    """The identity, whose gradient comes back times -strength."""
+    """The identity function, with its gradient multiplied by -strength."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, strength: float) -> Tensor:
@@ -38,7 +38,7 @@ class ReversedGradient(torch.autograd.Function):
 
 
 def reversal_strength(progress: float, curriculum: float) -> float:
-    """Return a factor that rises from 0 to 1 over the first `curriculum` of training, as half a cosine.
+    """Return a factor that rises from 0 to 1 over the fraction `curriculum` of training, as half a cosine.
 
     >>> [round(reversal_strength(progress, 0.5), 3) for progress in (0, 0.125, 0.25, 0.5, 1)]
     [0.0, 0.146, 0.5, 1.0, 1.0]
@@ -47,21 +47,23 @@ def reversal_strength(progress: float, curriculum: float) -> float:
 
 
 class CTKD(AbstractAttack):
-    """ce_weight CE(y) + kd_weight T^2 KL(teacher at T || student at T), T = lowest + span sigmoid(t), t learned.
+    """Knowledge distillation with a temperature that learns to increase the loss.
 
-    The gradient of t is reversed, so that t climbs the loss that the student descends, by a strength that grows from 0
-    to 1. It is one number for all samples.
+    ce_weight CE(y) + kd_weight T^2 KL(teacher at T || student at T), with T = lowest + span sigmoid(t). The number t,
+    the same for all samples, is learned with a reversed gradient: it increases the loss that the student decreases.
+    The strength of the reversal grows from 0 to 1.
 
     Args:
-        lowest: lower end of the temperature, > 0.
-        span: width of its range, at least 0; 0 keeps the temperature where it is.
-        curriculum: fraction of training over which the reversal grows, in [0, 1].
+        lowest: lower end of the temperature range, above 0.
+        span: width of the range, at least 0; 0 fixes the temperature.
+        curriculum: fraction of training over which the strength grows, in [0, 1].
         ce_weight: weight of the cross-entropy on the labels, at least 0.
         kd_weight: weight of the distillation term, at least 0.
 
-    Source: Li et al., AAAI 2023, arXiv 2211.16231, its global version; the defaults are the released ones for
-    CIFAR-100, 10 of 240 epochs as a fraction (ImageNet: 5 of 100). t starts at 1, T at 15.6, as in every copy of the
-    authors' module that we found. The factor T^2, with its gradient, and the student's learning rate for t are theirs.
+    Source: Li et al., AAAI 2023, arXiv 2211.16231, the global version. The defaults are the released ones for
+    CIFAR-100, with 10 of 240 epochs as a fraction (ImageNet: 5 of 100). t starts at 1, hence T at 15.6, as in every
+    copy of the authors' module that we found. The factor T^2 (with its gradient) and the student's learning rate for t
+    are also the source's.
     """
 
     def __init__(
@@ -77,8 +79,8 @@ class CTKD(AbstractAttack):
         check_positive(lowest, "lowest temperature")
         if not 0 <= span < math.inf:
             raise HfCmimError(
-                f"Expected span at least 0 and finite, got {span}: `lowest` would be the highest temperature, and the"
-                " other end could fall below 0. Give the lower end, and the width of the range."
+                f"Expected span at least 0 and finite, got {span}. `lowest` would become the highest temperature, and"
+                " the other end could be below 0. Give the lower end and the width of the range."
             )
         check_fraction("curriculum", curriculum)
         check_weight("kd_weight", kd_weight)
@@ -90,13 +92,13 @@ class CTKD(AbstractAttack):
 
     @property
     def nominal_temperature(self) -> Temperature:
-        """The temperature before training."""
+        """Temperature at the start of training."""
         return self.lowest + self.span / (1 + math.exp(-INITIAL_OFFSET))
 
     def distillation(
         self, student_logits: Tensor, teacher_log_probs: Tensor, labels: Tensor, progress: float
     ) -> dict[str, Tensor]:
-        """Return `kd`."""
+        """Return the component `kd`."""
         strength = reversal_strength(progress, self.curriculum)
         offset: Tensor = ReversedGradient.apply(self.offset, strength)  # type: ignore[no-untyped-call]  # torch's own
         temperature = self.lowest + self.span * torch.sigmoid(offset)

@@ -1,4 +1,4 @@
-"""Distillation from a stronger teacher: correlations instead of equality."""
+"""Distillation from a stronger teacher (DIST): correlation with the answers instead of equality."""
 
 from torch import Tensor
 
@@ -9,15 +9,15 @@ from hf_cmim.functional.divergence import batch_mean, pearson_correlation, softe
 def dist_losses(
     student_logits: Tensor, teacher_log_probs: Tensor, temperature: float | Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return T^2 (1 - correlation) of each row and of each column of softmax(z_s / T) and softmax(z_t / T).
+    """Return T^2 (1 - correlation) between softmax(z_s / T) and softmax(z_t / T), for each row and each column.
 
     Args:
         student_logits: `(N, C)` raw logits.
         teacher_log_probs: `(N, C)` log-probabilities; any constant added to a row changes nothing.
-        temperature: T > 0; a number or a 0-d tensor.
+        temperature: temperature T > 0; a number or a 0-d tensor.
 
     Returns:
-        `(N,)` and `(C,)`, each in [0, 2] T^2. A row or column that does not vary has no correlation and counts as T^2.
+        Losses `(N,)` of the rows and `(C,)` of the columns, in [0, 2] T^2. A constant row or column counts as T^2.
 
     Source: see `DIST`.
 
@@ -31,30 +31,32 @@ def dist_losses(
     teacher = softened_log_probs(teacher_log_probs, temperature).exp()
     squared = temperature**2
     rows = 1 - pearson_correlation(student, teacher)
+    # Without samples the columns have no mean; a sum over nothing is 0 and keeps the gradient's path.
     if not len(student):
         return squared * rows, student.sum(dim=0)
     return squared * rows, squared * (1 - pearson_correlation(student.T, teacher.T))
 
 
 class DIST(AbstractAttack):
-    """ce_weight CE(y) + dist_weight T^2 [beta mean_rows (1 - correlation) + gamma mean_columns (1 - correlation)].
+    """Distillation that maximises the correlation between the student's and the teacher's probabilities.
 
-    Rows are the classes of one sample, columns the samples of one class, both of softmax(z / T).
+    ce_weight CE(y) + dist_weight T^2 [beta mean_rows (1 - correlation) + gamma mean_columns (1 - correlation)]. A row
+    holds the classes of one sample, a column the samples of one class, both of softmax(z / T).
 
-    The columns compare the samples of a batch: each micro-batch on each process is compared within itself, and the
-    losses are averaged by numbers of samples; nothing is gathered. Larger batches correlate with less noise.
+    The columns compare the samples of one batch. Each micro-batch on each process is compared within itself and
+    nothing is gathered; losses are averaged by number of samples. Larger batches give less noisy correlations.
 
-    While a student's outputs do not vary at all (a head that starts at 0), the gradient is as large as 1 over the
-    smallest norm allowed: clip gradients, as `Trainer` does.
+    If the student's outputs do not vary at all (a head that starts at 0), the gradient is as large as 1 divided by the
+    smallest norm. Clip gradients, as `Trainer` does.
 
     Args:
-        temperature: T, > 0, or `Relative`.
+        temperature: temperature T, > 0, or `Relative`.
         beta: weight of the rows (the source's inter-class relation), at least 0.
-        gamma: weight of the columns (its intra-class relation), at least 0.
-        dist_weight: weight of both, at least 0.
+        gamma: weight of the columns (the source's intra-class relation), at least 0.
+        dist_weight: common weight of rows and columns, at least 0.
         ce_weight: weight of the cross-entropy on the labels, at least 0.
 
-    Source: Huang et al., NeurIPS 2022, arXiv 2205.10536; the defaults are the released ones for ImageNet (T = 4 for
+    Source: Huang et al., NeurIPS 2022, arXiv 2205.10536. The defaults are the released ones for ImageNet (T = 4 for
     CIFAR-100). The factor T^2 and the smallest norm 1e-8 are the source's.
     """
 
@@ -82,7 +84,7 @@ class DIST(AbstractAttack):
     def distillation(
         self, student_logits: Tensor, teacher_log_probs: Tensor, labels: Tensor, progress: float
     ) -> dict[str, Tensor]:
-        """Return `row` and `column`."""
+        """Return the components `row` and `column`."""
         rows, columns = dist_losses(student_logits, teacher_log_probs, self.resolved(self.temperature))
         return {
             "row": self.dist_weight * self.beta * batch_mean(rows),

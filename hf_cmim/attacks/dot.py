@@ -1,4 +1,4 @@
-"""Distillation-oriented training: cross-entropy and distillation each with a momentum of its own."""
+"""Distillation-oriented training (DOT): separate momenta for cross-entropy and distillation."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,19 +12,19 @@ from hf_cmim.errors import HfCmimError
 
 
 class TwoMomentumSGD(torch.optim.Optimizer):
-    """SGD with one momentum buffer for the gradient of the cross-entropy and one for the rest of the gradient.
+    """SGD with one momentum buffer for the cross-entropy's gradient and one for the remaining gradient.
 
     v_task = (momentum - delta) v_task + g_task, v_kd = (momentum + delta) v_kd + g_kd, weight -= lr (v_task + v_kd).
-    With delta = 0 it is SGD with momentum. Weight decay belongs to the cross-entropy's gradient.
+    With delta = 0 this is SGD with momentum. Weight decay is added to the cross-entropy's gradient.
 
     Args:
-        params: parameters or groups.
-        task_gradients: gradient of the cross-entropy alone of each parameter, read and forgotten in each step; a
-            parameter without one counts as having none.
-        lr: learning rate, >= 0.
-        momentum: momentum both start from, in [0, 1).
-        delta: by how much they part.
-        weight_decay: L2 penalty.
+        params: parameters or parameter groups.
+        task_gradients: gradient of only the cross-entropy, by parameter; each step reads and clears it. A missing
+            parameter has a gradient of 0.
+        lr: learning rate, at least 0.
+        momentum: mean of the two momenta, in [0, 1).
+        delta: difference of each momentum from the mean.
+        weight_decay: factor of the L2 penalty.
     """
 
     def __init__(
@@ -43,11 +43,12 @@ class TwoMomentumSGD(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Make one step from each parameter's whole gradient and its part of the cross-entropy.
+        """Make one step from each parameter's total gradient and the cross-entropy's share of it.
 
-        Whatever clipped the whole gradient since `unclipped_norm` was taken clips the part alike.
+        If the total gradient was clipped after `unclipped_norm` was computed, its share is scaled alike.
         """
         if self.unclipped_norm is not None:
+            # The trainer clips only the total gradients; their norms before and after give the factor.
             clipping = gradient_norm(list(self.task_gradients)) / self.unclipped_norm.clamp_min(1e-12)
             for gradient in self.task_gradients.values():
                 gradient.mul_(clipping)
@@ -61,39 +62,42 @@ class TwoMomentumSGD(torch.optim.Optimizer):
 
     def _move(self, parameter: Tensor, group: dict[str, Any]) -> None:
         assert parameter.grad is not None
-        task = self.task_gradients.get(parameter)
-        task = torch.zeros_like(parameter) if task is None else task
-        gradients = {
-            "task_momentum": (task + group["weight_decay"] * parameter, group["momentum"] - group["delta"]),
-            "distillation_momentum": (parameter.grad - task, group["momentum"] + group["delta"]),
+        task_gradient = self.task_gradients.get(parameter)
+        if task_gradient is None:
+            task_gradient = torch.zeros_like(parameter)
+        decayed_gradient = task_gradient + group["weight_decay"] * parameter
+        updates = {
+            "task_momentum": (decayed_gradient, group["momentum"] - group["delta"]),
+            "distillation_momentum": (parameter.grad - task_gradient, group["momentum"] + group["delta"]),
         }
         state = self.state[parameter]
-        for name, (gradient, momentum) in gradients.items():
-            buffer = state.setdefault(name, torch.zeros_like(parameter))
+        for buffer_name, (gradient, momentum) in updates.items():
+            buffer = state.setdefault(buffer_name, torch.zeros_like(parameter))
             buffer.mul_(momentum).add_(gradient)
             parameter.add_(buffer, alpha=-group["lr"])
 
 
 def gradient_norm(parameters: list[Tensor]) -> Tensor:
-    """Return the Euclidean norm of all gradients together, 0-d."""
+    """Return the Euclidean norm of the concatenated gradients, 0-d."""
     norms = [parameter.grad.norm() for parameter in parameters if parameter.grad is not None]
     return torch.stack(norms).norm() if norms else torch.zeros(())
 
 
 class DOT(AbstractOptimizerProtocol):
-    """Train with SGD whose momentum is smaller for the cross-entropy and larger for distillation.
+    """Train with SGD that has a smaller momentum for the cross-entropy and a larger one for distillation.
 
-    It replaces the optimizer; `learning_rate` replaces the trainer's, which is usually one for AdamW.
+    This optimizer replaces the trainer's. `learning_rate` replaces the trainer's learning rate, which usually suits
+    AdamW and not SGD.
 
     Args:
-        delta: by how much the momenta part, in [0, 1].
-        momentum: momentum both start from, in [0, 1).
-        learning_rate: SGD's learning rate, > 0; None takes the trainer's.
+        delta: difference of each momentum from `momentum`, in [0, 1].
+        momentum: mean of the two momenta, in [0, 1).
+        learning_rate: learning rate of SGD, above 0; None keeps the trainer's.
 
     Raises:
-        HfCmimError: momentum + delta of 1 or more, which never forgets.
+        HfCmimError: momentum - delta is below 0, momentum + delta is 1 or more, or the learning rate is not above 0.
 
-    Source: Zhao et al., ICCV 2023, arXiv 2307.08436; delta .075 for CIFAR-100 and .09 for ImageNet in its code.
+    Source: Zhao et al., ICCV 2023, arXiv 2307.08436; its code uses delta .075 for CIFAR-100 and .09 for ImageNet.
     """
 
     def __init__(self, *, delta: float = 0.075, momentum: float = 0.9, learning_rate: float | None = None) -> None:
@@ -101,11 +105,11 @@ class DOT(AbstractOptimizerProtocol):
         check_fraction("delta", delta)
         if not (momentum - delta >= 0 and momentum + delta < 1):
             raise HfCmimError(
-                f"Expected momentum - delta >= 0 and momentum + delta < 1, got {momentum} and {delta}: a momentum of 1"
-                " never forgets, and the weights would run away. Lower delta."
+                f"Expected momentum - delta >= 0 and momentum + delta < 1, got {momentum} and {delta}. With a momentum"
+                " of 1 or more the weights diverge. Lower delta."
             )
         if learning_rate is not None and not learning_rate > 0:
-            raise HfCmimError(f"Expected learning_rate > 0 or None, got {learning_rate}: nothing would be learned.")
+            raise HfCmimError(f"Expected learning_rate > 0 or None, got {learning_rate}. The student would not learn.")
         self.delta = delta
         self.momentum = momentum
         self.learning_rate = learning_rate
@@ -113,20 +117,21 @@ class DOT(AbstractOptimizerProtocol):
         self._optimizer: TwoMomentumSGD | None = None
 
     def collect(self, task_loss: Tensor, parameters: list[Tensor]) -> None:
-        """Add the gradient of this micro-batch's cross-entropy, leaving the graph for the whole loss's."""
+        """Add the gradient of this micro-batch's cross-entropy; keep the graph for the total loss."""
         gradients = torch.autograd.grad(task_loss, parameters, retain_graph=True, allow_unused=True)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             if gradient is not None:
-                known = self.task_gradients.get(parameter)
-                self.task_gradients[parameter] = gradient if known is None else known + gradient
+                previous_sum = self.task_gradients.get(parameter)
+                self.task_gradients[parameter] = gradient if previous_sum is None else previous_sum + gradient
 
     def seal(self) -> None:
-        """Remember the norm of the whole gradient, so that clipping it clips both parts alike."""
+        """Store the norm of the total gradient before clipping, so that clipping scales both shares alike."""
         if self._optimizer is not None:
+            # The keys of `task_gradients` are the parameters, whose `grad` holds the total.
             self._optimizer.unclipped_norm = gradient_norm(list(self.task_gradients))
 
     def build_optimizer(self, parameter_groups: list[dict[str, Any]], learning_rate: float) -> TwoMomentumSGD:
-        """Return the optimizer, which reads the gradients that `collect` adds up."""
+        """Return the optimizer, which reads the gradients that `collect` accumulates."""
         learning_rate = self.learning_rate or learning_rate
         self._optimizer = TwoMomentumSGD(
             parameter_groups, self.task_gradients, lr=learning_rate, momentum=self.momentum, delta=self.delta

@@ -1,4 +1,4 @@
-"""Function matching: the answers alone, on the very view that the student sees."""
+"""Function matching: learn only from answers, on the same view for teacher and student."""
 
 from torch import Tensor
 
@@ -12,7 +12,7 @@ def function_matching_loss(student_logits: Tensor, teacher_log_probs: Tensor, te
     Args:
         student_logits: `(N, C)` raw logits.
         teacher_log_probs: `(N, C)` log-probabilities; any constant added to a row changes nothing.
-        temperature: T > 0; a number, or `(N, 1)` one for each sample.
+        temperature: temperature T > 0; a number, or `(N, 1)` values, one per sample.
 
     Returns:
         `(N,)` in nats.
@@ -29,16 +29,16 @@ def function_matching_loss(student_logits: Tensor, teacher_log_probs: Tensor, te
 
 
 class FunctionMatching(AbstractAttack):
-    """KL(teacher at T || student at T), no labels.
+    """Distillation without labels, by KL(teacher at T || student at T).
 
-    The method is the recipe more than the loss: the teacher answers the same crop and mixture that the student sees,
-    live, for a very long time. A student without a teacher must get the same schedule to be compared with.
+    The training recipe matters more than the loss: the teacher answers live on the same crops and mixtures that the
+    student gets, for a very long schedule. Train a reference with the same schedule for a fair comparison.
 
     Args:
-        temperature: T, > 0, or `Relative`.
+        temperature: temperature T, > 0, or `Relative`.
 
-    Source: Beyer et al., CVPR 2022, arXiv 2106.05237; the released configuration has T = 1. Without the factor T^2, as
-    the paper's formula (recalled); the released code multiplies by T^2, which at T = 1 is the same.
+    Source: Beyer et al., CVPR 2022, arXiv 2106.05237; the released configuration has T = 1. There is no factor T^2, as
+    in the paper's formula (recalled). The released code multiplies by T^2, which is 1 at T = 1.
     """
 
     def __init__(self, *, temperature: Temperature = 1.0) -> None:
@@ -49,6 +49,6 @@ class FunctionMatching(AbstractAttack):
     def distillation(
         self, student_logits: Tensor, teacher_log_probs: Tensor, labels: Tensor, progress: float
     ) -> dict[str, Tensor]:
-        """Return `kd`."""
+        """Return the component `kd`."""
         losses = function_matching_loss(student_logits, teacher_log_probs, self.resolved(self.temperature))
         return {"kd": batch_mean(losses)}

@@ -1,4 +1,4 @@
-"""High-temperature composition, the attack on nasty teachers."""
+"""High-temperature composition (HTC), the attack on nasty teachers."""
 
 from torch import Tensor
 
@@ -8,18 +8,19 @@ from hf_cmim.functional.divergence import batch_mean
 
 
 class HTC(AbstractAttack):
-    """ce_weight CE(y) + kd_weight T^2 KL(teacher at T || student at T), at a high T, the labels in full.
+    """Knowledge distillation at a high temperature, with the full cross-entropy on the labels.
 
-    A nasty teacher answers several false peaks. A high temperature flattens them, and the labels say which is true.
+    ce_weight CE(y) + kd_weight T^2 KL(teacher at T || student at T). A nasty teacher's answers have several false
+    peaks. A high temperature flattens them, and the labels show the true class.
 
     Args:
-        temperature: T, > 0, or `Relative` to the teacher's logit scale.
+        temperature: temperature T, > 0, or `Relative` to the teacher's logit scale.
         kd_weight: weight of the distillation term, at least 0.
         ce_weight: weight of the cross-entropy on the labels, at least 0.
 
     Source: Jandial et al., ECCV 2022, arXiv 2210.11728, without its second part, the sequence of contrasted students.
-    The form, with its factor T^2, is that of an independent implementation; T = 50 is recalled and uncertain, and the
-    weights are ours, since the authors' code and settings are not public.
+    The authors' code and settings are not public: the form with its factor T^2 is that of an independent
+    implementation, T = 50 is recalled and uncertain, and the weights are ours.
 
     >>> HTC(kd_weight=0.5)
     HTC(temperature=50.0, kd_weight=0.5, ce_weight=1.0)
@@ -35,6 +36,6 @@ class HTC(AbstractAttack):
     def distillation(
         self, student_logits: Tensor, teacher_log_probs: Tensor, labels: Tensor, progress: float
     ) -> dict[str, Tensor]:
-        """Return `kd`."""
+        """Return the component `kd`."""
         losses = kd_loss(student_logits, teacher_log_probs, self.resolved(self.temperature))
         return {"kd": self.kd_weight * batch_mean(losses)}

@@ -1,4 +1,4 @@
-"""Improved Kullback-Leibler divergence: differences of logits, and a soft cross-entropy."""
+"""Improved Kullback-Leibler divergence (IKL): pairwise logit differences and a soft cross-entropy."""
 
 from torch import Tensor
 
@@ -12,9 +12,9 @@ def weighted_difference_loss(
 ) -> Tensor:
     """Return 1/4 sum_ij w_i w_j ((t_i - t_j) - (s_i - s_j))^2 of each sample, w = softmax(t / T_w).
 
-    t and s are the logits. With d = t - s the bracket is d_i - d_j, and since w sums to 1, the sum over pairs is twice
-    the variance of d under w: the loss is 1/2 sum_i w_i (d_i - sum_j w_j d_j)^2, and no `(N, C, C)` is built. As T_w
-    grows it tends to half the plain variance of d over the classes.
+    t and s are the logits. With d = t - s, the bracket is d_i - d_j. Since w sums to 1, the sum over pairs is twice
+    the variance of d under w. The loss is therefore 1/2 sum_i w_i (d_i - sum_j w_j d_j)^2, computed without a tensor
+    `(N, C, C)`. For large T_w it tends to half the plain variance of d over the classes.
 
     Args:
         student_logits: `(N, C)` raw logits.
@@ -31,28 +31,30 @@ def weighted_difference_loss(
     2.0
     """
     weights = softened_log_probs(teacher_log_probs, weight_temperature).exp()
+    # A constant added to all logits of a sample cancels with the mean.
     difference = teacher_log_probs - student_logits
     mean = (weights * difference).sum(dim=-1, keepdim=True)
     return (weights * (difference - mean).square()).sum(dim=-1) / 2
 
 
 class IKL(AbstractAttack):
-    """ce_weight CE(y) + alpha 1/4 sum_ij w_ij (D^t_ij - D^s_ij)^2 + beta soft cross-entropy at T.
+    """Distillation with separate weights for the two terms into which the gradient of KL decouples.
 
-    D_ij = z_i - z_j, w = outer product of softmax(z_t / T_w) with itself. At T = T_w = 1 each term has a gradient
-    of one of the two kinds into which that of KL decouples.
+    ce_weight CE(y) + alpha 1/4 sum_ij w_ij (D^t_ij - D^s_ij)^2 + beta soft cross-entropy at T. Here D_ij = z_i - z_j,
+    and w is the outer product of softmax(z_t / T_w) with itself. At T = T_w = 1, the gradient of each term is one of
+    the two terms of KL's gradient.
 
     Args:
-        temperature: T of the soft cross-entropy, > 0, or `Relative`.
+        temperature: temperature T of the soft cross-entropy, > 0, or `Relative`.
         weight_temperature: T_w, > 0, or `Relative`; high means nearly equal weights.
         alpha: weight of the squared differences, at least 0.
         beta: weight of the soft cross-entropy, at least 0.
         ce_weight: weight of the cross-entropy on the labels, at least 0.
 
-    Source: Cui et al., NeurIPS 2024, arXiv 2305.13948; alpha and beta are named as in the paper (recalled), the other
-    way round than in the released code. All defaults are that code's; its settings for CIFAR-100 are T 4, differences
-    weighted 8 or 12, and a warm-up of 20 epochs. The warm-up and its weights from class-wise mean answers are left out
-    here. Neither term has a factor T^2, as there.
+    Source: Cui et al., NeurIPS 2024, arXiv 2305.13948. alpha and beta have the paper's meaning (recalled), which the
+    released code swaps. All defaults are that code's; its settings for CIFAR-100 are T 4, differences weighted 8 or
+    12, and a warm-up of 20 epochs. The warm-up and the weights from class-wise mean answers are left out here. As in
+    the code, no term has a factor T^2.
     """
 
     needs_every_class = True
@@ -79,7 +81,7 @@ class IKL(AbstractAttack):
     def distillation(
         self, student_logits: Tensor, teacher_log_probs: Tensor, labels: Tensor, progress: float
     ) -> dict[str, Tensor]:
-        """Return `mse` and `soft_ce`."""
+        """Return the components `mse` and `soft_ce`."""
         temperature = self.resolved(self.temperature)
         differences = weighted_difference_loss(
             student_logits, teacher_log_probs, self.resolved(self.weight_temperature)

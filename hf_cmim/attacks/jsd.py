@@ -1,4 +1,4 @@
-"""Generalised Jensen-Shannon divergence: between forward and reverse Kullback-Leibler divergence."""
+"""Generalised Jensen-Shannon divergence (JSD), between forward and reverse Kullback-Leibler divergence."""
 
 import math
 
@@ -12,16 +12,16 @@ from hf_cmim.functional.divergence import batch_mean, kl_divergence, softened_lo
 def jensen_shannon_divergence(log_probs: Tensor, other_log_probs: Tensor, beta: float) -> Tensor:
     """Return beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q; exactly KL at the ends.
 
-    At beta = 0 it is KL(p || q) and at beta = 1 KL(q || p), by definition: the formula itself gives 0 at both, and
-    only its quotient by beta (by 1 - beta) tends to them, so the value jumps at the ends.
+    By definition, the value is KL(p || q) at beta = 0 and KL(q || p) at beta = 1. The formula itself gives 0 at both
+    ends: only the formula divided by beta (by 1 - beta) tends to KL there. The value therefore jumps at the ends.
 
     Args:
         log_probs: `(..., C)` log p, normalised and finite.
         other_log_probs: `(..., C)` log q, normalised and finite.
-        beta: in [0, 1].
+        beta: weight of p in the mixture, in [0, 1].
 
     Returns:
-        `(...)` in nats; between the ends at most the entropy of (beta, 1 - beta).
+        Divergences `(...)` in nats; between the ends at most the entropy of (beta, 1 - beta).
 
     Source: see `JSD`.
 
@@ -34,24 +34,26 @@ def jensen_shannon_divergence(log_probs: Tensor, other_log_probs: Tensor, beta: 
         return kl_divergence(log_probs, other_log_probs)
     if beta == 1:
         return kl_divergence(other_log_probs, log_probs)
+    # In logs: a mixture of probabilities could underflow to 0.
     mixture = torch.logaddexp(log_probs + math.log(beta), other_log_probs + math.log1p(-beta))
     return beta * kl_divergence(log_probs, mixture) + (1 - beta) * kl_divergence(other_log_probs, mixture)
 
 
 class JSD(AbstractAttack):
-    """ce_weight CE(y) + jsd_weight times the beta-divergence of teacher at T and student at T.
+    """Distillation by a divergence between forward and reverse KL.
 
-    At beta = 1, reverse KL, a class that the teacher all but excludes costs the student without bound: an answer that
-    was cut to its top classes then dominates the loss.
+    ce_weight CE(y) + jsd_weight times the beta-divergence of teacher at T and student at T. At beta = 1 (reverse KL)
+    the loss has no bound on classes with a teacher probability near 0: answers cut to their top classes dominate it.
 
     Args:
-        temperature: T, > 0, or `Relative`.
-        beta: 0 is KL(teacher || student), 1 is KL(student || teacher), in [0, 1].
+        temperature: temperature T, > 0, or `Relative`.
+        beta: position between KL(teacher || student) at 0 and KL(student || teacher) at 1, in [0, 1].
         jsd_weight: weight of the divergence, at least 0.
         ce_weight: weight of the cross-entropy on the labels, at least 0.
 
-    Source: Agarwal et al., ICLR 2024, arXiv 2306.13649, for sequences; beta = .5 and the two ends as in TRL's trainer.
-    T = 1 and the weights are ours. Without a factor T^2, as in TRL, so at T > 1 it is weaker than KD by about T^2.
+    Source: Agarwal et al., ICLR 2024, arXiv 2306.13649, for sequences. beta = .5 and the values at the two ends are
+    those of TRL's trainer; T = 1 and the weights are ours. As in TRL there is no factor T^2: at T > 1 the loss is
+    weaker than KD by about T^2.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class JSD(AbstractAttack):
     def distillation(
         self, student_logits: Tensor, teacher_log_probs: Tensor, labels: Tensor, progress: float
     ) -> dict[str, Tensor]:
-        """Return `jsd`."""
+        """Return the component `jsd`."""
         temperature = self.resolved(self.temperature)
         losses = jensen_shannon_divergence(
             softened_log_probs(teacher_log_probs, temperature),

@@ -1,4 +1,4 @@
-"""Knowledge distillation, the attack every other one starts from."""
+"""Knowledge distillation (KD), the base of all other attacks."""
 
 from torch import Tensor
 
@@ -12,7 +12,7 @@ def kd_loss(student_logits: Tensor, teacher_log_probs: Tensor, temperature: floa
     Args:
         student_logits: `(N, C)` raw logits.
         teacher_log_probs: `(N, C)` log-probabilities; any constant added to a row changes nothing.
-        temperature: T > 0; a number, or `(N, 1)` one for each sample.
+        temperature: temperature T > 0; a number, or `(N, 1)` values, one per sample.
 
     Returns:
         `(N,)` in nats.
@@ -27,19 +27,20 @@ def kd_loss(student_logits: Tensor, teacher_log_probs: Tensor, temperature: floa
         softened_log_probs(teacher_log_probs, temperature), softened_log_probs(student_logits, temperature)
     )
     squared = temperature**2
+    # Temperatures per sample are `(N, 1)`, divergences `(N,)`.
     return divergence * (squared.squeeze(-1) if isinstance(squared, Tensor) else squared)
 
 
 class KD(AbstractAttack):
-    """Knowledge distillation: ce_weight CE(y) + kd_weight T^2 KL(teacher at T || student at T).
+    """Knowledge distillation, by ce_weight CE(y) + kd_weight T^2 KL(teacher at T || student at T).
 
     Args:
-        temperature: T, > 0, or `Relative` to the teacher's logit scale.
+        temperature: temperature T, > 0, or `Relative` to the teacher's logit scale.
         ce_weight: weight of the cross-entropy on the labels, at least 0.
         kd_weight: weight of the distillation term, at least 0.
 
-    Source: Hinton, Vinyals, Dean, arXiv 1503.02531; defaults T = 4, .1 and .9 are the usual ones for CIFAR
-    (mdistiller, RepDistiller). The factor T^2 is the paper's.
+    Source: Hinton, Vinyals, Dean, arXiv 1503.02531. The defaults T = 4, .1 and .9 are usual for CIFAR (mdistiller,
+    RepDistiller). The factor T^2 is the paper's.
     """
 
     def __init__(self, *, temperature: Temperature = 4.0, ce_weight: float = 0.1, kd_weight: float = 0.9) -> None:
@@ -52,6 +53,6 @@ class KD(AbstractAttack):
     def distillation(
         self, student_logits: Tensor, teacher_log_probs: Tensor, labels: Tensor, progress: float
     ) -> dict[str, Tensor]:
-        """Return `kd`."""
+        """Return the component `kd`."""
         losses = kd_loss(student_logits, teacher_log_probs, self.resolved(self.temperature))
         return {"kd": self.kd_weight * batch_mean(losses)}

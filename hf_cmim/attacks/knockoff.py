@@ -1,4 +1,4 @@
-"""Knockoff nets: cross-entropy on the answers alone."""
+"""Knockoff nets: cross-entropy on only the answers."""
 
 from torch import Tensor
 
@@ -7,7 +7,7 @@ from hf_cmim.functional.divergence import batch_mean, softened_log_probs
 
 
 def soft_cross_entropy(log_probs: Tensor, other_log_probs: Tensor) -> Tensor:
-    """Return the cross-entropy -sum_i p_i log q_i of each sample: KL(p || q) and the entropy of p.
+    """Return the cross-entropy -sum_i p_i log q_i of each sample, which is KL(p || q) plus the entropy of p.
 
     Args:
         log_probs: `(N, C)` log p, normalised and finite.
@@ -24,9 +24,9 @@ def soft_cross_entropy(log_probs: Tensor, other_log_probs: Tensor) -> Tensor:
 
 
 class Knockoff(AbstractAttack):
-    """-sum_i p_i log q_i, without true labels: the attacker's queries need none.
+    """Cross-entropy -sum_i p_i log q_i on the answers, for queries without true labels.
 
-    Its gradient is that of KD at T = 1 without labels, so what makes it an attack of its own is the choice of queries.
+    Its gradient equals that of KD at T = 1 without labels. The attack differs from KD by the choice of queries.
 
     Source: Orekondy, Schiele, Fritz, CVPR 2019, arXiv 1812.02766. There is no temperature.
     """
@@ -37,7 +37,7 @@ class Knockoff(AbstractAttack):
     def distillation(
         self, student_logits: Tensor, teacher_log_probs: Tensor, labels: Tensor, progress: float
     ) -> dict[str, Tensor]:
-        """Return `soft_ce`."""
+        """Return the component `soft_ce`."""
         losses = soft_cross_entropy(
             softened_log_probs(teacher_log_probs, 1.0), softened_log_probs(student_logits, 1.0)
         )

@@ -1,4 +1,4 @@
-"""Learning from the label that the teacher answers, and nothing else of the answer."""
+"""Learning from only the most probable class of each answer."""
 
 from torch import Tensor
 
@@ -24,17 +24,17 @@ def label_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class LabelOnly(AbstractAttack):
-    """ce_weight CE(y) + hard_weight CE(the class to which the teacher gives the most).
+    """Cross-entropy on the teacher's most probable class.
 
-    The reference point of every attack: no defense that keeps the teacher's accuracy can prevent it. Among classes
-    that tie, the first counts.
+    ce_weight CE(y) + hard_weight CE(argmax of the answer); the first class wins a tie. Every attack is compared with
+    this one: no defense that keeps the teacher's accuracy can prevent it.
 
     Args:
         ce_weight: weight of the cross-entropy on the true labels, at least 0.
-        hard_weight: weight of the cross-entropy on the answered labels, at least 0.
+        hard_weight: weight of the cross-entropy on the answered classes, at least 0.
 
     Source: the folklore of model extraction, so the defaults are ours. Touvron et al., arXiv 2012.12877, weigh both
-    terms by 1/2 and call it hard-label distillation (recalled).
+    terms by 1/2 and call the method hard-label distillation (recalled).
     """
 
     def __init__(self, *, ce_weight: float = 0.0, hard_weight: float = 1.0) -> None:
@@ -45,6 +45,6 @@ class LabelOnly(AbstractAttack):
     def distillation(
         self, student_logits: Tensor, teacher_log_probs: Tensor, labels: Tensor, progress: float
     ) -> dict[str, Tensor]:
-        """Return `hard`."""
+        """Return the component `hard`."""
         losses = label_cross_entropy(student_logits, teacher_log_probs.argmax(dim=-1))
         return {"hard": self.hard_weight * batch_mean(losses)}

@@ -1,4 +1,4 @@
-"""Regression on the teacher's centred logits."""
+"""Regression on the teacher's centred logits (logit MSE)."""
 
 from torch import Tensor
 
@@ -7,17 +7,17 @@ from hf_cmim.functional.divergence import batch_mean, standardized
 
 
 def logit_mse_loss(student_logits: Tensor, teacher_log_probs: Tensor, normalized: bool = False) -> Tensor:
-    """Return the mean over classes of the squared difference of centred logits, of each sample.
+    """Return the squared difference of the centred logits of each sample, averaged over classes.
 
-    1/C sum_i (z~_s,i - z~_t,i)^2, z~ = logits less their mean; KD tends to half of it as T grows.
+    1/C sum_i (z~_s,i - z~_t,i)^2, with z~ = logits minus their mean. KD tends to half of this as T grows.
 
     Args:
         student_logits: `(N, C)` raw logits.
         teacher_log_probs: `(N, C)` log-probabilities; any constant added to a row changes nothing.
-        normalized: whether to divide the centred logits of both by their standard deviation.
+        normalized: True to divide the centred logits by their standard deviation, on both sides.
 
     Returns:
-        `(N,)` in squared logits (dimensionless where normalized).
+        Losses `(N,)` in squared logits, or dimensionless if normalized.
 
     Source: see `LogitMSE`.
 
@@ -28,24 +28,26 @@ def logit_mse_loss(student_logits: Tensor, teacher_log_probs: Tensor, normalized
     if normalized:
         difference = standardized(student_logits) - standardized(teacher_log_probs)
     else:
+        # Centring the difference once equals centring both sides.
         difference = student_logits - teacher_log_probs
         difference = difference - difference.mean(dim=-1, keepdim=True)
     return difference.square().mean(dim=-1)
 
 
 class LogitMSE(AbstractAttack):
-    """ce_weight CE(y) + mse_weight mean over samples and classes of (z~_s - z~_t)^2.
+    """Regression of the student's centred logits on the teacher's.
+
+    ce_weight CE(y) + mse_weight mean over samples and classes of (z~_s - z~_t)^2, with z~ = logits minus their mean.
 
     Args:
         mse_weight: weight of the regression, at least 0.
-        normalized: whether each sample's logits are divided by their standard deviation, on both sides; ours, against
-            teachers whose logits are tiny or huge.
+        normalized: True to divide each sample's logits by their standard deviation, on both sides. Ours, for teachers
+            with tiny or huge logits.
         ce_weight: weight of the cross-entropy on the labels, at least 0.
 
     Source: "Do deep nets really need to be deep?", NIPS 2014, arXiv 1312.6184; Kim et al., IJCAI 2021, arXiv
-    2105.08919, whose mean over classes this keeps.
-    Both compare raw logits; a black box tells them only up to a constant, so both sides are centred. There is no
-    temperature.
+    2105.08919, which also averages over classes. Both compare raw logits. A black box reveals logits only up to a
+    constant, so both sides are centred here. There is no temperature.
     """
 
     needs_every_class = True
@@ -59,6 +61,6 @@ class LogitMSE(AbstractAttack):
     def distillation(
         self, student_logits: Tensor, teacher_log_probs: Tensor, labels: Tensor, progress: float
     ) -> dict[str, Tensor]:
-        """Return `mse`."""
+        """Return the component `mse`."""
         losses = logit_mse_loss(student_logits, teacher_log_probs, self.normalized)
         return {"mse": self.mse_weight * batch_mean(losses)}

@@ -1,4 +1,4 @@
-"""Multi-level logit distillation: samples, classes and the batch at several temperatures."""
+"""Multi-level logit distillation (MLKD): samples, classes and the batch, at several temperatures."""
 
 from collections.abc import Sequence
 
@@ -12,8 +12,8 @@ from hf_cmim.functional.divergence import batch_mean, softened_log_probs
 
 
 def uncertain_half(confidences: Tensor) -> Tensor:
-    """Return which of `(K,)` confidences are at most their median: the less confident half, and whatever ties."""
-    # torch takes the lower of two middle values; between them there is nothing that `<=` could tell apart.
+    """Return a mask of the `(K,)` confidences that are at most their median: the less confident half and ties."""
+    # torch's median is the lower of two middle values. Any value between the two gives the same mask.
     return confidences <= confidences.median() if len(confidences) else confidences.bool()
 
 
@@ -22,18 +22,18 @@ def mlkd_losses(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the masked losses of samples, of classes, and of samples against the batch, at one temperature.
 
-    With P = softmax(z / T), `(N, C)`: T^2 KL(P_t,i || P_s,i) for sample i, sum_d ((P_t' P_t - P_s' P_s)_cd)^2 for
-    class c, and sum_j ((P_t P_t' - P_s P_s')_ij)^2 for sample i. Samples count where the teacher's top probability is
-    at most the batch's median, classes where the teacher's mass in the batch is at most the median over classes, both
-    at T = 1; all others are 0.
+    With P = softmax(z / T), `(N, C)`, they are T^2 KL(P_t,i || P_s,i) for sample i, sum_d ((P_t' P_t - P_s' P_s)_cd)^2
+    for class c, and sum_j ((P_t P_t' - P_s P_s')_ij)^2 for sample i. A sample counts if the teacher's top probability
+    is at most the batch's median. A class counts if the teacher's total probability in the batch is at most the median
+    over classes. Both masks are computed at T = 1; masked losses are 0.
 
     Args:
         student_logits: `(N, C)` raw logits.
         teacher_log_probs: `(N, C)` log-probabilities; any constant added to a row changes nothing.
-        temperature: T > 0; a number or a 0-d tensor.
+        temperature: temperature T > 0; a number or a 0-d tensor.
 
     Returns:
-        `(N,)` in nats, `(C,)` and `(N,)`. The second grows with N, as the source's.
+        Losses `(N,)` in nats, `(C,)` and `(N,)`. As in the source, the second grows with N.
 
     Source: see `MLKD`.
 
@@ -44,42 +44,44 @@ def mlkd_losses(
     '0.0004 0.0004'
     """
     answers = softened_log_probs(teacher_log_probs, 1.0)
-    samples = uncertain_half(answers.max(dim=-1).values)
-    classes = uncertain_half(answers.exp().sum(dim=0))
+    sample_mask = uncertain_half(answers.max(dim=-1).values)
+    class_mask = uncertain_half(answers.exp().sum(dim=0))
     student = softened_log_probs(student_logits, temperature).exp()
     teacher = softened_log_probs(teacher_log_probs, temperature).exp()
-    of_classes = (teacher.T @ teacher - student.T @ student).square().sum(dim=-1)
-    of_batch = (teacher @ teacher.T - student @ student.T).square().sum(dim=-1)
-    instances = kd_loss(student_logits, teacher_log_probs, temperature)
-    return samples * instances, classes * of_classes, samples * of_batch
+    sample_losses = kd_loss(student_logits, teacher_log_probs, temperature)
+    class_losses = (teacher.T @ teacher - student.T @ student).square().sum(dim=-1)
+    batch_losses = (teacher @ teacher.T - student @ student.T).square().sum(dim=-1)
+    return sample_mask * sample_losses, class_mask * class_losses, sample_mask * batch_losses
 
 
 class MLKD(AbstractAttack):
-    """ce_weight CE(y) + sum over T of kd_weight instances + class_weight classes + batch_weight batch.
+    """Distillation on samples, classes and the batch at once, at several temperatures.
 
-    The three are the means over samples, classes and samples of what `mlkd_losses` gives at T. They count the half of
-    the samples, and of the classes, of which the teacher is least sure; the means are over all.
+    ce_weight CE(y) + sum over T of kd_weight samples + class_weight classes + batch_weight batch. The three terms are
+    the means of the three losses of `mlkd_losses` at T. Only the half of the samples (and of the classes) of which the
+    teacher is least certain counts, but the means are over all.
 
-    Classes and batch compare the samples of a batch: each micro-batch on each process is compared within itself, and
-    the losses are averaged by numbers of samples; nothing is gathered. The term of the classes grows with the batch.
+    The terms of classes and batch compare the samples of one batch. Each micro-batch on each process is compared
+    within itself and nothing is gathered; losses are averaged by number of samples. The term of the classes grows with
+    the batch.
 
     Args:
-        temperatures: each above 0, or `Relative`; at least one.
+        temperatures: temperatures, at least one, each above 0 or `Relative`.
         ce_weight: weight of the cross-entropy on the labels, at least 0.
         kd_weight: weight of the samples' divergences, at least 0.
         class_weight: weight of the correlation of classes, at least 0.
         batch_weight: weight of the correlation of samples, at least 0.
 
     Raises:
-        HfCmimError: no temperature, or one that is not above 0.
+        HfCmimError: there is no temperature, or one is not above 0.
 
-    Source: Jin, Wang, Lin, "Multi-Level Logit Distillation", CVPR 2023, and its released code: defaults (one weight,
-    .9, for all three levels), both masks, the divisions by N, C and N, and T^2 on the divergences alone. Two things
-    differ. That code averages a loss before it multiplies by the mask, so that its masks only halve the loss; here
-    each sample and each class has its own. And it learns from a weak and a strong view of each input, which is a
-    matter of the queries and not of this loss; its masks stand on the weak view's terms and both views' batch term.
-    With masks of their own, samples of which the teacher is sure are left to the cross-entropy alone: on digits, where
-    it is sure of most, the default weights cost 7 points, and ce_weight 1 with kd_weight .1 none.
+    Source: Jin, Wang, Lin, "Multi-Level Logit Distillation", CVPR 2023, and its released code: the defaults (one
+    weight, .9, for all three levels), both masks, the divisions by N, C and N, and T^2 only on the divergences. Two
+    things differ. The code averages a loss before it multiplies by the mask, so its masks only halve the loss; here
+    the mask applies to each sample and class. The code also learns from a weak and a strong view of each input, which
+    is the task of a query protocol here; its masks apply to the weak view's terms and to both views' batch term.
+    With masks per sample, samples of which the teacher is certain learn only from the cross-entropy. On digits, where
+    the teacher is certain of most samples, the default weights cost 7 points; ce_weight 1 with kd_weight .1 cost none.
     """
 
     batch_level = True
@@ -96,7 +98,8 @@ class MLKD(AbstractAttack):
         super().__init__(ce_weight)
         if not temperatures:
             raise HfCmimError(
-                "Expected at least one temperature, got none: nothing would be distilled. Give KD's, (4.0,)."
+                "Expected at least one temperature, got none. The student would learn nothing from the teacher. Give"
+                " for instance (4.0,)."
             )
         for temperature in temperatures:
             check_temperature(temperature)
@@ -109,25 +112,25 @@ class MLKD(AbstractAttack):
 
     @property
     def nominal_temperature(self) -> Temperature:
-        """The middle one of the temperatures, in the order given."""
+        """Middle element of the temperatures, in the given order."""
         return self.temperatures[len(self.temperatures) // 2]
 
     @property
     def needs_survey(self) -> bool:
-        """Whether one of the temperatures is relative to the teacher's scale."""
+        """True if a temperature is relative to the teacher's logit scale."""
         return any(isinstance(temperature, Relative) for temperature in self.temperatures)
 
     def distillation(
         self, student_logits: Tensor, teacher_log_probs: Tensor, labels: Tensor, progress: float
     ) -> dict[str, Tensor]:
-        """Return `kd`, `class_correlation` and `batch_correlation`."""
-        levels = [
-            torch.stack([batch_mean(losses) for losses in mlkd_losses(student_logits, teacher_log_probs, temperature)])
-            for temperature in map(self.resolved, self.temperatures)
-        ]
-        instances, classes, batch = torch.stack(levels).sum(dim=0)
+        """Return the components `kd`, `class_correlation` and `batch_correlation`."""
+        losses_by_temperature = []
+        for temperature in map(self.resolved, self.temperatures):
+            losses = mlkd_losses(student_logits, teacher_log_probs, temperature)
+            losses_by_temperature.append(torch.stack([batch_mean(level) for level in losses]))
+        sample_loss, class_loss, batch_loss = torch.stack(losses_by_temperature).sum(dim=0)
         return {
-            "kd": self.kd_weight * instances,
-            "class_correlation": self.class_weight * classes,
-            "batch_correlation": self.batch_weight * batch,
+            "kd": self.kd_weight * sample_loss,
+            "class_correlation": self.class_weight * class_loss,
+            "batch_correlation": self.batch_weight * batch_loss,
         }

@@ -1,4 +1,4 @@
-"""Normalised knowledge distillation."""
+"""Normalised knowledge distillation (NKD)."""
 
 from torch import Tensor
 
@@ -14,17 +14,17 @@ def nkd_losses(
 ) -> tuple[Tensor, Tensor]:
     """Return -p_y log q_y and -T^2 sum_{i != y} p^_i log q^_i of each sample.
 
-    p and q are the answers of teacher and student at T = 1, p^ and q^ those at T over the classes other than y,
-    renormalised.
+    p and q are the probabilities of teacher and student at T = 1. p^ and q^ are those at T, renormalised over the
+    classes other than y.
 
     Args:
         student_logits: `(N, C)` raw logits.
         teacher_log_probs: `(N, C)` log-probabilities; any constant added to a row changes nothing.
         labels: `(N,)` integers in [0, C).
-        temperature: T > 0; a number or a 0-d tensor.
+        temperature: temperature T > 0; a number or a 0-d tensor.
 
     Returns:
-        Two `(N,)` in nats. Both are cross-entropies, so at z_s = z_t they are not 0; the second is smallest there.
+        Two losses `(N,)` in nats. They are cross-entropies and not 0 at z_s = z_t, where the second is smallest.
 
     Source: see `NKD`.
 
@@ -34,22 +34,24 @@ def nkd_losses(
     [0.3466, 0.6931]
     """
     target_probs = (-label_cross_entropy(teacher_log_probs, labels)).exp()
-    _, teacher_rest = target_and_rest(softened_log_probs(teacher_log_probs, temperature), labels)
-    _, student_rest = target_and_rest(softened_log_probs(student_logits, temperature), labels)
-    target = target_probs * label_cross_entropy(student_logits, labels)
-    return target, temperature**2 * soft_cross_entropy(teacher_rest, student_rest)
+    _, teacher_others = target_and_rest(softened_log_probs(teacher_log_probs, temperature), labels)
+    _, student_others = target_and_rest(softened_log_probs(student_logits, temperature), labels)
+    target_losses = target_probs * label_cross_entropy(student_logits, labels)
+    return target_losses, temperature**2 * soft_cross_entropy(teacher_others, student_others)
 
 
 class NKD(AbstractAttack):
-    """ce_weight CE(y) - p_y log q_y - gamma T^2 sum_{i != y} p^_i log q^_i.
+    """Distillation by separate cross-entropies for the label and for the other classes.
+
+    ce_weight CE(y) - p_y log q_y - gamma T^2 sum_{i != y} p^_i log q^_i; `nkd_losses` explains the symbols.
 
     Args:
-        temperature: T of the other classes, > 0, or `Relative`; the target's p_y and q_y are at T = 1.
+        temperature: temperature T of the other classes, > 0, or `Relative`; the target's p_y and q_y are at T = 1.
         gamma: weight of the term of the other classes, at least 0.
         ce_weight: weight of the cross-entropy on the labels, at least 0.
 
-    Source: Yang et al., ICCV 2023, arXiv 2303.13005; the defaults are the released ones for ImageNet (CIFAR-100:
-    gamma 3.5, T 3). The factor T^2 on the second term alone and the cross-entropy form are the source's.
+    Source: Yang et al., ICCV 2023, arXiv 2303.13005. The defaults are the released ones for ImageNet (CIFAR-100:
+    gamma 3.5, T 3). The cross-entropy form, and the factor T^2 on only the second term, are the source's.
     """
 
     needs_every_class = True
@@ -64,6 +66,7 @@ class NKD(AbstractAttack):
     def distillation(
         self, student_logits: Tensor, teacher_log_probs: Tensor, labels: Tensor, progress: float
     ) -> dict[str, Tensor]:
-        """Return `target` and `rest`."""
-        target, rest = nkd_losses(student_logits, teacher_log_probs, labels, self.resolved(self.temperature))
-        return {"target": batch_mean(target), "rest": self.gamma * batch_mean(rest)}
+        """Return the components `target` and `rest`."""
+        temperature = self.resolved(self.temperature)
+        target_losses, other_losses = nkd_losses(student_logits, teacher_log_probs, labels, temperature)
+        return {"target": batch_mean(target_losses), "rest": self.gamma * batch_mean(other_losses)}

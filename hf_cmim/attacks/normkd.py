@@ -1,4 +1,4 @@
-"""Normalised-logit knowledge distillation: temperatures in proportion to each sample's logits."""
+"""Normalised-logit knowledge distillation (NormKD): temperatures proportional to the scale of each sample's logits."""
 
 from torch import Tensor
 
@@ -21,7 +21,7 @@ def normkd_loss(student_logits: Tensor, teacher_log_probs: Tensor, scale: float)
         scale: temperature in units of the sample's standard deviation (unbiased, plus 1e-7), > 0.
 
     Returns:
-        `(N,)` in nats; for a times the teacher's logits, a^2 times as much.
+        Losses `(N,)` in nats; multiplying the teacher's logits by a multiplies the loss by a^2.
 
     Source: see `NormKD`; the 1e-7 is ours, for a student whose logits are all equal.
 
@@ -29,7 +29,7 @@ def normkd_loss(student_logits: Tensor, teacher_log_probs: Tensor, scale: float)
     >>> round(normkd_loss(torch.tensor([[-5.0, 0.0, 5.0]]), torch.tensor([[1.0, 0.0, -1.0]]), 2.0).item(), 4)
     1.2806
     """
-    # z / (scale std) and standardized(z) / scale differ by a constant of the row.
+    # z / (scale std) and standardized(z) / scale differ only by a constant per sample.
     teacher = softened_log_probs(standardized(teacher_log_probs), scale)
     student = softened_log_probs(standardized(student_logits), scale)
     temperatures = scale * standard_deviation(teacher_log_probs).squeeze(-1)
@@ -37,17 +37,18 @@ def normkd_loss(student_logits: Tensor, teacher_log_probs: Tensor, scale: float)
 
 
 class NormKD(AbstractAttack):
-    """ce_weight CE(y) + kd_weight T_t^2 KL(teacher at T_t || student at T_s), T = scale std(logits of the sample).
+    """Knowledge distillation with a temperature per sample, proportional to the standard deviation of its logits.
 
-    It is KD on standardised logits (`LogitStandardization`) that weighs a sample by the variance of its answer.
+    ce_weight CE(y) + kd_weight T_t^2 KL(teacher at T_t || student at T_s), with T = scale std(z) on each side. This is
+    KD on standardised logits (`LogitStandardization`), with samples weighted by the variance of their answers.
 
     Args:
-        scale: temperature in units of the standard deviation, > 0.
+        scale: temperature divided by the standard deviation, above 0.
         ce_weight: weight of the cross-entropy on the labels, at least 0.
         kd_weight: weight of the distillation term, at least 0.
 
-    Source: Chi et al., arXiv 2308.00520; the defaults are the released ones for CIFAR-100 (ImageNet: scale 1). The
-    factor is the source's, the squared temperature of the teacher inside the mean; so is the gradient through the
+    Source: Chi et al., arXiv 2308.00520. The defaults are the released ones for CIFAR-100 (ImageNet: scale 1). The
+    factor, the teacher's squared temperature inside the mean, is the source's. So is the gradient through the
     student's standard deviation, which the released code does not detach.
     """
 
@@ -63,5 +64,5 @@ class NormKD(AbstractAttack):
     def distillation(
         self, student_logits: Tensor, teacher_log_probs: Tensor, labels: Tensor, progress: float
     ) -> dict[str, Tensor]:
-        """Return `kd`."""
+        """Return the component `kd`."""
         return {"kd": self.kd_weight * batch_mean(normkd_loss(student_logits, teacher_log_probs, self.scale))}

@@ -1,4 +1,4 @@
-"""Ask the teacher about perturbed samples, several times each."""
+"""Perturbed queries: ask the teacher about noisy copies of each sample."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,15 +12,15 @@ from hf_cmim.errors import HfCmimError
 
 
 class PerturbedQueries(AbstractQueryProtocol):
-    """Add Gaussian noise to the samples, the same for student and teacher, and ask about each several times.
+    """Gaussian noise on the samples, the same for student and teacher, with several noisy copies of each sample.
 
-    A concentrated teacher answers alike on all samples of a class; away from the data it may disperse again. The
-    scale is relative to the standard deviation of the batch's inputs, so that it means the same for any normalisation.
+    A concentrated teacher gives similar answers to all samples of a class, but away from the data its answers may
+    differ again. The scale is relative to the batch's inputs, so it does not depend on their normalisation.
 
     Args:
-        scale: standard deviation of the noise over that of the inputs, at least 0.
-        queries_per_sample: differently perturbed copies asked for each sample in each step, at least 1.
-        keep_clean: whether the clean sample is one of them.
+        scale: standard deviation of the noise divided by that of the inputs, at least 0.
+        queries_per_sample: number of copies per sample and step, at least 1.
+        keep_clean: True to include the clean sample as one of the copies.
 
     Source: ours, the black-box analogue of perturbing the inputs of a frozen teacher along its gradient.
     """
@@ -30,7 +30,7 @@ class PerturbedQueries(AbstractQueryProtocol):
         check_weight("scale", scale)
         if queries_per_sample < 1:
             raise HfCmimError(
-                f"Expected queries_per_sample of at least 1, got {queries_per_sample}: nothing is asked."
+                f"Expected queries_per_sample of at least 1, got {queries_per_sample}. The teacher would get no query."
             )
         self.scale = scale
         self.queries_per_sample = queries_per_sample
@@ -40,12 +40,13 @@ class PerturbedQueries(AbstractQueryProtocol):
         """Return `queries_per_sample` queries."""
         if query.teacher_inputs is not query.student_inputs:
             raise HfCmimError(
-                "Expected student and teacher to see the same inputs, got a view of the teacher's own: noise on one"
-                " view has no counterpart on the other. Leave teacher_collator out, or perturb inside the data set."
+                "Expected the same inputs for student and teacher, got a separate view for the teacher. Noise on one"
+                " view would not match the other. Leave teacher_collator unset, or perturb inside the data set."
             )
         queries = [query] if self.keep_clean else []
         while len(queries) < self.queries_per_sample:
             inputs = self._perturbed(query.student_inputs)
+            # The same object twice: student and teacher share the noise.
             queries.append(Query(inputs, inputs, query.labels))
         return queries
 
@@ -57,7 +58,7 @@ class PerturbedQueries(AbstractQueryProtocol):
         }
         if not noisy:
             raise HfCmimError(
-                f"Expected floating-point inputs to perturb (pixel_values, input_values), got {sorted(inputs)}: noise"
-                " on numbers of tokens would be another text. Use another protocol for texts."
+                f"Expected floating-point inputs to perturb (pixel_values, input_values), got {sorted(inputs)}. Token"
+                " ids with noise would be another text. Use another protocol for texts."
             )
         return {**inputs, **noisy}

@@ -1,4 +1,4 @@
-"""Probabilistic knowledge transfer on outputs: which samples of a batch are neighbours."""
+"""Probabilistic knowledge transfer (PKT) on outputs: match the neighbourhoods of samples in a batch."""
 
 from torch import Tensor
 
@@ -8,13 +8,14 @@ from hf_cmim.functional.divergence import batch_mean, kl_divergence
 
 
 def neighbour_log_probs(logits: Tensor, floor: float = 1e-7) -> Tensor:
-    """Return the log of s_ij / sum_k s_ik, `(N, N)`, for s = (1 + cosine of two samples' centred logits) / 2.
+    """Return log(s_ij / sum_k s_ik), `(N, N)`, with s = (1 + cosine of two samples' centred logits) / 2.
 
     Args:
         logits: `(N, C)` logits or log-probabilities.
-        floor: added to each s, so that opposite samples have a logarithm.
+        floor: constant added to each s; it keeps the logarithm of opposite samples finite.
     """
     directions = unit_vectors(centred_logits(logits))
+    # Rounding can put a cosine slightly below -1.
     similarities = ((1 + directions @ directions.T) / 2).clamp_min(0) + floor
     return similarities.log() - similarities.sum(dim=-1, keepdim=True).log()
 
@@ -27,7 +28,7 @@ def pkt_loss(student_logits: Tensor, teacher_log_probs: Tensor) -> Tensor:
         teacher_log_probs: `(N, C)` log-probabilities; any constant added to a row changes nothing.
 
     Returns:
-        `(N,)` in nats; scaling a row of either side changes nothing.
+        Losses `(N,)` in nats; scaling the logits of a sample changes nothing.
 
     Source: see `PKT`.
 
@@ -40,20 +41,20 @@ def pkt_loss(student_logits: Tensor, teacher_log_probs: Tensor) -> Tensor:
 
 
 class PKT(AbstractAttack):
-    """ce_weight CE(y) + pkt_weight mean KL(teacher's neighbours || student's neighbours).
+    """Distillation of the similarities between the samples of a batch, as distributions over neighbours.
 
-    It compares the samples of a batch: each micro-batch on each process is compared within itself, and the losses are
-    averaged by numbers of samples; nothing is gathered.
+    ce_weight CE(y) + pkt_weight mean KL(teacher's neighbours || student's neighbours). The loss compares the samples
+    of one batch. Each micro-batch on each process is compared within itself and nothing is gathered; losses are
+    averaged by number of samples.
 
     Args:
         pkt_weight: weight of the divergence, at least 0.
         ce_weight: weight of the cross-entropy on the labels, at least 0.
 
-    Source: Passalis and Tefas, ECCV 2018, arXiv 1803.10837, made for features; that it looks at centred logits instead
-    is ours, as is the mean over i of sums over j (the released code divides by N^2; mdistiller's weight 30,000 is 470
-    here at N = 64). The default is ours: on digits (10 classes, a small perceptron, 540 steps, 3 seeds) the term's
-    gradient is then at first .3 to 1.2 of the cross-entropy's, and ten times as much cost 28 points. There is no
-    temperature.
+    Source: Passalis and Tefas, ECCV 2018, arXiv 1803.10837, for features. Centred logits instead of features are ours,
+    as is the mean over i of sums over j (the released code divides by N^2; mdistiller's weight 30,000 is 470 here at
+    N = 64). The default is ours: on digits (10 classes, a small perceptron, 540 steps, 3 seeds) the term's gradient is
+    at first .3 to 1.2 of the cross-entropy's, and a ten times larger weight cost 28 points. There is no temperature.
     """
 
     batch_level = True
@@ -68,5 +69,5 @@ class PKT(AbstractAttack):
     def distillation(
         self, student_logits: Tensor, teacher_log_probs: Tensor, labels: Tensor, progress: float
     ) -> dict[str, Tensor]:
-        """Return `pkt`."""
+        """Return the component `pkt`."""
         return {"pkt": self.pkt_weight * batch_mean(pkt_loss(student_logits, teacher_log_probs))}

@@ -1,4 +1,4 @@
-"""Protocols: what an attack changes besides the loss and the answers: its queries, the student, or the optimizer."""
+"""Protocols: parts of an attack that change the queries, the student or the optimizer."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -12,18 +12,18 @@ from hf_cmim.attacks.base import AttackPart
 
 Components = dict[str, Tensor]
 Loss = Callable[[Tensor], Components]
-"""Student logits to the components of the composed loss on this batch's answers and labels."""
+"""A function from student logits to the components of the composed loss on this batch's answers and labels."""
 
 
 @dataclass(frozen=True)
 class Query:
-    """One batch as it is asked and learned from.
+    """One batch of a query: inputs for student and teacher, and labels.
 
     Attributes:
-        student_inputs: what the student sees.
-        teacher_inputs: what the teacher is asked.
-        labels: `(B, ...)` labels, -100 to ignore; None where the attacker has none.
-        partner_labels: labels of the samples mixed in, or None.
+        student_inputs: inputs of the student.
+        teacher_inputs: inputs of the teacher; the same object as `student_inputs` if both share one view.
+        labels: `(B, ...)` labels, -100 to ignore; None if the attacker has none.
+        partner_labels: labels of the samples that were mixed in, or None.
         share: share of the sample itself in the mixture, in [0, 1]; 1 without a partner.
     """
 
@@ -35,27 +35,28 @@ class Query:
 
 
 class AbstractQueryProtocol(AttackPart, ABC):
-    """Abstract: turns a batch into the queries of one step. Its teacher must answer live: no cache knows them.
+    """Abstract protocol that turns a batch into the queries of one step.
 
-    Random numbers come from torch's global generators, which a checkpoint keeps.
+    The teacher must answer live: no cache has these queries. Random numbers come from torch's global generators, which
+    checkpoints keep.
 
     Attributes:
-        queries_per_sample: answers asked for each sample in each step.
+        queries_per_sample: number of answers per sample and step.
     """
 
     queries_per_sample: int = 1
 
     @abstractmethod
     def forward(self, query: Query) -> Sequence[Query]:
-        """Return the queries to ask and learn from; the losses of all are averaged."""
+        """Return the queries of this step; their losses are averaged."""
 
 
 class AbstractStudentProtocol(AttackPart, ABC):
-    """Abstract: changes what of the student learns from the answers. The student itself stays as it is."""
+    """Abstract protocol that changes which layers of the student learn from the answers. The student is unchanged."""
 
     @abstractmethod
     def attach(self, student: nn.Module, hidden_states: Sequence[Tensor], num_classes: int) -> None:
-        """Build what it needs beside the student, seen the hidden states of one batch."""
+        """Build the extra layers, sized by the hidden states of one batch."""
 
     @abstractmethod
     def forward(
@@ -65,22 +66,22 @@ class AbstractStudentProtocol(AttackPart, ABC):
 
 
 class AbstractOptimizerProtocol(AttackPart, ABC):
-    """Abstract: needs the gradient of the cross-entropy apart from the rest, and an optimizer that uses both.
+    """Abstract protocol with a separate gradient of the cross-entropy, and an optimizer that uses it.
 
     Attributes:
-        task_gradients: gradient of the cross-entropy of each parameter, added up over micro-batches; the optimizer
-            forgets them in each step.
+        task_gradients: gradient of the cross-entropy by parameter, summed over micro-batches; the optimizer clears
+            the gradients in each step.
     """
 
     task_gradients: dict[Tensor, Tensor]
 
     @abstractmethod
     def collect(self, task_loss: Tensor, parameters: list[Tensor]) -> None:
-        """Add the gradient of this micro-batch's cross-entropy, leaving the graph for the whole loss's."""
+        """Add the gradient of this micro-batch's cross-entropy; keep the graph for the total loss."""
 
     @abstractmethod
     def seal(self) -> None:
-        """Note that every gradient of the step is there, before any is clipped."""
+        """Record that all gradients of the step are complete; called before they are clipped."""
 
     @abstractmethod
     def build_optimizer(self, parameter_groups: list[dict[str, Any]], learning_rate: float) -> Optimizer:

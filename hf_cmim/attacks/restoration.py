@@ -1,4 +1,4 @@
-"""Recovery by a network that learns to undo a known perturbation."""
+"""Restoration: recover clean answers with a network that has learned to undo a known perturbation."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hf_cmim.attacks.answer_prior import Perturbation, own_randomness, perturbed_answers, plausible_answers
+from hf_cmim.attacks.answer_prior import Perturbation, isolated_randomness, perturbed_answers, plausible_answers
 from hf_cmim.attacks.base import AbstractTransform
 from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import batch_mean, kl_divergence, softened_log_probs
@@ -15,43 +15,44 @@ from hf_cmim.functional.divergence import batch_mean, kl_divergence, softened_lo
 BATCH_SIZE = 128
 LEARNING_RATE = 3e-3
 LOWEST = -30.0
-"""Log-probabilities below this are read as it."""
+"""Lowest log-probability; lower ones are raised to it."""
 
 
 def restored_log_probs(log_probs: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
-    """Return log softmax(l + network(l / 10)), l = log-probabilities, a perceptron with ReLU between its layers.
+    """Return log softmax(l + network(l / 10)) for log-probabilities l and a perceptron with ReLU between its layers.
 
     Args:
-        log_probs: `(N, C)` log-probabilities as they arrived.
-        weights: of the layers, the first `(H, C)`, the last `(C, H)`.
-        biases: of the layers.
+        log_probs: `(N, C)` log-probabilities of the answers.
+        weights: weights of the layers, the first `(H, C)`, the last `(C, H)`.
+        biases: biases of the layers.
 
     >>> restored_log_probs(torch.tensor([[0.5, 0.5]]).log(), [torch.zeros(2, 2)], [torch.zeros(2)]).exp().tolist()
     [[0.5, 0.5]]
     """
     log_probs = log_probs.clamp_min(LOWEST)
+    # The network's inputs are in [-3, 0].
     values = log_probs / 10
     for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
         values = functional.linear(values, weight, bias).relu()
-    return softened_log_probs(log_probs + functional.linear(values, weights[-1], biases[-1]), 1.0)
+    correction = functional.linear(values, weights[-1], biases[-1])
+    return softened_log_probs(log_probs + correction, 1.0)
 
 
 class Restoration(AbstractTransform):
-    """Replace each answer by what a small network makes of it that has learned to undo the perturbation.
+    """Restore each answer with a small network that has learned to undo the perturbation.
 
-    Before training, the network (two hidden layers of 2 C units, at least 64 and at most 512) learns from plausible
-    clean answers and what the perturbation makes of them, by KL(clean || restored). It starts as the identity. On
-    one core this takes 2 seconds for 10 classes and half a minute for 1,000. It stays as it is while the student
-    learns.
+    Before the student's training, the network learns from plausible clean answers and their perturbed versions, by
+    KL(clean || restored). It has two hidden layers of 2 C units (at least 64, at most 512) and starts as the identity.
+    On one core its training takes 2 seconds for 10 classes and half a minute for 1,000. Afterwards it is fixed.
 
     Args:
-        perturbation: what the attacker knows or assumes that answers went through: `(N, C)` log-probabilities to
-            `(N, C)` log-probabilities on the CPU, such as a channel. Its `repr` should give it back.
-        steps: batches of 128 pairs to learn from, at least 1.
-        seed: of pairs and network; the same seed gives the same network on a CPU.
+        perturbation: function that the attacker knows or assumes was applied to the answers, such as a channel. It
+            maps `(N, C)` log-probabilities to the same shape, on the CPU. Its `repr` should be valid code.
+        steps: number of training batches of 128 pairs, at least 1.
+        seed: seed of pairs and network; the same seed gives the same network on a CPU.
 
     Raises:
-        HfCmimError: fewer than 1 step.
+        HfCmimError: there is fewer than 1 step.
 
     Source: the idea of D-DAE (S&P 2023) and of D-DAE+ in ModelGuard (USENIX Security 2024), a network from perturbed
     to clean answers. The prior over clean answers (`plausible_answers`; there shadow models and a Dirichlet
@@ -63,7 +64,7 @@ class Restoration(AbstractTransform):
     def __init__(self, *, perturbation: Perturbation, steps: int = 1000, seed: int = 0) -> None:
         super().__init__()
         if steps < 1:
-            raise HfCmimError(f"Expected at least 1 step, got {steps}: the network would not learn anything.")
+            raise HfCmimError(f"Expected at least 1 step, got {steps}. The network would not learn anything.")
         self.perturbation = perturbation
         self.steps = steps
         self.seed = seed
@@ -71,11 +72,11 @@ class Restoration(AbstractTransform):
 
     def prepare(self, num_classes: int) -> None:
         """Train the network."""
-        with own_randomness(self.seed), torch.enable_grad(), torch.autocast("cpu", enabled=False):
+        with isolated_randomness(self.seed), torch.enable_grad(), torch.autocast("cpu", enabled=False):
             weights, biases = self._trained(num_classes)
         self._layers = len(weights)
         for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-            # Buffers, because no optimizer is to touch them.
+            # Buffers, not parameters: the student's optimizer must not train them.
             self.register_buffer(f"weight_{layer}", weight.detach().to(self.teacher_scale.device))
             self.register_buffer(f"bias_{layer}", bias.detach().to(self.teacher_scale.device))
 
@@ -83,8 +84,9 @@ class Restoration(AbstractTransform):
         hidden = min(max(64, 2 * num_classes), 512)
         widths = [num_classes, hidden, hidden, num_classes]
         weights = [torch.randn(after, before) * (2 / before) ** 0.5 for before, after in pairwise(widths)]
+        # A last layer of 0 corrects nothing: training starts from the identity.
         weights[-1].zero_()
-        biases = [torch.zeros(after) for after in widths[1:]]
+        biases = [torch.zeros(width) for width in widths[1:]]
         parameters = [values.requires_grad_() for values in (*weights, *biases)]
         optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE)
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=self.steps)
@@ -103,15 +105,15 @@ class Restoration(AbstractTransform):
         """Return the restored answers; see `AbstractTransform.forward`.
 
         Raises:
-            HfCmimError: another number of classes than prepared for.
+            HfCmimError: the number of classes differs from that of `prepare`.
         """
         weights = [self.get_buffer(f"weight_{layer}") for layer in range(self._layers)]
         biases = [self.get_buffer(f"bias_{layer}") for layer in range(self._layers)]
-        prepared = len(biases[-1]) if biases else 0
-        if teacher_log_probs.shape[-1] != prepared:
+        num_classes = len(biases[-1]) if biases else 0
+        if teacher_log_probs.shape[-1] != num_classes:
             raise HfCmimError(
-                f"Expected answers of {prepared} classes, got {teacher_log_probs.shape[-1]}: no network has learned to"
-                " restore them. Call prepare(num_classes) before training, as a trainer does."
+                f"Expected answers of {num_classes} classes, got {teacher_log_probs.shape[-1]}. The network was"
+                f" trained for {num_classes} classes. Call prepare(num_classes) before training, as a trainer does."
             )
         log_probs = softened_log_probs(teacher_log_probs, 1.0).to(biases[-1].dtype)
         return restored_log_probs(log_probs, weights, biases).to(teacher_log_probs.dtype)

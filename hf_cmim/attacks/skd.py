@@ -1,4 +1,4 @@
-"""Streamlined distillation: divergences of samples, and directions of the batch."""
+"""Streamlined distillation (SKD): divergences of samples, and directions within the batch."""
 
 import math
 
@@ -15,17 +15,17 @@ from hf_cmim.functional.divergence import batch_mean
 def gram_distances(student_logits: Tensor, teacher_log_probs: Tensor, tikhonov: float) -> Tensor:
     """Return the Mahalanobis norm of each row of D = (G_s - G_t) / C.
 
-    sqrt(D_i (S + tikhonov I)^-1 D_i'), S = covariance of the N rows of D (over N - 1), G_ij = cosine of the centred
-    logits of samples i and j.
+    sqrt(D_i (S + tikhonov I)^-1 D_i'), where S is the covariance of the N rows of D (divided by N - 1) and G_ij the
+    cosine of the centred logits of samples i and j.
 
     Args:
         student_logits: `(N, C)` raw logits.
         teacher_log_probs: `(N, C)` log-probabilities; any constant added to a row changes nothing.
-        tikhonov: what is added to the diagonal, > 0.
+        tikhonov: constant added to the diagonal of the covariance, > 0.
 
     Returns:
-        `(N,)`, dimensionless; scaling a row of either side changes nothing. A row below 1e-6 counts as 0, without a
-        gradient: a norm has no slope at 0.
+        Norms `(N,)`, dimensionless; scaling the logits of a sample changes nothing. A norm below 1e-6 counts as 0,
+        without a gradient: a norm has no slope at 0.
 
     Source: see `SKD`.
 
@@ -34,35 +34,41 @@ def gram_distances(student_logits: Tensor, teacher_log_probs: Tensor, tikhonov: 
     >>> gram_distances(logits, 3 * logits + 1, 0.1).tolist()
     [0.0, 0.0, 0.0]
     """
-    size, num_classes = student_logits.shape
-    student, teacher = (unit_vectors(centred_logits(values)) for values in (student_logits, teacher_log_probs))
+    num_samples, num_classes = student_logits.shape
+    student = unit_vectors(centred_logits(student_logits))
+    teacher = unit_vectors(centred_logits(teacher_log_probs))
     differences = (student @ student.T - teacher @ teacher.T) / num_classes
-    centred = differences - differences.sum(dim=0) / max(size, 1)
-    covariance = centred.T @ centred / max(size - 1, 1)
-    factor = torch.linalg.cholesky(covariance + tikhonov * torch.eye(size, dtype=centred.dtype, device=centred.device))
+    centred = differences - differences.sum(dim=0) / max(num_samples, 1)
+    covariance = centred.T @ centred / max(num_samples - 1, 1)
+    identity = torch.eye(num_samples, dtype=centred.dtype, device=centred.device)
+    # With S + tikhonov I = L L', the norm of row D_i is |L^-1 D_i'|.
+    factor = torch.linalg.cholesky(covariance + tikhonov * identity)
     whitened = torch.linalg.solve_triangular(factor, differences.T, upper=False)
     squares = whitened.square().sum(dim=0)
     is_zero = squares < 1e-12
+    # The inner `where` keeps the infinite slope of the square root at 0 out of the backward pass.
     return torch.where(is_zero, 0.0, torch.where(is_zero, 1.0, squares).sqrt())
 
 
 class SKD(AbstractAttack):
-    """ce_weight CE(y) + kd_weight T^2 KL(teacher at T || student at T) + gram_weight mean Mahalanobis norm.
+    """Knowledge distillation plus a comparison of the directions of a batch's outputs.
 
-    The second part compares the samples of a batch (`gram_distances`): each micro-batch on each process is compared
-    within itself, and the losses are averaged by numbers of samples; nothing is gathered. Time grows as N^3.
+    ce_weight CE(y) + kd_weight T^2 KL(teacher at T || student at T) + gram_weight mean Mahalanobis norm. The last term
+    (`gram_distances`) compares the samples of one batch. Each micro-batch on each process is compared within itself
+    and nothing is gathered; losses are averaged by number of samples. Time grows as N^3.
 
     Args:
-        temperature: T of the divergence, > 0, or `Relative`; the Gram matrices have none.
+        temperature: temperature T of the divergence, > 0, or `Relative`; the Gram matrices have none.
         kd_weight: weight of the divergence, at least 0.
         gram_weight: weight of the Mahalanobis norms, at least 0.
-        tikhonov: what is added to the diagonal of the covariance, > 0.
+        tikhonov: constant added to the diagonal of the covariance, > 0.
         ce_weight: weight of the cross-entropy on the labels, at least 0.
 
-    Source: Jeong et al., "Streamlined Knowledge Distillation", CVPR 2026, whose released code and a summary we have
-    read. The defaults, T^2 and D over C are the code's; the summary does not divide by C: norms about C times larger.
-    That code also multiplies both means by the mean of a median mask, about .5, of which the summary
-    says nothing; there are no masks here. Centring the logits is ours: a black box tells them up to a constant.
+    Source: Jeong et al., "Streamlined Knowledge Distillation", CVPR 2026, of which we read the released code and a
+    summary. The defaults, T^2 and the division of D by C are the code's; the summary does not divide by C, which gives
+    norms about C times larger. The code also multiplies both means by the mean of a median mask, about .5; the summary
+    does not mention it, and there are no masks here. Centring the logits is ours: a black box reveals them only up to
+    a constant.
     """
 
     batch_level = True
@@ -84,7 +90,7 @@ class SKD(AbstractAttack):
         check_weight("gram_weight", gram_weight)
         if not 1e-6 <= tikhonov < math.inf:
             raise HfCmimError(
-                f"Expected tikhonov of at least 1e-6 and finite, got {tikhonov}: a covariance estimated from N samples"
+                f"Expected tikhonov of at least 1e-6 and finite, got {tikhonov}. A covariance estimated from N samples"
                 " has no inverse in N dimensions. The source uses .1."
             )
         self.temperature = temperature
@@ -95,7 +101,7 @@ class SKD(AbstractAttack):
     def distillation(
         self, student_logits: Tensor, teacher_log_probs: Tensor, labels: Tensor, progress: float
     ) -> dict[str, Tensor]:
-        """Return `kd` and `gram`."""
+        """Return the components `kd` and `gram`."""
         divergences = kd_loss(student_logits, teacher_log_probs, self.resolved(self.temperature))
         distances = gram_distances(student_logits, teacher_log_probs, self.tikhonov)
         return {"kd": self.kd_weight * batch_mean(divergences), "gram": self.gram_weight * batch_mean(distances)}

@@ -1,4 +1,4 @@
-"""The skeptical student: the answers teach a shallow head, which teaches the student."""
+"""Skeptical student: the answers train only a shallow head beside the student."""
 
 from collections.abc import Sequence
 
@@ -17,27 +17,34 @@ from hf_cmim.functional.divergence import (
 
 
 def pooled(hidden_states: Tensor, per_token: bool) -> Tensor:
-    """Return one vector a sample: the mean over tokens `(B, L, D)` or places `(B, D, H, W)`; tokens stay if asked."""
+    """Average `(B, L, D)` over tokens or `(B, D, H, W)` over pixels; `per_token` keeps the tokens.
+
+    Returns:
+        One vector per sample `(B, D)`, or per token `(B, L, D)`.
+    """
     if hidden_states.ndim == 4:
         return hidden_states.mean(dim=(-2, -1))
-    return hidden_states if per_token or hidden_states.ndim == 2 else hidden_states.mean(dim=1)
+    if per_token or hidden_states.ndim == 2:
+        return hidden_states
+    return hidden_states.mean(dim=1)
 
 
 class Skeptical(AbstractStudentProtocol):
-    """Attach two early heads; only the shallower one listens to the teacher.
+    """Two auxiliary heads on hidden layers; only the shallower one learns from the teacher.
 
-    head_1 (at `depth`) learns by the composed loss, usually .1 CE + .9 T^2 KL to the teacher; the final head learns by
-    cross-entropy; and a second head (halfway between) by ce_weight CE + hint_weight T^2 KL(final || second), so that a
-    poisonous teacher reaches the student's body through the shallow layers alone. The heads are thrown away.
+    A poisonous teacher then reaches the student only through the shallow layers. The first head (at `depth`) learns by
+    the composed loss, usually .1 CE + .9 T^2 KL to the teacher. The final head learns by cross-entropy. The second
+    head, halfway between the two, learns by ce_weight CE + hint_weight T^2 KL(final || second). The auxiliary heads
+    are discarded after training.
 
     Args:
-        depth: where the listening head stands, as a fraction of the hidden layers, in [0, 1].
-        temperature: T of the term between final and second head, > 0.
-        hint_weight: weight of that term.
-        ce_weight: weight of the second head's cross-entropy.
+        depth: position of the first head, as a fraction of the hidden layers, in [0, 1].
+        temperature: temperature T of the term between final and second head, > 0.
+        hint_weight: weight of this term, in [0, 1].
+        ce_weight: weight of the second head's cross-entropy, in [0, 1].
 
-    Source: Kundu et al., NeurIPS 2021; .3 and .7 as in its released script. Linear heads on pooled hidden states, the
-    places of the heads by fraction, and no delay before distillation starts are ours.
+    Source: Kundu et al., NeurIPS 2021; the weights .3 and .7 are those of its released script. Linear heads on pooled
+    hidden states, head positions by fraction, and no delay before distillation starts are ours.
     """
 
     def __init__(
@@ -55,36 +62,41 @@ class Skeptical(AbstractStudentProtocol):
         self.heads = nn.ModuleList()
 
     def _places(self, hidden_states: Sequence[Tensor]) -> tuple[int, int]:
-        """Number of the hidden state under the listening and under the second head; 0 is the embedding."""
+        """Return the indices of the hidden states under the first and the second head; 0 is the embedding."""
         last = len(hidden_states) - 1
-        listening = max(1, round(self.depth * last))
-        return listening, (listening + last + 1) // 2
+        first_place = max(1, round(self.depth * last))
+        # Halfway to the final head, rounded up.
+        return first_place, (first_place + last + 1) // 2
 
     def attach(self, student: nn.Module, hidden_states: Sequence[Tensor], num_classes: int) -> None:
         """Build the heads, on the student's device."""
-        widths = [hidden_states[place].shape[1 if hidden_states[place].ndim == 4 else -1]
-                  for place in self._places(hidden_states)]  # fmt: skip
+        head_inputs = [hidden_states[place] for place in self._places(hidden_states)]
+        # Feature maps are (B, D, H, W), token states (B, L, D).
+        widths = [states.shape[1 if states.ndim == 4 else -1] for states in head_inputs]
         device = hidden_states[0].device
         self.heads = nn.ModuleList(nn.Linear(width, num_classes, device=device) for width in widths)
 
     def forward(
         self, loss: Loss, student_logits: Tensor, hidden_states: Sequence[Tensor], labels: Tensor
     ) -> Components:
-        """Return the listening head's components, and `final_ce`, `second_ce`, `second_hint`."""
+        """Return the first head's components, and `final_ce`, `second_ce`, `second_hint`."""
         per_token = labels.ndim == 2
-        listening, second = (
+        first_logits, second_logits = (
             head(pooled(hidden_states[place], per_token).float())
             for head, place in zip(self.heads, self._places(hidden_states), strict=True)
         )
-        components = loss(listening)
+        components = loss(first_logits)
         with torch.autocast(student_logits.device.type, enabled=False):
-            valid = labels.flatten() != IGNORE_INDEX
-            rows = labels.flatten()[valid]
-            final = student_logits.flatten(0, -2).float()[valid]
-            second = second.flatten(0, -2).float()[valid]
-            hints = kl_divergence(*(softened_log_probs(each, self.temperature) for each in (final.detach(), second)))
+            is_valid = labels.flatten() != IGNORE_INDEX
+            valid_labels = labels.flatten()[is_valid]
+            num_valid = max(len(valid_labels), 1)
+            final = student_logits.flatten(0, -2).float()[is_valid]
+            second = second_logits.flatten(0, -2).float()[is_valid]
+            # The final head teaches the second and must not learn from it.
+            final_log_probs = softened_log_probs(final.detach(), self.temperature)
+            hints = kl_divergence(final_log_probs, softened_log_probs(second, self.temperature))
             return components | {
-                "final_ce": summed_cross_entropy(final, rows) / max(len(rows), 1),
-                "second_ce": self.ce_weight * summed_cross_entropy(second, rows) / max(len(rows), 1),
+                "final_ce": summed_cross_entropy(final, valid_labels) / num_valid,
+                "second_ce": self.ce_weight * summed_cross_entropy(second, valid_labels) / num_valid,
                 "second_hint": self.hint_weight * self.temperature**2 * batch_mean(hints),
             }

@@ -1,4 +1,4 @@
-"""Similarity-preserving distillation on outputs: which samples of a batch look alike, and how much."""
+"""Similarity-preserving distillation (SP) on outputs: match the similarities of the samples in a batch."""
 
 from torch import Tensor
 
@@ -8,17 +8,17 @@ from hf_cmim.functional.divergence import batch_mean
 
 
 def sp_loss(student_logits: Tensor, teacher_log_probs: Tensor) -> Tensor:
-    """Return sum_j (g_s,ij - g_t,ij)^2 of each sample i, g_i = row i of F F' over its norm, F = centred logits.
+    """Return sum_j (g_s,ij - g_t,ij)^2 of each sample i, with g_i = row i of F F' divided by its norm.
 
-    Row i is computed as u_i F' with u_i = f_i / |f_i|, which has the same direction: the norms that are too short to
-    divide by are then those of logits, not their squares.
+    F holds the centred logits f_i. Row i is computed as u_i F' with u_i = f_i / |f_i|, which has the same direction:
+    the limit for short norms then applies to logits and not to their squares.
 
     Args:
         student_logits: `(N, C)` raw logits.
         teacher_log_probs: `(N, C)` log-probabilities; any constant added to a row changes nothing.
 
     Returns:
-        `(N,)` in [0, 4]; scaling all logits of one side changes nothing.
+        Losses `(N,)` in [0, 4]; scaling all logits of one side changes nothing.
 
     Source: see `SP`.
 
@@ -27,27 +27,27 @@ def sp_loss(student_logits: Tensor, teacher_log_probs: Tensor) -> Tensor:
     >>> [round(loss, 4) for loss in losses.tolist()]
     [2.0, 2.0]
     """
-    student, teacher = (
-        unit_vectors(unit_vectors(values) @ values.T)
-        for values in map(centred_logits, (student_logits, teacher_log_probs))
-    )
+    student_values, teacher_values = centred_logits(student_logits), centred_logits(teacher_log_probs)
+    student = unit_vectors(unit_vectors(student_values) @ student_values.T)
+    teacher = unit_vectors(unit_vectors(teacher_values) @ teacher_values.T)
     return (student - teacher).square().sum(dim=-1)
 
 
 class SP(AbstractAttack):
-    """ce_weight CE(y) + sp_weight mean_i sum_j (g_s,ij - g_t,ij)^2.
+    """Distillation of the similarities between the samples of a batch.
 
-    It compares the samples of a batch: each micro-batch on each process is compared within itself, and the losses are
-    averaged by numbers of samples; nothing is gathered.
+    ce_weight CE(y) + sp_weight mean_i sum_j (g_s,ij - g_t,ij)^2, with the normalised similarities g of `sp_loss`. The
+    loss compares the samples of one batch. Each micro-batch on each process is compared within itself and nothing is
+    gathered; losses are averaged by number of samples.
 
     Args:
         sp_weight: weight of the differences, at least 0.
         ce_weight: weight of the cross-entropy on the labels, at least 0.
 
-    Source: Tung and Mori, ICCV 2019, arXiv 1907.09682, made for features; that it looks at centred logits instead is
-    ours, as is the mean over i of sums over j (the source divides by N^2: its weight 3,000 is 47 here at N = 64). The
-    default is ours: on digits (10 classes, a small perceptron, 540 steps, 3 seeds) its gradient is then at first .3 to
-    .8 of the cross-entropy's, and ten times as much cost 6 points. There is no temperature.
+    Source: Tung and Mori, ICCV 2019, arXiv 1907.09682, for features. Centred logits instead of features are ours, as
+    is the mean over i of sums over j (the source divides by N^2: its weight 3,000 is 47 here at N = 64). The default
+    is ours: on digits (10 classes, a small perceptron, 540 steps, 3 seeds) the term's gradient is at first .3 to .8 of
+    the cross-entropy's, and a ten times larger weight cost 6 points. There is no temperature.
     """
 
     batch_level = True
@@ -62,5 +62,5 @@ class SP(AbstractAttack):
     def distillation(
         self, student_logits: Tensor, teacher_log_probs: Tensor, labels: Tensor, progress: float
     ) -> dict[str, Tensor]:
-        """Return `sp`."""
+        """Return the component `sp`."""
         return {"sp": self.sp_weight * batch_mean(sp_loss(student_logits, teacher_log_probs))}

@@ -1,9 +1,9 @@
-"""Named, frozen lists of attacks: what an audit tries before it says that a model cannot be distilled.
+"""Attack suites: named, frozen lists of the attacks that an audit tries.
 
-A suite never changes once it is released; a new one gets a new name. Every family has at least as many settings as the
-label-only null has confidences (`NULL_CONFIDENCES`), so that the attacker is tuned as hard as the defender. Fixed
-temperatures stand beside ones relative to the teacher's logit scale, below 1 as well: a concentrated teacher has small
-logits, and T = 4 alone would over-smooth it.
+A released suite never changes; a new one gets a new name. Each family has at least as many settings as the label-only
+null teacher has confidences (`NULL_CONFIDENCES`), so attacks are tuned as hard as the references. Suites contain fixed
+temperatures and temperatures relative to the teacher's logit scale, also below 1: a concentrated teacher has small
+logits, which a fixed T = 4 over-smooths.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -47,17 +47,17 @@ from hf_cmim.attacks.wsld import WSLD
 from hf_cmim.functional.channels import ReverseSigmoid, Rounded
 
 NULL_CONFIDENCES = (0.3, 0.5, 0.7, 0.9, 0.99)
-"""Confidences of the label-only null among which validation data choose."""
+"""Confidences of the label-only null teacher; validation data choose one."""
 TEMPERATURES: tuple[Temperature, ...] = (1.0, 4.0, Relative(0.5), Relative(1.0), Relative(2.0))
 
 
 @dataclass(frozen=True)
 class SuiteEntry:
-    """One setting of one family of attacks.
+    """One setting of a family of attacks.
 
     Attributes:
-        family: settings of a family compete on validation data; the best goes on.
-        attack: the composition; a trainer copies it, so that the suite stays as it is.
+        family: name of the family; screening keeps the family's best setting on validation data.
+        attack: composition with this setting. Trainers copy it, so the suite never changes.
     """
 
     family: str
@@ -69,8 +69,8 @@ class Suite:
     """A named list of attacks.
 
     Attributes:
-        name: with its version.
-        entries: every setting of every family.
+        name: name of the suite, with its version.
+        entries: all settings of all families.
     """
 
     name: str
@@ -78,7 +78,7 @@ class Suite:
 
     @property
     def families(self) -> tuple[str, ...]:
-        """The families, in order."""
+        """Names of the families, in the order of their entries."""
         return tuple(dict.fromkeys(entry.family for entry in self.entries))
 
     def of(self, family: str) -> tuple[Composition, ...]:
@@ -86,12 +86,12 @@ class Suite:
         return tuple(entry.attack for entry in self.entries if entry.family == family)
 
     def subset(self, families: Sequence[str]) -> "Suite":
-        """Return a suite of some of the families, all settings of each, under a name that says so."""
+        """Return a suite with all settings of the requested families; its name states that it is a subset."""
         entries = tuple(entry for entry in self.entries if entry.family in families)
-        kept = len({entry.family for entry in entries})
-        if kept == len(self.families):
+        num_families = len({entry.family for entry in entries})
+        if num_families == len(self.families):
             return self
-        return Suite(f"{self.name}, {kept} of {len(self.families)} families", entries)
+        return Suite(f"{self.name}, {num_families} of {len(self.families)} families", entries)
 
 
 def _family(name: str, settings: Iterable[AttackPart | Sequence[AttackPart]]) -> Iterator[SuiteEntry]:
@@ -130,7 +130,7 @@ def _losses() -> Iterator[SuiteEntry]:
     yield from _family("norm-kd", (NormKD(scale=scale) for scale in (0.25, 0.5, 1.0, 2.0, 4.0)))
     yield from _family("mlkd", [
         MLKD(), (MLKD(), ShiftedViews()),
-        # Masks leave samples of which the teacher is sure to the cross-entropy: where most are, it must weigh more.
+        # Masked samples learn only from the cross-entropy, which needs more weight if the teacher is mostly certain.
         *(MLKD(temperatures=temperatures, ce_weight=1.0, kd_weight=kd, class_weight=kd / 10, batch_weight=kd / 10)
           for temperatures, kd in (((2.0, 3.0, 4.0, 5.0, 6.0), 0.02), ((2.0, 3.0, 4.0, 5.0, 6.0), 0.1),
                                    ((Relative(0.5), Relative(1.0), Relative(2.0)), 0.1))),
@@ -173,7 +173,7 @@ def _transforms_and_protocols() -> Iterator[SuiteEntry]:
 
 
 STANDARD_V1 = Suite("standard-v1", (*_losses(), *_transforms_and_protocols()))
-"""Every family we know, frozen."""
+"""All families we know. Frozen."""
 
 QUICK_V1 = Suite(
     "quick-v1",
@@ -188,7 +188,7 @@ QUICK_V1 = Suite(
         )
     ),
 )
-"""Five attacks for a first look: no verdict should rest on it. Frozen."""
+"""Five attacks for a first impression, too few for a verdict. Frozen."""
 
 SUITES = {suite.name: suite for suite in (QUICK_V1, STANDARD_V1)}
-"""The named suites. A report that names one has tried it whole."""
+"""Suites by name. A report names a suite only if all its attacks were tried."""

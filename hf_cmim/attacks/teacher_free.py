@@ -1,4 +1,4 @@
-"""The arms without a teacher that an attack has to beat. They take answers like any attack, and never read them."""
+"""References: arms without a teacher that an attack must beat. They accept answers like an attack and ignore them."""
 
 from torch import Tensor
 
@@ -7,7 +7,7 @@ from hf_cmim.functional.divergence import batch_mean, kl_divergence, softened_lo
 
 
 class CrossEntropy(AbstractAttack):
-    """CE(y), the student that nobody teaches.
+    """Cross-entropy CE(y) on the labels, the training without a teacher.
 
     Source: ours, the usual training.
 
@@ -23,17 +23,17 @@ class CrossEntropy(AbstractAttack):
     def distillation(
         self, student_logits: Tensor, teacher_log_probs: Tensor, labels: Tensor, progress: float
     ) -> dict[str, Tensor]:
-        """Return nothing: `ce` is all there is."""
+        """Return no component besides `ce`."""
         return {}
 
 
 class LabelSmoothing(AbstractAttack):
-    """Cross-entropy on (1 - smoothing) of the label and `smoothing` spread over all classes, the LS student.
+    """Cross-entropy on smoothed labels (LS): 1 - smoothing on the label, `smoothing` spread over all classes.
 
     Args:
-        smoothing: share of the target spread evenly over all C classes, the label's included, in [0, 1].
+        smoothing: share of the target spread evenly over all C classes, including the label, in [0, 1].
 
-    Source: Szegedy et al., arXiv 1512.00567; .1 is theirs, and the definition is torch's.
+    Source: Szegedy et al., arXiv 1512.00567; the default .1 is theirs, and the definition is torch's.
     """
 
     needs_teacher = False
@@ -52,18 +52,18 @@ class LabelSmoothing(AbstractAttack):
 
 
 def virtual_teacher(logits: Tensor, labels: Tensor, confidence: float, temperature: float) -> Tensor:
-    """Return log softmax(u / T), u = `confidence` on the label and the rest spread evenly over the other classes.
+    """Return log softmax(u / T), where u is `confidence` on the label and (1 - confidence) / (C - 1) elsewhere.
 
-    The probabilities u themselves are divided by T, not their logarithms: at T = 20 the result is all but uniform.
+    T divides the probabilities u themselves, not their logarithms: at T = 20 the result is almost uniform.
 
     Args:
-        logits: `(N, C)`, of which only shape, type and device matter.
+        logits: `(N, C)` logits, which give only shape, type and device.
         labels: `(N,)` integers in [0, C).
         confidence: probability of the label, in [0, 1].
-        temperature: T > 0.
+        temperature: temperature T > 0.
 
     Returns:
-        `(N, C)` log-probabilities, in the type of the logits.
+        Log-probabilities `(N, C)`, in the type of the logits.
 
     Source: see `TeacherFreeKD`.
 
@@ -76,21 +76,22 @@ def virtual_teacher(logits: Tensor, labels: Tensor, confidence: float, temperatu
 
 
 class TeacherFreeKD(AbstractAttack):
-    """ce_weight CE(y) + kd_weight KL(softmax(u / T) || student), u a virtual teacher made by hand (Tf-KD_reg).
+    """Distillation from a virtual teacher, designed by hand from only the label (Tf-KD_reg).
 
-    At the default temperature its target is nearly uniform, so with weights .9 and .1 it is nearly `LabelSmoothing`
-    with .1: count the two as one arm. A lower temperature sets it apart.
+    ce_weight CE(y) + kd_weight KL(softmax(u / T) || student), with u of `virtual_teacher`. At the default temperature
+    the target is nearly uniform: with weights .9 and .1 this is nearly `LabelSmoothing` with .1, so count the two as
+    one arm. A lower temperature makes it different.
 
     Args:
-        temperature: T by which the probabilities u are divided, > 0.
+        temperature: temperature T that divides the probabilities u, > 0.
         confidence: probability u of the label, in [0, 1].
         kd_weight: weight of the divergence, at least 0.
         ce_weight: weight of the cross-entropy on the labels, at least 0.
 
-    Source: Yuan et al., CVPR 2020, arXiv 1909.11723, as its released code has it: the student is not softened, and
-    there is no factor T^2. The paper's equation 9 (seen quoted) softens the student as well. The defaults are the
-    released ones for ResNet-18 on CIFAR-100, whose multiplier of 100 undoes a mean over 100 classes; those for
-    MobileNetV2 (T 40, weights .05 and .95, multiplier 1) come to a kd_weight of .0095 here.
+    Source: Yuan et al., CVPR 2020, arXiv 1909.11723. As in its released code, the student is not softened, and there
+    is no factor T^2. The paper's equation 9 (seen quoted) also softens the student. The defaults are the released ones
+    for ResNet-18 on CIFAR-100, where a multiplier of 100 undoes a mean over 100 classes. Those for MobileNetV2 (T 40,
+    weights .05 and .95, multiplier 1) correspond to a kd_weight of .0095 here.
     """
 
     needs_teacher = False
@@ -114,7 +115,7 @@ class TeacherFreeKD(AbstractAttack):
     def distillation(
         self, student_logits: Tensor, teacher_log_probs: Tensor, labels: Tensor, progress: float
     ) -> dict[str, Tensor]:
-        """Return `kd`."""
+        """Return the component `kd`."""
         target = virtual_teacher(student_logits, labels, self.confidence, self.temperature)
         losses = kl_divergence(target, softened_log_probs(student_logits, 1.0))
         return {"kd": self.kd_weight * batch_mean(losses)}

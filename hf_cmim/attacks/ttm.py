@@ -1,4 +1,4 @@
-"""Transformed teacher matching: only the teacher is softened, by a power of its probabilities."""
+"""Transformed teacher matching (TTM, WTTM): soften only the teacher, by a power of its probabilities."""
 
 from torch import Tensor
 
@@ -14,7 +14,7 @@ def ttm_loss(student_logits: Tensor, teacher_log_probs: Tensor, gamma: float) ->
     Args:
         student_logits: `(N, C)` raw logits.
         teacher_log_probs: `(N, C)` log-probabilities; any constant added to a row changes nothing.
-        gamma: the power, > 0; below 1 it softens.
+        gamma: power of the probabilities, > 0; values below 1 soften.
 
     Returns:
         `(N,)` in nats.
@@ -29,15 +29,18 @@ def ttm_loss(student_logits: Tensor, teacher_log_probs: Tensor, gamma: float) ->
 
 
 def power_sum(teacher_log_probs: Tensor, gamma: float) -> Tensor:
-    """Return U = sum_i p_i^gamma of each sample, `(N,)`: 1 at gamma = 1 or for a sure answer, up to C^(1 - gamma)."""
+    """Return U = sum_i p_i^gamma of each sample, `(N,)`.
+
+    U is 1 at gamma = 1 or for a certain answer, and for gamma below 1 at most C^(1 - gamma).
+    """
     return (gamma * softened_log_probs(teacher_log_probs, 1.0)).logsumexp(dim=-1).exp()
 
 
 class AbstractTransformedMatching(AbstractAttack):
-    """Abstract: reads the power `gamma` of the teacher's probabilities, its answer at the temperature 1 / gamma.
+    """Abstract attack on the power `gamma` of the teacher's probabilities, the answer at temperature 1 / gamma.
 
     Args:
-        gamma: the power, > 0.
+        gamma: power of the teacher's probabilities, > 0.
         ce_weight: weight of the cross-entropy on the labels, at least 0.
     """
 
@@ -48,20 +51,22 @@ class AbstractTransformedMatching(AbstractAttack):
 
     @property
     def nominal_temperature(self) -> Temperature:
-        """The temperature 1 / gamma, at which the answer is read."""
+        """Temperature 1 / gamma at which the loss reads an answer."""
         return 1 / self.gamma
 
 
 class TTM(AbstractTransformedMatching):
-    """ce_weight CE(y) + ttm_weight KL(p^gamma / sum p^gamma || q).
+    """Distillation with only the teacher softened.
+
+    ce_weight CE(y) + ttm_weight KL(p^gamma / sum p^gamma || q), with p the teacher and q the student at T = 1.
 
     Args:
         gamma: power of the teacher's probabilities, > 0.
         ttm_weight: weight of the divergence, at least 0.
         ce_weight: weight of the cross-entropy on the labels, at least 0.
 
-    Source: Zheng, Yang, ICLR 2024, arXiv 2402.11148. The authors tune gamma and the weight for each pair; the defaults
-    are their example for VGG-13 to VGG-8 on CIFAR-100. Without a factor T^2, as in the source.
+    Source: Zheng, Yang, ICLR 2024, arXiv 2402.11148. The authors tune gamma and the weight for each pair of models;
+    the defaults are their example for VGG-13 to VGG-8 on CIFAR-100. As in the source, there is no factor T^2.
     """
 
     def __init__(self, *, gamma: float = 0.1, ttm_weight: float = 45.0, ce_weight: float = 1.0) -> None:
@@ -72,20 +77,22 @@ class TTM(AbstractTransformedMatching):
     def distillation(
         self, student_logits: Tensor, teacher_log_probs: Tensor, labels: Tensor, progress: float
     ) -> dict[str, Tensor]:
-        """Return `ttm`."""
+        """Return the component `ttm`."""
         return {"ttm": self.ttm_weight * batch_mean(ttm_loss(student_logits, teacher_log_probs, self.gamma))}
 
 
 class WTTM(AbstractTransformedMatching):
-    """ce_weight CE(y) + wttm_weight U KL(p^gamma / sum p^gamma || q), U = sum p^gamma of the sample.
+    """Distillation with only the teacher softened, and larger weights for uncertain answers.
+
+    ce_weight CE(y) + wttm_weight U KL(p^gamma / sum p^gamma || q), with U = sum p^gamma of the sample.
 
     Args:
         gamma: power of the teacher's probabilities, > 0.
         wttm_weight: weight of the divergence, at least 0.
         ce_weight: weight of the cross-entropy on the labels, at least 0.
 
-    Source: Zheng, Yang, ICLR 2024, arXiv 2402.11148, which weighs uncertain answers more. The authors tune gamma and
-    the weight for each pair; the defaults are an example of theirs that adds CRD. Without a factor T^2, as there.
+    Source: Zheng, Yang, ICLR 2024, arXiv 2402.11148. The authors tune gamma and the weight for each pair of models;
+    the defaults are one of their examples, which also uses CRD. As in the source, there is no factor T^2.
     """
 
     def __init__(self, *, gamma: float = 0.2, wttm_weight: float = 4.0, ce_weight: float = 1.0) -> None:
@@ -96,6 +103,6 @@ class WTTM(AbstractTransformedMatching):
     def distillation(
         self, student_logits: Tensor, teacher_log_probs: Tensor, labels: Tensor, progress: float
     ) -> dict[str, Tensor]:
-        """Return `wttm`."""
+        """Return the component `wttm`."""
         losses = power_sum(teacher_log_probs, self.gamma) * ttm_loss(student_logits, teacher_log_probs, self.gamma)
         return {"wttm": self.wttm_weight * batch_mean(losses)}

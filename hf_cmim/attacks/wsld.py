@@ -1,4 +1,4 @@
-"""Weighted soft labels: distillation mostly where the teacher beats the student."""
+"""Weighted soft labels (WSLD): more distillation on samples where the teacher beats the student."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from hf_cmim.functional.divergence import batch_mean, softened_log_probs
 
 
 def soft_label_weight(student_logits: Tensor, teacher_log_probs: Tensor, labels: Tensor) -> Tensor:
-    """Return 1 - exp(-CE_s / CE_t) of each sample, the cross-entropies on the label at T = 1, detached.
+    """Return 1 - exp(-CE_s / CE_t) of each sample, detached, with the cross-entropies on the label at T = 1.
 
     Args:
         student_logits: `(N, C)` raw logits.
@@ -18,7 +18,7 @@ def soft_label_weight(student_logits: Tensor, teacher_log_probs: Tensor, labels:
         labels: `(N,)` integers in [0, C).
 
     Returns:
-        `(N,)` in [0, 1): near 0 where the student knows better, and towards 1 for a teacher that is sure and right.
+        Weights `(N,)` in [0, 1): near 0 if the student is better, near 1 if the teacher is certain and right.
 
     Source: see `WSLD`, with its 1e-7 added to CE_t.
 
@@ -27,21 +27,25 @@ def soft_label_weight(student_logits: Tensor, teacher_log_probs: Tensor, labels:
     >>> round(soft_label_weight(student, teacher, torch.tensor([0])).item(), 4)  # 1 - e^-2
     0.8647
     """
-    ratio = label_cross_entropy(student_logits, labels) / (label_cross_entropy(teacher_log_probs, labels) + 1e-7)
+    student_losses = label_cross_entropy(student_logits, labels)
+    teacher_losses = label_cross_entropy(teacher_log_probs, labels)
+    ratio = student_losses / (teacher_losses + 1e-7)
+    # expm1 keeps the digits of a small ratio, which 1 - exp would round away.
     return -torch.expm1(-ratio.detach())
 
 
 class WSLD(AbstractAttack):
-    """ce_weight CE(y) + alpha T^2 mean of (1 - exp(-CE_s / CE_t)) times the soft cross-entropy at T.
+    """Knowledge distillation, weighted per sample by the teacher's advantage over the student.
 
-    On a teacher that is sure and right on its training data the weight is nearly 1, and this is KD.
+    ce_weight CE(y) + alpha T^2 mean of (1 - exp(-CE_s / CE_t)) times the soft cross-entropy at T. If the teacher is
+    certain and right on its training data, the weight is nearly 1, and this is KD.
 
     Args:
-        temperature: T, > 0, or `Relative`.
+        temperature: temperature T, > 0, or `Relative`.
         alpha: weight of the soft labels, at least 0.
         ce_weight: weight of the cross-entropy on the labels, at least 0.
 
-    Source: Zhou et al., ICLR 2021, arXiv 2102.00650; the defaults are the released ones for CIFAR-100 (ImageNet: T 2,
+    Source: Zhou et al., ICLR 2021, arXiv 2102.00650. The defaults are the released ones for CIFAR-100 (ImageNet: T 2,
     alpha 2.5). The factor T^2, the cross-entropy form and the detached weight are the source's.
     """
 
@@ -55,7 +59,7 @@ class WSLD(AbstractAttack):
     def distillation(
         self, student_logits: Tensor, teacher_log_probs: Tensor, labels: Tensor, progress: float
     ) -> dict[str, Tensor]:
-        """Return `soft_ce`."""
+        """Return the component `soft_ce`."""
         temperature = self.resolved(self.temperature)
         losses = soft_label_weight(student_logits, teacher_log_probs, labels) * soft_cross_entropy(
             softened_log_probs(teacher_log_probs, temperature), softened_log_probs(student_logits, temperature)

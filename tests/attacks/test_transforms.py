@@ -9,7 +9,7 @@ import pytest
 import reference
 import torch
 
-from hf_cmim.attacks.answer_prior import own_randomness, plausible_answers
+from hf_cmim.attacks.answer_prior import isolated_randomness, plausible_answers
 from hf_cmim.attacks.averager import Averager
 from hf_cmim.attacks.base import Relative
 from hf_cmim.attacks.class_centroid import ClassCentroid
@@ -499,7 +499,7 @@ def test_a_perturbation_that_changes_the_shape_is_named(recovery):
 
 def test_plausible_answers_reach_from_vague_to_certain_in_every_class():
     """Catches a prior of one scale, which would not know what a hardened or a confident teacher answers."""
-    with own_randomness(0):
+    with isolated_randomness(0):
         confidences, tops = plausible_answers(2_000, NUM_CLASSES).exp().max(dim=-1)
     assert confidences.min() < 0.3
     assert confidences.max() > 0.9999
