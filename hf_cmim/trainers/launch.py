@@ -46,16 +46,16 @@ def check_launch(num_processes: int) -> None:
 def check_no_deepspeed(*, is_enabled: bool) -> None:
     """Refuse DeepSpeed, whose engine divides losses and steps the optimizer by itself.
 
-    Neither trainer has been tested with it: on two CPU processes even a plain `Trainer` with ZeRO-2 did not finish four
-    steps in 400 seconds.
+    Neither trainer has been tested with it: on two CPU processes even a plain `Trainer` with ZeRO-2 did not finish
+    four steps in 400 seconds.
 
     Raises:
         HfCmimError: DeepSpeed is enabled.
     """
     if is_enabled:
         raise HfCmimError(
-            "DeepSpeed is enabled, and hf_cmim has never been tested with it: gradients could be scaled wrongly without"
-            " a sign. Train without args.deepspeed (torchrun, DDP) or shard with FSDP: args.fsdp='full_shard'."
+            "DeepSpeed is enabled, and hf_cmim has never been tested with it: gradients could be scaled wrongly, and"
+            " nothing would show it. Train without args.deepspeed (torchrun, DDP) or shard with FSDP: args.fsdp='full_shard'."
         )
 
 
