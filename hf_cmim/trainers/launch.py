@@ -55,7 +55,8 @@ def check_no_deepspeed(*, is_enabled: bool) -> None:
     if is_enabled:
         raise HfCmimError(
             "DeepSpeed is enabled, and hf_cmim has never been tested with it: gradients could be scaled wrongly, and"
-            " nothing would show it. Train without args.deepspeed (torchrun, DDP) or shard with FSDP: args.fsdp='full_shard'."
+            " nothing would show it. Train without args.deepspeed (torchrun, DDP), or shard with FSDP:"
+            " args.fsdp='full_shard'."
         )
 
 
