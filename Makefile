@@ -13,7 +13,7 @@ DOCTESTED = hf_cmim/functional hf_cmim/attacks hf_cmim/teachers hf_cmim/centroid
 	hf_cmim/hub hf_cmim/measurement.py hf_cmim/names.py hf_cmim/objective.py hf_cmim/pages hf_cmim/plots
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-gpu gpu-report bench quality lowest clean
+.PHONY: help demo docs test test-slow test-gpu gpu-report bench quality lowest clean
 # Two installs into one environment at once would break it.
 .NOTPARALLEL:
 
@@ -31,6 +31,7 @@ help:
 	@echo '  make test-gpu   the tests that need an accelerator'
 	@echo '  make gpu-report  every figure that needs a GPU, in one report of eight minutes'
 	@echo '  make bench      speed and memory of the objective, the bank, a step and an audit; on a quiet machine'
+	@echo '  make docs       the documentation into site/, strictly and offline'
 	@echo '  make quality    ruff, typos, mypy: read only'
 	@echo '  make lowest     make test with the lowest versions we promise, in .venv-lowest'
 	@echo '  make clean      remove caches and builds; to install anew, delete $(VENV) as well'
@@ -60,7 +61,7 @@ test-gpu: $(VENV)/.installed-test
 gpu-report: $(VENV)/.installed-test
 	$(VENV)/bin/python benchmarks/gpu_report.py
 
-# What BENCHMARKS.md holds. On a machine that does something else only the ratios mean anything, and they less.
+# What docs/benchmarks.md holds. On a machine that does something else only the ratios mean anything, and they less.
 bench: $(VENV)/.installed-demo
 	$(VENV)/bin/python benchmarks/loss.py
 	$(VENV)/bin/python benchmarks/loss.py --calls 1
@@ -74,6 +75,10 @@ bench: $(VENV)/.installed-demo
 	$(VENV)/bin/python benchmarks/audit.py --students 8 --rounds 3 --epochs 1
 	$(VENV)/bin/python benchmarks/audit_processes.py --families kd dist --epochs 2
 
+# Strict: a link or an anchor that leads nowhere fails it. The variable silences an advertisement of the theme.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --quiet --strict
+
 # mypy needs the types of matplotlib and cryptography.
 quality: $(VENV)/.installed-dev $(VENV)/.installed-plots $(VENV)/.installed-sign
 	$(VENV)/bin/ruff check .
@@ -86,7 +91,7 @@ lowest:
 	$(MAKE) test VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt PYTEST_FLAGS='-W default $(PYTEST_FLAGS)'
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -path './.venv*' -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
 
 # torch goes first and alone, so that nothing installed later can pull in another build of it.

@@ -47,6 +47,11 @@ EXTRAS = {
         "typos>=1.52,<2",  # spelling
         "pre-commit>=4.7,<5",  # all of these before a commit
     ],
+    "docs": [
+        "mkdocs>=1.6,<2",  # builds the documentation from Markdown
+        "mkdocs-material>=9.7,<10",  # its theme: search, dark and light, phones, no network
+        "mkdocstrings[python]>=1,<2",  # the API from docstrings
+    ],
 }
 
 README = Path(__file__).with_name("README.md")

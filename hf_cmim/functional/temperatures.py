@@ -9,7 +9,7 @@ DEFAULT_TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Powers of two over the usual range of distillation temperatures; ours.
 
 Colder ones are left out on validation data: there the CMI tends to the entropy of the errors, which no concentration
-removes, and chasing it cost 3 points of accuracy on texts that are hard to classify (CONTRIBUTING.md, "Defaults").
+removes, and chasing it cost 3 points of accuracy on texts that are hard to classify (docs/evidence/what-failed.md).
 """
 
 

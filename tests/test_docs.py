@@ -1,0 +1,178 @@
+"""README and documentation: their code runs, their links lead somewhere, their quotes are in the package."""
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+from hf_cmim import AuditPlan
+from hf_cmim.attacks import ATTACKS
+from hf_cmim.attacks.composition import Composition
+from hf_cmim.attacks.kd import KD
+from hf_cmim.attacks.suites import SUITES, Suite, SuiteEntry
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+NEEDS_THE_HUB = "<!-- needs the Hub -->\n"
+RUN = ["README.md", "docs/get-started.md", "docs/choose-a-setting.md", "docs/read-an-audit.md", "docs/attacks.md",
+       "docs/publish-and-verify.md"]  # fmt: skip
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "RESPONSIBLE_USE.md", "recipes/README.md")]
+PAGES += sorted(DOCS.rglob("*.md"))
+NAMES = {"id2label": dict(enumerate("abcd")), "label2id": {name: number for number, name in enumerate("abcd")}}
+BLOCK = re.compile(r"(<!-- needs the Hub -->\n)?^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)")
+
+
+def blocks(text: str, *, of_the_hub: bool) -> list[str]:
+    return [code for mark, code in BLOCK.findall(text) if bool(mark) is of_the_hub]
+
+
+def shortened(code: str) -> str:
+    """Train for two steps instead of epochs, audit with one attack."""
+    code = re.sub(r"num_train_epochs=\d+", "max_steps=2, use_cpu=True", code)
+    return re.sub(r"AuditPlan\(.*\)", "tiny_plan", code)
+
+
+def build_student() -> torch.nn.Module:
+    return tiny.vit(seed=int(torch.initial_seed()) % 1000, **NAMES)
+
+
+class Mergeable:
+    """A stand-in for a model with an adapter."""
+
+    def merge_and_unload(self) -> torch.nn.Module:
+        return build_student()
+
+
+def stand_ins(page: str) -> dict[str, Any]:
+    """What the reader of a page has already: models, data, and on some pages folders with trained models."""
+    parts = {"train_dataset": 0, "validation_dataset": 1, "transfer_set": 2, "validation_set": 3, "test_set": 4}
+    values: dict[str, Any] = {name: tiny.images(48, seed) for name, seed in parts.items()}
+    if page == "docs/read-an-audit.md":
+        for seed, folder in enumerate(("outputs/cmim", "outputs/ce")):
+            tiny.vit(seed, **NAMES).save_pretrained(folder)
+        suite = Suite("one", (SuiteEntry("kd", Composition(KD())),))
+        values["tiny_plan"] = AuditPlan(suite=suite, looks=(2,), screening_seeds=1, final_seeds=0, references=0,
+                                        null_families=0, diagnosed=0)  # fmt: skip
+    if page == "docs/choose-a-setting.md":
+        exec("from hf_cmim import CMIMConfig", values)
+    model = Mergeable() if page == "docs/publish-and-verify.md" else tiny.vit(**NAMES)
+    return values | {"model": model, "student": tiny.vit(1, **NAMES), "build_student": build_student}
+
+
+@pytest.mark.parametrize("page", RUN)
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument")  # no accelerator here
+def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
+    """Catches a name, an argument or an order of steps that no longer works, page by page from top to bottom."""
+    monkeypatch.chdir(tmp_path)
+    code = blocks((ROOT / page).read_text(encoding="utf-8"), of_the_hub=False)
+    assert code
+    values = stand_ins(page)
+    for block in code:
+        exec(compile(shortened(block), page, "exec"), values)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_code_that_needs_the_hub_compiles_and_imports(page):
+    """Catches a misspelt import or argument where nothing can be run."""
+    for code in blocks(page.read_text(encoding="utf-8"), of_the_hub=True):
+        assert unknown_arguments(code) == []
+
+
+def unknown_arguments(code: str) -> list[str]:
+    """Import what the code imports; return keywords that its calls of our classes do not take."""
+    import hf_cmim
+
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(node.module or "")
+            assert all(hasattr(module, alias.name) for alias in node.names)
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    ours = [(call, getattr(hf_cmim, call.func.id)) for call in calls if call.func.id in hf_cmim.__all__]
+    unknown = []
+    for call, kind in ours:
+        parameters = set(kind.__init__.__code__.co_varnames) | {"train_dataset", "eval_dataset", "data_collator"}
+        parameters |= {"processing_class", "args", "model"}
+        unknown += [word.arg for word in call.keywords if word.arg not in parameters]
+    return unknown
+
+
+def test_a_planted_argument_is_seen():
+    """Twin: an argument that CMIMConfig does not have."""
+    assert unknown_arguments("CMIMConfig(cmi_weight=1, cmi_wait=2)") == ["cmi_wait"]
+
+
+def headings(text: str) -> set[str]:
+    """Return the anchors of a page, as GitHub and mkdocs make them for our headings."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", title).strip().lower()) for title in titles}
+
+
+def broken_links(page: Path, text: str) -> Iterator[str]:
+    """Yield relative links to files or headings that are not there."""
+    text = re.sub(r"^```.*?^```|`[^`\n]*`", "", text, flags=re.MULTILINE | re.DOTALL)
+    for target, anchor in LINK.findall(text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        file = page if not target else (page.parent / target).resolve()
+        if not file.exists() or (anchor and anchor not in headings(file.read_text(encoding="utf-8"))):
+            yield f"{target}#{anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    """Catches a page or a heading that was renamed; `make docs` sees only the pages inside docs/."""
+    assert list(broken_links(page, page.read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize("link", ["[a](docs/nothing.md)", "[a](docs/design.md#no-such-heading)", "[a](#nothing)"])
+def test_a_planted_broken_link_is_seen(link):
+    """Twin: a missing file, a missing heading, a missing heading of the page itself."""
+    assert len(list(broken_links(ROOT / "README.md", link))) == 1
+
+
+def test_messages_of_the_troubleshooting_page_are_in_the_package():
+    """Catches a message that was reworded: nobody would find it on the page."""
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "hf_cmim").rglob("*.py")]
+    nodes = [node for source in sources for node in ast.walk(ast.parse(source))]
+    texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    quoted = re.findall(r"^\| `([^`]+)`", (DOCS / "troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(quoted) >= 20
+    assert [quote for quote in quoted if not any(quote in text for text in texts)] == []
+
+
+@pytest.fixture(scope="module")
+def attack_page() -> Callable[[str], str]:
+    spec = importlib.util.spec_from_file_location("generate_attacks", DOCS / "generate_attacks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.attack_page
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_the_page_of_an_attack_is_whole(name, attack_page):
+    """Catches a docstring whose source, settings or suite the generator loses."""
+    text = attack_page(name)
+    assert f"`hf_cmim.attacks.{ATTACKS[name].__name__}`" in text
+    assert "## Where does it come from?" in text
+    rows = re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", text, re.MULTILINE)
+    assert [setting for setting, _ in rows] == list(inspect.signature(ATTACKS[name]).parameters)
+    assert all(meaning for _, meaning in rows)
+    for suite in SUITES.values():
+        assert (f"`{suite.name}`:\n" in text) or name not in suite.families
+
+
+def test_readme_and_contributing_stay_short():
+    """Catches a README that becomes a laboratory notebook again."""
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 1500
+    assert len((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split()) <= 1000
