@@ -1,6 +1,7 @@
 """Class names in the order of a model's logits, read from its configuration."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -119,9 +120,10 @@ def _check_inverse(names: Sequence[str], label2id: Any) -> None:
     """Refuse a label2id that numbers a class otherwise; a name that two classes have can be in it only once."""
     if not isinstance(label2id, Mapping):
         return
+    counts = Counter(names)
     for number, name in enumerate(names):
         other = label2id.get(name)
-        if other is not None and names.count(name) == 1 and _number(other) != number:
+        if other is not None and counts[name] == 1 and _number(other) != number:
             raise HfCmimError(
                 f"id2label calls class {number} {name!r}, but label2id says that {name!r} is class {other}: labels"
                 " made with one and outputs read with the other would be of different classes. Keep the order in which"

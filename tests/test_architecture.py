@@ -24,6 +24,8 @@ FLOORS = {
     "plain_data": 1,
     "positions": 1,
     "private_paths": 1,
+    "checkpoint_redirects": 2,
+    "checkpoint_sizes": 2,
     "collapse": 2,
     "defenses": 2,
     "environment": 2,

@@ -14,13 +14,13 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from hf_cmim.checkpoint_redirects import redirects
+from hf_cmim.checkpoint_sizes import unbounded_faults
 from hf_cmim.class_names import class_names_of, default_names
 from hf_cmim.errors import HfCmimError
 from hf_cmim.names import safe_text
 from hf_cmim.plain_data import read_json
 from hf_cmim.report import CERTIFICATE_NAME
-from hf_cmim.teachers.claimed_sizes import unbounded_faults
-from hf_cmim.teachers.redirects import redirects
 
 CONFIG_NAME = "config.json"
 ADAPTER_NAME = "adapter_config.json"

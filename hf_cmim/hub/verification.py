@@ -4,15 +4,10 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_cmim.attacks.suites import SUITES
 from hf_cmim.errors import HfCmimError
 from hf_cmim.hub.certificate import Certificate
 from hf_cmim.hub.files import CARD_NAME, SIGNATURE_NAME
-from hf_cmim.hub.safe_loading import loaded_fingerprint
 from hf_cmim.hub.signature import check_signature
-from hf_cmim.hub.verified_arms import whole_suite
-from hf_cmim.hub.verified_audit import audit_faults
-from hf_cmim.hub.verified_card import card_faults, is_comparable
 from hf_cmim.hub.verified_files import class_name_fault, content_faults, file_faults
 from hf_cmim.names import safe_text
 from hf_cmim.report import CERTIFICATE_NAME
@@ -66,7 +61,11 @@ def check_certificate(
 
 
 def _check_card(folder: Path, certificate: Certificate, repo_id: str) -> Iterator[Finding]:
-    if not is_comparable(folder, certificate):
+    if not (folder / CARD_NAME).is_file():
+        return
+    from hf_cmim.hub.verified_card import card_faults, is_comparable
+
+    if not is_comparable(certificate):
         return
     faults = list(card_faults(folder, certificate, repo_id))
     for fault in faults:
@@ -91,6 +90,8 @@ def _check_audited_model(folder: Path, certificate: Certificate) -> Iterator[Fin
     """Yield whether the audit asked the very model that transformers loads from the certified files."""
     if certificate.audit is None:
         return
+    from hf_cmim.hub.safe_loading import loaded_fingerprint  # transformers itself: seconds
+
     audited = certificate.audit.teacher.fingerprint
     try:
         loaded = loaded_fingerprint(folder, list(certificate.files))
@@ -109,6 +110,8 @@ def _check_audit(certificate: Certificate) -> Iterator[Finding]:
     if audit is None:
         yield Finding("audit", True, "not audited: nothing is claimed about distillation")
         return
+    from hf_cmim.hub.verified_audit import audit_faults
+
     faults = list(audit_faults(audit, certificate.class_names))
     for fault in faults:
         yield Finding("audit", False, safe_text(fault))
@@ -142,6 +145,9 @@ def self_reported(certificate: Certificate, *, trained_again: int = 0, is_remeas
     """
     audit = certificate.audit
     if audit is not None:
+        from hf_cmim.attacks.suites import SUITES
+        from hf_cmim.hub.verified_arms import whole_suite
+
         arms = len(audit.arms)
         if trained_again:
             yield f"{trained_again} of {arms} arms trained again. Self-reported: the students of the others."

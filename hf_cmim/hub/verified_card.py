@@ -17,11 +17,11 @@ from hf_cmim.whole_files import read_bounded
 _NAME = re.compile(r"^hf-cmim verify (\S+)$", re.MULTILINE)
 
 
-def is_comparable(folder: Path, certificate: Certificate) -> bool:
-    """Return whether there is a card with a section that this release would write for this certificate."""
+def is_comparable(certificate: Certificate) -> bool:
+    """Return whether this release wrote the certificate, and so would write the same card."""
     versions = certificate.environment.get("versions")
     written_by = versions.get("hf_cmim") if isinstance(versions, dict) else None
-    return (folder / CARD_NAME).is_file() and written_by == version("hf_cmim")
+    return written_by == version("hf_cmim")
 
 
 def card_faults(folder: Path, certificate: Certificate, repo_id: str) -> Iterator[str]:

@@ -5,6 +5,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from hf_cmim.checkpoint_redirects import redirects
+from hf_cmim.checkpoint_sizes import size_faults, tensor_shapes, unbounded_faults
 from hf_cmim.errors import HfCmimError
 from hf_cmim.hub.certificate import Certificate
 from hf_cmim.hub.files import (
@@ -20,8 +22,6 @@ from hf_cmim.hub.files import (
     unaccounted,
 )
 from hf_cmim.names import safe_text
-from hf_cmim.teachers.claimed_sizes import size_faults, tensor_shapes, unbounded_faults
-from hf_cmim.teachers.redirects import redirects
 
 
 def file_faults(folder: Path, certificate: Certificate, paths: Collection[str] | None) -> Iterator[str]:

@@ -6,10 +6,10 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers.utils.hub import cached_file
 
+from hf_cmim.checkpoint_redirects import CODE, REDIRECTING, setting_redirects
+from hf_cmim.checkpoint_sizes import CONFIG_NAME, size_faults, tensor_shapes, unbounded_faults
 from hf_cmim.errors import HfCmimError
 from hf_cmim.plain_data import read_json
-from hf_cmim.teachers.claimed_sizes import CONFIG_NAME, size_faults, tensor_shapes, unbounded_faults
-from hf_cmim.teachers.redirects import CODE, REDIRECTING, setting_redirects
 
 LOADING_ERRORS = (
     ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError, AssertionError, ImportError,

@@ -97,7 +97,7 @@ def test_a_result_made_better_fails_the_spot_check(audited, model, tmp_path, cap
         arm["accuracies"] = [min(1.0, each + 0.3 + 1e-4 * seed) for seed, each in enumerate(arm["accuracies"])]
     path.write_text(json.dumps({**values, DIGEST: digest_of(values)}), encoding="utf-8")
     # A forger would have changed the bounds as well.
-    monkeypatch.setattr("hf_cmim.hub.verification.audit_faults", lambda audit, class_names: [])
+    monkeypatch.setattr("hf_cmim.hub.verified_audit.audit_faults", lambda audit, class_names: [])
     status = main(["verify", str(model), *flags, "--spot-check", "2", "--output-dir", str(tmp_path / "again")])
     printed = capsys.readouterr().out
     assert status == 1

@@ -2,21 +2,25 @@
 
 import json
 import os
+import re
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from hub.certified import certified_model, save_model
 from hub.test_certificate import rewritten
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
+from hf_cmim.class_names import class_names_of
 from hf_cmim.errors import HfCmimError
 from hf_cmim.hub.certificate import Certificate
 from hf_cmim.hub.certify import certify
-from hf_cmim.hub.files import hash_file
+from hf_cmim.hub.files import hash_file, is_certified
 from hf_cmim.hub.verification import check_certificate
 from hf_cmim.report import CERTIFICATE_NAME
 from hf_cmim.teachers import ModelTeacher
@@ -351,3 +355,25 @@ def test_a_teacher_is_not_loaded_from_what_could_harm(model, settings, said):
     setting(CONFIG, **settings)(model)
     with pytest.raises(HfCmimError, match=said):
         ModelTeacher(str(model))
+
+
+def test_every_file_that_a_tokenizer_of_transformers_reads_is_certified():
+    """Catches a tokenizer whose files are left out of certificate and push: its copy could not be loaded."""
+    root = Path(transformers.__file__).parent
+    declared = re.compile(r"(?:VOCAB_FILES_NAMES|vocab_files_names)[^=\n]*=\s*\{([^}]*)\}")
+    names = {
+        name
+        for path in root.glob("models/*/tokenization*.py")
+        for block in declared.findall(path.read_text(encoding="utf-8"))
+        for name in re.findall(r':\s*\(?"([^"]+\.[^"]+)"', block)
+    }
+    assert len(names) > 15
+    assert sorted(name for name in names if not is_certified(name)) == []
+
+
+def test_ten_thousand_names_are_compared_in_no_time():
+    """Catches a configuration of some kilobytes that keeps a processor busy for hours."""
+    names = {str(number): f"class {number}" for number in range(100_000)}
+    begin = time.process_time()
+    assert len(class_names_of({"id2label": names, "label2id": {name: int(n) for n, name in names.items()}})) == 100_000
+    assert time.process_time() - begin < 2
