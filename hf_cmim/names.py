@@ -3,6 +3,8 @@
 import re
 import unicodedata
 
+_SPACES = "\u00a0\u2009\u202f"
+"""Spaces that tables and numbers use; Python does not count them as printable."""
 _TOKEN = re.compile(r"(\bhf_(?=[A-Za-z0-9]{16})|\b[Bb]earer )[A-Za-z0-9_.~+/-]{8,}")
 """Access tokens, as the Hub makes them and as requests carry them."""
 
@@ -25,7 +27,7 @@ def safe_text(text: str) -> str:
     >>> print(safe_text("kd\nholds  files"))
     kd\nholds  files
     """
-    shown = "".join(letter if letter.isprintable() else _escaped(letter) for letter in text)
+    shown = "".join(letter if letter.isprintable() or letter in _SPACES else _escaped(letter) for letter in text)
     return _TOKEN.sub(lambda match: f"{match[1]}***", shown)
 
 

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from hf_cmim.cli.printing import say_lines
 from hf_cmim.cli.words import nearest
 from hf_cmim.errors import HfCmimError
 
@@ -41,11 +42,11 @@ def run(options: argparse.Namespace) -> None:
     if options.suite is not None:
         suite = SUITES[_known(options.suite, SUITES, "a suite")]
         names = [_known(options.name, suite.families, "a family")] if options.name else list(suite.families)
-        print("\n".join(line for name in names for line in _family(suite, name)))
+        say_lines("\n".join(line for name in names for line in _family(suite, name)))
     elif options.name is not None:
-        print("\n".join(_method(ATTACKS[_known(options.name, ATTACKS, "a method")])))
+        say_lines("\n".join(_method(ATTACKS[_known(options.name, ATTACKS, "a method")])))
     else:
-        print("\n".join(_table(ATTACKS)))
+        say_lines("\n".join(_table(ATTACKS)))
 
 
 def _known(name: str, names: Any, what: str) -> str:

@@ -7,6 +7,7 @@ Finished students stay in --output-dir: run the same command again after a kill,
 
 import argparse
 
+from hf_cmim.cli.printing import say, say_lines
 from hf_cmim.cli.words import name_and_value, with_config
 
 EXAMPLES = """\
@@ -197,13 +198,14 @@ def run(options: argparse.Namespace) -> None:
     if setup.is_dry_run:
         preview = setup.preview()
         if setup.is_main:
-            print("\n".join([preview_text(preview), *suggestions(preview)]))
+            say_lines("\n".join([preview_text(preview), *suggestions(preview)]))
     else:
         setup.run()
         if setup.is_main:
             report = AuditReport.read(setup.folder)  # what `hf-cmim report` will show later
             written = write_pages(report, setup.folder)
-            print(f"\n{audit_table(report)}\nWritten: {', '.join(map(str, (setup.folder / REPORT_NAME, *written)))}")
+            say_lines(f"\n{audit_table(report)}")
+            say(f"Written: {', '.join(map(str, (setup.folder / REPORT_NAME, *written)))}")
             if setup.teacher.channel is None:  # else it is about an interface, not about the weights
-                print(f"To bind it to the weights: hf-cmim certify {options.teacher} --audit {setup.folder}")
+                say(f"To bind it to the weights: hf-cmim certify {options.teacher} --audit {setup.folder}")
     setup.leave()

@@ -13,6 +13,7 @@ from hf_cmim.audit.plan import AuditPlan
 from hf_cmim.audit.preview import Preview
 from hf_cmim.cli.audit_preview import WIDTH, hours_text
 from hf_cmim.cli.audit_setup import AuditSetup
+from hf_cmim.cli.printing import say
 from hf_cmim.errors import HfCmimError
 from hf_cmim.plain_data import read_json
 from hf_cmim.whole_files import write_whole
@@ -40,7 +41,8 @@ def within_budget(setup: AuditSetup, text: str) -> AuditSetup:
     choice = [_choice(affordable.preview.plan, text)]
     broadcast_object_list(choice)  # each process measured for itself
     if setup.is_main:
-        print("\n".join(_lines(affordable, text, float(setup.args.num_train_epochs))), flush=True)
+        for line in _lines(affordable, text, float(setup.args.num_train_epochs)):
+            say(line)
         if not setup.is_dry_run:
             setup.folder.mkdir(parents=True, exist_ok=True)
             write_whole(path, json.dumps(choice[0], indent=1))

@@ -9,7 +9,9 @@ decided: 450 test digits are too few for the default margin, and the audit says 
 import argparse
 from pathlib import Path
 
+from hf_cmim.cli.printing import say_lines
 from hf_cmim.errors import HfCmimError
+from hf_cmim.whole_files import write_whole
 
 EXAMPLES = """\
 examples:
@@ -79,10 +81,10 @@ def run(options: argparse.Namespace) -> None:
     )
     if PartialState().is_main_process:
         page: Path = options.output_dir / "audit.html"
-        page.write_text(audit_page(report), encoding="utf-8")
+        write_whole(page, audit_page(report))
         hardened = options.models / "hardened"
         write_card(hardened, certify(hardened, audit=report))
-        print(
+        say_lines(
             f"\n{audit_table(report)}\nThe whole report, with pictures: {page}\nThe hardened model with its card and"
             f" its certificate: {hardened}. Check it: hf-cmim verify {hardened}"
         )
