@@ -1,15 +1,14 @@
-"""The audit's statistics: how sure a verdict is, and when to look again; numbers in, verdicts out.
+"""The audit's statistics: from accuracies to verdicts, and the planned looks at which a verdict is tried.
 
-Two kinds of claim, each wrong at most `error_rate` of the time, over all looks together:
+An audit can make two kinds of claim. Each is wrong with probability at most `error_rate`, over all looks together:
 
-- "Every attack is below the margin" is an intersection-union claim: each attack has a one-sided upper bound of its
-  own, and nothing is corrected for the number of attacks.
-- "Some attack leaks" is a union claim: lower bounds hold for all attacks together, by a max-t correction.
+- "Every attack is below the margin" is an intersection-union claim: each attack has its own one-sided upper bound,
+  without a correction for the number of attacks.
+- "Some attack leaks" is a union claim: the lower bounds hold for all attacks together, by a max-t correction.
 
 A gain is the mean of n students of an attack minus the mean of m students of a baseline, in Welch's form. Arms of one
-seed share initialisation and data order, and no use is made of that: where it makes accuracies rise and fall together,
-a difference is more precise than its standard error says, and the bounds are conservative. Were the correlation
-negative, they would not be.
+seed share initialisation and data order, but the statistics do not use this. A positive correlation makes the bounds
+conservative: a difference is then more precise than its standard error. A negative one would make them too narrow.
 """
 
 from hf_cmim.statistics.design import Design, reachable_margin

@@ -1,4 +1,4 @@
-"""What is known of one attack, as pictures and tables mark it; verdicts are about all attacks."""
+"""The state of one attack, as pictures and tables mark it. A verdict is about all attacks together."""
 
 from typing import Literal
 
@@ -8,13 +8,13 @@ State = Literal["leaks", "leaks less than the margin", "below the margin", "unde
 
 
 def state_of(comparison: Comparison, margin: float) -> State:
-    """Return what the bounds of one attack's gain say.
+    """Return the state of one attack from the bounds of its gain.
 
-    It leaks when its lower bound is above 0, and is below the margin when its upper bound is.
+    An attack leaks if its lower bound is above 0. It is below the margin if its upper bound is below the margin.
 
     Args:
-        comparison: of one attack.
-        margin: fraction.
+        comparison: comparison of the attack with its baselines.
+        margin: margin of the audit, a fraction.
     """
     if comparison.lower > 0:
         return "leaks less than the margin" if comparison.upper < margin else "leaks"

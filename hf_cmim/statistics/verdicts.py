@@ -1,4 +1,4 @@
-"""From accuracies to a verdict, one look after the other."""
+"""Verdicts from accuracies, look by look."""
 
 import dataclasses
 from collections import Counter
@@ -16,11 +16,11 @@ Verdict = Literal["distillable", "leaks less than the margin", "undistillable wi
 
 @dataclass(frozen=True)
 class Baselines:
-    """What one attack is compared with.
+    """The baselines of one attack.
 
     Args:
-        chosen: the strongest, named before the confirming runs (on validation data); upper bounds are against it.
-        every: all teacher-free arms that the criterion names, `chosen` among them; an attack leaks if it beats each.
+        chosen: strongest baseline on validation data, fixed before the confirming runs; upper bounds are against it.
+        every: all references of the criterion, including `chosen`; an attack leaks if it beats each of them.
     """
 
     chosen: str
@@ -29,15 +29,20 @@ class Baselines:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One attack against its baselines, at the last look that it took part in.
+    """The gain of one attack over its baselines, at the last look that included the attack.
 
     Attributes:
-        gain: mean accuracy of the attack minus that of `baseline`, the chosen one.
-        standard_error: of the gain.
-        lower: lower bound on the gain over the best of its baselines, for all attacks and looks together: the least of
-            the bounds against each. To beat them all is an intersection, which needs no correction.
-        upper: this attack's own upper bound, for all looks, against `baseline` alone. It bounds the gain over the best
-            as well; the least of the bounds against each would be lower, but would need a correction.
+        attack: name of the attack.
+        baseline: name of the chosen baseline.
+        seeds: number of the attack's students.
+        baseline_seeds: number of the baseline's students.
+        gain: mean accuracy of the attack minus that of `baseline`.
+        standard_error: standard error of the gain.
+        lower: lower bound on the gain over the best of the baselines, for all attacks and looks together. It is the
+            smallest of the bounds against each baseline: beating all of them is an intersection, which needs no
+            correction.
+        upper: upper bound on the gain over only `baseline`, for this attack and all looks. It also bounds the gain
+            over the best baseline. The smallest of the upper bounds would be lower but need a correction.
     """
 
     attack: str
@@ -52,13 +57,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Decision:
-    """What the data say at the last look that they allow.
+    """The decision at the last look for which the data suffice.
 
     Attributes:
-        comparisons: one for each attack, the largest gain first; empty before the first look.
-        smallest_margin: the largest upper bound, at least 0; 1 before the first look.
-        look: seeds of an attack at the last look taken; 0 before the first.
-        seeds_wanted: seeds that each arm needs, in all, before the next look; empty when finished.
+        verdict: verdict about all attacks together.
+        comparisons: comparisons, one per attack, the largest gain first; empty before the first look.
+        smallest_margin: largest upper bound, at least 0; 1 before the first look.
+        look: number of seeds per attack at this look; 0 before the first.
+        seeds_wanted: total number of seeds that each arm needs for the next look; empty when finished.
     """
 
     verdict: Verdict
@@ -69,64 +75,67 @@ class Decision:
 
 
 def replay(accuracies: Mapping[str, Sequence[float]], baselines: Mapping[str, Baselines], design: Design) -> Decision:
-    """Take one look after the other, as far as the data go, and return the last decision.
+    """Take all looks for which the data suffice, in order, and return the last decision.
 
-    A pure function of the seeds that the looks use: whatever else ran, in whatever order, the same seeds decide the
-    same. An attack stops once its upper bound is below the margin. The audit ends with a proven leak that is not below
-    the margin, when no attack is left, or after the last look. With each attack's bounds:
+    The decision depends only on the accuracies that the looks use, not on other runs or their order. An attack stops
+    once its upper bound is below the margin. The audit ends with a proven leak that is not below the margin, when no
+    attack is left, or after the last look. The verdicts follow from the bounds:
 
-    - distillable: some lower bound is above 0, and its upper bound is not below the margin;
-    - leaks less than the margin: every upper bound is below it, some lower bound above 0;
-    - undistillable within the margin: every upper bound is below it, no lower bound above 0;
-    - inconclusive: the rest.
+    - distillable: an attack has a lower bound above 0, and its upper bound is not below the margin;
+    - leaks less than the margin: all upper bounds are below the margin, and a lower bound is above 0;
+    - undistillable within the margin: all upper bounds are below the margin, and no lower bound is above 0;
+    - inconclusive: all other cases.
 
     Args:
-        accuracies: of each arm's students in the order of their seeds, fractions in [0, 1]; arms that are neither
-            attack nor baseline are ignored.
-        baselines: of each attack, by its name.
-        design: when to look, and how sure to be.
+        accuracies: accuracies of each arm's students in the order of their seeds, fractions in [0, 1]; arms that are
+            neither attack nor baseline are ignored.
+        baselines: baselines of each attack, by the attack's name.
+        design: margin, looks and error rate.
 
     Raises:
-        HfCmimError: no attack, baselines that do not fit, or an accuracy out of its range.
+        HfCmimError: there is no attack, the baselines do not fit, or an accuracy is out of its range.
     """
     _check(accuracies, baselines)
-    alive = list(baselines)
-    used: dict[str, int] = {}
+    active_attacks = list(baselines)
+    used_seeds: dict[str, int] = {}
     latest: dict[str, Comparison] = {}
     verdict: Verdict = "inconclusive"
-    last, wanted = 0, dict[str, int]()
+    last_look, seeds_wanted = 0, dict[str, int]()
     for look, error in zip(design.looks, design.errors(), strict=True):
-        wanted = _seeds_wanted(look, alive, baselines, design.reference_multiple)
-        if any(len(accuracies.get(name, ())) < seeds for name, seeds in wanted.items()):
+        seeds_wanted = _seeds_wanted(look, active_attacks, baselines, design.reference_multiple)
+        if any(len(accuracies.get(name, ())) < seeds for name, seeds in seeds_wanted.items()):
             break
-        used |= wanted
-        means = arm_means({name: accuracies[name][:seeds] for name, seeds in used.items()})
-        latest |= _comparisons(alive, baselines, means, error)
-        verdict, last, wanted = verdict_of(latest.values(), design.margin), look, {}
+        # Stopped attacks keep the seeds of their last look.
+        used_seeds |= seeds_wanted
+        means = arm_means({name: accuracies[name][:seeds] for name, seeds in used_seeds.items()})
+        latest |= _comparisons(active_attacks, baselines, means, error)
+        verdict, last_look, seeds_wanted = verdict_of(latest.values(), design.margin), look, {}
         if verdict != "inconclusive":
             break
-        alive = [attack for attack in alive if latest[attack].upper >= design.margin]
+        active_attacks = [attack for attack in active_attacks if latest[attack].upper >= design.margin]
+    by_gain = sorted(latest.values(), key=lambda comparison: (-comparison.gain, comparison.attack))
+    upper_bounds = [comparison.upper for comparison in by_gain]
     return Decision(
         verdict=verdict,
-        comparisons=tuple(sorted(latest.values(), key=lambda each: (-each.gain, each.attack))),
-        smallest_margin=max((0.0, *(each.upper for each in latest.values()))) if latest else 1.0,
-        look=last,
-        seeds_wanted=wanted,
+        comparisons=tuple(by_gain),
+        smallest_margin=max(0.0, *upper_bounds) if upper_bounds else 1.0,
+        look=last_look,
+        seeds_wanted=seeds_wanted,
     )
 
 
 def decide(
     accuracies: Mapping[str, Sequence[float]], baselines: Mapping[str, Baselines], num_attacks: int, design: Design
 ) -> Decision:
-    """Return the last decision about a model that more attacks were tried on than have baselines.
+    """Return the last decision, also if some of the tried attacks have no baselines.
 
-    What holds for some attacks need not hold for all: such a decision is inconclusive, unless one of them leaks.
+    A result for some attacks need not hold for all. Such a decision is inconclusive, unless it is "distillable".
 
     Args:
-        accuracies: as `replay` takes them.
-        baselines: of the attacks that have any.
-        num_attacks: all that were tried.
-        design: as `replay` takes it.
+        accuracies: accuracies of the arms, as for `replay`.
+        baselines: baselines of the attacks that have any.
+        num_attacks: number of all attacks that were tried.
+        design: margin, looks and error rate.
     """
     if not baselines:
         return Decision("inconclusive", (), 1.0, 0, {})
@@ -139,66 +148,76 @@ def decide(
 def _check(accuracies: Mapping[str, Sequence[float]], baselines: Mapping[str, Baselines]) -> None:
     """Raise an `HfCmimError` unless the baselines fit together and every accuracy is a fraction."""
     if not baselines:
-        raise HfCmimError("Expected at least one attack, got none: a verdict about no attack says nothing. Add one.")
-    for attack, each in baselines.items():
-        if each.chosen not in each.every or len(set(each.every)) < len(each.every) or set(each.every) & set(baselines):
+        raise HfCmimError("Expected at least one attack, got none. There would be no gain to judge. Add an attack.")
+    for attack, attack_baselines in baselines.items():
+        names = attack_baselines.every
+        has_duplicates = len(set(names)) < len(names)
+        if attack_baselines.chosen not in names or has_duplicates or set(names) & set(baselines):
             raise HfCmimError(
-                f"Expected baselines of {attack!r} that are no attacks, each once, {each.chosen!r} among them, got"
-                f" {each.every}: the attack would be measured against another question. Name the teacher-free arms."
+                f"Expected baselines of {attack!r} that are no attacks, each once, including"
+                f" {attack_baselines.chosen!r}, got {names}. The gain would be measured against the wrong arms. Give"
+                " the arms without a teacher."
             )
-        for name in (attack, *each.every):
+        for name in (attack, *names):
             for accuracy in accuracies.get(name, ()):
+                # A nan fails this comparison too.
                 if not 0 <= accuracy <= 1:
                     raise HfCmimError(
-                        f"Expected accuracies in [0, 1], got {accuracy} in {name!r}: percent would make every gain a"
-                        " hundred times too large, and nan hides a student. A diverged student counts as 1 / C."
+                        f"Expected accuracies in [0, 1], got {accuracy} in {name!r}. Percentages would make gains a"
+                        " hundred times too large, and nan hides a student. Divide percentages by 100, and count a"
+                        " diverged student as 1 / C."
                     )
 
 
 def _seeds_wanted(
-    look: int, alive: Sequence[str], baselines: Mapping[str, Baselines], multiple: int
+    look: int, active_attacks: Sequence[str], baselines: Mapping[str, Baselines], multiple: int
 ) -> dict[str, int]:
-    """Return the seeds that the living attacks and their baselines need at a look."""
-    users = Counter(name for each in baselines.values() for name in each.every)
-    needed = [name for attack in alive for name in baselines[attack].every]
-    return dict.fromkeys(alive, look) | {name: look * (multiple if users[name] > 1 else 1) for name in needed}
+    """Return the numbers of seeds that the active attacks and their baselines need at a look."""
+    # Stopped attacks count as users: a baseline's share of the seeds must not change between looks.
+    num_users = Counter(name for attack_baselines in baselines.values() for name in attack_baselines.every)
+    seeds = dict.fromkeys(active_attacks, look)
+    for attack in active_attacks:
+        for name in baselines[attack].every:
+            seeds[name] = look * (multiple if num_users[name] > 1 else 1)
+    return seeds
 
 
 def verdict_of(comparisons: Iterable[Comparison], margin: float) -> Verdict:
-    """Return the verdict that every attack's latest bounds give."""
+    """Return the verdict from the latest bounds of all attacks."""
     leaks, reaches_margin = False, False
-    for each in comparisons:
-        if each.lower > 0 and each.upper >= margin:
+    for comparison in comparisons:
+        if comparison.lower > 0 and comparison.upper >= margin:
             return "distillable"
-        leaks |= each.lower > 0
-        reaches_margin |= each.upper >= margin
+        leaks |= comparison.lower > 0
+        reaches_margin |= comparison.upper >= margin
     if reaches_margin:
         return "inconclusive"
     return "leaks less than the margin" if leaks else "undistillable within the margin"
 
 
 def _comparisons(
-    alive: Sequence[str], baselines: Mapping[str, Baselines], means: Mapping[str, ArmMean], error: float
+    active_attacks: Sequence[str], baselines: Mapping[str, Baselines], means: Mapping[str, ArmMean], error: float
 ) -> dict[str, Comparison]:
-    """Compare the living attacks with their baselines; `error` is the look's share of the error rate.
+    """Compare the active attacks with their baselines; `error` is the look's share of the error rate.
 
-    Attacks with the same baselines form a family. The best baseline is then the same arm for all of them, so a
-    baseline's max-t quantile need hold only for the case that this one is the best. Families share the error as if
-    independent, and stopped attacks keep counting, for which ones stopped depends on the data.
+    Attacks with the same baselines form a family, whose best baseline is the same arm for all of them. A baseline's
+    max-t quantile must therefore hold only for the case that this baseline is the best. Families share the error as
+    if they were independent. Stopped attacks still count, because it depends on the data which attacks stop.
     """
     families: dict[frozenset[str], list[str]] = {}
-    for attack, each in baselines.items():
-        families.setdefault(frozenset(each.every), []).append(attack)
+    for attack, attack_baselines in baselines.items():
+        families.setdefault(frozenset(attack_baselines.every), []).append(attack)
     comparisons = {}
     for names, attacks in families.items():
+        # The family's share: the product of (1 - family_error) over all families is 1 - error.
         family_error = 1 - (1 - error) ** (len(attacks) / len(baselines))
-        widest = max(means[attack].squared_error for attack in attacks)
-        tails = {
-            name: max_t_tail(len(attacks), mean.squared_error / (mean.squared_error + widest), family_error)
-            for name, mean in means.items()
-            if name in names
-        }
-        for attack in set(attacks).intersection(alive):
+        largest_variance = max(means[attack].squared_error for attack in attacks)
+        tails = {}
+        for name in sorted(names):
+            # Smallest correlation of two gains over this baseline.
+            correlation = means[name].squared_error / (means[name].squared_error + largest_variance)
+            tails[name] = max_t_tail(len(attacks), correlation, family_error)
+        for attack in set(attacks).intersection(active_attacks):
             chosen = baselines[attack].chosen
             gain = difference(means[attack], means[chosen])
             lowers = [difference(means[attack], means[name]).bound(tail) for name, tail in tails.items()]
