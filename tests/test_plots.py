@@ -205,8 +205,8 @@ def test_pictures_hold_one_model_or_many(count):
     ("draw", "message"),
     [
         (lambda: plot_cmi_curves({}), "Expected 1 to 7 models .* got 0"),
-        (lambda: plot_cmi_curves({str(number): measured() for number in range(8)}), "got 8: colours would repeat"),
-        (lambda: plot_clusters({"CE": torch.eye(2)}, torch.arange(2)), "at least 3 classes, got 2: .* Use plot_cmi"),
+        (lambda: plot_cmi_curves({str(number): measured() for number in range(8)}), "got 8. Each model needs"),
+        (lambda: plot_clusters({"CE": torch.eye(2)}, torch.arange(2)), "at least 3 classes, got 2. .* Use plot_cmi"),
         (lambda: plot_clusters({"CE": torch.eye(4)}, torch.arange(4), [0, 1]), r"three distinct .* got \[0, 1\]"),
         (lambda: plot_clusters({"CE": torch.eye(4)}, torch.arange(4), [0, 1, 1]), r"got \[0, 1, 1\]"),
         (lambda: plot_clusters({"CE": torch.eye(4)}, torch.arange(4), [0, 1, 4]), r"in \[0, 4\), got \[0, 1, 4\]"),

@@ -1,9 +1,9 @@
-"""Pictures: what hardening does to output clusters, and what an audit found.
+"""Pictures of output clusters before and after hardening, and of audits.
 
-Every function returns a `matplotlib.figure.Figure` of its own, made without pyplot: no window opens, no setting of
-matplotlib stays changed, and `figure.savefig("curves.pdf")` writes it. Sizes and letters suit a paper's column
-(3.5 in) or text width (7 in). The n-th model of a mapping has the same colour in every picture; all colours stay apart
-for colour-blind eyes. Needs the extra "plots".
+Every function returns a new `matplotlib.figure.Figure`, made without pyplot: no window opens and matplotlib's settings
+do not change. `figure.savefig("curves.pdf")` writes it. Figures and fonts fit a paper's column (3.5 in) or text width
+(7 in). The n-th model of a mapping has the same colour in every picture; colour-blind readers can tell the colours
+apart. Requires the extra "plots".
 """
 
 from hf_cmim.plots.audit import plot_accounting, plot_audit_curves, plot_forest
