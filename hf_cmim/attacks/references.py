@@ -1,4 +1,4 @@
-"""Arms without a teacher: what an attack has to beat, with every setting among which validation data choose."""
+"""References that an attack must beat, with all settings among which validation data choose."""
 
 from hf_cmim.attacks.composition import Composition
 from hf_cmim.attacks.kd import KD
@@ -12,11 +12,12 @@ SMOOTHINGS = (0.05, 0.1, 0.2, 0.3, 0.4)
 
 
 def reference_settings() -> dict[str, tuple[Composition, ...]]:
-    """Return every setting of every family; only self-distillation learns from anybody, a student of its own kind."""
+    """Return the settings of each family of references, by the family's name."""
     return {
         CROSS_ENTROPY: (Composition(CrossEntropy()),),
-        LABEL_SMOOTHING: tuple(Composition(LabelSmoothing(smoothing=each)) for each in SMOOTHINGS),
-        "mixup": tuple(Composition(CrossEntropy(), MixupQueries(alpha=each)) for each in (0.2, 1.0)),
-        "teacher-free KD": tuple(Composition(TeacherFreeKD(temperature=each)) for each in (1.0, 20.0)),
-        SELF_DISTILLATION: tuple(Composition(KD(temperature=each)) for each in (2.0, 4.0)),
+        LABEL_SMOOTHING: tuple(Composition(LabelSmoothing(smoothing=smoothing)) for smoothing in SMOOTHINGS),
+        "mixup": tuple(Composition(CrossEntropy(), MixupQueries(alpha=alpha)) for alpha in (0.2, 1.0)),
+        "teacher-free KD": tuple(Composition(TeacherFreeKD(temperature=t)) for t in (1.0, 20.0)),
+        # KD from a student trained with cross-entropy, never from the audited teacher.
+        SELF_DISTILLATION: tuple(Composition(KD(temperature=t)) for t in (2.0, 4.0)),
     }
