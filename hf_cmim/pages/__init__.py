@@ -1,1 +1,1 @@
-"""An audit's report as a page, as a model card's section, and as a table for the terminal."""
+"""An audit report as an HTML page, as a section of a model card and as a table for the terminal."""

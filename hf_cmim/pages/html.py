@@ -1,4 +1,4 @@
-"""Audits as one HTML file each: no network, no script, no font, pictures inside. Needs the extra "plots"."""
+"""Audits as self-contained HTML files: no network, script or font. Needs the extra "plots"."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,13 +16,13 @@ from hf_cmim.statistics.states import state_of
 
 
 def audit_page(report: AuditReport) -> str:
-    """Return the page of one audit: the verdict and its scope first, then everything that it rests on.
+    """Return the page of one audit: the verdict and its scope, then the evidence for it.
 
     Args:
-        report: its primary criterion's verdict is the page's.
+        report: report to show; the page's verdict is that of its primary criterion.
 
     Returns:
-        A whole HTML document. What has no data has no section.
+        HTML document, without sections for missing data.
     """
     reproduction = {name: plain(value) for name, value in report.reproduction.items()}
     return _rendered(
@@ -40,22 +40,23 @@ def audit_page(report: AuditReport) -> str:
 
 
 def comparison_page(reports: Mapping[str, AuditReport]) -> str:
-    """Return one page of several audits: verdicts, each attack's gain in each audit, and each model's worth.
+    """Return one page that compares audits: verdicts, each attack's gain in each audit, and each model's utility.
 
     Args:
-        reports: by the name of each audit. Where their scopes differ the page says so first: gains measured on other
+        reports: reports by name of the audit. Where scopes differ, the page says so first: gains measured on different
             data, students or suites cannot be compared.
 
     Raises:
-        HfCmimError: no report.
+        HfCmimError: an empty mapping.
     """
     if not reports:
-        raise HfCmimError(
-            "Expected at least one report, got none: the page would be empty. Name the audits to compare."
-        )
+        raise HfCmimError("No report was given, so the page would be empty. Give the audits to compare.")
     differences = dict(wording.scope_differences(reports))
     scope = wording.scope_rows(next(iter(reports.values())))
-    gains = {name: {each.attack: each for each in report.primary.comparisons} for name, report in reports.items()}
+    gains = {
+        name: {comparison.attack: comparison for comparison in report.primary.comparisons}
+        for name, report in reports.items()
+    }
     return _rendered(
         "comparison.html",
         reports=reports,
@@ -76,15 +77,26 @@ def _rendered(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "bound": bound_text, "decimal": decimal, "percent": percent, "points": points, "spread": spread,
-    }  # fmt: skip
+        "bound": bound_text,
+        "decimal": decimal,
+        "percent": percent,
+        "points": points,
+        "spread": spread,
+    }
     functions = (
-        wording.control_row, wording.error_sentence, wording.smallest_margin_sentence, wording.verdict_name,
-        wording.verdict_sentence, seed_accuracies, state_of, terms_of,
-    )  # fmt: skip
+        wording.control_row,
+        wording.error_sentence,
+        wording.smallest_margin_sentence,
+        wording.verdict_name,
+        wording.verdict_sentence,
+        seed_accuracies,
+        state_of,
+        terms_of,
+    )
     environment.globals |= {function.__name__: function for function in functions} | {"wording": wording}
     page = environment.get_template(template).render(values)
-    return page.encode("utf-8", "replace").decode()  # a path may hold bytes that are no text
+    # A path may hold bytes that are not valid text.
+    return page.encode("utf-8", "replace").decode()
 
 
 def _pictures(report: AuditReport) -> dict[str, Markup]:
@@ -101,13 +113,15 @@ def _pictures(report: AuditReport) -> dict[str, Markup]:
         pictures["accounting"] = inline_svg(
             plot_accounting(report.accounting), "accounting", "Terms of each attack's gain; a table has the numbers."
         )
-    facts = {report.teacher.name: report.teacher}
+    models = {report.teacher.name: report.teacher}
     if report.twin:
-        facts |= {report.twin.name if report.twin.name not in facts else f"{report.twin.name}, twin": report.twin}
-    facts = {name: each for name, each in facts.items() if each.curve}
-    if facts:
+        # Teacher and twin may have one name; neither may hide the other.
+        twin_name = f"{report.twin.name}, twin" if report.twin.name in models else report.twin.name
+        models[twin_name] = report.twin
+    models_with_curve = {name: facts for name, facts in models.items() if facts.curve}
+    if models_with_curve:
         pictures["curves"] = inline_svg(
-            plot_audit_curves(facts), "curves", "Conditional mutual information over temperature."
+            plot_audit_curves(models_with_curve), "curves", "Conditional mutual information over temperature."
         )
     return pictures
 
@@ -129,5 +143,5 @@ def _costs(costs: Costs, sittings: int) -> dict[str, str]:
 
 
 def seed_accuracies(arm: ArmResult) -> Iterator[tuple[int, float]]:
-    """Yield each seed of an arm with its test accuracy."""
+    """Yield pairs of seed and test accuracy of an arm."""
     return zip(arm.seeds, arm.accuracies, strict=True)

@@ -1,4 +1,4 @@
-"""An audit as a section of a model card."""
+"""An audit report as a section of a model card."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,22 +9,23 @@ from hf_cmim.pages.quantities import bound_text, plain, points
 from hf_cmim.report import AuditReport
 from hf_cmim.statistics.states import state_of
 
-STRONGEST = 10  # attacks that a card shows
+STRONGEST = 10
+"""Number of attacks that a card lists."""
 ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 SPECIAL = re.compile(r"[\\`*_\[\]|~$#]")
 
 
 def audit_markdown(report: AuditReport) -> str:
-    """Return the section of a model card: verdict, criteria, the strongest attacks, utility, doubts, how to repeat it.
+    """Return a section with verdict, criteria, strongest attacks, utility, doubts and the command to repeat it.
 
     Args:
-        report: its names may hold any character; none of them becomes Markdown or HTML.
+        report: report to show. Its names may contain any character and are escaped.
     """
     return "\n\n".join(_blocks(report)) + "\n"
 
 
 def escaped(text: str) -> str:
-    r"""Return text that Markdown shows as it is, on one line, inside a sentence or a table's cell.
+    r"""Return text, on one line, that Markdown shows literally in a sentence or table cell.
 
     >>> escaped("<b>|`kd`")
     '&lt;b&gt;\\|\\`kd\\`'
@@ -52,12 +53,12 @@ def _blocks(report: AuditReport) -> Iterator[str]:
         "llrr",
         (
             (
-                wording.QUESTIONS[each.criterion].title + (" (named before the run)" if each.primary else ""),
-                wording.criterion_verdict(report, each),
-                points(max(row.gain for row in each.comparisons)) if each.comparisons else "",
-                bound_text(each.smallest_margin),
+                wording.QUESTIONS[result.criterion].title + (" (chosen before the run)" if result.primary else ""),
+                wording.criterion_verdict(report, result),
+                points(max(comparison.gain for comparison in result.comparisons)) if result.comparisons else "",
+                bound_text(result.smallest_margin),
             )
-            for each in report.criteria
+            for result in report.criteria
         ),
     )
     if report.primary.comparisons:
@@ -69,14 +70,14 @@ def _blocks(report: AuditReport) -> Iterator[str]:
         doubts = [(control.name, check) for control in report.controls for check in control.checks]
         if doubts:
             yield "\n".join(f"- {escaped(f'{name}, {check.name}: {check.sentence}')}" for name, check in doubts)
-    yield "### Worth to its owner"
+    yield "### Utility to its owner"
     yield _utility(report)
     if report.learning_curve is not None:
         yield "### Are students trained long enough?"
         yield escaped(wording.curve_sentence(report.learning_curve))
     if report.checks:
         yield "### Reasons for doubt"
-        yield "\n".join(f"- {escaped(each.name)}: {escaped(each.sentence)}" for each in report.checks)
+        yield "\n".join(f"- {escaped(check.name)}: {escaped(check.sentence)}" for check in report.checks)
     if report.reproduction:
         yield "### How to repeat it"
         yield from _reproduction(report)
@@ -91,12 +92,12 @@ def _verdict(report: AuditReport) -> Iterator[str]:
         yield f"**{name}.** {sentence}"
         return
     yield f"**{escaped(wording.no_verdict(report.checks))}.**"
-    yield "\n".join(f"- {escaped(each)}" for each in fatal)
+    yield "\n".join(f"- {escaped(reason)}" for reason in fatal)
     yield f"{wording.LEFT_ASIDE} {name}. {sentence}"
 
 
 def _attacks(report: AuditReport) -> Iterator[str]:
-    comparisons = sorted(report.primary.comparisons, key=lambda each: each.gain, reverse=True)
+    comparisons = sorted(report.primary.comparisons, key=lambda comparison: comparison.gain, reverse=True)
     yield "### Attacks"
     yield (
         f"The strongest {min(STRONGEST, len(comparisons))} of {len(comparisons)}. Gains in points of test accuracy"
@@ -106,21 +107,31 @@ def _attacks(report: AuditReport) -> Iterator[str]:
         ("attack", "gain", "lower", "upper", "seeds", "state"),
         "lrrrrl",
         (
-            (each.attack, points(each.gain), points(each.lower), points(each.upper), str(each.seeds),
-             state_of(each, report.margin))
-            for each in comparisons[:STRONGEST]
+            (
+                comparison.attack,
+                points(comparison.gain),
+                points(comparison.lower),
+                points(comparison.upper),
+                str(comparison.seeds),
+                state_of(comparison, report.margin),
+            )
+            for comparison in comparisons[:STRONGEST]
         ),
-    )  # fmt: skip
+    )
 
 
 def _utility(report: AuditReport) -> str:
     teacher, twin = report.teacher, report.twin
     if twin is None:
-        return _table(("measure", teacher.name), "lr", ((each.name, each.of(teacher)) for each in wording.UTILITY))
+        rows = ((figure.name, figure.of(teacher)) for figure in wording.UTILITY)
+        return _table(("measure", teacher.name), "lr", rows)
     return _table(
         ("measure", teacher.name, twin.name, "difference"),
         "lrrr",
-        ((each.name, each.of(teacher), each.of(twin), each.change(teacher, twin)) for each in wording.UTILITY),
+        (
+            (figure.name, figure.of(teacher), figure.of(twin), figure.change(teacher, twin))
+            for figure in wording.UTILITY
+        ),
     )
 
 
@@ -138,6 +149,7 @@ def _controls(report: AuditReport) -> str:
 def _reproduction(report: AuditReport) -> Iterator[str]:
     rows = {name: plain(value) for name, value in report.reproduction.items()}
     if command := rows.pop("command", ""):
+        # A fence must be longer than every run of backticks inside it.
         runs = re.findall("`+", command)
         fence = "`" * max(3, 1 + max(map(len, runs), default=0))
         yield f"{fence}\n{command}\n{fence}"
@@ -146,7 +158,7 @@ def _reproduction(report: AuditReport) -> Iterator[str]:
 
 
 def _table(head: Sequence[str], sides: str, rows: Iterable[Sequence[str]]) -> str:
-    """Return a table; `sides` has a letter for each column, l for text and r for numbers."""
+    """Return a Markdown table; `sides` has one letter per column: l for text, r for numbers."""
     rule = ["--:" if side == "r" else "---" for side in sides]
     lines = [[escaped(cell) for cell in head], rule, *([escaped(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

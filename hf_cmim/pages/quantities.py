@@ -1,4 +1,4 @@
-"""Numbers as a reader sees them: gains in points, shares in percent, a true minus sign."""
+"""Numbers formatted for readers: gains in points, shares in percent, a true minus sign."""
 
 import json
 import math
@@ -10,11 +10,12 @@ MINUS = "−"
 
 
 def decimal(value: float, digits: int) -> str:
-    """Return a number with so many decimals, never "−0.00".
+    """Return a number with `digits` decimals, never "−0.00".
 
     >>> decimal(-0.0001, 2), decimal(-1.5, 2), decimal(float("-inf"), 2)
     ('0.00', '−1.50', '−∞')
     """
+    # The z of the format turns a rounded −0.00 into 0.00.
     text = f"{value:z.{digits}f}" if math.isfinite(value) else str(value).replace("inf", "∞")
     return text.replace("-", MINUS)
 
@@ -30,7 +31,7 @@ def points(value: float) -> str:
 
 
 def margin_text(margin: float) -> str:
-    """Return a margin in points, as it was given.
+    """Return a margin in points, without rounding to two decimals.
 
     >>> margin_text(0.005), margin_text(0.01)
     ('0.5 points', '1 point')
@@ -40,7 +41,7 @@ def margin_text(margin: float) -> str:
 
 
 def bound_text(bound: float) -> str:
-    """Return an upper bound in points, rounded up: what is shown still holds.
+    """Return an upper bound in points, rounded up, so that the shown bound still holds.
 
     >>> bound_text(0.003101)
     '0.32 points'
@@ -61,7 +62,7 @@ def percent(value: float, digits: int = 2) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Return mean and standard deviation of fractions in percent; without the latter for a single value.
+    """Return mean ± standard deviation of fractions in percent; only the mean of a single value.
 
     >>> spread([0.91, 0.93]), spread([0.91])
     ('92.00 ± 1.41', '91.00')
@@ -71,24 +72,24 @@ def spread(values: Sequence[float]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time in its two largest units.
+    """Return a duration in its two largest units.
 
     >>> duration(42), duration(200), duration(12_000)
     ('42 s', '3 min 20 s', '3 h 20 min')
     """
-    whole = round(seconds)
-    minutes, hours = whole // 60, whole // 3600
+    minutes, remaining_seconds = divmod(round(seconds), 60)
+    hours, remaining_minutes = divmod(minutes, 60)
     if hours:
-        return f"{hours:,} h {minutes % 60} min"
-    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
+        return f"{hours:,} h {remaining_minutes} min"
+    return f"{minutes} min {remaining_seconds} s" if minutes else f"{remaining_seconds} s"
 
 
 def plain(value: Any) -> str:
-    """Return a setting as a reader sees it: text as it is, names with their values one after the other, else JSON.
+    """Return a setting as text: strings unchanged, dictionaries as "name: value, ...", other values as JSON.
 
     >>> plain({"torch": "2.13.0", "threads": 1}), plain([1, 2]), plain(None)
     ('torch: 2.13.0, threads: 1', '[1, 2]', 'null')
     """
     if isinstance(value, dict) and value:
-        return ", ".join(f"{name}: {plain(each)}" for name, each in value.items())
+        return ", ".join(f"{name}: {plain(entry)}" for name, entry in value.items())
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

@@ -1,4 +1,4 @@
-"""A picture inside a page: text stays text, colours follow the page, identifiers are its own. Needs "plots"."""
+"""Pictures inside an HTML page: text stays text, colours follow the page. Needs the extra "plots"."""
 
 import io
 import re
@@ -12,24 +12,24 @@ from matplotlib.figure import Figure
 
 from hf_cmim.plots.style import GREY, MODEL_COLOURS
 
-# Text stays text, and the same picture gives the same bytes.
+# fonttype "none" keeps text as text; a fixed hashsalt makes identical pictures identical bytes.
 SETTINGS: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "hf_cmim"}
-# The page's style sheet says what each of these is on light and on dark ground.
+# Colours of the plots and the variables of the style sheet that replace them, on light and dark ground.
 VARIABLES = {"#000000": "ink", GREY: "soft", MODEL_COLOURS[0]: "below", MODEL_COLOURS[1]: "leak"}
 REFERENCE = re.compile(r"#([\w.-]+)")
 
 
 def inline_svg(figure: Figure, prefix: str, description: str) -> Markup:
-    """Return the picture as an `svg` element.
+    """Return a picture as an `svg` element.
 
     Args:
-        figure: drawn in the colours of `hf_cmim.plots.audit`.
-        prefix: differs from that of every other picture in the page, because identifiers are the page's.
-        description: what a screen reader says.
+        figure: figure drawn in the colours of `hf_cmim.plots.audit`.
+        prefix: prefix of the picture's identifiers, unique in the page.
+        description: text for screen readers.
     """
     buffer = io.StringIO()
     with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
-        # The reader's browser draws the letters, with fonts of its own.
+        # The browser draws the letters, so a glyph that matplotlib's font lacks does not matter.
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
         figure.savefig(buffer, format="svg", transparent=True)
     root = ElementTree.fromstring(buffer.getvalue())
@@ -39,13 +39,15 @@ def inline_svg(figure: Figure, prefix: str, description: str) -> Markup:
         element.attrib.clear()
         element.attrib.update({name: _adapted(name, value, prefix) for name, value in attributes.items()})
     _tidy(root)
-    del root.attrib["width"], root.attrib["height"]  # the style sheet gives the size
+    # The style sheet sets the size.
+    del root.attrib["width"], root.attrib["height"]
     root.attrib.update({"role": "img", "aria-label": description})
-    return Markup(ElementTree.tostring(root, encoding="unicode"))  # ElementTree escaped every name in it
+    # Markup is safe here: ElementTree has escaped every name.
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
 def _local(name: str) -> str:
-    """Return a name without its namespace, which HTML knows by itself."""
+    """Return a name without its namespace, which HTML does not need."""
     return name.rpartition("}")[2]
 
 
@@ -57,17 +59,18 @@ def _adapted(name: str, value: str, prefix: str) -> str:
     if name == "style":
         for colour, variable in VARIABLES.items():
             value = re.sub(re.escape(colour), f"var(--{variable})", value, flags=re.IGNORECASE)
-        # The list of families, in the words of matplotlib before and after 3.10.
+        # Matches the list of font families as matplotlib writes it, before and since 3.10.
         return re.sub(r"'DejaVu Sans'[^;]*", "var(--sans)", value)
     return value
 
 
 def _tidy(root: ElementTree.Element) -> None:
-    """Remove the date, the picture's own style sheet, which would rule the page, and identifiers nobody refers to."""
-    referred = set(REFERENCE.findall(" ".join(value for each in root.iter() for value in each.attrib.values())))
+    """Remove the date, unused identifiers, and the picture's style sheet, which would apply to the whole page."""
+    values = [value for element in root.iter() for value in element.attrib.values()]
+    referenced_identifiers = set(REFERENCE.findall(" ".join(values)))
     for parent in root.iter():
         for child in list(parent):
             if child.tag in {"metadata", "style"}:
                 parent.remove(child)
-        if parent.get("id") not in referred:
+        if parent.get("id") not in referenced_identifiers:
             parent.attrib.pop("id", None)

@@ -1,4 +1,4 @@
-"""An audit as plain text for a terminal of 100 columns."""
+"""An audit report as plain text for a terminal of 100 columns."""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,10 +14,10 @@ NUMBER_WIDTH = 8
 
 
 def audit_table(report: AuditReport) -> str:
-    """Return the verdict, a row for each attack, and the reasons for doubt; no line is wider than 100 columns.
+    """Return the verdict, one row per attack and the reasons for doubt, at most 100 columns wide.
 
     Args:
-        report: its names may hold any character; control characters do not reach the terminal.
+        report: report to show. Control characters in its names are removed.
     """
     return "\n".join(_lines(report)) + "\n"
 
@@ -54,9 +54,10 @@ def _lines(report: AuditReport) -> Iterator[str]:
     if report.primary.comparisons:
         yield ""
         yield _row("attack", ("gain", "lower", "upper", "seeds"), "state")
-        for each in report.primary.comparisons:
-            numbers = [points(value).replace(MINUS, "-") for value in (each.gain, each.lower, each.upper)]
-            yield _row(each.attack, (*numbers, str(each.seeds)), state_of(each, report.margin))
+        for comparison in report.primary.comparisons:
+            values = (comparison.gain, comparison.lower, comparison.upper)
+            numbers = [points(value).replace(MINUS, "-") for value in values]
+            yield _row(comparison.attack, (*numbers, str(comparison.seeds)), state_of(comparison, report.margin))
     for control in report.controls:
         yield ""
         yield from _wrapped(wording.control_sentence(control, report.margin))
@@ -64,7 +65,8 @@ def _lines(report: AuditReport) -> Iterator[str]:
             if check.severity == "warning":
                 yield from _wrapped(f"warning, {control.name}, {check.name}: {check.sentence}")
     for check in report.checks:
-        if check.severity == "warning" and check.name != NOT_CONVERGED:  # the others are above
+        # Fatal checks and the doubt about convergence are printed above the verdict.
+        if check.severity == "warning" and check.name != NOT_CONVERGED:
             yield ""
             yield from _wrapped(f"warning, {check.name}: {check.sentence}")
 
@@ -72,11 +74,12 @@ def _lines(report: AuditReport) -> Iterator[str]:
 def _row(name: str, numbers: Sequence[str], state: str) -> str:
     name = shortened(name, NAME_WIDTH)
     padding = " " * (NAME_WIDTH - cells(name))
-    return f"{name}{padding}{''.join(f'{number:>{NUMBER_WIDTH}}' for number in numbers)}  {state}".rstrip()
+    columns = "".join(f"{number:>{NUMBER_WIDTH}}" for number in numbers)
+    return f"{name}{padding}{columns}  {state}".rstrip()
 
 
 def _wrapped(text: str) -> Iterator[str]:
-    """Yield a paragraph's lines; a word wider than the terminal is shortened."""
+    """Yield the lines of a paragraph; a word wider than the terminal is shortened."""
     line = ""
     for word in one_line(text.replace(MINUS, "-")).split():
         word = shortened(word, WIDTH)

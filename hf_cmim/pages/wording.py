@@ -1,4 +1,4 @@
-"""Sentences of an audit: every page, card and table says the same, and no more than the verdict's definition."""
+"""Sentences about an audit, shared by page, card and table; none claims more than the verdict's definition."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,11 +23,11 @@ from hf_cmim.statistics.states import state_of
 
 @dataclass(frozen=True)
 class Question:
-    """What a criterion asks.
+    """A criterion in words.
 
     Attributes:
-        title: a few words.
-        rival: whom an attack's student has to beat.
+        title: title of a few words.
+        rival: student that an attack's student has to beat.
     """
 
     title: str
@@ -45,41 +45,40 @@ QUESTIONS: dict[Criterion, Question] = {
 }
 NO_POWER = (
     "This audit has no power: its positive control, the cross-entropy twin, was not shown to be distilled by the same"
-    " attacks, so failing to distil the model says nothing."
+    " attacks. Failing to distil the model therefore says nothing."
 )
 POWER = "The positive control was distilled by the same attacks: the audit could have shown a leak."
 NO_CONTROL = (
-    "No positive control was audited beside the model: whether these attacks could have shown a leak at all is not"
-    " known."
+    "No positive control was audited beside the model, so it is unknown whether these attacks could have shown a leak"
+    " at all."
 )
-LEFT_ASIDE = "If that is left aside, the numbers read:"
+LEFT_ASIDE = "Without the failed checks, the numbers would give:"
 LIMITS = {
-    "Other data": "a copier with another, larger or better transfer set, or another test set.",
-    "Other students": "another architecture, another size, another start, a longer training.",
-    "Copying labels alone": "whoever has no labels of their own can learn from the class that the model names, as from"
+    "Other data": "an attacker with another, larger or better transfer set, or another test set.",
+    "Other students": "another architecture, another size, another initialisation, longer training.",
+    "Copying only the labels": "an attacker without labels can learn from the class that the model predicts, as from"
     " any accurate classifier.",
-    "Attacks not yet invented": "and any that the suite leaves out or tries with other settings.",
+    "Attacks not yet invented": "and attacks that the suite leaves out or tries with other settings.",
     "The method in general": "one checkpoint was audited. A claim about how it was trained needs several, trained"
     " independently.",
 }
 NOT_COMPARABLE = (
-    "These audits differ in what they measured, so their numbers cannot be compared with each other; each stands by"
-    " itself. They differ in:"
+    "These audits measured different things, so their numbers cannot be compared with each other. They differ in:"
 )
 IDENTITY = (
-    "The terms add up to the gain because of how they are defined: an identity, not a causal claim. Loss form: the"
-    " attack's loss on a teacher that knows only the labels. Teacher errors: what the teacher's own answers, as hard"
-    " labels, change. Class similarity: what the mean answer of each class adds. Instance information: what the answer"
-    " to each sample adds to that. Intervals are of 95 %, each by itself."
+    "The terms add up to the gain by definition: an identity, not a causal claim. Loss form: gain of the attack's loss"
+    " on a teacher that knows only the labels. Teacher errors: change when the teacher's predicted labels replace the"
+    " true ones. Class similarity: change when the mean answer of each class replaces its label. Instance information:"
+    " change when the answer to each sample replaces that mean. Intervals are 95 %, not corrected for each other."
 )
 EQUAL_SEEDS = (
-    "Test accuracy of a control's knockoffs less that of the audited model's, seed by seed, in points: above 0, the"
-    " control gives more away. The strongest are those on validation data. Intervals are of 95 %, each by itself; no"
-    " verdict rests on them."
+    "Test accuracy of a control's knockoffs minus that of the audited model's, paired by seed, in points. Above 0, the"
+    " control leaks more. Strongest attacks are chosen on validation data. Intervals are 95 %, not corrected for each"
+    " other; no verdict uses them."
 )
 BOUNDS = (
-    "Gain and upper bound are measured against the baseline, the strongest on validation data; the lower bound is over"
-    " every baseline that the criterion names, because to leak an attack has to beat them all."
+    "Gain and upper bound are measured against the baseline that is strongest on validation data. The lower bound"
+    " holds against every baseline of the criterion, because an attack leaks only if it beats them all."
 )
 STATES = (
     "An attack leaks where its lower bound is above 0, and is below the margin where its upper bound is below the"
@@ -89,12 +88,12 @@ STATES = (
 
 @dataclass(frozen=True)
 class Utility:
-    """One figure of what a model is worth to its owner.
+    """One figure of a model's utility to its owner.
 
     Attributes:
-        name: as shown.
-        field: of `ModelFacts`.
-        is_share: whether it is shown in percent.
+        name: name as shown.
+        field: attribute of `ModelFacts`.
+        is_share: True if the figure is shown in percent.
     """
 
     name: str
@@ -102,12 +101,12 @@ class Utility:
     is_share: bool
 
     def of(self, facts: ModelFacts) -> str:
-        """Return the model's figure."""
+        """Return the model's figure as text."""
         value = getattr(facts, self.field)
         return percent(value) if self.is_share else decimal(value, 4)
 
     def change(self, facts: ModelFacts, twin: ModelFacts) -> str:
-        """Return by how much the model's figure differs from the twin's: in points, or in the figure's own unit."""
+        """Return the model's figure minus the twin's, in points or in the figure's unit."""
         difference = getattr(facts, self.field) - getattr(twin, self.field)
         text = points(difference) if self.is_share else decimal(difference, 4)
         return text if text.startswith(("+", MINUS)) or not text.strip("0.") else f"+{text}"
@@ -143,70 +142,74 @@ def verdict_name(verdict: Verdict, margin: float) -> str:
 
 
 def verdict_sentence(result: CriterionResult, margin: float) -> str:
-    """Return what the verdict says about the attacks, as it is defined, and the largest gain."""
+    """Return the definition of the verdict with counts of attacks, and the largest gain."""
     if not result.comparisons:
         return "No attack was compared with a baseline."
-    rival, bound, tried = QUESTIONS[result.criterion].rival, margin_text(margin), len(result.comparisons)
-    states = Counter(state_of(each, margin) for each in result.comparisons)
+    rival = QUESTIONS[result.criterion].rival
+    bound = margin_text(margin)
+    tried = len(result.comparisons)
+    states = Counter(state_of(comparison, margin) for comparison in result.comparisons)
     match result.verdict:
         case "distillable":
-            said = (
-                f"At least one attack ({states['leaks']} of {tried} tried) was shown to beat {rival}, by what may be"
+            definition = (
+                f"At least one attack ({states['leaks']} of {tried} tried) was shown to beat {rival}; the gain may be"
                 f" {bound} or more."
             )
         case "leaks less than the margin":
-            said = (
+            definition = (
                 f"At least one attack ({states['leaks less than the margin']} of {tried} tried) was shown to beat"
                 f" {rival}, but every one was shown to gain less than {bound}."
             )
         case "undistillable within the margin":
-            said = (
+            definition = (
                 f"No attack (of {tried} tried) was shown to beat {rival}, and every one was shown to gain less than"
                 f" {bound}."
             )
         case "inconclusive" if not states["undecided"]:
-            said = (
-                f"Each attack that was compared with {rival} ({tried}) is decided, but others of the suite were not"
-                " compared with it."
+            definition = (
+                f"Each attack that was compared with {rival} ({tried}) is decided, but other attacks of the suite were"
+                " not compared with it."
             )
         case "inconclusive":
-            said = (
+            definition = (
                 f"At least one attack ({states['undecided']} of {tried} tried) was neither shown to beat {rival} nor"
                 f" to gain less than {bound}."
             )
-    return f"{said} {_largest_gain(result)}"
+    return f"{definition} {_largest_gain(result)}"
 
 
 def _largest_gain(result: CriterionResult) -> str:
-    best = max(result.comparisons, key=lambda each: each.gain)
+    best = max(result.comparisons, key=lambda comparison: comparison.gain)
     return (
         f"The largest gain is that of {best.attack}: {points(best.gain)} points, bounds {points(best.lower)} and"
         f" {points(best.upper)}."
     )
 
 
-def compared_attacks(each: LeakDifference, is_strongest: bool) -> str:
-    """Return whose knockoffs are compared."""
+def compared_attacks(difference: LeakDifference, is_strongest: bool) -> str:
+    """Return the attacks whose knockoffs are compared, in words."""
+    attack, control_attack = difference.attack, difference.control_attack
     if not is_strongest:
-        return each.attack
-    own, other = each.attack, each.control_attack
-    return f"the strongest, {own}" if own == other else f"the strongest, {other} against {own}"
+        return attack
+    if attack == control_attack:
+        return f"the strongest, {attack}"
+    return f"the strongest, {control_attack} against {attack}"
 
 
 def control_verdict(control: ControlResult, margin: float) -> str:
-    """Return a control's verdict in a few words, or that a check took it away."""
+    """Return a control's verdict in a few words, or the checks that voided it."""
     return no_verdict(control.checks) or verdict_name(control.verdict, margin)
 
 
 def control_sentence(control: ControlResult, margin: float) -> str:
-    """Return a control's verdict, and how much better its strongest knockoffs are."""
-    said = " ".join([f"{control.name}: {control_verdict(control, margin)}.", *_fatal(control.checks)])
-    for each in control.differences[:1]:
-        said += (
-            f" Its knockoffs less those of the audited model ({compared_attacks(each, True)}):"
-            f" {interval_text(each.difference)} points, {each.seeds} seeds."
+    """Return a control's verdict, and the difference between its strongest knockoffs and the audited model's."""
+    sentence = " ".join([f"{control.name}: {control_verdict(control, margin)}.", *_fatal(control.checks)])
+    for strongest in control.differences[:1]:
+        sentence += (
+            f" Accuracy of its knockoffs minus that of the audited model's ({compared_attacks(strongest, True)}):"
+            f" {interval_text(strongest.difference)} points, {strongest.seeds} seeds."
         )
-    return said
+    return sentence
 
 
 def interval_text(interval: Interval) -> str:
@@ -219,7 +222,7 @@ def interval_text(interval: Interval) -> str:
 
 
 def smallest_margin_sentence(result: CriterionResult) -> str:
-    """Return what the smallest margin says."""
+    """Return the smallest margin that would hold, in words."""
     if not result.comparisons:
         return "No margin holds."
     if result.smallest_margin <= 0:
@@ -231,28 +234,28 @@ def smallest_margin_sentence(result: CriterionResult) -> str:
 
 
 def error_sentence(report: AuditReport) -> str:
-    """Return how sure the bounds are, and at how many seeds the audit looked."""
+    """Return the error rate of the bounds, and the looks in seeds over which it is spent."""
     rate = f"{100 * report.design.error_rate:.6g} %"
     looks = ", ".join(map(str, report.looks))
     return (
-        f"Error rate {rate}, spent over looks at {looks} seeds: each upper bound is wrong with at most that"
-        " probability, and so is the claim that all attacks are below the margin; so is the claim that some attack"
-        " leaks, over all attacks together."
+        f"Error rate {rate}, spent over looks at {looks} seeds. Each of these claims is wrong with at most this"
+        " probability: a single upper bound; that all attacks are below the margin; that some attack leaks, over all"
+        " attacks together."
     )
 
 
 def fatal_sentences(report: AuditReport) -> list[str]:
-    """Return what takes the verdict away."""
+    """Return the sentences of the checks that void the verdict."""
     return _fatal(report.checks)
 
 
 def first_doubt(report: AuditReport) -> str:
-    """Return what has to be said before any verdict: that students are far from converged; or nothing."""
-    return " ".join(each.sentence for each in report.checks if each.name == NOT_CONVERGED)
+    """Return the warning that students are far from converged, shown before any verdict; "" without it."""
+    return " ".join(check.sentence for check in report.checks if check.name == NOT_CONVERGED)
 
 
 def curve_sentence(curve: LearningCurve) -> str:
-    """Return whether students are trained long enough, in figures."""
+    """Return the accuracy gained by training twice as long, in words."""
     return (
         f"Validation accuracy of a cross-entropy student: {percent(curve.validation[-1])}; trained twice as long"
         f" ({curve.longer_setting}): {percent(curve.longer)}, a gain of {interval_text(curve.gain)} points (95 %"
@@ -261,38 +264,39 @@ def curve_sentence(curve: LearningCurve) -> str:
 
 
 def _fatal(checks: Sequence[Check]) -> list[str]:
-    return [each.sentence for each in checks if each.severity == "fatal"]
+    return [check.sentence for check in checks if check.severity == "fatal"]
 
 
 def no_verdict(checks: Sequence[Check]) -> str:
-    """Return which checks took a verdict away, in a few words, or nothing where none did.
+    """Return the names of the checks that voided a verdict; "" if none did.
 
     >>> no_verdict([Check("no power", "fatal", "..."), Check("diverged", "warning", "...")])
     'No verdict, because a check failed: no power'
     """
-    names = list(dict.fromkeys(each.name for each in checks if each.severity == "fatal"))
+    names = list(dict.fromkeys(check.name for check in checks if check.severity == "fatal"))
     count = "a check" if len(names) == 1 else f"{len(names)} checks"
     return f"No verdict, because {count} failed: {', '.join(names)}" if names else ""
 
 
 def criterion_verdict(report: AuditReport, result: CriterionResult) -> str:
-    """Return a criterion's verdict in a few words, or which checks took it away."""
+    """Return a criterion's verdict in a few words, or the checks that voided it."""
     return no_verdict(report.checks) or verdict_name(result.verdict, report.margin)
 
 
 def left_aside(report: AuditReport, result: CriterionResult) -> CriterionResult:
-    """Return a criterion's result with the verdict that its numbers give when failed checks are left aside."""
+    """Return a criterion's result with the verdict that its numbers give without the failed checks."""
     if not fatal_sentences(report) or not result.comparisons:
         return result
     verdict = verdict_of(result.comparisons, report.margin)
     num_attacks = sum(arm.role == "knockoff" for arm in report.arms)
     if len(result.comparisons) < num_attacks and verdict != "distillable":
-        verdict = "inconclusive"  # what holds for some attacks need not hold for all
+        # An attack that was not compared could still leak.
+        verdict = "inconclusive"
     return replace(result, verdict=verdict)
 
 
 def scope_rows(report: AuditReport) -> dict[str, str]:
-    """Return what the verdict is about, by name."""
+    """Return suite, margin, criterion, student and data that the verdict is limited to, by name."""
     scope = report.scope
     return {
         "Suite of attacks": scope.suite,
@@ -306,12 +310,12 @@ def scope_rows(report: AuditReport) -> dict[str, str]:
 
 
 def control_row(report: AuditReport) -> dict[str, str]:
-    """Return what became of the positive control, by name."""
+    """Return the outcome of the positive control, by name."""
     return {"Positive control": {True: "distilled", False: "not distilled", None: "none"}[report.power]}
 
 
 def scope_differences(reports: Mapping[str, AuditReport]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield each part of the scope in which audits differ, with what it is in each."""
+    """Yield each part of the scope in which audits differ, with its value in each audit."""
     rows = {name: scope_rows(report) | {"Training": plain(report.scope.training)} for name, report in reports.items()}
     for part in next(iter(rows.values()), {}):
         values = {name: row[part] for name, row in rows.items()}

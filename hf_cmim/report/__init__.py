@@ -1,7 +1,7 @@
-"""What an audit found, as plain data: nothing here trains, decides or draws.
+"""The results of an audit as plain data: nothing here trains, decides or draws.
 
-Accuracies, gains and bounds are fractions, CMI is in nats, times in seconds. `AuditReport.write` and
-`AuditReport.read` keep it as JSON; `hf_cmim.pages` shows it.
+Accuracies, gains and bounds are fractions, CMI is in nats, times are in seconds. `AuditReport.to_json` and
+`AuditReport.read` write and read JSON; `hf_cmim.pages` shows a report.
 """
 
 from hf_cmim.report.audit_report import CERTIFICATE_NAME, REPORT_NAME, SCHEMA, AuditReport

@@ -1,12 +1,16 @@
-"""How a report calls an arm, and who answers its students."""
+"""Names of arms in a report, and words for the source of their students' answers."""
 
 from typing import Literal
 
 from hf_cmim.report.parts import Role
 
 Answering = Literal["teacher", "nobody", "label", "argmax", "centroid", "self"]
-"""Who answers: the audited teacher; nobody; a label-only null of true or of the teacher's labels; the teacher's class
-means; a cross-entropy student of another seed."""
+"""Source of the answers that a student learns from.
+
+"teacher" is the audited teacher, "nobody" no source at all. "label" and "argmax" are null teachers that know only the
+true label or the teacher's label, "centroid" one that knows the teacher's class means. "self" is a cross-entropy
+student of another seed.
+"""
 
 ANSWERED_BY: dict[Answering, str] = {
     "teacher": "the teacher",
@@ -19,15 +23,16 @@ ANSWERED_BY: dict[Answering, str] = {
 
 
 def arm_name(family: str, role: Role, answering: Answering) -> str:
-    """Return the name of an arm, unique among arms of which settings were chosen.
+    """Return the name of an arm; it is unique once one setting per family and role is chosen.
 
     >>> arm_name("kd", "null", "label"), arm_name("kd", "diagnostic", "argmax")
     ('label null of kd', 'argmax null of kd')
     """
-    return {"null": "label null of ", "diagnostic": f"{answering} null of "}.get(role, "") + family
+    prefixes = {"null": "label null of ", "diagnostic": f"{answering} null of "}
+    return prefixes.get(role, "") + family
 
 
 def answering_words(answering: Answering, confidence: float | None) -> str:
-    """Return who answers, for people, with the confidence of a null that has one."""
+    """Return the source of answers in words, with the confidence of a null teacher that has one."""
     words = ANSWERED_BY[answering]
     return words if confidence is None else f"{words}, {confidence:g}"

@@ -1,4 +1,4 @@
-"""The report of an audit as a whole, in files and on the Hub."""
+"""The report of one audit, in files and on the Hub."""
 
 import json
 from dataclasses import dataclass
@@ -24,29 +24,29 @@ from hf_cmim.statistics import Design
 from hf_cmim.whole_files import read_bounded
 
 SCHEMA = 1
-"""Version of the JSON; a reader refuses a later one."""
+"""Version of the JSON format; readers refuse later versions."""
 REPORT_NAME = "audit.json"
-"""File of a report, in the folder of its audit."""
+"""File name of a report in the folder of its audit."""
 CERTIFICATE_NAME = "cmim_certificate.json"
-"""File of a certificate, beside the weights; an audit is part of it."""
+"""File name of a certificate, beside the weights; it contains the audit."""
 
 
 @dataclass(frozen=True)
 class AuditReport:
-    """Everything an audit found.
+    """All results of an audit.
 
     Attributes:
-        teacher: the audited model.
-        twin: its cross-entropy twin, or None.
-        power: whether the positive control was distilled; None without one.
-        design: margin, looks that were planned, error rate.
-        criteria: the primary one first.
-        reference: name of the arm that the primary criterion measures against, where one serves all attacks.
-        looks: numbers of seeds at which the audit looked.
-        sittings: how many times it was started or continued.
-        checks: what speaks against believing it.
-        learning_curve: whether students are trained long enough; None in reports of earlier releases.
-        reproduction: command, versions, device, date, digests: what is needed to repeat it.
+        teacher: figures of the audited model.
+        twin: figures of its cross-entropy twin, or None.
+        power: success at distilling the positive control; None without a control.
+        design: margin, planned looks and error rate.
+        criteria: results under each criterion, the primary one first.
+        reference: name of the arm that the primary criterion measures against; "" where attacks have different ones.
+        looks: numbers of seeds at which verdicts were tried.
+        sittings: number of times the audit was started or continued.
+        checks: reasons to doubt the verdict.
+        learning_curve: evidence that students are trained long enough; None in reports of earlier releases.
+        reproduction: command, versions, device, date and digests, for repeating the audit.
     """
 
     title: str
@@ -71,33 +71,33 @@ class AuditReport:
 
     @property
     def margin(self) -> float:
-        """Gain that counts as distilling, a fraction."""
+        """Smallest gain that counts as distilling, a fraction."""
         return self.design.margin
 
     @property
     def primary(self) -> CriterionResult:
-        """The criterion that was named before the run."""
-        return next(each for each in self.criteria if each.primary)
+        """Result under the criterion that was chosen before the run."""
+        return next(result for result in self.criteria if result.primary)
 
     def to_json(self) -> str:
-        """Return it as JSON that `from_json` turns into an equal report."""
+        """Return the report as JSON; `from_json` reads it back."""
         return json.dumps(to_plain(self), indent=1, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Return the report that `to_json` wrote.
+        """Return the report from the JSON that `to_json` wrote.
 
         Raises:
-            HfCmimError: something that is no such report, or one of a later version.
+            HfCmimError: text that is no audit report, or a report of a later version.
         """
         return cls.from_plain(parsed_json(text, "an audit report"))
 
     @classmethod
     def from_plain(cls, values: Any) -> Self:
-        """Return the report that JSON's values hold.
+        """Return the report from parsed JSON.
 
         Raises:
-            HfCmimError: something that is no such report, or one of a later version.
+            HfCmimError: values that are no audit report, or a report of a later version.
         """
         check_schema(values, SCHEMA, "an audit report")
         report: Self = from_plain(cls, values, "report")
@@ -105,10 +105,10 @@ class AuditReport:
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """Return the report in a file, or in a folder's audit.json or certificate.
+        """Return the report in a file, or in the audit.json or certificate of a folder.
 
         Raises:
-            HfCmimError: no report there.
+            HfCmimError: no report at this path.
         """
         path = Path(path)
         if path.is_dir():
@@ -116,23 +116,23 @@ class AuditReport:
             path = path / (names or [REPORT_NAME])[0]
         if not path.is_file():
             raise HfCmimError(
-                f"Expected an audit's {REPORT_NAME}, got nothing at {path}: an audit writes it when it ends. Run the"
-                " same audit again; it goes on where it was."
+                f"No file {path}: an audit writes its {REPORT_NAME} when it ends. Run the same audit again; it"
+                " continues where it stopped."
             )
         text = read_bounded(path)
         return cls._certified(text, path) if path.name == CERTIFICATE_NAME else cls.from_json(text)
 
     @classmethod
     def from_hub(cls, repo_id: str, revision: str | None = None, token: str | None = None) -> Self:
-        """Return the audit in the certificate of a repository on the Hub; `hf-cmim verify` says whether it holds.
+        """Return the audit from the certificate of a Hub repository, unchecked; `hf-cmim verify` checks it.
 
         Args:
-            repo_id: for instance user/name.
+            repo_id: repository, for instance user/name.
             revision: branch, tag or commit; None for the main branch.
-            token: of a private repository; None for the one that was logged in with.
+            token: access token for a private repository; None for the token of the current login.
 
         Raises:
-            HfCmimError: no audit in its certificate.
+            HfCmimError: a certificate without an audit.
             huggingface_hub.errors.HfHubHTTPError: no repository, no certificate, or no right to read it.
         """
         path = huggingface_hub.hf_hub_download(repo_id, CERTIFICATE_NAME, revision=revision, token=token)
@@ -143,7 +143,7 @@ class AuditReport:
         values = parsed_json(text, "a certificate")
         if not isinstance(values, dict) or values.get("audit") is None:
             raise HfCmimError(
-                f"Expected an audit in the certificate of {where}, got none: the model was not audited, or its owner"
-                " kept the audit to themselves. Run hf-cmim audit yourself."
+                f"The certificate of {where} contains no audit: the model was not audited, or its owner did not"
+                " publish the audit. Run hf-cmim audit yourself."
             )
         return cls.from_plain(values["audit"])

@@ -1,4 +1,4 @@
-"""What an audit's report is made of."""
+"""Parts of an audit report."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -8,13 +8,16 @@ from hf_cmim.statistics import Baselines, Comparison, Verdict
 
 Criterion = Literal["paper", "teacher-free", "no-leak"]
 Role = Literal["knockoff", "reference", "null", "diagnostic"]
-"""A knockoff learns from the teacher; a reference from no teacher; a null from what replaces it under an attack's own
-loss; a diagnostic from the teacher's labels or class means alone."""
+"""Purpose of an arm, by the source its students learn from.
+
+A knockoff learns from the teacher, a reference from no teacher. A null learns from a null teacher under an attack's
+own loss; a diagnostic only from the teacher's labels or class means.
+"""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with a two-sided 95 % confidence interval that knows nothing of looks or of other intervals."""
+    """An estimate with a two-sided 95 % confidence interval, not corrected for looks or for other intervals."""
 
     estimate: float
     lower: float
@@ -26,16 +29,15 @@ class ArmResult:
     """The students of one arm.
 
     Attributes:
-        name: unique in the report.
-        family: whose settings competed with each other.
-        setting: the attack as Python would build it.
-        teacher: who answered, in words.
-        validation: accuracy of each setting of the family that was screened, on validation data; empty if there was no
-            choice.
-        seeds: of the confirming students.
-        accuracies: `(seeds,)` on the test data, last epoch.
-        agreement: `(seeds,)` share of the test samples on which student and teacher name the same class; empty where
-            the teacher could not be asked about them.
+        name: name, unique in the report.
+        family: name shared by the settings that competed with each other.
+        setting: attack as the Python expression that builds it.
+        teacher: source of the answers, in words.
+        validation: validation accuracy of each screened setting of the family; empty if there was no choice.
+        seeds: seeds of the confirming students.
+        accuracies: `(seeds,)` accuracies on the test data after the last epoch.
+        agreement: `(seeds,)` share of the test samples on which student and teacher predict the same class; empty
+            where the teacher could not answer the test samples.
         diverged: seeds whose loss was not finite; their accuracy counts as 1 / C.
     """
 
@@ -53,13 +55,13 @@ class ArmResult:
 
 @dataclass(frozen=True)
 class CriterionResult:
-    """One criterion's verdict.
+    """The verdict under one criterion.
 
     Attributes:
-        primary: whether it was named before the run; the others are described only.
-        baselines: what each attack was measured against, by its name; `arms` hold the accuracies.
-        comparisons: one for each attack, the largest gain first.
-        smallest_margin: the smallest margin within which the model would be called undistillable.
+        primary: True for the criterion chosen before the run; the others are described only.
+        baselines: references of each attack, by its name; the report's `arms` hold their accuracies.
+        comparisons: comparison of each attack with its baselines, the largest gain first.
+        smallest_margin: smallest margin within which the model would be called undistillable.
     """
 
     criterion: Criterion
@@ -72,7 +74,7 @@ class CriterionResult:
 
 @dataclass(frozen=True)
 class Accounting:
-    """Where one attack's gain over the baseline comes from: an identity, not a causal claim.
+    """One attack's gain over the baseline as a sum of four terms: an identity, not a causal claim.
 
     gain = loss_form + teacher_errors + class_similarity + instance_information.
     """
@@ -87,14 +89,14 @@ class Accounting:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a classifier is worth to its owner, on the test data.
+    """A classifier's utility to its owner, on the test data.
 
     Attributes:
-        name: in words.
+        name: name for readers.
         path: folder or Hub id, or "" for a model in memory.
-        fingerprint: sha256 hex of what determines its answers.
-        labels_fingerprint: sha256 hex of the labels it was measured on, in their order.
-        curve: CMI in nats at each temperature.
+        fingerprint: sha256 hex of everything that determines its answers.
+        labels_fingerprint: sha256 hex of the test labels, in order.
+        curve: pairs of temperature and CMI in nats.
     """
 
     name: str
@@ -113,7 +115,7 @@ class ModelFacts:
 
     @classmethod
     def of(cls, measured: Measurement, *, name: str = "", path: str = "", fingerprint: str = "") -> Self:
-        """Return the facts that a measurement holds."""
+        """Return the facts from a measurement."""
         calibration = measured.calibration
         return cls(
             name=name,
@@ -134,13 +136,13 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class LeakDifference:
-    """How much better the knockoffs of a control are than those of the audited teacher: described, no verdict.
+    """Accuracy of a control's knockoffs minus that of the audited teacher's; descriptive, no verdict uses it.
 
     Attributes:
         attack: family that learns from the audited teacher.
-        control_attack: family that learns from the control; another one where each teacher's strongest are compared.
-        seeds: that both have. Students of one seed begin alike and see the data in the same order.
-        difference: test accuracy of the control's knockoffs less that of the audited teacher's, seed by seed.
+        control_attack: family that learns from the control; it differs where each teacher's strongest are compared.
+        seeds: number of common seeds. Students of one seed have the same initial weights and order of data.
+        difference: difference of test accuracies, control minus audited teacher, paired by seed.
     """
 
     attack: str
@@ -150,17 +152,17 @@ class LeakDifference:
 
 
 NOT_CONVERGED = "students far from converged"
-"""Name of the check that pages show before the verdict."""
+"""Name of the check that pages show above the verdict."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """A reason not to believe a verdict.
+    """A reason to doubt a verdict.
 
     Attributes:
-        name: a few words.
-        severity: "fatal" takes the verdict away, "warning" qualifies it.
-        sentence: what was seen, with numbers.
+        name: name of a few words.
+        severity: "fatal" if it voids the verdict, "warning" if it qualifies it.
+        sentence: observation with numbers, consequence and remedy.
     """
 
     name: str
@@ -170,14 +172,14 @@ class Check:
 
 @dataclass(frozen=True)
 class ControlResult:
-    """Another teacher audited in the same way.
+    """The result for another teacher, audited in the same way.
 
     Attributes:
-        name: "CE twin" is the positive control: an audit that cannot distil it has no power.
-        largest_gain: of its attacks under the primary criterion.
-        differences: between the attacks that are strongest on validation data first, then of each attack with itself,
-            the largest first.
-        checks: reasons not to believe its verdict, the same that the audited teacher has to pass.
+        name: name; "CE twin" is the positive control, and an audit that cannot distil it has no power.
+        largest_gain: comparison of its attack with the largest gain under the primary criterion.
+        differences: differences from the audited teacher. First between the attacks that are strongest on validation
+            data, then for each attack, the largest first.
+        checks: reasons to doubt its verdict, by the same checks as for the audited teacher.
     """
 
     name: str
@@ -191,17 +193,18 @@ class ControlResult:
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """A cross-entropy student of the audit, trained as long as every other and twice as long, on validation data.
+    """Validation accuracy of a cross-entropy student, trained as long as the audit's students and twice as long.
 
     Attributes:
         epochs: epochs after which the student was measured, the last one last.
-        validation: accuracy after each.
-        longer: accuracy of a student of the same seed that was trained twice as long.
+        validation: accuracy after each of `epochs`.
+        longer: accuracy of a student of the same seed, trained twice as long.
         gain: `longer` minus the last of `validation`, over the same samples.
         longer_setting: setting that trains twice as long, as NAME=VALUE.
-        learning_rate: of both.
+        learning_rate: learning rate of both students.
         most_frequent: share of the validation samples in their most frequent class.
-        unnamed: classes that the student never names, though the validation data hold at least ten samples of each.
+        unnamed: numbers of the classes that the student never predicts, although the validation data have at least ten
+            samples of each.
     """
 
     epochs: tuple[int, ...]
@@ -216,14 +219,15 @@ class LearningCurve:
 
 @dataclass(frozen=True)
 class Costs:
-    """What the audit cost.
+    """The cost of an audit.
 
     Attributes:
-        queries_paid: answers that an attacker would have paid for, the most expensive single student.
-        queries_asked: the same, added up over all students; the pool itself asked fewer, since students share answers.
-        students: trained, in both stages.
-        student_steps: optimizer steps of all of them.
-        seconds: of training and evaluation, added up over processes.
+        queries_paid: answers that an attacker would pay for, for the most expensive single student.
+        queries_asked: answers that all students paid for together; the audit itself asked fewer, since students share
+            answers.
+        students: number of trained students, in both stages.
+        student_steps: optimizer steps of all students.
+        seconds: time of training and evaluation, summed over processes.
     """
 
     queries_paid: int
@@ -235,7 +239,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Scope:
-    """What the verdict is about, and nothing beyond it."""
+    """The suite, student, data and training that a verdict is limited to."""
 
     suite: str
     student: str

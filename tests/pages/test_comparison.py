@@ -88,7 +88,7 @@ def test_utility_of_each_model():
     """Catches one model's figures under another's name, or a difference from another's twin."""
     twin = facts("twin", 0.90)
     audits = {"one": small(twin=twin), "two": small(teacher=facts("other", 0.95))}
-    table = rows(next(section(read(comparison_page(audits)), "Worth to their owners").all("table")))
+    table = rows(next(section(read(comparison_page(audits)), "Utility to their owners").all("table")))
     assert table[0] == ["accuracy", "93.00 %", "+3.00", "95.00 %"]
 
 
@@ -110,5 +110,5 @@ def test_names_are_text():
 
 def test_no_report_is_explained():
     """Catches an empty page."""
-    with pytest.raises(ValueError, match="at least one report, got none"):
+    with pytest.raises(ValueError, match="No report was given, so the page would be empty"):
         comparison_page({})

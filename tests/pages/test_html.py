@@ -85,7 +85,7 @@ def test_order_of_the_sections(page):
     """Catches a section that is lost or moved: limits first, what only few need last."""
     assert headings(read(page)) == [
         "What the verdict does not say", "Gains of the attacks", "Attacks", "What the gains are made of",
-        "Spread of the output clusters", "Worth to its owner", "Controls", "What it cost", "Reasons for doubt",
+        "Spread of the output clusters", "Utility to its owner", "Controls", "What it cost", "Reasons for doubt",
         "How to repeat it", "All students",
     ]  # fmt: skip
 
@@ -128,7 +128,7 @@ def test_other_criteria_are_folded_and_say_their_own_verdict():
 def test_utility_stands_beside_the_twin(page):
     """Catches swapped columns, a difference of the wrong sign, a figure of another name."""
     audit = report(attacks=4)
-    shown = rows(next(section(read(page), "Worth to its owner").all("table")))
+    shown = rows(next(section(read(page), "Utility to its owner").all("table")))
     for row, (field, scale) in zip(
         shown,
         [("accuracy", 100), ("top5_accuracy", 100), ("nll", 1), ("nll_calibrated", 1), ("ece", 100),
@@ -178,7 +178,7 @@ def test_sections_without_data_are_left_out():
     )  # fmt: skip
     document = read(audit_page(replace(bare, scope=replace(bare.scope, training={}))))
     assert headings(document) == [
-        "What the verdict does not say", "Gains of the attacks", "Attacks", "Worth to its owner", "What it cost",
+        "What the verdict does not say", "Gains of the attacks", "Attacks", "Utility to its owner", "What it cost",
     ]  # fmt: skip
     for each in document.all("section", "details"):
         assert any(len(list(each.all(tag))) for tag in ("p", "li", "svg", "table", "dl")), each.text

@@ -70,9 +70,9 @@ def test_criteria_and_utility_are_the_report_s():
     section = audit_markdown(audit)
     criteria = table(section, "### Criteria")[2:]
     assert [row[1] for row in criteria] == ["Undistillable within 0.5 points", "Distillable"]
-    assert "named before the run" in criteria[0][0]
-    assert "named before the run" not in criteria[1][0]
-    assert table(section, "### Worth to its owner")[2] == ["accuracy", "93.07 %", "92.81 %", "+0.26"]
+    assert "chosen before the run" in criteria[0][0]
+    assert "chosen before the run" not in criteria[1][0]
+    assert table(section, "### Utility to its owner")[2] == ["accuracy", "93.07 %", "92.81 %", "+0.26"]
 
 
 def test_controls_stand_beside_the_model():
@@ -95,7 +95,7 @@ def test_names_are_no_markup():
     expected = [" ".join("".join(c if c.isprintable() else " " for c in name).split()) for name in HOSTILE]
     assert set(shown) <= set(expected)
     assert len(shown) == 10
-    for row in table(section, "### Criteria") + table(section, "### Worth to its owner"):
+    for row in table(section, "### Criteria") + table(section, "### Utility to its owner"):
         assert row
     prose = re.sub(r"(?s)^(`{3,})\n.*?\n\1$", "", section, flags=re.MULTILINE)
     assert not re.search(r"(?<!\\)[`\[\]$~_]", prose)
@@ -112,5 +112,5 @@ def test_headings_without_data_are_left_out():
     """Catches empty headings."""
     section = audit_markdown(small(checks=(), reproduction={}, controls=()))
     assert re.findall("^#+ (.+)$", section, flags=re.MULTILINE) == [
-        "Distillation audit", "Criteria", "Attacks", "Worth to its owner",
+        "Distillation audit", "Criteria", "Attacks", "Utility to its owner",
     ]  # fmt: skip

@@ -81,8 +81,8 @@ def test_controls_say_what_they_give_away_more():
     """Catches a difference with the wrong sign or the wrong seeds, and a control without one left out."""
     flat = " ".join(audit_table(report(attacks=2)).split())
     assert (
-        f"CE twin: Distillable. Its knockoffs less those of the audited model (the strongest, {FAMILIES[1]} against"
-        f" {FAMILIES[0]}): +0.71 [+0.12, +1.30] points, 12 seeds."
+        "CE twin: Distillable. Accuracy of its knockoffs minus that of the audited model's (the strongest,"
+        f" {FAMILIES[1]} against {FAMILIES[0]}): +0.71 [+0.12, +1.30] points, 12 seeds."
     ) in flat
     assert "CE model behind argmax: Undistillable within 0.5 points." in flat
 
@@ -109,7 +109,7 @@ def test_attacks_that_were_not_compared_leave_a_criterion_open():
     part = replace(audit.primary, comparisons=audit.primary.comparisons[:2], verdict="inconclusive")
     for checks in ((), (VOID,)):
         flat = " ".join(audit_table(replace(audit, criteria=(part,), checks=checks)).split())
-        assert "(2) is decided, but others of the suite were not compared with it." in flat
+        assert "(2) is decided, but other attacks of the suite were not compared with it." in flat
         assert "Inconclusive at a margin of 0.5 points." in flat
 
 
