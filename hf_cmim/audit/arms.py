@@ -1,4 +1,4 @@
-"""The arms of an audit: which attack, and who answers it."""
+"""Arms of an audit: an attack with settings, and the source of its answers."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from hf_cmim.teachers.fingerprints import digest
 
 @dataclass(frozen=True)
 class Arm:
-    """One kind of student; with a seed it is one student.
+    """One kind of student; an arm with a seed is one student.
 
     Attributes:
-        family: arms of a family and role are settings of one thing, among which validation data choose.
-        role: what it is for.
-        attack: what it learns by, with every temperature a number.
-        answering: who answers.
-        confidence: of a label-only null, after the attack's temperature.
+        family: name shared by settings of one method; validation data choose among those of equal role.
+        role: purpose of the arm.
+        attack: attack with every temperature as a number.
+        answering: source of the answers.
+        confidence: confidence of a null teacher at the attack's temperature; None for other sources.
     """
 
     family: str
@@ -33,34 +33,34 @@ class Arm:
 
     @property
     def name(self) -> str:
-        """Its name in a report: unique among arms of which settings were chosen."""
+        """Name in a report, unique once one setting per family and role is chosen."""
         return arm_name(self.family, self.role, self.answering)
 
     @property
     def knows_teacher(self) -> bool:
-        """Whether anything of the teacher reaches it."""
+        """True if students receive information from the audited teacher."""
         return self.answering in ("teacher", "argmax", "centroid")
 
     @property
     def teacher_in_words(self) -> str:
-        """Who answers, for people."""
+        """Source of the answers in words."""
         return answering_words(self.answering, self.confidence)
 
     def key(self, teacher_fingerprint: str) -> str:
-        """Return what its students are kept under: arms without the teacher serve audits of other teachers too."""
-        known = teacher_fingerprint if self.knows_teacher else None
-        return digest(repr(self.attack), self.answering, self.confidence, known)[:24]
+        """Return the key under which students are stored; arms without the teacher share keys across teachers."""
+        fingerprint = teacher_fingerprint if self.knows_teacher else None
+        return digest(repr(self.attack), self.answering, self.confidence, fingerprint)[:24]
 
     def null(self, confidence: float) -> "Arm":
-        """Return the label-only null under this arm's loss."""
+        """Return the label-only null with this arm's loss."""
         return Arm(self.family, "null", self.attack, "label", confidence)
 
     def nulls(self, num_classes: int) -> list["Arm"]:
-        """Return the label-only nulls of every confidence that names the label."""
+        """Return the label-only nulls of every confidence above that of guessing."""
         return [self.null(confidence) for confidence in NULL_CONFIDENCES if confidence > 1 / num_classes]
 
     def diagnostics(self, confidence: float) -> list["Arm"]:
-        """Return the nulls that tell the teacher's errors and similarities of classes from what else it knows."""
+        """Return the argmax and centroid nulls, which separate the terms of a gain."""
         return [
             Arm(self.family, "diagnostic", self.attack, "argmax", confidence),
             Arm(self.family, "diagnostic", self.attack, "centroid"),
@@ -68,7 +68,7 @@ class Arm:
 
 
 def references() -> list[Arm]:
-    """Return every setting of every named arm without a teacher; those of one family compete."""
+    """Return every setting of every reference; settings of one family compete."""
     return [
         Arm(family, "reference", attack, "self" if family == SELF_DISTILLATION else "nobody")
         for family, attacks in reference_settings().items()
@@ -77,23 +77,21 @@ def references() -> list[Arm]:
 
 
 def knockoffs(entries: Iterable[SuiteEntry], answers: Answers) -> list[Arm]:
-    """Return a suite's settings as arms, relative temperatures resolved on the teacher's answers.
+    """Return a suite's settings as arms, with relative temperatures computed from the teacher's answers.
 
     Args:
-        entries: of the suite.
+        entries: entries of the suite.
         answers: batches of `(N, C)` log-probabilities and `(N,)` labels over the transfer set.
     """
-    return [
-        Arm(entry.family, "knockoff", with_numbers(entry.attack, answers), "teacher")
-        for entry in entries
-    ]  # fmt: skip
+    return [Arm(entry.family, "knockoff", with_numbers(entry.attack, answers), "teacher") for entry in entries]
 
 
 def with_numbers(attack: Composition, answers: Answers) -> Composition:
-    """Return the attack with its relative temperatures as numbers, to four digits: those of these answers.
+    """Return the attack with relative temperatures as numbers, computed from these answers to four digits.
 
-    So a null is read at the same temperature as the teacher, and a student of one arm is the same in every audit.
+    A null then uses the same temperature as the teacher, and a student of one arm is the same in every audit.
     """
+    # Parts are rebuilt, because a survey changes them and the suite's own must stay as they are.
     surveyed = Composition(*(_rebuilt(part, None) for part in attack.active_parts))
     if not any(_is_relative(part.settings()) for part in surveyed.active_parts):
         return surveyed
@@ -109,7 +107,7 @@ def _is_relative(value: Any) -> bool:
 
 
 def _rebuilt(part: AttackPart, scale: float | None) -> AttackPart:
-    """Return a new part with the same settings, relative temperatures as numbers where a scale is given."""
+    """Return a new part with the same settings; a scale turns relative temperatures into numbers."""
     values = {name: _number(value, scale) for name, value in part.settings().items()}
     return type(part)(**values)
 
@@ -118,5 +116,5 @@ def _number(value: Any, scale: float | None) -> Any:
     if isinstance(value, Relative) and scale is not None:
         return float(f"{value.factor * scale:.4g}")
     if isinstance(value, tuple):
-        return tuple(_number(each, scale) for each in value)
+        return tuple(_number(entry, scale) for entry in value)
     return _rebuilt(value, scale) if isinstance(value, AttackPart) else value

@@ -1,4 +1,4 @@
-"""A plan that fits a budget of time, and what its verdict can then no longer say."""
+"""Plans that fit a time budget, and the claims that their verdicts no longer support."""
 
 import math
 import re
@@ -13,24 +13,24 @@ from hf_cmim.errors import HfCmimError
 
 UNIT_SECONDS = {"h": 3600, "m": 60, "min": 60, "s": 1}
 FEWEST_SEEDS = 8
-"""Seeds of the last look that are kept for as long as there is a family to leave out; ours."""
+"""Seeds of the last look while families can still be dropped; ours."""
 LIGHT: dict[str, Any] = {"screening_seeds": 1, "final_seeds": 0, "null_families": 0, "diagnosed": 0}
-"""A screen without a second try, and nothing accounted for: the last resort."""
+"""Settings of the last resort: a screen without finalists, and no accounting of gains."""
 
 
 def budget_hours(text: str) -> float:
-    """Return a time such as 1h, 2h30m, 45m or 90s in hours.
+    """Return the hours in a time such as 1h, 2h30m, 45m or 90s.
 
     >>> budget_hours("2h30m"), budget_hours("90s"), budget_hours("1.5h")
     (2.5, 0.025, 1.5)
 
     Raises:
-        HfCmimError: another text, or no time at all.
+        HfCmimError: text in another form, or a time of zero.
     """
     parts = re.findall(r"(\d+(?:\.\d+)?)\s*(h|min|m|s)", text)
     seconds = sum(float(number) * UNIT_SECONDS[unit] for number, unit in parts)
     if not seconds or re.sub(r"\d+(?:\.\d+)?\s*(?:h|min|m|s)", "", text).strip():
-        raise HfCmimError(f"A budget is a time such as 1h, 2h30m, 45m or 90s, and got {text!r}.")
+        raise HfCmimError(f"Expected a budget such as 1h, 2h30m, 45m or 90s, got {text!r}.")
     return seconds / 3600
 
 
@@ -39,11 +39,11 @@ class AffordablePlan:
     """A plan that fits a budget.
 
     Attributes:
-        preview: preview of the plan; `preview.plan` is the plan itself.
-        wanted: preview of the plan that was wanted.
-        hours: the budget.
-        dropped: what was left out, a sentence each.
-        limits: what the verdict can no longer say, a sentence each.
+        preview: preview of the affordable plan, which is `preview.plan`.
+        wanted: preview of the requested plan.
+        hours: budget in hours.
+        dropped: parts of the requested plan that were left out, one phrase each.
+        limits: claims that the verdict no longer supports, one sentence each.
     """
 
     preview: Preview
@@ -54,23 +54,23 @@ class AffordablePlan:
 
     @property
     def epoch_share(self) -> float:
-        """Share of the epochs with which everything that was wanted would fit, at most 1."""
+        """Share of the epochs at which the requested plan would fit, at most 1."""
         return min(1.0, self.hours / self.wanted.hours)
 
 
 def affordable_plan(preview: Preview, hours: float) -> AffordablePlan:
-    """Return the largest plan that fits a budget, counted as if every attack went on to the last look.
+    """Return the largest plan that fits a budget, assuming that every attack continues to the last look.
 
-    Looks beyond the third are left out first, then families of attacks, the five of quick-v1 last, then the other
-    looks, and last the second try of finalists, the tuned nulls and the accounting. How long students are trained is
-    left alone: students that are far from converged make any verdict doubtful.
+    Looks beyond the third are dropped first, then families of attacks (the five of quick-v1 last), then the other
+    looks. The last parts to go are the finalists, the tuned nulls and the accounting. The length of training is never
+    reduced: students that are far from converged make any verdict doubtful.
 
     Args:
-        preview: preview of the plan that is wanted.
-        hours: time that it may take, all processes together.
+        preview: preview of the requested plan.
+        hours: budget in hours, with all processes working in parallel.
 
     Raises:
-        HfCmimError: not even the smallest plan fits.
+        HfCmimError: a budget below the hours of the smallest plan.
     """
     smallest = preview
     for plan in _ever_smaller(preview.plan):
@@ -85,25 +85,26 @@ def affordable_plan(preview: Preview, hours: float) -> AffordablePlan:
 
 
 def _ever_smaller(plan: AuditPlan) -> Iterator[AuditPlan]:
-    """Yield plans from the whole one to the smallest."""
-    kept = next((count for count, look in enumerate(plan.looks, 1) if look >= FEWEST_SEEDS), len(plan.looks))
-    for count in range(len(plan.looks), kept, -1):
+    """Yield plans from the requested one to the smallest."""
+    num_looks = next((count for count, look in enumerate(plan.looks, 1) if look >= FEWEST_SEEDS), len(plan.looks))
+    for count in range(len(plan.looks), num_looks, -1):
         yield replace(plan, looks=plan.looks[:count])
     families = _by_importance(plan)
     quick = min(len(families), len(QUICK_V1.families))
     for count in range(len(families), quick - 1, -1):
-        yield _reduced(plan, families[:count], kept)
-    for looks in range(kept - 1, 0, -1):
+        yield _reduced(plan, families[:count], num_looks)
+    for looks in range(num_looks - 1, 0, -1):
         yield _reduced(plan, families[:quick], looks)
     for count in range(quick, 0, -1):
         yield replace(_reduced(plan, families[:count], 1), **LIGHT)
 
 
 def _by_importance(plan: AuditPlan) -> list[str]:
-    """Return the families, the last to be left out first."""
+    """Return the families in reverse order of dropping: the user's own, those of quick-v1, all others."""
     families = plan.attacks.families
-    own = [family for family in families if family not in STANDARD_V1.families]
-    return list(dict.fromkeys([*own, *(each for each in QUICK_V1.families if each in families), *families]))
+    user_families = [family for family in families if family not in STANDARD_V1.families]
+    quick_families = [family for family in QUICK_V1.families if family in families]
+    return list(dict.fromkeys([*user_families, *quick_families, *families]))
 
 
 def _reduced(plan: AuditPlan, families: list[str], looks: int) -> AuditPlan:
@@ -111,7 +112,7 @@ def _reduced(plan: AuditPlan, families: list[str], looks: int) -> AuditPlan:
 
 
 def _dropped(wanted: Preview, chosen: Preview) -> tuple[str, ...]:
-    """Return what a smaller plan leaves out."""
+    """Return the parts that a smaller plan leaves out."""
     sentences = []
     missing = [family for family in wanted.families if family not in chosen.families]
     if missing:
@@ -125,24 +126,24 @@ def _dropped(wanted: Preview, chosen: Preview) -> tuple[str, ...]:
 
 
 def _limits(wanted: Preview, chosen: Preview) -> tuple[str, ...]:
-    """Return what the verdict of a smaller plan can no longer say."""
+    """Return the claims that the verdict of a smaller plan no longer supports."""
     sentences = []
     if len(chosen.families) < len(wanted.families):
-        sentences.append("Nothing about the attacks that are left out. One of them may be the strongest.")
+        sentences.append("It says nothing about the attacks that are left out. One of them may be the strongest.")
     if len(chosen.plan.looks) < len(wanted.plan.looks):
-        now, then = (100 * each.looks[-1].margins[1] for each in (chosen, wanted))
+        now, then = (100 * preview.looks[-1].margins[1] for preview in (chosen, wanted))
         sentences.append(
-            f"At {chosen.plan.looks[-1]} seeds it reaches a margin of about {now:.2f} points instead of {then:.2f}: it"
-            " may well end inconclusive. More looks continue it later."
+            f"At {chosen.plan.looks[-1]} seeds it reaches a margin of about {now:.2f} points instead of {then:.2f},"
+            " so it may well end inconclusive. Append looks later to continue it."
         )
     if chosen.plan.final_seeds < wanted.plan.final_seeds:
         sentences.append(
-            "Settings are chosen by one seed, so that a reference may only have been lucky, and gains are not"
+            "Settings are chosen with one seed, so a chosen reference may only have been lucky. Gains are not"
             " accounted for."
         )
     return tuple(sentences)
 
 
 def suggested_epochs(plan: AffordablePlan, epochs: float) -> int:
-    """Return the epochs with which the wanted plan would fit, at least 1."""
+    """Return the number of epochs at which the requested plan would fit, at least 1."""
     return max(1, math.floor(plan.epoch_share * epochs))

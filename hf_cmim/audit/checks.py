@@ -1,4 +1,4 @@
-"""Reasons not to believe a verdict. Each says what was seen, with numbers; a fatal one takes the verdict away."""
+"""Reasons to doubt a verdict: observation with numbers, consequence, remedy. A fatal one voids the verdict."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,32 +10,36 @@ from hf_cmim.audit.data import DataFacts
 from hf_cmim.report import NOT_CONVERGED, ArmResult, Check, LearningCurve, ModelFacts
 
 LARGEST_CHANGE = 1e-3
-"""Difference of a probability between two answers to the same question that rounding may explain."""
+"""Largest change of a probability between two answers to one question that rounding may explain."""
 KNOWING = 0.1
-"""Share of the way from guessing to knowing all, under which a teacher has nothing to protect."""
+"""Share of the way from guessing to perfect accuracy, below which a teacher has nothing to protect."""
 NEAR = 0.01
-"""A student this near to its teacher, a fraction of the test samples, leaves little to distil."""
+"""Difference of accuracy between teacher and student, a fraction, below which little is left to distil."""
+LISTED_CLASSES = 10
+"""Classes that a sentence lists."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the checks look at.
+    """Results and facts that the checks examine.
 
     Attributes:
         asked_twice: largest change of a probability when the teacher was asked again.
-        teacher: what it is worth on the test data.
-        num_classes: C.
+        teacher: figures of the teacher on the test data.
+        num_classes: number of classes C.
         baseline: result of the arm that the primary criterion measures against, or of the strongest null.
-        arms: all results.
-        chosen: the confirmed knockoffs; `screened` their families' settings in the grid's order.
-        scores: validation accuracies of what was screened.
-        margin: a fraction.
-        data: of transfer, validation and test set.
-        power: whether the control was distilled, or None without one.
-        curve: a cross-entropy student's learning curve.
-        control_fault: the check that takes away the control's own verdict, in a sentence, or "".
-        has_pretrained_student: whether students start from trained weights.
+        arms: results of all arms.
+        chosen: confirmed knockoffs.
+        screened: all screened settings, those of a family in the order of its grid.
+        scores: validation accuracies of each screened setting.
+        margin: margin, a fraction.
+        data: facts about transfer, validation and test set.
+        power: True if the control was distilled; None without a control.
+        has_pretrained_student: True if students start from trained weights.
         skipped: families that this teacher or student does not allow, with the reason.
+        control_fault: sentence of the check that voids the control's own verdict, or "".
+        curve: learning curve of a cross-entropy student.
+        class_names: names of the classes in the order of the labels, or () if they have none.
     """
 
     asked_twice: float
@@ -53,25 +57,31 @@ class Evidence:
     skipped: Sequence[str]
     control_fault: str = ""
     curve: LearningCurve | None = None
+    class_names: Sequence[str] = ()
 
 
 def find_faults(evidence: Evidence) -> tuple[Check, ...]:
-    """Return every reason not to believe the audit, fatal ones first."""
-    converged = [] if evidence.curve is None else _of_convergence(evidence.curve, evidence.margin)
-    others = [*_of_teacher(evidence), *_of_data(evidence), *_of_arms(evidence), *_of_design(evidence)]
-    return _fatal_first([*converged, *others])
+    """Return every reason to doubt the audit, fatal ones first."""
+    checks: list[Check] = []
+    if evidence.curve is not None:
+        checks += _of_convergence(evidence.curve, evidence.margin, evidence.class_names)
+    checks += _of_teacher(evidence)
+    checks += _of_data(evidence)
+    checks += _of_arms(evidence)
+    checks += _of_design(evidence)
+    return _fatal_first(checks)
 
 
 def find_faults_of_control(evidence: Evidence) -> tuple[Check, ...]:
-    """Return every reason not to believe what an audit says of a control, fatal ones first.
+    """Return every reason to doubt a control's verdict, fatal ones first.
 
-    A control answers the same data and trains the same kind of student. What concerns these is in `find_faults`.
+    A control shares data and kind of student with the audited teacher; `find_faults` checks these.
     """
     return _fatal_first([*_of_teacher(evidence), *_of_arms(evidence)])
 
 
 def is_void(checks: Iterable[Check]) -> bool:
-    """Return whether a check takes the verdict away."""
+    """Return True if a check voids the verdict."""
     return any(check.severity == "fatal" for check in checks)
 
 
@@ -90,8 +100,9 @@ def _of_teacher(evidence: Evidence) -> Iterable[Check]:
             "answers change",
             "fatal",
             f"Asked the same question twice, the teacher changed a probability by up to {evidence.asked_twice:.2g}:"
-            " what a student learns depends on when it asks, and an attacker who averages answers was not tried. Give"
-            f" a teacher whose answers change by at most {LARGEST_CHANGE:g}: no dropout, no random channel.",
+            " students learn different things at different times, and an attacker who averages answers was not"
+            f" tried. Give a teacher whose answers change by at most {LARGEST_CHANGE:g}: no dropout, no random"
+            " channel.",
         )
     guessing = 1 / evidence.num_classes
     if teacher.accuracy < guessing + KNOWING * (1 - guessing):
@@ -106,8 +117,8 @@ def _of_teacher(evidence: Evidence) -> Iterable[Check]:
         yield Check(
             "teacher worse than student",
             "warning",
-            f"The teacher reaches {_points(teacher.accuracy)} %, students without it {_points(baseline)} %: that"
-            " nobody gains from it may only mean that it knows less than they do.",
+            f"The teacher reaches {_points(teacher.accuracy)} %, students without it {_points(baseline)} %: if"
+            " no attack gains from it, the reason may be that it knows less than they do.",
         )
     elif teacher.accuracy - baseline < NEAR:
         yield Check(
@@ -118,24 +129,23 @@ def _of_teacher(evidence: Evidence) -> Iterable[Check]:
         )
 
 
-def _of_convergence(curve: LearningCurve, margin: float) -> Iterable[Check]:
+def _of_convergence(curve: LearningCurve, margin: float, class_names: Sequence[str]) -> Iterable[Check]:
     has_learned_nothing = curve.validation[-1] <= curve.most_frequent
     if curve.gain.lower <= margin and not curve.unnamed and not has_learned_nothing:
         return
-    shown = zip(curve.epochs, curve.validation, strict=True)
-    course = ", ".join(f"{100 * accuracy:.1f} % after {epoch}" for epoch, accuracy in shown)
+    points = zip(curve.epochs, curve.validation, strict=True)
+    course = ", ".join(f"{100 * accuracy:.1f} % after {epoch}" for epoch, accuracy in points)
     sentence = (
         f"Students are far from converged. Validation accuracy of a cross-entropy student by epoch: {course}. Trained"
         f" twice as long it reaches {100 * curve.longer:.1f} %, a gain of {_points(curve.gain.estimate)} points (95 %"
         f" interval {_points(curve.gain.lower)} to {_points(curve.gain.upper)})."
     )
     if has_learned_nothing:
-        sentence += f" Always naming the most frequent class gives {100 * curve.most_frequent:.1f} %."
+        sentence += f" Always predicting the most frequent class gives {100 * curve.most_frequent:.1f} %."
     if curve.unnamed:
-        numbers = ", ".join(map(str, curve.unnamed[:10]))
         sentence += (
-            f" It never names {len(curve.unnamed)} of the classes in the validation data (numbers {numbers}): the"
-            " audit says nothing about these."
+            f" It never predicts {len(curve.unnamed)} of the classes in the validation data"
+            f" ({_listed_classes(curve.unnamed, class_names)}): the audit says nothing about these."
         )
     yield Check(
         NOT_CONVERGED,
@@ -146,35 +156,48 @@ def _of_convergence(curve: LearningCurve, margin: float) -> Iterable[Check]:
     )
 
 
-def convergence_warning(curve: LearningCurve, margin: float) -> str:
-    """Return why students are not trained to the end, or nothing where they are."""
-    return " ".join(check.sentence for check in _of_convergence(curve, margin))
+def _listed_classes(numbers: Sequence[int], class_names: Sequence[str]) -> str:
+    """Return the names of the first classes, or their numbers where classes have no names."""
+    listed = [class_names[number] if class_names else str(number) for number in numbers[:LISTED_CLASSES]]
+    end = ", ..." if len(numbers) > LISTED_CLASSES else ""
+    return f"{'' if class_names else 'numbers '}{', '.join(listed)}{end}"
+
+
+def convergence_warning(curve: LearningCurve, margin: float, class_names: Sequence[str] = ()) -> str:
+    """Return the warning that students are far from converged, or "" if they are not.
+
+    Args:
+        curve: learning curve of a cross-entropy student.
+        margin: margin, a fraction.
+        class_names: names of the classes in the order of the labels, or () if they have none.
+    """
+    return " ".join(check.sentence for check in _of_convergence(curve, margin, class_names))
 
 
 def _of_data(evidence: Evidence) -> Iterable[Check]:
     transfer, validation, test = evidence.data
-    for name, other in (("transfer", transfer), ("validation", validation)):
-        if both := len(other.samples & test.samples):
+    for name, facts in (("transfer", transfer), ("validation", validation)):
+        if num_shared := len(facts.samples & test.samples):
             yield Check(
                 "test samples seen",
                 "fatal",
-                f"{both} of {test.size} test samples are in the {name} set as well, to the last bit: students are"
-                f" measured on what they learned or were chosen by. Remove them from the {name} set.",
+                f"{num_shared} of {test.size} test samples are also in the {name} set, bit for bit: students are"
+                f" measured on samples that trained or selected them. Remove these samples from the {name} set.",
             )
-    if both := len(transfer.samples & validation.samples):
+    if num_shared := len(transfer.samples & validation.samples):
         yield Check(
             "validation samples seen",
             "warning",
-            f"{both} of {validation.size} validation samples are in the transfer set as well: settings were chosen on"
-            " what students learned by heart. Remove them from one of the two.",
+            f"{num_shared} of {validation.size} validation samples are also in the transfer set: settings were chosen"
+            " on samples that students memorised. Remove them from one of the two sets.",
         )
     if evidence.margin < 3 / len(test.labels):
         yield Check(
             "margin too fine",
             "fatal",
-            f"A margin of {_points(evidence.margin)} points is under 3 of the {len(test.labels)} test samples"
-            f" ({_points(3 / len(test.labels))} points): so small a test set cannot decide it. Use at least"
-            f" {int(np.ceil(3 / evidence.margin))} samples.",
+            f"{len(test.labels)} test samples cannot resolve a margin of {_points(evidence.margin)} points (3 samples"
+            f" are {_points(3 / len(test.labels))} points). Use at least {int(np.ceil(3 / evidence.margin))} test"
+            " samples or a larger margin.",
         )
 
 
@@ -184,23 +207,23 @@ def _of_arms(evidence: Evidence) -> Iterable[Check]:
             yield Check(
                 "diverged",
                 "warning",
-                f"{len(arm.diverged)} of {len(arm.seeds)} students of {arm.name} diverged and count as guessing: it"
-                " was not really tried. Lower the learning rate, or clip.",
+                f"{len(arm.diverged)} of {len(arm.seeds)} students of {arm.name} diverged and count as guessing:"
+                " the arm was not really tried. Lower the learning rate, or clip gradients.",
             )
     nulls = [arm for arm in evidence.arms if arm.role == "null" and arm.accuracies]
     knockoffs = [arm for arm in evidence.arms if arm.role == "knockoff" and arm.accuracies]
     if nulls and knockoffs:
-        null = max(nulls, key=lambda arm: float(np.mean(arm.accuracies)))
-        best = max(knockoffs, key=lambda arm: float(np.mean(arm.accuracies)))
-        if np.mean(null.accuracies) > np.mean(best.accuracies):
+        null = max(nulls, key=_mean_accuracy)
+        best = max(knockoffs, key=_mean_accuracy)
+        if _mean_accuracy(null) > _mean_accuracy(best):
             yield Check(
                 "a null beats every teacher",
                 "warning",
-                f"{null.name} reaches {_points(float(np.mean(null.accuracies)))} %, the best knockoff, {best.name},"
-                f" {_points(float(np.mean(best.accuracies)))} %: these losses work better on the labels alone.",
+                f"{null.name} reaches {_points(_mean_accuracy(null))} %, the best knockoff, {best.name},"
+                f" {_points(_mean_accuracy(best))} %: these losses work better with only the labels.",
             )
     for knockoff in evidence.chosen:
-        grid = [each for each in evidence.screened if (each.family, each.role) == (knockoff.family, "knockoff")]
+        grid = [arm for arm in evidence.screened if (arm.family, arm.role) == (knockoff.family, "knockoff")]
         if len(grid) > 2 and knockoff in (grid[0], grid[-1]) and not _is_flat(grid, evidence.scores):
             yield Check(
                 "best setting at the edge",
@@ -210,8 +233,12 @@ def _of_arms(evidence: Evidence) -> Iterable[Check]:
             )
 
 
+def _mean_accuracy(result: ArmResult) -> float:
+    return float(np.mean(result.accuracies))
+
+
 def _is_flat(grid: Sequence[Arm], scores: Mapping[Arm, Sequence[float]]) -> bool:
-    """Return whether settings differ by no more than the seeds of one do on average, or than a tenth of a point."""
+    """Return True if settings differ no more than the seeds of one setting on average, or than 0.1 points."""
     means = [float(np.mean(scores[arm])) for arm in grid]
     spread = float(np.mean([np.ptp(scores[arm]) for arm in grid]))
     return max(means) - min(means) <= max(spread, 0.001)
@@ -222,8 +249,8 @@ def _of_design(evidence: Evidence) -> Iterable[Check]:
         yield Check(
             "no control teacher",
             "warning",
-            "No control teacher was audited: if these attacks could not distil an unprotected model of this kind"
-            " either, the verdict says nothing. Give the same model trained with plain cross-entropy.",
+            "No control teacher was audited. If these attacks cannot distil an unprotected model of this kind"
+            " either, the verdict says nothing. Give the same model trained with plain cross-entropy (twin).",
         )
     elif not evidence.power:
         yield Check("no power", "fatal", _no_power(evidence.control_fault))
@@ -231,8 +258,8 @@ def _of_design(evidence: Evidence) -> Iterable[Check]:
         yield Check(
             "pretrained student",
             "warning",
-            "Students start from trained weights. Every arm here does; a figure for students trained from nothing is"
-            " no baseline for these.",
+            "Students of every arm start from trained weights. Accuracies of students trained from random weights are"
+            " no baseline for them.",
         )
     if evidence.skipped:
         yield Check(
@@ -243,11 +270,11 @@ def _of_design(evidence: Evidence) -> Iterable[Check]:
 
 
 def _no_power(control_fault: str) -> str:
-    """Return why the positive control shows nothing."""
+    """Return the reason why the positive control shows no power."""
     if control_fault:
         return f"The control teacher, trained with plain cross-entropy, has no verdict of its own. {control_fault}"
     return (
         "The control teacher, trained with plain cross-entropy, was not distilled either: with this student, these"
-        " data and this number of seeds the audit sees no leak where one is known to be. Train students for longer,"
-        " ask about more samples, or append looks."
+        " data and this number of seeds the audit misses a leak that is known to exist. Train students longer, use"
+        " more transfer samples, or append looks."
     )

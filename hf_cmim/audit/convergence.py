@@ -1,4 +1,4 @@
-"""A cross-entropy student's learning curve, and a student trained twice as long: are students trained to the end?"""
+"""Learning curve of a cross-entropy student, and the gain of training twice as long."""
 
 import copy
 import json
@@ -24,30 +24,31 @@ from hf_cmim.trainers.distillation_config import DistillationConfig
 from hf_cmim.whole_files import write_whole
 
 CURVE_NAME = "learning_curve.json"
-"""File of the curve, in the folder of its audit."""
+"""File name of the curve in the folder of its audit."""
 MOST_POINTS = 10
-"""Points of a curve at most: each is one pass over the validation data."""
+"""Largest number of points of a curve; each is one pass over the validation data."""
 COUNTED = 10
-"""Validation samples of a class below which its recall says too little."""
+"""Fewest validation samples of a class for which a recall of 0 is reported."""
 TWICE = 2
-"""How much longer the second student is trained."""
+"""Factor by which the second student is trained longer."""
 STUDENTS = 1 + TWICE
-"""What the two cost, in students of the audit."""
+"""Cost of both students, in students of the audit."""
 SEED = 50_000
-"""Seed of both students: neither the screen's nor the confirming ones'."""
+"""Seed of both students, used by no other student of an audit."""
 QUANTILE = 1.96
+"""97.5 % quantile of the normal distribution, for two-sided 95 % intervals."""
 
 
 def kept_learning_curve(
     pool: StudentPool, validation: tuple[Any, NDArray[np.int64]], folder: Path, progress: AuditProgress
 ) -> LearningCurve:
-    """Return the learning curve in an audit's folder; the main process trains it where it is missing.
+    """Return the learning curve from an audit's folder; the main process computes it if it is missing.
 
     Args:
-        pool: trains the students.
+        pool: pool that trains the students.
         validation: validation set with its labels.
         folder: folder of the audit.
-        progress: told how far it is.
+        progress: progress display.
     """
     path, state = folder / CURVE_NAME, PartialState()
     present = STUDENTS if path.is_file() else 0
@@ -64,16 +65,16 @@ def kept_learning_curve(
 def learning_curve(
     pool: StudentPool, dataset: Any, labels: NDArray[np.int64], on_step: Callable[[int], Any]
 ) -> LearningCurve:
-    """Train a cross-entropy student as long as the audit's, and one twice as long.
+    """Train a cross-entropy student as long as the audit's students, and a second one twice as long.
 
-    A curve alone cannot tell whether a student is trained to the end: as the learning rate decays to 0 it gets flat
-    in any case. The second student can.
+    One curve cannot show convergence: it gets flat in any case as the learning rate decays to 0. The second student
+    shows the gain that is left.
 
     Args:
-        pool: trains the students.
+        pool: pool that trains the students.
         dataset: validation set.
-        labels: `(N,)` its valid labels.
-        on_step: told after each step how many students took it.
+        labels: `(N,)` valid labels of the validation set.
+        on_step: callback after each step, called with the number of students that took it.
     """
     points: list[tuple[int, float]] = []
 
@@ -85,23 +86,24 @@ def learning_curve(
     longer_pool = StudentPool(pool.build_student, args, pool.transfer_set, pool.data_collator, pool.teacher_collator)
     arm = PooledArm("CE", Composition(CrossEntropy()), None)
     with unchanged_random_states(pool.args.device):
-        named = pool.predict(pool.train([arm], SEED, on_step=on_step, on_epoch=note), dataset)[0]
-        longer = pool.predict(longer_pool.train([arm], SEED, on_step=on_step), dataset)[0]
+        predictions = pool.predict(pool.train([arm], SEED, on_step=on_step, on_epoch=note), dataset)[0]
+        longer_predictions = pool.predict(longer_pool.train([arm], SEED, on_step=on_step), dataset)[0]
+    classes, counts = np.unique(labels, return_counts=True)
+    never_predicted = np.setdiff1d(classes[counts >= COUNTED], predictions)
     return LearningCurve(
         epochs=tuple(epoch for epoch, _ in points),
         validation=tuple(accuracy for _, accuracy in points),
-        longer=float(np.mean(longer == labels)),
-        gain=_paired(longer == labels, named == labels),
+        longer=float(np.mean(longer_predictions == labels)),
+        gain=_paired(longer_predictions == labels, predictions == labels),
         longer_setting=setting,
         learning_rate=float(pool.args.learning_rate),
-        most_frequent=float(np.unique(labels, return_counts=True)[1].max() / len(labels)),
-        unnamed=tuple(int(each) for each in np.unique(labels)
-                      if (labels == each).sum() >= COUNTED and not (named == each).any()),
-    )  # fmt: skip
+        most_frequent=float(counts.max() / len(labels)),
+        unnamed=tuple(never_predicted.tolist()),
+    )
 
 
 def _trained_longer(args: DistillationConfig) -> tuple[DistillationConfig, str]:
-    """Return the settings of a student that is trained twice as long, and the one that differs."""
+    """Return settings for training twice as long, and the changed setting as NAME=VALUE."""
     longer = copy.copy(args)
     if args.max_steps > 0:
         longer.max_steps = TWICE * args.max_steps
@@ -111,7 +113,7 @@ def _trained_longer(args: DistillationConfig) -> tuple[DistillationConfig, str]:
 
 
 def _paired(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Interval:
-    """Return the mean difference of two students over the same samples, with its 95 % interval."""
+    """Return the mean difference of two students on the same samples, with a 95 % interval."""
     differences = first.astype(float) - second
     half = QUANTILE * float(differences.std(ddof=1)) / math.sqrt(len(differences)) if len(differences) > 1 else 1.0
     mean = float(differences.mean())

@@ -1,4 +1,4 @@
-"""From accuracies to findings: decisions under each criterion, and the accounting of gains."""
+"""Decisions under each criterion, accounting of gains, and differences between teachers, from accuracies."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -10,22 +10,22 @@ from hf_cmim.report import Accounting, Check, Criterion, CriterionResult, Interv
 from hf_cmim.statistics import Baselines, Decision, decide, paired_interval
 
 Accuracies = Mapping[str, Sequence[float]]
-"""Of each arm's finished students, by name, in the order of their seeds."""
+"""Test accuracies of each arm's finished students, by name of the arm, in the order of seeds."""
 
 
 def measured_against(
     plan: AuditPlan, chosen: Confirmation, criterion: Criterion, accuracies: Accuracies
 ) -> dict[str, Baselines]:
-    """Return each attack's baselines; under a criterion that is only described, those alone that were trained."""
+    """Return each attack's baselines; under a criterion that is only described, only baselines with students."""
     return {
-        name: each
-        for name, each in chosen.baselines(criterion).items()
-        if criterion == plan.criterion or accuracies.get(each.chosen)
+        name: baselines
+        for name, baselines in chosen.baselines(criterion).items()
+        if criterion == plan.criterion or accuracies.get(baselines.chosen)
     }
 
 
 def decide_under(plan: AuditPlan, chosen: Confirmation, criterion: Criterion, accuracies: Accuracies) -> Decision:
-    """Return the decision under a criterion, from the students there are."""
+    """Return the decision under a criterion from the finished students."""
     baselines = measured_against(plan, chosen, criterion, accuracies)
     return decide(accuracies, baselines, len(chosen.knockoffs), plan.design)
 
@@ -33,8 +33,8 @@ def decide_under(plan: AuditPlan, chosen: Confirmation, criterion: Criterion, ac
 def criterion_results(
     plan: AuditPlan, chosen: Confirmation, accuracies: Accuracies, checks: Sequence[Check]
 ) -> tuple[CriterionResult, ...]:
-    """Return every criterion's result, the primary one first; a fatal check leaves none of them decided."""
-    names: list[Criterion] = [plan.criterion, *(each for each in get_args(Criterion) if each != plan.criterion)]
+    """Return the result of every criterion, the primary one first; a fatal check makes all inconclusive."""
+    names: list[Criterion] = [plan.criterion, *(name for name in get_args(Criterion) if name != plan.criterion)]
     results = []
     for name in names:
         decision = decide_under(plan, chosen, name, accuracies)
@@ -52,9 +52,9 @@ def criterion_results(
 
 
 def account(decision: Decision, chosen: Confirmation, accuracies: Accuracies, count: int) -> tuple[Accounting, ...]:
-    """Return where the gains of the strongest attacks come from, as far as their nulls were trained."""
+    """Return the terms of the gains of the `count` strongest attacks whose nulls were trained."""
     families = {arm.name: arm for arm in chosen.knockoffs}
-    found = []
+    accounting = []
     for comparison in decision.comparisons[:count]:
         arm = families[comparison.attack]
         null = chosen.nulls.get(arm.family)
@@ -64,40 +64,44 @@ def account(decision: Decision, chosen: Confirmation, accuracies: Accuracies, co
         steps = [comparison.baseline, null.name, argmax.name, centroid.name, arm.name]
         if any(len(accuracies.get(name, ())) < 2 for name in steps):
             continue
-        seeds = min(len(accuracies[name]) for name in steps)  # the terms add up only over the same seeds
+        # The terms add up to the gain only over the same seeds.
+        seeds = min(len(accuracies[name]) for name in steps)
         values = [list(accuracies[name])[:seeds] for name in steps]
         terms = [Interval(*paired_interval(after, before)) for before, after in pairwise(values)]
-        found.append(Accounting(arm.name, Interval(*paired_interval(values[-1], values[0])), *terms))
-    return tuple(found)
+        accounting.append(Accounting(arm.name, Interval(*paired_interval(values[-1], values[0])), *terms))
+    return tuple(accounting)
 
 
 def leak_differences(
     accuracies: Accuracies, strongest: str, control: Accuracies, control_strongest: str, attacks: Iterable[str]
 ) -> tuple[LeakDifference, ...]:
-    """Return how much better a control's knockoffs are: the strongest of each teacher, then each attack with itself.
+    """Return differences of accuracy between a control's knockoffs and the audited teacher's.
 
     Args:
-        accuracies: of the audited teacher's students.
-        strongest: its best attack on validation data; so the test data choose neither.
+        accuracies: accuracies of the audited teacher's students.
+        strongest: strongest attack on the audited teacher, chosen on validation data and not on test data.
         control: accuracies of the control's students.
-        control_strongest: the best attack on the control.
-        attacks: names of those tried on both.
+        control_strongest: strongest attack on the control, chosen in the same way.
+        attacks: names of the attacks that were tried on both.
 
     Returns:
-        Those of at least two seeds in common; none where the first has fewer.
+        Differences between the strongest attacks, then of each attack, the largest first. Pairs with fewer than two
+        common seeds are left out; without the first pair the result is empty.
     """
     pairs = [(strongest, control_strongest), *((name, name) for name in attacks)]
-    first, *others = (
-        _leak_difference(accuracies.get(own, ()), control.get(other, ()), own, other) for own, other in pairs
+    of_strongest, *of_attacks = (
+        _leak_difference(accuracies.get(attack, ()), control.get(control_attack, ()), attack, control_attack)
+        for attack, control_attack in pairs
     )
-    ranked = sorted((each for each in others if each), key=lambda each: (-each.difference.estimate, each.attack))
-    return (first, *ranked) if first else ()
+    ranked = sorted(filter(None, of_attacks), key=lambda leak: (-leak.difference.estimate, leak.attack))
+    return (of_strongest, *ranked) if of_strongest else ()
 
 
 def _leak_difference(
-    own: Sequence[float], control: Sequence[float], attack: str, control_attack: str
+    teacher_accuracies: Sequence[float], control_accuracies: Sequence[float], attack: str, control_attack: str
 ) -> LeakDifference | None:
-    seeds = min(len(own), len(control))
+    seeds = min(len(teacher_accuracies), len(control_accuracies))
     if seeds < 2:
         return None
-    return LeakDifference(attack, control_attack, seeds, Interval(*paired_interval(control, own)))
+    difference = Interval(*paired_interval(control_accuracies, teacher_accuracies))
+    return LeakDifference(attack, control_attack, seeds, difference)

@@ -1,4 +1,4 @@
-"""Forward and backward passes as CUDA graphs: one launch each, where small students would wait for every kernel's."""
+"""Forward and backward passes as CUDA graphs: one launch per pass instead of one per kernel, for small students."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,20 +16,22 @@ from hf_cmim.trainers.distillation_config import DistillationConfig
 logger = logging.get_logger(__name__)
 
 GRAPHS_VARIABLE = "HF_CMIM_CUDA_GRAPHS"
-"""Environment variable: 0 leaves passes as they are."""
+"""Environment variable; 0 turns CUDA graphs off."""
 TOLERANCE = 1e-2
-"""How far a replayed pass may be from an eager one, relative to the largest number of a tensor: reduced precision and
-sums in another order stay below, a pass that lacks a kernel or looks at another batch does not."""
+"""Largest difference between a replayed and an eager pass, relative to a tensor's largest number.
+
+Reduced precision and sums in another order stay below it. A pass that lacks a kernel or reads another batch does not.
+"""
 
 
 def has_graphs(device: torch.device) -> bool:
-    """Return whether passes may be recorded on a device."""
+    """Return True if passes may be recorded on a device."""
     return device.type == "cuda" and os.environ.get(GRAPHS_VARIABLE, "1") != "0"
 
 
 @contextmanager
 def waiting_refused() -> Iterator[None]:
-    """Raise where the processor would wait for the GPU: while a graph is recorded that would break more than it."""
+    """Raise an error when the CPU would wait for the GPU, which must not happen while a graph is recorded."""
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -39,9 +41,9 @@ def waiting_refused() -> Iterator[None]:
 
 
 def graph_obstacle(attack: Composition, args: DistillationConfig) -> str:
-    """Return why the passes of a student cannot be replayed, or nothing."""
+    """Return the reason why the passes of a student cannot be replayed, or ""."""
     if args.torch_compile:
-        return "torch.compile makes its own"
+        return "torch.compile makes its own graphs"
     if args.gradient_accumulation_steps > 1:
         return "the gradients of one micro-batch would be overwritten by those of the next"
     if attack.has_protocols:
@@ -51,12 +53,12 @@ def graph_obstacle(attack: Composition, args: DistillationConfig) -> str:
 
 @final
 class ReplayedForward:
-    """A forward pass that is recorded once, with its backward, and replayed for every batch of the same shapes.
+    """A forward pass, recorded once with its backward pass and replayed for every batch of the same shapes.
 
     Args:
-        forward: returns logits from named inputs, in training; besides them it reads parameters and buffers alone.
-        parameters: leaves that learn, each of which stays where it is in memory.
-        buffers: what it may change.
+        forward: function from named inputs to logits in training mode; it reads only inputs, parameters and buffers.
+        parameters: trained leaves, which must keep their place in memory.
+        buffers: buffers that the pass may change.
 
     Source: ours, on `torch.cuda.make_graphed_callables`.
     """
@@ -68,27 +70,27 @@ class ReplayedForward:
         buffers: Sequence[Tensor],
     ) -> None:
         self.eager = forward
-        self.parameters = [each for each in parameters if each.requires_grad]
+        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self.buffers = buffers
         self._shapes: dict[str, tuple[torch.Size, torch.dtype]] = {}
         self._replay: Callable[..., Tensor] | None = None
 
     def __call__(self, inputs: Mapping[str, Any]) -> Tensor:
-        """Return the logits: valid until the next call, where they were replayed."""
+        """Return the logits; replayed ones are overwritten by the next call."""
         if self._replay is None or _shapes_of(inputs) != self._shapes:
             return self.eager(inputs)
         return self._replay(*(inputs[name] for name in self._shapes), *self.parameters)
 
     def record(self, inputs: Mapping[str, Any], memory: Any, obstacle: str = "") -> bool:
-        """Record at a batch, and keep it if another batch's passes come out as they do without.
+        """Record the passes on one batch; keep the recording if it agrees with eager passes on another batch.
 
         Args:
-            inputs: a batch of the shapes to come, on the device.
-            memory: pool of those whose passes run in the same order as they are recorded.
-            obstacle: why nothing can be recorded, or nothing.
+            inputs: batch with the shapes of training, on the device.
+            memory: memory pool, shared by recordings that are replayed in the order in which they are recorded.
+            obstacle: reason why nothing can be recorded, or "".
 
         Returns:
-            Whether batches of these shapes will be replayed.
+            True if batches of these shapes will be replayed.
         """
         obstacle = obstacle or self._try_to_record(inputs, memory)
         if obstacle:
@@ -96,42 +98,45 @@ class ReplayedForward:
         return not obstacle
 
     def _try_to_record(self, inputs: Mapping[str, Any], memory: Any) -> str:
-        """Record, or return why not."""
+        """Record the passes, or return the reason why they cannot be recorded."""
         if not all(isinstance(value, Tensor) for value in inputs.values()):
             return "their inputs are not all tensors"
 
-        def forward(*tensors: Tensor) -> Tensor:  # the parameters, its last arguments, it finds by itself
+        def forward(*tensors: Tensor) -> Tensor:
+            # The last arguments are the parameters, which the eager pass reads from the model itself.
             return self.eager(dict(zip(inputs, tensors, strict=False)))
 
         arguments = [value.clone() for value in inputs.values()]
-        others = [value.flip(0) for value in inputs.values()]
+        # The recording is tested on another batch: one that reads the recorded batch again would pass on the same.
+        other_batch = [value.flip(0) for value in inputs.values()]
         try:
             with waiting_refused():
-                expected = self._outcome(forward, others)
+                expected = self._outcome(forward, other_batch)
             with self._undone(arguments[0].device):
                 samples = *arguments, *self.parameters
                 replay: Any = torch.cuda.make_graphed_callables(forward, samples, allow_unused_input=True, pool=memory)
-            found = self._outcome(replay, others)
-        except RuntimeError as error:  # torch's for all that a graph cannot do, waiting included
+            replayed = self._outcome(replay, other_batch)
+        except RuntimeError as error:  # torch raises it for everything a graph cannot do, including waiting
             _check_random_numbers(arguments[0].device, error)
             return f"they cannot be recorded ({error})"
-        if not all(map(_is_close, expected, found)):
+        if not all(map(_is_close, expected, replayed)):
             return "replayed they would differ"
         self._shapes, self._replay = _shapes_of(inputs), replay
         return ""
 
     def _outcome(self, forward: Callable[..., Tensor], values: list[Tensor]) -> list[Tensor]:
-        """Return copies of logits, gradients and buffers after a pass, which leaves no other trace."""
+        """Run a pass, return copies of logits, gradients and buffers, and undo its changes."""
         with self._undone(values[0].device):
             logits = forward(*values, *self.parameters)
+            # Any gradient of the logits would do, as long as its entries differ.
             slopes = torch.linspace(-1, 1, logits.numel(), device=logits.device).view_as(logits).to(logits.dtype)
             gradients = torch.autograd.grad(logits, self.parameters, slopes, allow_unused=True)
-            found = [logits, *(each for each in gradients if each is not None), *self.buffers]
-            return [each.detach().to(torch.float64, copy=True) for each in found if each.numel()]
+            tensors = [logits, *(gradient for gradient in gradients if gradient is not None), *self.buffers]
+            return [tensor.detach().to(torch.float64, copy=True) for tensor in tensors if tensor.numel()]
 
     @contextmanager
     def _undone(self, device: torch.device) -> Iterator[None]:
-        """Leave random states and buffers as they were."""
+        """Restore random states and buffers afterwards."""
         before = [buffer.clone() for buffer in self.buffers]
         try:
             with unchanged_random_states(device):
@@ -142,19 +147,19 @@ class ReplayedForward:
 
 
 def _check_random_numbers(device: torch.device, cause: Exception) -> None:
-    """Raise if a recording that failed has left the device's generator as it is while one goes on."""
+    """Raise an error if a failed recording has left the device's random generator in recording mode."""
     try:
         torch.empty((), device=device).uniform_()
     except RuntimeError as error:
         raise RuntimeError(
-            f"Expected passes that can be recorded as CUDA graphs, or that say so beforehand, got {cause}: after it"
-            f" the GPU's random numbers fail ({error}), and with them every student with dropout. Start again with"
-            f" {GRAPHS_VARIABLE}=0, which runs every kernel by itself."
+            f"Recording a CUDA graph failed ({cause}), and since then the GPU's random numbers fail ({error}):"
+            " students with dropout cannot be trained in this process. Start again with"
+            f" {GRAPHS_VARIABLE}=0, which turns CUDA graphs off."
         ) from cause
 
 
-def _is_close(expected: Tensor, found: Tensor) -> bool:
-    return bool((expected - found).abs().amax() <= TOLERANCE * expected.abs().amax())
+def _is_close(expected: Tensor, replayed: Tensor) -> bool:
+    return bool((expected - replayed).abs().amax() <= TOLERANCE * expected.abs().amax())
 
 
 def _shapes_of(inputs: Mapping[str, Any]) -> dict[str, tuple[torch.Size, torch.dtype]]:
@@ -163,11 +168,11 @@ def _shapes_of(inputs: Mapping[str, Any]) -> dict[str, tuple[torch.Size, torch.d
 
 @final
 class ReplayedModel:
-    """What a trainer takes for its model in a training step.
+    """A stand-in for a trainer's model in a training step, with replayed passes.
 
     Args:
-        model: in training mode.
-        forward: its passes.
+        model: model in training mode.
+        forward: passes of the model.
     """
 
     def __init__(self, model: nn.Module, forward: ReplayedForward) -> None:

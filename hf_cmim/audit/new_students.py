@@ -1,4 +1,4 @@
-"""Builds an audit's students, and sees to it that each is a new one."""
+"""Construction of an audit's students, with a check that each one is new."""
 
 from collections.abc import Callable
 from typing import final
@@ -11,22 +11,22 @@ from hf_cmim.errors import HfCmimError
 
 @final
 class NewStudents:
-    """A builder of students that share no trained weight with an earlier student.
+    """A builder of students that share no trained weight with earlier students.
 
     Args:
-        build_student: returns a new student.
+        build_student: function that returns a new student.
     """
 
     def __init__(self, build_student: Callable[[], nn.Module]) -> None:
         self.build_student = build_student
-        # Weights of earlier students by identity; a weight that is gone frees its identity for another.
+        # Weights of earlier students by id. Weak references: the id of a deleted weight may be reused by a new one.
         self._weights: WeakValueDictionary[int, nn.Parameter] = WeakValueDictionary()
 
     def __call__(self) -> nn.Module:
         """Return a new student.
 
         Raises:
-            HfCmimError: what was built is no module, or trains a weight that an earlier student trains.
+            HfCmimError: a result that is no module, or that trains a weight of an earlier student.
         """
         student = self.build_student()
         if not isinstance(student, nn.Module):
@@ -35,13 +35,13 @@ class NewStudents:
                 " to train. Return a new model, for instance build_student=lambda: MyModel(config)."
             )
         weights = [weight for weight in student.parameters() if weight.requires_grad]
-        shared = sum(self._weights.get(id(weight)) is weight for weight in weights)
-        if shared:
+        num_shared = sum(self._weights.get(id(weight)) is weight for weight in weights)
+        if num_shared:
             raise HfCmimError(
-                f"build_student returned a model that shares {shared} of its {len(weights)} trained weight tensors"
-                " with an earlier student: each student would go on from where the one before it ended, and all arms"
-                " of the audit would be alike. build_student returns a new student at each call: build the model"
-                " inside it (lambda: MyModel(config)), or return copy.deepcopy(model)."
+                f"build_student returned a model that shares {num_shared} of its {len(weights)} trained weight tensors"
+                " with an earlier student: each student would continue the training of the one before it, and all arms"
+                " of the audit would be alike. Build the model inside build_student (lambda: MyModel(config)), or"
+                " return copy.deepcopy(model)."
             )
         self._weights.update({id(weight): weight for weight in weights})
         return student

@@ -1,4 +1,4 @@
-"""What goes into a pool and what comes out: arms, settings, results."""
+"""Inputs and results of a pool of students: arms, settings, results."""
 
 import copy
 from dataclasses import dataclass
@@ -12,21 +12,27 @@ from hf_cmim.teachers.base import AbstractTeacher
 from hf_cmim.trainers.distillation_config import DistillationConfig
 
 UNPOOLED = {
-    "auto_find_batch_size": False, "gradient_checkpointing": False, "neftune_noise_alpha": None, "deepspeed": None,
-    "fsdp": None, "dataloader_persistent_workers": False,
-    "load_best_model_at_end": False, "group_by_length": False, "max_grad_value": None,
-}  # fmt: skip
-"""Settings of Trainer that the pool has no step for, with the values at which they do nothing."""
+    "auto_find_batch_size": False,
+    "gradient_checkpointing": False,
+    "neftune_noise_alpha": None,
+    "deepspeed": None,
+    "fsdp": None,
+    "dataloader_persistent_workers": False,
+    "load_best_model_at_end": False,
+    "group_by_length": False,
+    "max_grad_value": None,
+}
+"""Settings of Trainer that the pool does not implement, with the values that turn them off."""
 
 
 @dataclass(frozen=True)
 class PooledArm:
-    """What one student is trained by.
+    """One kind of student for the pool.
 
     Attributes:
-        name: of the result.
-        attack: the composition; each student gets a copy.
-        teacher: who answers, or None for an arm without a teacher.
+        name: name of the result.
+        attack: composition of the attack; each student gets a copy.
+        teacher: teacher that answers, or None for an arm without one.
     """
 
     name: str
@@ -36,16 +42,16 @@ class PooledArm:
 
 @dataclass(frozen=True)
 class StudentResult:
-    """How one student ended.
+    """The result of one student.
 
     Attributes:
-        name: of the arm.
-        seed: of initialisation, order, augmentation.
-        predictions: `(N,)` classes named for the valid labels of the evaluation set, in its order.
+        name: name of the arm.
+        seed: seed of initialisation, order of the data and augmentation.
+        predictions: `(N,)` predicted classes for the valid labels of the evaluation set, in its order.
         steps: optimizer steps taken.
-        queries: answers an attacker would have paid for.
-        has_diverged: whether a loss was not finite.
-        seconds: its share of the pool's time.
+        queries: answers that an attacker would pay for.
+        has_diverged: True if a loss was not finite.
+        seconds: the student's share of the pool's time.
     """
 
     name: str
@@ -58,29 +64,29 @@ class StudentResult:
 
 
 def pooled_arguments(args: DistillationConfig, seed: int) -> DistillationConfig:
-    """Return the settings of one student: the same but for its seed, silent, and of one process."""
-    own = copy.copy(args)
-    own.seed, own.data_seed = seed, None
-    own.report_to, own.disable_tqdm = [], True
-    own.average_tokens_across_devices = False  # no other process knows this student
-    own._n_gpu = min(own.n_gpu, 1)
-    return own
+    """Return the settings of one student: a copy with its seed, without reports, for one process."""
+    student_args = copy.copy(args)
+    student_args.seed, student_args.data_seed = seed, None
+    student_args.report_to, student_args.disable_tqdm = [], True
+    student_args.average_tokens_across_devices = False  # no other process trains this student
+    student_args._n_gpu = min(student_args.n_gpu, 1)
+    return student_args
 
 
 def check_can_be_pooled(args: DistillationConfig) -> None:
-    """Raise an `HfCmimError` if settings ask for what only a whole Trainer does."""
-    asked = {
+    """Raise an `HfCmimError` if a setting needs a whole Trainer."""
+    unsupported = {
         name: getattr(args, name)
-        for name, idle in UNPOOLED.items()
-        if hasattr(args, name) and getattr(args, name) not in (idle, [], {})
+        for name, off in UNPOOLED.items()
+        if hasattr(args, name) and getattr(args, name) not in (off, [], {})
     }
     schedules = {"reduce_lr_on_plateau", "greedy"}
     if str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)) in schedules:
-        asked["lr_scheduler_type"] = args.lr_scheduler_type
+        unsupported["lr_scheduler_type"] = args.lr_scheduler_type
     if args.train_sampling_strategy != "random":
-        asked["train_sampling_strategy"] = args.train_sampling_strategy
-    if asked:
+        unsupported["train_sampling_strategy"] = args.train_sampling_strategy
+    if unsupported:
         raise HfCmimError(
-            f"Expected settings that students in lockstep can share, got {asked}: they would be ignored, and the"
-            " students would not be those that DistillationTrainer trains. Leave them out."
+            f"An audit's students do not support {unsupported}: these settings would be ignored, and the students"
+            " would differ from those that DistillationTrainer trains. Remove these settings."
         )

@@ -1,4 +1,4 @@
-"""What an audit would train, cost and reach, before anything of it is trained."""
+"""Preview of an audit: number of students, hours, queries and reachable margins, before anything is trained."""
 
 import copy
 import itertools
@@ -39,22 +39,22 @@ from hf_cmim.trainers.distillation_config import DistillationConfig
 from hf_cmim.trainers.transfer_data import TEACHER_VIEW, Collator
 
 SPREADS = (0.002, 0.003, 0.0045)
-"""Standard deviations of an arm's accuracy over seeds, fractions, for which a margin is foretold."""
+"""Standard deviations of an arm's accuracy over seeds, fractions, for which margins are predicted."""
 MEASURED_STEPS = 12
-"""Steps of the two students that are timed."""
+"""Optimizer steps of the two students that are timed."""
 EVALUATED_BATCHES = 4
-"""Batches of the test set on which they are evaluated, for the time it takes."""
+"""Test batches on which evaluation is timed."""
 
 
 @dataclass(frozen=True)
 class LookPreview:
-    """The audit up to one look, if no attack stops before it.
+    """The audit up to one look, assuming that no attack stops before it.
 
     Attributes:
-        seeds: of each attack.
-        students: trained by then to confirm, without the screen.
-        hours: until then, the screen included, on all processes together.
-        margins: reachable with this as the last look, fractions, for each of `SPREADS`.
+        seeds: seeds of each attack.
+        students: confirming students so far, without the screen.
+        hours: hours so far, including the screen, with all processes working in parallel.
+        margins: reachable margins if this is the last look, fractions, one for each of `SPREADS`.
     """
 
     seeds: int
@@ -65,19 +65,19 @@ class LookPreview:
 
 @dataclass(frozen=True)
 class StudentCosts:
-    """What was measured and does not depend on the plan.
+    """Measured costs of one student, independent of the plan.
 
     Attributes:
         steps: optimizer steps of a student.
-        batches: batches of a student's training.
-        batch_size: samples of a batch about which a teacher is asked.
-        seconds: training and evaluation of a student whose teacher's answers are stored.
-        asking_seconds: one answer of the teacher to a batch.
-        varies: whether samples change from epoch to epoch, so that answers cannot be stored.
-        num_classes: C.
-        teachers: audited teachers, twin and controls included.
+        batches: training batches of a student.
+        batch_size: samples per batch that a teacher answers.
+        seconds: time of training and evaluation of a student whose teacher's answers are stored.
+        asking_seconds: time in which the teacher answers one batch.
+        varies: True if samples change from epoch to epoch, so that answers cannot be stored.
+        num_classes: number of classes C.
+        teachers: number of audited teachers, including twin and controls.
         sizes: samples of transfer, validation and test set.
-        processes: processes among which students are divided.
+        processes: number of processes that share the students.
     """
 
     steps: int
@@ -92,32 +92,32 @@ class StudentCosts:
     processes: int
 
     def live_seconds(self, plan: AuditPlan) -> float:
-        """Return the seconds more for a student that asks its teacher live, on average over the plan's attacks."""
+        """Return the extra seconds of a student for live answers, averaged over the plan's attacks."""
         # One answer serves a wave where samples vary, and all students where they do not.
         shared = 1 / (plan.wave_size or LARGEST_WAVE) if self.varies else 0.0
         views = (_views(entry.attack) or shared for entry in plan.attacks.entries)
         return statistics.fmean(views) * self.batches * self.asking_seconds
 
     def hours(self, plan: AuditPlan, students: int) -> float:
-        """Return the hours of so many students, divided among the processes."""
+        """Return the hours for a number of students, shared by all processes."""
         return students * (self.seconds + self.live_seconds(plan)) / 3600 / self.processes
 
 
 @dataclass(frozen=True)
 class Preview:
-    """What an audit would train and cost; students of an arm that were counted twice may be trained once.
+    """Upper bounds on the students and costs of an audit; a student counted twice may be trained once.
 
     Attributes:
         plan: plan of the audit.
         costs: measured costs of a student.
-        screened: settings in the screen of one teacher, by what they are.
-        screen_students: students in the screens of all teachers.
-        screen_hours: hours for them and for the learning curve.
-        confirmed: arms of one teacher that go on to the test data, by what they are.
-        looks: what each look adds up to.
-        accounting_students: students trained at the end, to say where gains come from, at most.
-        queries: answers that an attacker would pay for, the cheapest and the most expensive student.
-        live_seconds: seconds more for a student that asks its teacher live, on average over the suite.
+        screened: number of settings in the screen of one teacher, by kind.
+        screen_students: number of students in the screens of all teachers.
+        screen_hours: estimated hours of the screens and the learning curve.
+        confirmed: number of arms of one teacher that are confirmed on test data, by kind.
+        looks: preview of the audit up to each look.
+        accounting_students: largest number of students for the accounting of gains.
+        queries: answers that an attacker would pay for, for the cheapest and the most expensive student.
+        live_seconds: extra seconds of a student for live answers, averaged over the suite.
     """
 
     plan: AuditPlan
@@ -133,12 +133,12 @@ class Preview:
 
     @property
     def families(self) -> tuple[str, ...]:
-        """Attacks in the suite."""
+        """Families of attacks in the suite."""
         return self.plan.attacks.families
 
     @property
     def hours(self) -> float:
-        """Hours of the whole audit if every attack goes on to the last look."""
+        """Hours of the whole audit if every attack continues to the last look."""
         return self.looks[-1].hours + self.costs.hours(self.plan, self.accounting_students)
 
 
@@ -154,10 +154,10 @@ def preview_audit(
     data_collator: Collator | None = None,
     teacher_collator: Collator | None = None,
 ) -> Preview:
-    """Say what `run_audit` with the same arguments would train, measured on two students and a few steps.
+    """Return the students and costs of `run_audit` with the same arguments, from a few timed steps.
 
-    Times are of two students side by side, cross-entropy and KD; more of them share the loading of data, so that an
-    audit is rather faster. Counts are at most: an attack that is below the margin stops.
+    Times are measured on two students side by side, cross-entropy and KD. An audit trains more at once, shares the
+    loading of data among them, and is therefore faster. Counts are upper bounds: an attack below the margin stops.
 
     Raises:
         HfCmimError: a teacher, student, data or settings that do not fit together.
@@ -181,7 +181,7 @@ def preview_audit(
 
 
 def preview_of(plan: AuditPlan, costs: StudentCosts) -> Preview:
-    """Return what a plan would train and cost, from what was measured for another plan."""
+    """Return the students and costs of a plan, from costs that were measured for any plan."""
     students = screen_students(plan, costs.num_classes, costs.teachers)
     screen_hours = costs.hours(plan, students + STUDENTS)
     asked_live = costs.batches * costs.batch_size
@@ -201,7 +201,7 @@ def preview_of(plan: AuditPlan, costs: StudentCosts) -> Preview:
 
 
 def _look(plan: AuditPlan, count: int, costs: StudentCosts, screen_hours: float) -> LookPreview:
-    """Return the audit up to the look of that number."""
+    """Return the audit up to look number `count`."""
     students = confirming_students(plan, count, costs.teachers)
     design = design_until(plan, count)
     margins = tuple(reachable_margin(design, spread, len(plan.attacks.families)) for spread in SPREADS)
@@ -209,7 +209,7 @@ def _look(plan: AuditPlan, count: int, costs: StudentCosts, screen_hours: float)
 
 
 def _views(attack: Composition) -> int:
-    """Return the live answers that an attack asks for each sample in each epoch."""
+    """Return the number of live answers per sample and epoch that an attack needs."""
     return 0 if attack.query_protocol is None else attack.query_protocol.queries_per_sample
 
 
@@ -217,29 +217,35 @@ def _views(attack: Composition) -> int:
 
 
 def _seconds_of_student(pool: StudentPool, data: AuditData, num_classes: int) -> float:
-    """Return the seconds in which one student is trained and evaluated, from two that take a few steps."""
+    """Return the seconds for training and evaluating one student, from a few steps of two students."""
     device = pool.args.device
-    short = copy.copy(pool.args)
-    short.max_steps = MEASURED_STEPS
-    students = StudentPool(pool.build_student, short, pool.transfer_set, pool.data_collator, pool.teacher_collator)
-    null = LabelOnlyTeacher(num_classes, confidence=0.9, temperature=4.0)  # as quick as stored answers
+    short_args = copy.copy(pool.args)
+    short_args.max_steps = MEASURED_STEPS
+    short_pool = StudentPool(
+        pool.build_student, short_args, pool.transfer_set, pool.data_collator, pool.teacher_collator
+    )
+    # A null teacher answers as quickly as stored answers.
+    null = LabelOnlyTeacher(num_classes, confidence=0.9, temperature=4.0)
     arms = [PooledArm("CE", Composition(CrossEntropy()), None), PooledArm("KD", Composition(KD()), null)]
     with unchanged_random_states(device):
         moments = [_now(device)]
-        trained = students.train(arms, 0, on_step=lambda _: moments.append(_now(device)))
-    first, *gaps = [after - before for before, after in itertools.pairwise(moments)]  # the first builds them as well
-    later = statistics.median(gaps) * (pool.num_steps - 1) if gaps else 0.0
-    training = (first + later) / len(arms)
+        students = short_pool.train(arms, 0, on_step=lambda _: moments.append(_now(device)))
+    # The first duration includes building the students.
+    first, *later = [after - before for before, after in itertools.pairwise(moments)]
+    remaining = statistics.median(later) * (pool.num_steps - 1) if later else 0.0
+    training_seconds = (first + remaining) / len(arms)
     size = len(data.test)
-    part = Subset(data.test, range(min(size, EVALUATED_BATCHES * pool.args.per_device_eval_batch_size)))
-    students.predict(trained, part)  # collated once, and kept for all waves where it is small
+    test_part = Subset(data.test, range(min(size, EVALUATED_BATCHES * pool.args.per_device_eval_batch_size)))
+    # Once without timing: collated batches are reused by later waves where they are small.
+    short_pool.predict(students, test_part)
     started = _now(device)
-    students.predict(trained, part)
-    return training + (_now(device) - started) / len(arms) * size / len(part)
+    short_pool.predict(students, test_part)
+    prediction_seconds = (_now(device) - started) / len(arms)
+    return training_seconds + prediction_seconds * size / len(test_part)
 
 
 def _seconds_of_asking(pool: StudentPool, teacher: AbstractTeacher) -> float:
-    """Return the seconds in which a teacher answers one batch of training."""
+    """Return the seconds in which a teacher answers one training batch."""
     probe = pool.student(PooledArm("probe", Composition(KD()), teacher), 0)
     size = min(len(pool.transfer_set), pool.args.per_device_train_batch_size)
     batch = next(pool.ordered_batches(probe, Subset(pool.transfer_set, range(size))))

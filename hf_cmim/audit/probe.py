@@ -1,4 +1,4 @@
-"""What one untrained student and one batch show: hidden states, memory, and queries that cannot be made."""
+"""Probes with one untrained student and one batch: hidden states, memory, and queries that cannot be made."""
 
 import copy
 from typing import Any, cast
@@ -18,19 +18,20 @@ from hf_cmim.trainers.components import unchanged_random_states
 from hf_cmim.trainers.transfer_data import TEACHER_VIEW
 
 
-def _asked(pool: StudentPool) -> tuple[nn.Module, dict[str, Any]]:
-    """Return an untrained student and what it sees of a training batch."""
-    student = pool.student(PooledArm("asked", Composition(CrossEntropy()), None), 0)
+def _untrained_with_inputs(pool: StudentPool) -> tuple[nn.Module, dict[str, Any]]:
+    """Return an untrained student and its inputs of one training batch."""
+    student = pool.student(PooledArm("probe", Composition(CrossEntropy()), None), 0)
     batch = next(pool.ordered_batches(student, pool.transfer_set))
     size = pool.args.per_device_train_batch_size
-    return cast(nn.Module, student.model), {
+    inputs = {
         name: value[:size] if isinstance(value, Tensor) else value for name, value in student_inputs(batch).items()
     }
+    return cast(nn.Module, student.model), inputs
 
 
 def shows_hidden_states(pool: StudentPool) -> bool:
-    """Return whether a student gives its hidden states when asked."""
-    model, inputs = _asked(pool)
+    """Return True if a student returns its hidden states on request."""
+    model, inputs = _untrained_with_inputs(pool)
     try:
         with torch.no_grad():
             return model.eval()(**inputs, output_hidden_states=True)["hidden_states"] is not None
@@ -39,10 +40,10 @@ def shows_hidden_states(pool: StudentPool) -> bool:
 
 
 def query_obstacle(pool: StudentPool, attack: Composition) -> str:
-    """Return why an attack cannot make its queries from these inputs (texts have no mixture), or nothing."""
+    """Return the reason why an attack cannot make its queries from these inputs, or ""; texts cannot be mixed."""
     if attack.query_protocol is None:
         return ""
-    student = pool.student(PooledArm("asked", Composition(CrossEntropy()), None), 0)
+    student = pool.student(PooledArm("probe", Composition(CrossEntropy()), None), 0)
     batch = next(pool.ordered_batches(student, pool.transfer_set))
     labels = batch.pop("labels")
     batch.pop(INDEX_NAME)
@@ -56,18 +57,22 @@ def query_obstacle(pool: StudentPool, attack: Composition) -> str:
 
 
 def bytes_of_student(pool: StudentPool) -> tuple[int, int]:
-    """Return the bytes of a student's weights and buffers, and of what its forward pass keeps for the backward."""
-    model, inputs = _asked(pool)
-    kept: dict[int, int] = {}
+    """Return the bytes of a student's weights and buffers, and of the activations saved for its backward pass."""
+    model, inputs = _untrained_with_inputs(pool)
+    saved_bytes: dict[int, int] = {}
 
-    def note(tensor: Tensor) -> Tensor:
+    def record(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
+        saved_bytes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with unchanged_random_states(pool.args.device), torch.autograd.graph.saved_tensors_hooks(note, lambda it: it):
+    with (
+        unchanged_random_states(pool.args.device),
+        torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor),
+    ):
         outputs = model.train()(**inputs)
-    own = {value.untyped_storage().data_ptr() for value in model.state_dict().values()}
+    weight_pointers = {value.untyped_storage().data_ptr() for value in model.state_dict().values()}
     weights = sum(value.numel() * value.element_size() for value in model.state_dict().values())
-    del outputs  # until here, so that no storage was used twice
-    return weights, sum(size for pointer, size in kept.items() if pointer not in own)
+    # The outputs keep all saved storages alive up to here, so that no address is used twice.
+    del outputs
+    return weights, sum(size for pointer, size in saved_bytes.items() if pointer not in weight_pointers)

@@ -1,4 +1,4 @@
-"""The report of an audit, put together from what its teachers' audits found."""
+"""Construction of an audit's report from the results of its teachers."""
 
 import sys
 import time
@@ -19,7 +19,7 @@ from hf_cmim.private_paths import public_command, public_record
 from hf_cmim.report import AuditReport, Check, ControlResult, Costs, LearningCurve, Scope
 
 TWIN = "CE twin"
-"""Name of the control teacher: the same model, trained with plain cross-entropy."""
+"""Name of the positive control: the same model trained with plain cross-entropy."""
 
 
 def sitting() -> dict[str, Any]:
@@ -35,22 +35,26 @@ def build_report(
     sittings: int,
     title: str,
 ) -> AuditReport:
-    """Return the report.
+    """Return the report of an audit.
 
     Args:
-        audits: finished audits by teacher, that of "teacher" first.
+        audits: finished audits by teacher; the first is that of "teacher".
         workplace: data, student and teachers.
         curve: learning curve of a cross-entropy student.
         names: names of transfer, validation and test set.
         sittings: number of times the audit was started or continued.
-        title: title of the report, or "" for one made of the teacher's name.
+        title: title of the report, or "" to make one from the teacher's name.
     """
     audit = audits["teacher"]
     subject, plan = audit.subject, audit.plan
-    controls = tuple(_control(name, each, audit, workplace) for name, each in audits.items() if each is not audit)
-    twin = next((each for each in controls if each.name == TWIN), None)
+    controls = tuple(
+        _control(name, control_audit, audit, workplace)
+        for name, control_audit in audits.items()
+        if control_audit is not audit
+    )
+    twin = next((control for control in controls if control.name == TWIN), None)
     power = None if twin is None else twin.verdict == "distillable"
-    fault = "" if twin is None else " ".join(each.sentence for each in twin.checks if each.severity == "fatal")
+    fault = "" if twin is None else " ".join(check.sentence for check in twin.checks if check.severity == "fatal")
     checks = find_faults(replace(_evidence(audit, workplace, power), control_fault=fault, curve=curve))
     accuracies = audit.accuracies()
     report = AuditReport(
@@ -82,7 +86,7 @@ def build_report(
 
 
 def _behind(subject: Subject) -> str:
-    """Return through what the teacher answers, if through anything."""
+    """Return the channel of the teacher's answers in words, or "" without one."""
     return "" if subject.teacher.channel is None else f" behind {subject.teacher.channel!r}"
 
 
@@ -107,6 +111,7 @@ def _evidence(audit: TeacherAudit, workplace: Workplace, power: bool | None) -> 
         power=power,
         has_pretrained_student=workplace.student.is_pretrained,
         skipped=audit.skipped,
+        class_names=workplace.student.class_names,
     )
 
 
@@ -126,35 +131,38 @@ def _scope(audit: TeacherAudit, workplace: Workplace, names: tuple[str, str, str
     )
 
 
-def _control(name: str, audit: TeacherAudit, main: TeacherAudit, workplace: Workplace) -> ControlResult:
-    """Return what became of a control; the checks that void the audited model's verdict void a control's too."""
+def _control(name: str, audit: TeacherAudit, main_audit: TeacherAudit, workplace: Workplace) -> ControlResult:
+    """Return the result of a control; checks void its verdict as they do the audited model's."""
     decision = audit.decision
     checks: tuple[Check, ...] = find_faults_of_control(_evidence(audit, workplace, power=None))
-    common = [arm.name for arm in main.chosen.knockoffs if arm.name in audit.chosen.arms()]
+    common = [arm.name for arm in main_audit.chosen.knockoffs if arm.name in audit.chosen.arms()]
     return ControlResult(
         name=name,
         facts=audit.subject.facts(),
         verdict="inconclusive" if is_void(checks) else decision.verdict,
         largest_gain=decision.comparisons[0] if decision.comparisons else None,
         smallest_margin=decision.smallest_margin,
-        differences=leak_differences(main.accuracies(), _best(main), audit.accuracies(), _best(audit), common),
+        differences=leak_differences(
+            main_audit.accuracies(), _best(main_audit), audit.accuracies(), _best(audit), common
+        ),
         checks=checks,
     )
 
 
 def _best(audit: TeacherAudit) -> str:
-    """Return the attack that is strongest on validation data."""
+    """Return the name of the attack that is strongest on validation data."""
     return strongest(audit.chosen.knockoffs, audit.scores, 1)[0].name
 
 
 def _costs(audits: Mapping[str, TeacherAudit]) -> Costs:
+    # Keyed by student, because teachers share the students of references.
     students: dict[tuple[str, str, int], StudentResult] = {}
     for audit in audits.values():
         students |= audit.finished()
     return Costs(
-        queries_paid=max(each.queries for each in students.values()),
-        queries_asked=sum(each.queries for each in students.values()),
+        queries_paid=max(student.queries for student in students.values()),
+        queries_asked=sum(student.queries for student in students.values()),
         students=len(students),
-        student_steps=sum(each.steps for each in students.values()),
-        seconds=sum(each.seconds for each in students.values()),
+        student_steps=sum(student.steps for student in students.values()),
+        seconds=sum(student.seconds for student in students.values()),
     )

@@ -1,4 +1,4 @@
-"""Run an audit and write what it found."""
+"""Run an audit and write its report."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -42,23 +42,23 @@ def run_audit(
     title: str = "",
     student_name: str = "",
 ) -> AuditReport:
-    """Find out whether a classifier can be distilled, by which attack, by how much, and how sure that is.
+    """Test if a classifier can be distilled, by which attacks, by how much and how certainly.
 
-    Finished students are kept in `args.output_dir`: an audit that was killed goes on where it was, and one that ended
+    Finished students are stored in `args.output_dir`: a killed audit continues where it stopped, and a finished one
     can be continued with more looks. The report is written there as audit.json.
 
     Args:
-        teacher: the classifier; a model or a path is wrapped in `ModelTeacher`.
-        build_student: returns a new student; called right after the student's seed was set.
-        args: how every student is trained, and the folder.
-        data: transfer, validation and test set, labelled.
-        plan: what to try, and when to be satisfied.
-        twin: the teacher's twin trained with plain cross-entropy, the control that has to leak.
+        teacher: classifier to audit; a model or a path is wrapped in `ModelTeacher`.
+        build_student: function that returns a new student; called right after the student's seed is set.
+        args: training settings of every student, and the folder.
+        data: labelled transfer, validation and test set.
+        plan: attacks to try, margin, seeds and criterion; None for the default plan.
+        twin: the same model trained with plain cross-entropy, the positive control.
         controls: other teachers to compare with, by name.
-        data_collator: makes the student's batches; None for Trainer's default.
-        teacher_collator: makes the teachers' view of them; None where it is the student's.
-        title: of the report.
-        student_name: in words, for the report.
+        data_collator: collator of the student's batches; None for Trainer's default.
+        teacher_collator: collator of the teachers' view of a batch; None if it is the student's.
+        title: title of the report.
+        student_name: name of the student for readers.
 
     Raises:
         HfCmimError: a teacher, student, data or settings that do not fit together, before anything is trained.
@@ -75,8 +75,8 @@ def run_audit(
         progress = _progress(workplace, plan)
         trainees = Trainees(pool, folder, workplace.evaluation_sets, plan.wave_size, progress)
         curve = kept_learning_curve(pool, workplace.evaluation_sets["validation"], folder.path, progress)
-        if doubt := convergence_warning(curve, plan.margin):
-            progress.say(doubt)  # now, not when all students are trained
+        if doubt := convergence_warning(curve, plan.margin, workplace.student.class_names):
+            progress.say(doubt)  # before the many students are trained, so that the user can stop
         audits = {
             name: TeacherAudit(subject, plan if name == "teacher" else replace(plan, diagnosed=0), trainees)
             for name, subject in workplace.subjects.items()
@@ -91,25 +91,25 @@ def run_audit(
 
 
 def _teachers(teacher: Teacher, twin: Teacher | None, controls: Mapping[str, Teacher]) -> dict[str, Teacher]:
-    """Return every teacher to audit, by name, the main one first."""
-    taken = sorted({"teacher", TWIN} & {*controls})
-    if taken:
+    """Return every teacher to audit by name, the main one first."""
+    reserved_names = sorted({"teacher", TWIN} & {*controls})
+    if reserved_names:
         raise HfCmimError(
-            f"Expected other names for controls than {taken}: they would stand in the place of the teacher or its"
-            " twin. Rename them, and give the twin as twin=..."
+            f"Controls are named {reserved_names}, which are the names of the teacher and its twin: they"
+            " would replace these. Rename them, and give the twin as twin=..."
         )
     return {"teacher": teacher, **({} if twin is None else {TWIN: twin}), **controls}
 
 
 def _name_of(teacher: Teacher) -> str:
-    """Return a name for people: the folder's, or that of the class."""
+    """Return the name of the teacher's folder or, without one, of its class."""
     model = getattr(teacher, "model", teacher)
     path = teacher if isinstance(teacher, str) else str(getattr(model, "name_or_path", ""))
     return Path(public_path(path)).name or type(model).__name__
 
 
 def _progress(workplace: Workplace, plan: AuditPlan) -> AuditProgress:
-    """Return what says how far the audit is. The students after the first look join once it is known that they do."""
+    """Return the progress display, which expects the students up to the first look."""
     args, subjects = workplace.pool.args, workplace.subjects
     num_classes = subjects["teacher"].teacher.num_classes
     students = screen_students(plan, num_classes, len(subjects)) + confirming_students(plan, 1, len(subjects))

@@ -1,4 +1,4 @@
-"""What an audit works with: pool, data, student and teachers, looked at before anything is trained."""
+"""Pool, data, student and teachers of an audit, examined before anything is trained."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from hf_cmim.audit.pool import StudentPool
 from hf_cmim.audit.pooled import PooledArm
 from hf_cmim.audit.state import CONTROL
 from hf_cmim.audit.subject import AuditData, Subject
+from hf_cmim.class_names import are_default_names, class_names_of
 from hf_cmim.teachers.base import AbstractTeacher
 from hf_cmim.teachers.fingerprints import digest
 from hf_cmim.trainers.distillation_config import DistillationConfig
@@ -28,32 +29,40 @@ TRAINING_SETTINGS = (
     "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "bf16", "fp16", "torch_compile",
     "dataloader_drop_last", "label_names", "query_budget",
 )  # fmt: skip
-"""Settings that determine a student."""
+"""Settings that determine a student, apart from its arm and seed."""
 
 
 @dataclass(frozen=True)
 class StudentFacts:
-    """What a new student is like.
+    """Facts about a new student.
 
     Attributes:
-        words: its name, for people.
-        fingerprint: sha256 hex of one of seed 0.
-        is_pretrained: whether it starts from trained weights.
+        words: name for readers.
+        fingerprint: sha256 hex of the student of seed 0.
+        is_pretrained: True if students start from trained weights.
+        class_names: names of the classes in the order of the labels; () if its configuration gives none.
     """
 
     words: str
     fingerprint: str
     is_pretrained: bool
+    class_names: tuple[str, ...] = ()
 
 
 def _examine_student(pool: StudentPool, name: str) -> StudentFacts:
-    """Look at two new students: weights of theirs that are random and yet equal were trained before."""
+    """Build two new students and return the facts about them."""
     first, second = pool.untrained(0), pool.untrained(1)
     pairs = [(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True) if a.numel() > 1]
+    # Two seeds give different random weights. Equal weights that are not constant come from a checkpoint.
     is_pretrained = any(torch.equal(a, b) and bool(a.std() > 0) for a, b in pairs)
-    weights = sum(value.numel() for value in first.parameters())
-    words = name or f"{type(first).__name__}, {weights:,} weights"
-    return StudentFacts(words, digest(repr(first), first.state_dict()), is_pretrained)
+    num_weights = sum(value.numel() for value in first.parameters())
+    names = class_names_of(first) or ()
+    return StudentFacts(
+        words=name or f"{type(first).__name__}, {num_weights:,} weights",
+        fingerprint=digest(repr(first), first.state_dict()),
+        is_pretrained=is_pretrained,
+        class_names=() if are_default_names(names) else names,
+    )
 
 
 def _examine_data(pool: StudentPool, data: AuditData) -> tuple[DataFacts, DataFacts, DataFacts]:
@@ -61,33 +70,34 @@ def _examine_data(pool: StudentPool, data: AuditData) -> tuple[DataFacts, DataFa
     quiet = pool.args.disable_tqdm or not PartialState().is_main_process
     sets = (data.transfer, data.validation, data.test)
     transfer, validation, test = (
-        examine(pool.ordered_batches(probe, each), len(each), name, quiet=quiet)
-        for each, name in zip(sets, data.names, strict=True)
+        examine(pool.ordered_batches(probe, dataset), len(dataset), name, quiet=quiet)
+        for dataset, name in zip(sets, data.names, strict=True)
     )
     return transfer, validation, test
 
 
 def training_settings(args: DistillationConfig) -> dict[str, Any]:
-    """Return what determines a student, apart from its arm and its seed."""
+    """Return the settings that determine a student, apart from its arm and seed."""
     values = {name: getattr(args, name, None) for name in TRAINING_SETTINGS}
     return {name: getattr(value, "value", value) for name, value in values.items()}
 
 
 def fingerprints_of(student: StudentFacts, facts: tuple[DataFacts, DataFacts, DataFacts]) -> dict[str, str]:
     """Return the fingerprints of the student and the three data sets, by name."""
-    return {"student": student.fingerprint, **{name: each.fingerprint for name, each in zip(SETS, facts, strict=True)}}
+    of_data = {name: data_facts.fingerprint for name, data_facts in zip(SETS, facts, strict=True)}
+    return {"student": student.fingerprint, **of_data}
 
 
 @dataclass(frozen=True)
 class Workplace:
-    """What determines the students of an audit.
+    """Everything that determines the students of an audit.
 
     Attributes:
-        pool: trains them.
-        data: of the audit.
-        student: what a new one is like.
-        facts: of transfer, validation and test set.
-        subjects: the teachers, by name.
+        pool: pool that trains them.
+        data: data of the audit.
+        student: facts about a new student.
+        facts: facts about transfer, validation and test set.
+        subjects: teachers under audit, by name.
     """
 
     pool: StudentPool
@@ -105,24 +115,24 @@ class Workplace:
         teachers: Mapping[str, Teacher],
         student: str,
     ) -> Self:
-        """Look at everything once.
+        """Examine data, student and teachers once and return them.
 
         Args:
-            pool: trains the students.
-            data: of the audit.
-            names: for people, of teachers that are not called by their key.
-            teachers: by key.
-            student: its name for people, or "" for that of its class.
+            pool: pool that trains the students.
+            data: data of the audit.
+            names: names for readers, by key, of teachers that are not called by their key.
+            teachers: teachers by key.
+            student: name of the student for readers, or "" for the name of its class.
 
         Raises:
-            HfCmimError: data without labels or whose samples differ at each reading, or a teacher that cannot be
-                asked about them.
+            HfCmimError: data without labels, data whose samples differ at each reading, or a teacher that cannot
+                answer them.
         """
-        for each, name in zip((data.transfer, data.validation, data.test), data.names, strict=True):
-            check_reads_alike(each, name)
-        facts_of_student = _examine_student(pool, student)
-        subjects = {name: Subject(each, names.get(name, name), pool, data) for name, each in teachers.items()}
-        return cls(pool, data, facts_of_student, _examine_data(pool, data), subjects)
+        for dataset, name in zip((data.transfer, data.validation, data.test), data.names, strict=True):
+            check_reads_alike(dataset, name)
+        student_facts = _examine_student(pool, student)
+        subjects = {key: Subject(teacher, names.get(key, key), pool, data) for key, teacher in teachers.items()}
+        return cls(pool, data, student_facts, _examine_data(pool, data), subjects)
 
     @property
     def evaluation_sets(self) -> dict[str, Any]:
@@ -131,13 +141,13 @@ class Workplace:
         return {"validation": (self.data.validation, validation.labels), "test": (self.data.test, test.labels)}
 
     def manifest(self, plan: AuditPlan) -> dict[str, Any]:
-        """Return what the students depend on, by name."""
+        """Return everything that the students depend on, by name."""
         fingerprints = fingerprints_of(self.student, self.facts)
-        teachers = {name: each.fingerprint for name, each in self.subjects.items()}
+        teachers = {name: subject.fingerprint for name, subject in self.subjects.items()}
         return {
             **{f"plan, {name}": value for name, value in plan.settings().items()},
             **{f"training, {name}": value for name, value in training_settings(self.pool.args).items()},
             **{f"data, {name}": fingerprints[name] for name in SETS},
             "student": fingerprints["student"],
-            **{name if name == "teacher" else CONTROL + name: each for name, each in teachers.items()},
+            **{name if name == "teacher" else CONTROL + name: value for name, value in teachers.items()},
         }

@@ -29,7 +29,7 @@ def test_times_are_read(text, hours):
 @pytest.mark.parametrize("text", ["", "1", "h", "1d", "1h30", "-1h", "0h", "soon"])
 def test_what_is_no_time_is_refused(text):
     """Catches a budget of nothing, and one of which a part is passed over."""
-    with pytest.raises(HfCmimError, match="A budget is a time such as 1h"):
+    with pytest.raises(HfCmimError, match="Expected a budget such as 1h"):
         budget_hours(text)
 
 

@@ -183,7 +183,7 @@ def test_limits_are_where_they_are_said_to_be():
 def test_the_test_set_that_is_asked_for_is_enough(margin):
     """Catches a remedy that the next audit would refuse again, and one that asks for more than is needed."""
     tiny = (*HEALTHY.data[:2], facts(5000, 10))
-    (size,) = re.findall(r"at least (\d+) samples", only(margin=margin, data=tiny).sentence)
+    (size,) = re.findall(r"at least (\d+) test samples", only(margin=margin, data=tiny).sentence)
     assert found(margin=margin, data=(*HEALTHY.data[:2], facts(5000, int(size)))) == []
     assert found(margin=margin, data=(*HEALTHY.data[:2], facts(5000, int(size) - 1))) != []
 

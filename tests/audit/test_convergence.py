@@ -162,7 +162,17 @@ def test_a_class_that_is_never_named_is_found(tmp_path):
     engine.transfer_set = transfer
     curve = learning_curve(engine, features, labels, lambda _: None)
     assert curve.unnamed == (4,)
-    assert "never names 1 of the classes in the validation data (numbers 4)" in convergence_warning(curve, MARGIN)
+    assert "never predicts 1 of the classes in the validation data (numbers 4)" in convergence_warning(curve, MARGIN)
+    names = [f"coat {number}" for number in range(6)]
+    sentence = convergence_warning(curve, MARGIN, names)
+    assert "never predicts 1 of the classes in the validation data (coat 4)" in sentence
+
+
+def test_many_classes_are_listed_by_name_up_to_ten():
+    """Catches a sentence as long as the list of classes, and a cut that looks like the whole list."""
+    curve = replace(CURVE, unnamed=tuple(range(12)))
+    (check, *_) = find_faults(replace(HEALTHY, curve=curve, power=None, class_names=list("abcdefghijkl")))
+    assert "12 of the classes in the validation data (a, b, c, d, e, f, g, h, i, j, ...)" in check.sentence
 
 
 class Terminal(io.StringIO):

@@ -122,7 +122,7 @@ def test_the_fingerprint_knows_inputs_labels_and_order():
 def test_data_without_labels_are_refused():
     """Catches an audit that would measure accuracy against nothing."""
     batches = [{name: value for name, value in batch.items() if name != "labels"} for batch in collated(texts(), 3)]
-    with pytest.raises(ValueError, match=r"labels in the transfer set.*attention_mask.*Unlabelled"):
+    with pytest.raises(ValueError, match=r"The transfer set has no labels, .*attention_mask.*Unlabelled"):
         examine(batches, 7, "transfer set", quiet=True)
 
 
@@ -195,7 +195,7 @@ class OfGlobalGenerators(OfItsOwnGenerator):
 
 def test_a_generator_of_its_own_is_refused():
     """Catches students that cannot be repeated, and a teacher that is blamed for what the data do."""
-    message = "The validation set gives a sample differently each time it is read.*Draw from the generators of torch"
+    message = "The validation set gives a sample differently each time it is read.*Use the generators of torch"
     with pytest.raises(ValueError, match=message):
         check_reads_alike(OfItsOwnGenerator(), "validation set")
 

@@ -14,7 +14,7 @@ from hf_cmim.audit.runner import run_audit
 from hf_cmim.audit.subject import AuditData
 from hf_cmim.errors import HfCmimError
 
-REFUSED = "build_student returns a new student at each call"
+REFUSED = "Build the model inside build_student"
 
 
 @pytest.mark.parametrize("start", [run_audit, preview_audit])

@@ -37,8 +37,8 @@ def scores(**changes: float) -> dict[Arm, list[float]]:
 
 
 @pytest.mark.parametrize(("values", "words"), [
-    ({"suite": "standard"}, "suite among quick-v1, standard-v1, got 'standard'"),
-    ({"criterion": "leak"}, "criterion among paper, teacher-free, no-leak, got 'leak'"),
+    ({"suite": "standard"}, "suite 'standard': it has no attacks. Use one of quick-v1, standard-v1"),
+    ({"criterion": "leak"}, "criterion 'leak': no verdict could be given. Use one of paper, teacher-free, no-leak"),
     ({"margin": 0.0}, r"margin in \(0, 1\).*got 0.0"), ({"margin": 0.5e2}, r"margin in \(0, 1\).*got 50.0"),
     ({"looks": ()}, "looks that increase from 2"), ({"looks": (1, 3)}, "looks that increase from 2"),
     ({"looks": (3, 3)}, "looks that increase from 2"), ({"looks": (5, 3)}, "looks that increase from 2"),
