@@ -143,7 +143,8 @@ def _short(value: object) -> str:
 def _escaped(text: str) -> str:
     """Return text in which Markdown finds no emphasis, link or element; code between backticks stays."""
     pieces = re.split(r"(`[^`]*`)", text)
-    return "".join(piece if piece.startswith("`") else re.sub(r"([*_<\[\]^~])", r"\\\1", piece) for piece in pieces)
+    plain = (re.sub(r"([*_\[\]])", r"\\\1", piece).replace("<", "&lt;") for piece in pieces[::2])
+    return "".join(piece for pair in zip(plain, [*pieces[1::2], ""], strict=True) for piece in pair)
 
 
 def table_of_methods() -> str:
