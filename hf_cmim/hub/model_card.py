@@ -107,6 +107,7 @@ def write_card(
         HfCmimError: a card there whose metadata cannot be read.
     """
     folder = Path(folder)
+    certificate = Certificate.from_json(certificate.to_json())  # as its file will be read: settings sorted, no tuples
     pictures = _draw(folder, certificate)
     name = repo_id or folder.resolve().name
     metadata = card_metadata(certificate, name, license, language, tags)

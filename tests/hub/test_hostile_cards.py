@@ -15,7 +15,8 @@ from pages.reports import report as reported
 from hf_cmim.cli.main import main
 from hf_cmim.cli.printing import say
 from hf_cmim.errors import HfCmimError
-from hf_cmim.hub.certificate import Certificate
+from hf_cmim.hub.certificate import Certificate, Training
+from hf_cmim.hub.certify import certify
 from hf_cmim.hub.model_card import BEGIN, END, write_card
 from hf_cmim.hub.verification import check_certificate
 from hf_cmim.names import safe_text
@@ -68,6 +69,14 @@ def test_our_part_of_a_card_is_held_to_the_certificate(model, change, said):
     path.write_text(change(path.read_text(encoding="utf-8")), encoding="utf-8")
     assert [fault for fault in faults(model) if said is None or said not in fault] == []
     assert bool(faults(model)) == (said is not None)
+
+
+def test_the_card_of_a_trainer_holds(model):
+    """Catches a card written from settings in memory, which their file gives back in another order, without tuples."""
+    settings = {"seed": 1, "cmi_weight": 1.0, "betas": (0.9, 0.999), "none": None}
+    training = Training("CMIMTrainer", "CMIMLoss()", settings, "", "someone/data", True, False)
+    write_card(model, certify(model, training=training), repo_id="owner/model")
+    assert faults(model, "owner/model") == []
 
 
 def test_a_card_that_names_another_repository_is_noticed(model):
