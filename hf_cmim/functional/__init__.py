@@ -1,4 +1,4 @@
-"""Pure tensor functions: information, divergence, calibration. Needs torch alone."""
+"""Pure tensor functions: information, divergence, calibration. They need only torch."""
 
 from hf_cmim.functional.calibration import CalibrationStatistics as CalibrationStatistics
 from hf_cmim.functional.clusters import ClusterStatistics as ClusterStatistics

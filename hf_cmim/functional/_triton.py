@@ -1,4 +1,4 @@
-"""The fused operator on a GPU: it launches the kernel of `_triton_kernels` that suits the number of classes.
+"""The fused operator on a GPU: launches the kernel of `_triton_kernels` that fits the number of classes.
 
 Source: ours.
 """
@@ -19,9 +19,9 @@ from hf_cmim.functional.label_information import Extrapolation
 from hf_cmim.functional.scaling import Scaling
 
 LARGEST_ROW = 8192
-"""Classes of a row that is held in registers: 8 numbers a thread in each array, 32 warps. More spill."""
+"""Most classes of a row that stays in registers: 8 numbers per thread in each array, 32 warps. Longer rows spill."""
 TILE = 8192
-"""Numbers of a chunk at all levels: 32 a thread, 8 warps."""
+"""Numbers in a chunk, all levels together: 32 per thread, 8 warps."""
 
 
 def divergences(
@@ -34,30 +34,30 @@ def divergences(
     scaling: Scaling | None = None,
     extrapolation: Extrapolation | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return what the operator does, for fp32, fp16 or bf16 logits; arithmetic is fp32. Waits for nothing.
+    """Compute the operator for fp32, fp16 or bf16 logits; arithmetic is fp32. Does not wait for the device.
 
     Args:
-        logits: `(B, C)`.
-        labels: `(B,)` int64 in [0, C), or -100: such a sample is not read.
-        log_centroids: `(K, C, C)`, fp32, fp16 or bf16, expanded or not. A class with a row of -inf at any level has no
-            divergence.
+        logits: `(B, C)` logits.
+        labels: `(B,)` int64 in [0, C), or -100 for a sample that is not read.
+        log_centroids: `(K, C, C)` log-centroids, fp32, fp16 or bf16, expanded or not. A class with a row of -inf at
+            any level has no divergence.
         temperatures: `K` numbers above 0, in any order.
-        weights: `(K,)` of the divergences.
-        wants_gradient: whether to make the gradient.
-        scaling: of the logits, or None.
-        extrapolation: of the centroids, or None.
+        weights: weight of each temperature's divergences, `(K,)`.
+        wants_gradient: switch to compute the gradient.
+        scaling: scale of the logits, or None.
+        extrapolation: references beyond the centroids, or None.
 
     Returns:
-        The weighted sum, 0-d, and the sums of divergences from centroids, `(K,)`, fp32, in nats; what
-        `freed_of_scale` adds up, `(3,)`, fp32; the gradient in the logits' type, `(B, C)` or `(0, C)`.
+        Weighted sum, 0-d, and sums of divergences from centroids, `(K,)`, fp32, in nats; sums of `freed_of_scale`,
+        `(3,)`, fp32; gradient in the logits' type, `(B, C)` or `(0, C)`.
 
     Raises:
         RuntimeError: the logits are on CPU and the kernels are compiled for a GPU.
     """
     if not (logits.is_cuda or INTERPRETED):
         raise RuntimeError(
-            f"Expected logits on a GPU, which the kernels are compiled for; got them on {logits.device}, which they "
-            "cannot read. Move the logits to the GPU, or hide it (CUDA_VISIBLE_DEVICES=) to have kernels interpreted."
+            f"Expected logits on a GPU, got them on {logits.device}: the kernels are compiled for the GPU and cannot"
+            " read them. Move the logits to the GPU, or hide it (CUDA_VISIBLE_DEVICES=) to interpret the kernels."
         )
     (samples, classes), levels = logits.shape, len(temperatures)
     logits = logits if logits.stride(1) == 1 else logits.contiguous()
@@ -67,15 +67,16 @@ def divergences(
     weights = weights.float().contiguous()
     scale_terms = terms.new_zeros(1 if scaling is None else samples, 3)
     scaled = (None, None, None) if scaling is None else (*scaling, scale_terms)
-    kept = gradient if wants_gradient else None
+    gradient_or_none = gradient if wants_gradient else None
     references: Tensor = terms
-    beyond: tuple[Tensor | None, ...] = (None, None, None)
+    extrapolated: tuple[Tensor | None, ...] = (None, None, None)
     if extrapolation is not None:
         references = torch.empty_like(terms)
-        beyond = (*(each.float().contiguous() for each in extrapolation), references)
-    tensors = logits, labels.contiguous(), log_centroids, weights, terms, kept, *scaled, *beyond
+        extrapolated = (*(tensor.float().contiguous() for tensor in extrapolation), references)
+    tensors = logits, labels.contiguous(), log_centroids, weights, terms, gradient_or_none, *scaled, *extrapolated
     if samples:
-        with torch.cuda.device_of(logits):  # a model in parts may end on another GPU than the current one
+        # The last layer of a model split over GPUs may be on another GPU than the current one.
+        with torch.cuda.device_of(logits):
             _launch(logits, log_centroids, tensors, tuple(temperatures))
     sums = terms.sum(dim=0)
     weighted = torch.dot(weights, sums if references is terms else references.sum(dim=0))
@@ -86,11 +87,13 @@ def _launch(logits: Tensor, log_centroids: Tensor, tensors: Any, temperatures: t
     (samples, classes), levels = logits.shape, len(temperatures)
     order, inverse, halving = _turns(temperatures)
     sizes = classes, logits.stride(0), log_centroids.stride(0), log_centroids.stride(1)
-    unit = math.gcd(16, *sizes)  # so that the compiler knows how rows are aligned, and reads several numbers at once
+    # A common factor of all sizes tells the compiler how rows are aligned, so that it reads several numbers at once.
+    unit = math.gcd(16, *sizes)
     arguments = *tensors, inverse, *(size // unit for size in sizes)
     lanes, block = triton.next_power_of_2(levels), triton.next_power_of_2(classes)
     settings: dict[str, Any] = {"ORDER": order, "LEVELS": levels, "LANES": lanes, "UNIT": unit}
-    settings["enable_fp_fusion"] = True  # the default, said because Triton 3.9 warns that it will change
+    # This is the default. Without it Triton 3.9 warns that the default will change.
+    settings["enable_fp_fusion"] = True
     if classes <= LARGEST_ROW:
         warps = max(1, block // 256)
         _row_kernel[(samples,)](*arguments, **settings, SQUARING=halving, BLOCK=block, num_warps=warps)
@@ -100,7 +103,7 @@ def _launch(logits: Tensor, log_centroids: Tensor, tensors: Any, temperatures: t
 
 @lru_cache(maxsize=16)
 def _turns(temperatures: tuple[float, ...]) -> tuple[tuple[int, ...], tuple[float, ...], bool]:
-    """Return the levels from hot to cold, 1 / T of each, and whether each T is half the one before."""
+    """Return the levels from hot to cold, 1 / T of each, and True if each T is half the one before."""
     order = sorted(range(len(temperatures)), key=lambda level: -temperatures[level])
     halving = all(temperatures[hot] == 2 * temperatures[cold] for hot, cold in pairwise(order))
     inverse = tuple(1 / temperatures[level] for level in order)

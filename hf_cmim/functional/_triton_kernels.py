@@ -1,12 +1,12 @@
-"""The Triton kernels of the fused operator: all divergences of a sample, and their gradient, in one program.
+"""The Triton kernels of the fused operator: one program computes all divergences of a sample and their gradient.
 
-Up to 8,192 classes a row is held in registers: its logits, its gradient and the centroid row of each temperature move
-once. Longer rows go through in chunks: logits are read three times (maximum, sums, gradient), centroid rows twice. A
-row with masked classes is read once more, for the mean of the others.
-Each row has its own results, so that sums over them do not depend on the order of programs.
+Up to 8,192 classes, a row stays in registers: its logits, its gradient and the centroid row of each temperature move
+once. Longer rows are processed in chunks: logits are read three times (maximum, sums, gradient), centroid rows twice.
+A row with masked classes is read once more, for the mean of its other classes. Each row has its own results, so sums
+over rows do not depend on the order of programs.
 
-Without a GPU the same kernels run in Triton's interpreter, slowly: so that they can be tested on any machine. Source:
-ours; formulas in `hf_cmim.functional.fused`.
+Without a GPU the same kernels run slowly in Triton's interpreter, so that any machine can test them. Source: ours;
+formulas in `hf_cmim.functional.fused`.
 """
 
 from typing import Any
@@ -25,16 +25,17 @@ IGNORED = tl.constexpr(IGNORE_INDEX)
 LOWEST = tl.constexpr(LEAST)
 MASK_DISTANCE = tl.constexpr(DISTANCE)
 FAR = tl.constexpr(-(2.0**80))
-"""Stands for a logit of -inf: its exponential is 0 and, unlike -inf, so is any product with that."""
+"""Finite replacement for a logit of -inf: its exponential is 0, and products with it are 0 instead of nan."""
 
-# The library's own, as the interpreter knows them by identity; any other function it calls for each number.
+# Triton's internal functions: the interpreter recognises them by identity. It calls any other function per number.
 _add = tl.standard._sum_combine
 _larger = tl.standard._elementwise_max
 
 
 def _kernel(function: Any) -> Any:
-    """Compile for the GPU, or interpret where there is none; nothing else sees the switch."""
-    sizes = ["classes", "logit_stride", "level_stride", "row_stride"]  # UNIT says all that is to be known
+    """Compile a kernel for the GPU, or interpret it without one; the switch holds only for this kernel."""
+    # UNIT already tells the compiler the alignment of these sizes.
+    sizes = ["classes", "logit_stride", "level_stride", "row_stride"]
     with knobs.runtime.scope():
         knobs.runtime.interpret = INTERPRETED
         return triton.jit(function, do_not_specialize=sizes)
@@ -47,13 +48,13 @@ def _read(place, inside):
 
 @_kernel
 def _at_least(numbers, least: tl.constexpr):
-    """The larger of two, where nan stays nan."""
+    """Return the larger of two numbers; nan stays nan."""
     return tl.maximum(numbers, least, propagate_nan=tl.PropagateNan.ALL)
 
 
 @_kernel
 def _largest_and_sum(place, classes, column, BLOCK: tl.constexpr):
-    """A row's largest number, its sum, and its least, negated."""
+    """Return a row's largest number, its sum, and its negated smallest number."""
     highest = tl.full([BLOCK], -float("inf"), tl.float32)
     lowest = tl.full([BLOCK], -float("inf"), tl.float32)
     sums = tl.full([BLOCK], 0.0, tl.float32)
@@ -73,7 +74,7 @@ def _without_masked(z, largest):
 
 @_kernel
 def _sum_and_number(place, classes, column, largest, BLOCK: tl.constexpr):
-    """The sum of a row's logits over the classes that are not masked, and the number of these classes."""
+    """Return the sum of a row's logits over the classes that are not masked, and the number of these classes."""
     sums, numbers = tl.full([BLOCK], 0.0, tl.float32), tl.full([BLOCK], 0.0, tl.float32)
     for start in range(0, classes, BLOCK):
         z = _without_masked(_read(place + start, start + column < classes), largest)
@@ -84,7 +85,7 @@ def _sum_and_number(place, classes, column, largest, BLOCK: tl.constexpr):
 
 @_kernel
 def _without_masked_sums(place, classes, column, BLOCK: tl.constexpr):
-    """A row's largest logit, and the sum and number of those that are not masked."""
+    """Return a row's largest logit, and the sum and number of the logits that are not masked."""
     largest, summed, negated = _largest_and_sum(place, classes, column, BLOCK)
     number = classes.to(tl.float32)
     if largest + negated > MASK_DISTANCE:
@@ -93,13 +94,14 @@ def _without_masked_sums(place, classes, column, BLOCK: tl.constexpr):
 
 
 @_kernel
-def _seen(own, classes, level_stride, column, lane, LEVELS: tl.constexpr, BLOCK: tl.constexpr):
-    """Whether the class has a centroid at all levels: the rows are read again only if one of them starts with -inf."""
-    first = tl.load(own + lane * level_stride, mask=lane < LEVELS, other=0.0).to(tl.float32)
+def _seen(centroid_row, classes, level_stride, column, lane, LEVELS: tl.constexpr, BLOCK: tl.constexpr):
+    """Return True if the class has a centroid at all levels; rows are read again only if one starts with -inf."""
+    first = tl.load(centroid_row + lane * level_stride, mask=lane < LEVELS, other=0.0).to(tl.float32)
     absent = tl.reduce((first == -float("inf")).to(tl.int32), 0, _larger)
     if absent > 0:
+        # Only a whole row of -inf means that the class has no centroid: count such rows.
         absent = absent * 0
-        level = own + column
+        level = centroid_row + column
         for _ in range(LEVELS):
             absent += (_largest_and_sum(level, classes, column, BLOCK)[0] == -float("inf")).to(tl.int32)
             level += level_stride
@@ -108,7 +110,7 @@ def _seen(own, classes, level_stride, column, lane, LEVELS: tl.constexpr, BLOCK:
 
 @_kernel
 def _sample(logits, labels, multiplier, classes, logit_stride, level_stride, column, UNIT: tl.constexpr):
-    """This program's row, its label, where its logits are, their factor, classes, the step of a level in numbers."""
+    """Return this program's row, label, pointer to the logits, factor of the logits, classes and stride of a level."""
     row = tl.program_id(0).to(tl.int64)
     place = logits + row * logit_stride * UNIT + column
     factor = 1.0 if multiplier is None else tl.load(multiplier).to(tl.float32)
@@ -117,7 +119,7 @@ def _sample(logits, labels, multiplier, classes, logit_stride, level_stride, col
 
 @_kernel
 def _mean(summed, number):
-    """A row's mean, and whether the row counts: not with fewer than two classes, as an ignored sample has."""
+    """Return a row's mean and if the row counts: it needs two or more classes; an ignored sample has none."""
     counts = tl.where(number > 1, tl.abs(summed), float("inf")) < float("inf")
     return tl.where(counts, summed, 0.0) / tl.maximum(number, 1.0), counts
 
@@ -129,14 +131,14 @@ def _from_mean(z, mean, counts):
 
 @_kernel
 def _freed(slopes, from_mean, outward, number):
-    """A gradient without its part along the logits, and how large that was."""
+    """Return a gradient without the pull on the scale of the logits, and that pull."""
     pull = tl.reduce(slopes * from_mean, 0, _add)
     return slopes - from_mean * (tl.load(outward).to(tl.float32) / tl.maximum(number, 1.0)), pull
 
 
 @_kernel
 def _store_scale(scale_terms, row, pull, variance, counts):
-    """A row of what `freed_of_scale` adds up."""
+    """Store a row's terms of the sums in `freed_of_scale`."""
     part = tl.arange(0, 4)
     numbers = tl.where(part == 0, pull, tl.where(part == 1, variance, 1.0))
     tl.store(scale_terms + row * 3 + part, tl.where(counts, numbers, 0.0), mask=part < 3)
@@ -144,16 +146,16 @@ def _store_scale(scale_terms, row, pull, variance, counts):
 
 @_kernel
 def _store_terms(place, row, means, partitions, counted, lane, LEVELS: tl.constexpr):
-    """A row's divergences at all levels."""
+    """Store a row's divergences at all levels."""
     tl.store(place + row * LEVELS + lane, tl.where(counted, -(means + tl.log(partitions)), 0.0), mask=lane < LEVELS)
 
 
 @_kernel
 def _inverses(inverse, lane, ORDER: tl.constexpr, LEVELS: tl.constexpr, LANES: tl.constexpr):
-    found = tl.full([LANES], 0.0, tl.float32)
+    values = tl.full([LANES], 0.0, tl.float32)
     for turn in tl.static_range(LEVELS):
-        found = tl.where(lane == ORDER[turn], inverse[turn], found)
-    return found
+        values = tl.where(lane == ORDER[turn], inverse[turn], values)
+    return values
 
 
 @_kernel
@@ -169,42 +171,44 @@ def _row_kernel(
         logits, labels, multiplier, classes, logit_stride, level_stride, column, UNIT
     )
     inside = column < classes
-    found = tl.full([LANES], 0.0, tl.float32)
-    reached = tl.full([LANES], 0.0, tl.float32)
+    divergences = tl.full([LANES], 0.0, tl.float32)
+    extrapolated = tl.full([LANES], 0.0, tl.float32)
     total = tl.full([BLOCK], 0.0, tl.float32)
-    z = _read(place, column < tl.where(label != IGNORED, classes, 0))  # -inf where it is not to be read
+    # An ignored sample is not read: all its logits are -inf here.
+    z = _read(place, column < tl.where(label != IGNORED, classes, 0))
     if label != IGNORED:
         largest = tl.reduce(z, 0, _larger)
         z = _without_masked(z, largest)
         centred = _at_least((z - largest) * factor, FAR)
-        own = log_centroids + label * row_stride * UNIT
+        centroid_row = log_centroids + label * row_stride * UNIT
         exponential = centred
         for turn in tl.static_range(LEVELS):
             u = centred * inverse[turn]
+            # With SQUARING each temperature is half the one before, so its exponential is the square.
             exponential = exponential * exponential if SQUARING and turn > 0 else tl.exp(u)
-            log_centroid = _at_least(_read(own + ORDER[turn] * level_stride + column, inside), LOWEST)
+            log_centroid = _at_least(_read(centroid_row + ORDER[turn] * level_stride + column, inside), LOWEST)
             difference = log_centroid - u
             partition = tl.reduce(exponential, 0, _add)
             mean = tl.reduce(exponential * difference, 0, _add) / partition
-            found = tl.where(lane == ORDER[turn], -(mean + tl.log(partition)), found)
+            divergences = tl.where(lane == ORDER[turn], -(mean + tl.log(partition)), divergences)
             if log_marginals is not None:
                 ratio = tl.load(ratios + ORDER[turn])
                 marginal = tl.load(log_marginals + ORDER[turn] * classes + column, mask=inside, other=0.0)
                 distance = ratio * (log_centroid - marginal)
                 mean += tl.reduce(exponential * distance, 0, _add) / partition
                 difference += distance
-                reached = tl.where(lane == ORDER[turn], -(mean + tl.log(partition)), reached)
+                extrapolated = tl.where(lane == ORDER[turn], -(mean + tl.log(partition)), extrapolated)
             if gradient is not None:
-                share = tl.load(weights + ORDER[turn]) * inverse[turn] / partition
-                total += exponential * (mean - difference) * share
-        # Last, so that no load above waits for what this finds.
-        seen = _seen(own, classes, level_stride, column, lane, LEVELS, BLOCK)
-        found = tl.where(seen, found, 0.0)
-        reached = tl.where(seen, reached, 0.0)
+                level_weight = tl.load(weights + ORDER[turn]) * inverse[turn] / partition
+                total += exponential * (mean - difference) * level_weight
+        # Last, so that no load above waits for this check.
+        seen = _seen(centroid_row, classes, level_stride, column, lane, LEVELS, BLOCK)
+        divergences = tl.where(seen, divergences, 0.0)
+        extrapolated = tl.where(seen, extrapolated, 0.0)
         total = tl.where(seen, total, 0.0)
-    tl.store(terms + row * LEVELS + lane, found, mask=lane < LEVELS)
+    tl.store(terms + row * LEVELS + lane, divergences, mask=lane < LEVELS)
     if log_marginals is not None:
-        tl.store(references + row * LEVELS + lane, reached, mask=lane < LEVELS)
+        tl.store(references + row * LEVELS + lane, extrapolated, mask=lane < LEVELS)
     if multiplier is not None:
         number = tl.reduce((z != -float("inf")).to(tl.float32), 0, _add)
         mean, counts = _mean(tl.reduce(tl.where(z != -float("inf"), z, 0.0), 0, _add), number)
@@ -217,16 +221,16 @@ def _row_kernel(
 
 
 @_kernel
-def _tile(z, levels, inside, real, largest, factor, inverses):
-    """Return exp(u) and log q - u of a chunk at all levels."""
+def _tile(z, levels, inside, level_exists, largest, factor, inverses):
+    """Return exp(u) and log q - u for a chunk at all levels."""
     u = _at_least((z - largest) * factor, FAR)[None, :] * inverses[:, None]
-    return tl.exp(u), _at_least(_read(levels, real & inside[None, :]), LOWEST) - u
+    return tl.exp(u), _at_least(_read(levels, level_exists & inside[None, :]), LOWEST) - u
 
 
 @_kernel
-def _distances(levels, marginals, inside, real, ratios):
-    """Return how far references lie from the centroids, of a chunk at all levels."""
-    mask = real & inside[None, :]
+def _distances(levels, marginals, inside, level_exists, ratios):
+    """Return the log-distances of references from the centroids, for a chunk at all levels."""
+    mask = level_exists & inside[None, :]
     return (_at_least(_read(levels, mask), LOWEST) - tl.load(marginals, mask=mask, other=0.0)) * ratios[:, None]
 
 
@@ -246,43 +250,43 @@ def _chunk_kernel(
     largest, summed, number = _without_masked_sums(place, reach, column, BLOCK)
     mean, counts = _mean(summed, number)
     inverses = _inverses(inverse, lane, ORDER, LEVELS, LANES)
-    own = log_centroids + tl.where(valid, label, 0) * row_stride * UNIT
-    real = (lane < LEVELS)[:, None]
-    levels = (own + lane * level_stride)[:, None] + column[None, :]
+    centroid_row = log_centroids + tl.where(valid, label, 0) * row_stride * UNIT
+    level_exists = (lane < LEVELS)[:, None]
+    levels = (centroid_row + lane * level_stride)[:, None] + column[None, :]
     partitions, products = tl.full([LANES], 0.0, tl.float32), tl.full([LANES], 0.0, tl.float32)
-    further, squares, pulls = tl.full([LANES], 0.0, tl.float32), 0.0, 0.0
+    distance_sums, squares, pulls = tl.full([LANES], 0.0, tl.float32), 0.0, 0.0
     if log_marginals is not None:
         ratio = tl.load(ratios + lane, mask=lane < LEVELS, other=0.0)
         marginals = (log_marginals + lane * classes)[:, None] + column[None, :]
-    for start in range(0, reach, BLOCK):
+    for start in range(0, reach, BLOCK):  # first pass: sums that divergences and gradient need
         inside = start + column < classes
         z = _without_masked(_read(place + start, inside), largest)
         if multiplier is not None:
             from_mean = _from_mean(z, mean, counts)
             squares += tl.reduce(from_mean * from_mean, 0, _add)
-        exponentials, differences = _tile(z, levels + start, inside, real, largest, factor, inverses)
+        exponentials, differences = _tile(z, levels + start, inside, level_exists, largest, factor, inverses)
         partitions += tl.reduce(exponentials, 1, _add)
         products += tl.reduce(exponentials * differences, 1, _add)
         if log_marginals is not None:
-            distances = _distances(levels + start, marginals + start, inside, real, ratio)
-            further += tl.reduce(exponentials * distances, 1, _add)
+            distances = _distances(levels + start, marginals + start, inside, level_exists, ratio)
+            distance_sums += tl.reduce(exponentials * distances, 1, _add)
     partitions = tl.where(valid, partitions, 1.0)
     means = products / partitions
-    counted = valid & _seen(own, reach, level_stride, column, lane, LEVELS, BLOCK)
+    counted = valid & _seen(centroid_row, reach, level_stride, column, lane, LEVELS, BLOCK)
     _store_terms(terms, row, means, partitions, counted, lane, LEVELS)
     if log_marginals is not None:
-        means += further / partitions
+        means += distance_sums / partitions
         _store_terms(references, row, means, partitions, counted, lane, LEVELS)
-    if gradient is not None:
+    if gradient is not None:  # second pass: the gradient, column by column
         factors = tl.where(counted, tl.load(weights + lane, mask=lane < LEVELS, other=0) * inverses / partitions, 0.0)
         for start in range(0, classes, BLOCK):
             inside = start + column < classes
             total = tl.full([BLOCK], 0.0, tl.float32)
             if valid:
                 z = _without_masked(_read(place + start, inside), largest)
-                slopes, differences = _tile(z, levels + start, inside, real, largest, factor, inverses)
+                slopes, differences = _tile(z, levels + start, inside, level_exists, largest, factor, inverses)
                 if log_marginals is not None:
-                    differences += _distances(levels + start, marginals + start, inside, real, ratio)
+                    differences += _distances(levels + start, marginals + start, inside, level_exists, ratio)
                 total = tl.reduce(slopes * (means[:, None] - differences) * factors[:, None], 0, _add)
                 if multiplier is not None:
                     from_mean = _from_mean(z, mean, counts)

@@ -17,22 +17,23 @@ from hf_cmim.functional.divergence import IGNORE_INDEX, LOWEST
 from hf_cmim.functional.label_information import Extrapolation
 
 BLOCK_ELEMENTS = 2**19
-"""Numbers of a block at all temperatures, in each of its two buffers; ours, by benchmarks/loss.py."""
+"""Numbers in a block, all temperatures together, in each of its two buffers; ours, by benchmarks/loss.py."""
 FEW_ELEMENTS = 2**14
 """Numbers at all temperatures below which exponentials cost less than an operation; ours, by benchmarks/loss.py."""
 MOST_SQUARED = 8
-"""Levels that are made by squaring, whose last has 128 roundings, 8e-6; of more, each has its own exponentials."""
+"""Largest number of temperatures computed by squaring: the last of 8 has 128 roundings, a relative error of 8e-6.
+With more temperatures, each has its own exponentials."""
 MOST_CHAINS = 4
-"""Chains of squares at most, one a thread, so that each thread squares what it made itself: what another processor
-wrote can be slow to read. Ours, by benchmarks/loss.py with two threads."""
+"""Largest number of chains of squares, one per thread: each thread squares its own values and never waits for another
+core's cache. Ours, by benchmarks/loss.py with two threads."""
 NEGLIGIBLE = -40.0
-"""Least u of an exponential: exp(-40) changes no fp32 sum, and its square is no slow denormal number."""
+"""Smallest exponent u in exp(u): exp(-40) changes no fp32 sum, and its square is not a slow denormal number."""
 
 
 def tempered_probs(
     logits: Tensor, temperatures: Sequence[float], multiplier: Tensor | None = None, masked: Tensor | None = None
 ) -> Tensor:
-    """Return softmax(logits / T) for every temperature, those below about exp(-40) not told apart.
+    """Return softmax(logits / T) for every temperature; probabilities below about exp(-40) count as that number.
 
     Args:
         logits: `(B, C)` raw logits.
@@ -41,23 +42,23 @@ def tempered_probs(
         masked: `(B, C)` masked classes, whose probability is 0; None where there is none.
 
     Returns:
-        `(K, B, C)`, fp32 (fp64 for fp64 logits), without a graph.
+        Probabilities, `(K, B, C)`, fp32 (fp64 for fp64 logits), without a graph.
     """
     raised = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
-    found = raised.new_empty(len(temperatures), *raised.shape)
+    exponentials = raised.new_empty(len(temperatures), *raised.shape)
     levels = levels_of(tuple(temperatures), raised.dtype, raised.device, torch.get_num_threads())
-    _exponentiate(centred_logits(raised, temperatures, multiplier), levels, found, masked)
-    return found.div_(found.sum(dim=2, keepdim=True))
+    _exponentiate(centred_logits(raised, temperatures, multiplier), levels, exponentials, masked)
+    return exponentials.div_(exponentials.sum(dim=2, keepdim=True))
 
 
 def centred_logits(
     logits: Tensor, temperatures: Sequence[float], multiplier: Tensor | None, out: Tensor | None = None
 ) -> Tensor:
-    """Scaled logits below their largest, not so far that they would count at any temperature."""
-    below = torch.sub(logits, logits.amax(dim=1, keepdim=True), out=out)
+    """Return scaled logits minus the largest of their row, limited where they are negligible at every temperature."""
+    centred = torch.sub(logits, logits.amax(dim=1, keepdim=True), out=out)
     if multiplier is not None:
-        below.mul_(multiplier)
-    return below.clamp_(min=NEGLIGIBLE * max(temperatures))
+        centred.mul_(multiplier)
+    return centred.clamp_(min=NEGLIGIBLE * max(temperatures))
 
 
 def sums_of_block(
@@ -74,26 +75,30 @@ def sums_of_block(
 ) -> Tensor:
     """Return the sums of a block, `(1, K)`, and fill its `gradient`; `bounded` where a row of centroids may hold -inf.
 
-    With an extrapolation `(2, K)`: the second row is of the divergences from references, and the gradient is theirs.
+    With an extrapolation the result is `(2, K)`. Its second row sums the divergences from references, and the gradient
+    is that of these divergences.
     """
     levels = levels_of(temperatures, weights.dtype, weights.device, torch.get_num_threads())
     shape = 2 if extrapolation is None else 3, len(temperatures), *logits.shape
     numbers, centred = _buffers(shape, weights.dtype, logits.device)
     exponentials, products = numbers[0], numbers[1]
-    own, counted = labels.clamp_min(0), labels != IGNORE_INDEX
-    _gather(log_centroids, own, products)
+    classes, counted = labels.clamp_min(0), labels != IGNORE_INDEX
+    _gather(log_centroids, classes, products)
     if bounded:
         counted &= (products.amax(dim=2) > -torch.inf).all(dim=0)
         products.clamp_(min=LOWEST)
     centred_logits(logits, temperatures, multiplier, centred)
     if extrapolation is not None:
         ratios = extrapolation.ratios.view(-1, 1, 1)
-        torch.sub(products, extrapolation.log_marginals.unsqueeze(1), out=numbers[2])  # log Q - log marginal
-    products.addcmul_(centred, levels.inverse, value=-1)  # q - u
+        # log Q - log marginal
+        torch.sub(products, extrapolation.log_marginals.unsqueeze(1), out=numbers[2])
+    # q - u
+    products.addcmul_(centred, levels.inverse, value=-1)
     _exponentiate(centred, levels, exponentials, masked)
     partition = exponentials.sum(dim=2, keepdim=True)
     means = partition.new_empty(len(numbers) - 1, *partition.shape)
-    for part, mean in zip(numbers[1:], means, strict=True):  # not in one sum: a thread has its own levels in each
+    # Not in one sum over both parts: this way each thread reads the levels that it wrote itself.
+    for part, mean in zip(numbers[1:], means, strict=True):
         torch.sum(part.mul_(exponentials), dim=2, keepdim=True, out=mean)
     means.div_(partition)
     if extrapolation is not None:
@@ -101,61 +106,69 @@ def sums_of_block(
         torch.addcmul(means[0], means[1], ratios, out=means[1])
     values = (means + partition.log()).squeeze(3)
     if not bounded and (logits.device.type != "cpu" or not math.isfinite(values.sum().item())):
-        # A class is not seen yet: too rare to look at all rows each time, unless looking at the sum means waiting.
+        # A class has no centroid yet. This is too rare to check every row each time, so a sum that is not finite
+        # shows it. On other devices reading that sum would mean waiting, so there the rows are always checked.
         arguments = logits, labels, gradient, log_centroids, temperatures, weights, multiplier, extrapolation
         return sums_of_block(*arguments, masked, bounded=True)
     if gradient is not None:
-        # Not from the products in one bmm more: where one class has all the mass they cancel exactly only here.
+        # In this order, and not from the products in one more bmm: where one class has all the mass, only these
+        # operations cancel exactly.
         products.addcmul_(exponentials, means[-1], value=-1)
         scales = (levels.inverse * -weights.view(-1, 1, 1)) * counted.unsqueeze(1) / partition
         torch.bmm(scales.permute(1, 2, 0), products.transpose(0, 1), out=gradient.unsqueeze(1))
     return torch.where(counted, values, 0.0).sum(dim=2).neg_()
 
 
-def _gather(log_centroids: Tensor, own: Tensor, rows: Tensor) -> None:
-    """Fill `rows`, `(K, B, C)`, with each sample's row of log-centroids."""
+def _gather(log_centroids: Tensor, classes: Tensor, rows: Tensor) -> None:
+    """Fill `rows`, `(K, B, C)`, with the log-centroid of each sample's class."""
     if log_centroids.dtype != rows.dtype or not log_centroids.is_contiguous():
-        rows.copy_(log_centroids[:, own])  # index_select would copy the whole of an expanded table first
+        # index_select would first copy all of an expanded bank.
+        rows.copy_(log_centroids[:, classes])
     elif rows.numel() < FEW_ELEMENTS:
-        torch.index_select(log_centroids, 1, own, out=rows)
+        torch.index_select(log_centroids, 1, classes, out=rows)
     else:
-        levels, classes, _ = log_centroids.shape  # along the first dimension threads share the rows
-        flat = (own + _first_rows(levels, classes, own.device)).view(-1)
-        torch.index_select(log_centroids.view(-1, classes), 0, flat, out=rows.view(-1, classes))
+        # index_select shares work between threads only along the first dimension, so levels and samples become one.
+        num_levels, num_classes, _ = log_centroids.shape
+        positions = (classes + _first_rows(num_levels, num_classes, classes.device)).view(-1)
+        flat_centroids = log_centroids.view(-1, num_classes)
+        torch.index_select(flat_centroids, 0, positions, out=rows.view(-1, num_classes))
 
 
 @lru_cache(maxsize=16)
-def _first_rows(levels: int, classes: int, device: torch.device) -> Tensor:
-    """Position of each level's first row in a table of all, `(K, 1)`."""
-    return classes * torch.arange(levels, device=device).unsqueeze(1)
+def _first_rows(num_levels: int, num_classes: int, device: torch.device) -> Tensor:
+    """Return the position of each level's first row in a flat bank, `(K, 1)`."""
+    return num_classes * torch.arange(num_levels, device=device).unsqueeze(1)
 
 
-_kept = threading.local()
+_thread_memory = threading.local()
 
 
 def _buffers(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return an empty tensor and one of its last two dimensions.
+    """Return an empty tensor of a shape and one of its last two dimensions.
 
-    On CPU the thread's own are kept: fresh pages cost more than filling them.
+    On CPU each thread reuses its own memory: new pages cost more than filling them.
     """
-    elements, others = math.prod(shape), math.prod(shape[-2:])
+    elements, row_elements = math.prod(shape), math.prod(shape[-2:])
     if device.type != "cpu":
         return torch.empty(shape, dtype=dtype, device=device), torch.empty(shape[-2:], dtype=dtype, device=device)
-    known: Tensor | None = getattr(_kept, "buffer", None)
-    if known is None or known.dtype != dtype or known.numel() < elements + others:
-        with torch.inference_mode(False):  # a tensor made there could not be written to in training
-            known = _kept.buffer = torch.empty(elements + others, dtype=dtype)
-    return known[:elements].view(shape), known[elements : elements + others].view(shape[-2:])
+    buffer: Tensor | None = getattr(_thread_memory, "buffer", None)
+    if buffer is None or buffer.dtype != dtype or buffer.numel() < elements + row_elements:
+        # Training could not write to a tensor that was created in inference mode.
+        with torch.inference_mode(False):
+            buffer = _thread_memory.buffer = torch.empty(elements + row_elements, dtype=dtype)
+    return buffer[:elements].view(shape), buffer[elements : elements + row_elements].view(shape[-2:])
 
 
 class Levels(NamedTuple):
-    """How the exponentials of all temperatures are made.
+    """A plan for computing the exponentials of all temperatures.
 
     Attributes:
-        inverse: `(K, 1, 1)`, 1 / T.
-        least: 0-d, what a square gains: nothing beside the largest, 1, it keeps all the next ones normal numbers.
-        first: levels that have exponentials of their own.
-        squares: levels that are squares, hot before cold, each with the levels of which.
+        inverse: 1 / T, `(K, 1, 1)`.
+        least: number added to each square, 0-d. It is negligible beside the largest, 1, and keeps the squares of later
+            levels normal numbers.
+        first: slice of the levels whose exponentials are computed directly.
+        squares: pairs `(target, source)` of level slices in the order to compute them; the target is the square of the
+            source.
     """
 
     inverse: Tensor
@@ -166,23 +179,26 @@ class Levels(NamedTuple):
 
 @lru_cache(maxsize=16)
 def levels_of(temperatures: tuple[float, ...], dtype: torch.dtype, device: torch.device, threads: int) -> Levels:
-    """Return how to make the exponentials: where each temperature is twice the one before, most of them by squares."""
+    """Return the plan for the exponentials; mostly squares where each temperature is twice the one before."""
     count = len(temperatures)
-    inverse = torch.tensor([1 / each for each in temperatures], dtype=dtype, device=device).view(-1, 1, 1)
+    inverse_values = [1 / temperature for temperature in temperatures]
+    inverse = torch.tensor(inverse_values, dtype=dtype, device=device).view(-1, 1, 1)
     doubling = count <= MOST_SQUARED and all(hot == 2 * cold for cold, hot in pairwise(temperatures))
-    apart = math.ceil(count / min(threads, MOST_CHAINS)) if doubling and device.type == "cpu" else 1
-    starts = [(count - 1 - step) % apart for step in range(apart)]
-    squares = tuple((slice(start, None, apart), slice(start + 1, None, apart)) for start in starts[1:])
-    return Levels(inverse, inverse.new_tensor(math.exp(NEGLIGIBLE)), slice(starts[0], None, apart), squares)
+    # Neighbours in a slice are this many levels apart. Each thread computes the levels of one chain of squares.
+    stride = math.ceil(count / min(threads, MOST_CHAINS)) if doubling and device.type == "cpu" else 1
+    # The hottest levels come first; each next slice starts one level colder.
+    starts = [(count - 1 - step) % stride for step in range(stride)]
+    squares = tuple((slice(start, None, stride), slice(start + 1, None, stride)) for start in starts[1:])
+    return Levels(inverse, inverse.new_tensor(math.exp(NEGLIGIBLE)), slice(starts[0], None, stride), squares)
 
 
-def _exponentiate(centred: Tensor, levels: Levels, found: Tensor, masked: Tensor | None) -> None:
-    """Fill `found`, `(K, B, C)`, with exp(u), and 0 for masked classes."""
+def _exponentiate(centred: Tensor, levels: Levels, exponentials: Tensor, masked: Tensor | None) -> None:
+    """Fill `exponentials`, `(K, B, C)`, with exp(u), and 0 for masked classes."""
     first, squares = levels.first, levels.squares
-    if found.numel() < FEW_ELEMENTS:
+    if exponentials.numel() < FEW_ELEMENTS:
         first, squares = slice(None), ()
-    torch.mul(centred, levels.inverse[first], out=found[first]).clamp_(min=NEGLIGIBLE).exp_()
+    torch.mul(centred, levels.inverse[first], out=exponentials[first]).clamp_(min=NEGLIGIBLE).exp_()
     for target, source in squares:
-        torch.addcmul(levels.least, found[source], found[source], out=found[target])
+        torch.addcmul(levels.least, exponentials[source], exponentials[source], out=exponentials[target])
     if masked is not None:
-        found.masked_fill_(masked, 0.0)
+        exponentials.masked_fill_(masked, 0.0)

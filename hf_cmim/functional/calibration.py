@@ -1,4 +1,4 @@
-"""What a classifier's probabilities are worth: NLL, ECE, both after temperature calibration, and AURC.
+"""Calibration of a classifier: NLL and ECE, both before and after temperature calibration, and AURC.
 
 Hardening concentrates the outputs, which changes their calibration on purpose. These figures state that cost.
 """
@@ -26,7 +26,7 @@ class Calibration:
     Attributes:
         nll: mean negative log-likelihood of the labels, nats.
         ece: expected calibration error of the top class, fraction in [0, 1].
-        temperature: the temperature of the grid with the smallest NLL.
+        temperature: temperature of the grid with the smallest NLL.
         nll_calibrated: NLL at a temperature chosen on the other half of the samples, nats.
         ece_calibrated: ECE at a temperature chosen on the other half of the samples, fraction.
         aurc: area under the risk-coverage curve of the top probability, fraction; lower is better.
@@ -41,11 +41,11 @@ class Calibration:
 
 
 class CalibrationStatistics:
-    """Accumulate what calibration needs, without keeping logits.
+    """Running sums from which calibration is computed, without keeping logits.
 
-    The calibration temperature is fitted on a grid by two-fold cross-fitting: samples at even positions of the stream
-    choose the temperature of those at odd positions, and the reverse, so that no sample judges its own choice.
-    Only sums are kept, with one confidence and one hit per sample for the AURC.
+    The calibration temperature is fitted on a grid by two-fold cross-fitting. Samples at even positions of the stream
+    choose the temperature of those at odd positions, and the reverse, so no sample judges its own choice. Besides
+    sums, one confidence and one hit per sample are stored for the AURC.
 
     A masked class (see `hf_cmim.functional.masking`) has probability 0. A sample whose label is masked is wrong. Its
     NLL is that of a label `exp(LOWEST)` times as probable as the largest: at least 87.3 nats at any temperature.
@@ -73,15 +73,18 @@ class CalibrationStatistics:
             return
         raised = logits.to(torch.float32 if logits.device.type == "mps" else torch.float64)
         top, predicted = raised.max(dim=-1)
-        own = raised.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-        least = torch.full_like(own, -torch.inf).masked_fill(own == -torch.inf, LOWEST)  # the label is masked
+        label_logits = raised.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+        # Lower bound of the label's logit, relative to the largest, where the label is masked.
+        bounds = torch.full_like(label_logits, -torch.inf).masked_fill(label_logits == -torch.inf, LOWEST)
         hits = (predicted == labels).double().cpu()
         folds = (torch.arange(len(labels)) + self._seen) % 2
         for level, temperature in enumerate(self.temperatures):
             normalizers = (raised / temperature).logsumexp(dim=-1)
-            nlls = (normalizers - torch.maximum(own / temperature, top / temperature + least)).double().cpu()
+            scaled_labels = torch.maximum(label_logits / temperature, top / temperature + bounds)
+            nlls = (normalizers - scaled_labels).double().cpu()
             confidences = (top / temperature - normalizers).exp().double().cpu()
             self._nll_sums[:, level].index_add_(0, folds, nlls)
+            # A confidence on an edge belongs to the bin below: bins are half-open intervals (lower, upper].
             bins = (confidences * NUM_BINS).ceil().long().clamp(1, NUM_BINS) - 1
             cells = folds * NUM_BINS + bins
             columns = torch.stack([torch.ones_like(hits), confidences, hits], dim=-1)
@@ -93,15 +96,19 @@ class CalibrationStatistics:
         self._seen += len(labels)
 
     def compute(self) -> Calibration:
-        """Return the calibration of everything seen.
+        """Return the calibration over all samples so far.
 
         Raises:
-            HfCmimError: fewer than 2 valid samples: cross-fitting needs one in each half.
+            HfCmimError: fewer than 2 valid samples; cross-fitting needs one in each half.
         """
         if self._seen < 2:
-            raise HfCmimError(f"Expected at least 2 valid samples to judge calibration, got {self._seen}.")
+            raise HfCmimError(
+                f"Expected at least 2 valid samples to judge calibration, got {self._seen}: one half of the samples"
+                " chooses the temperature for the other. Give more samples with labels other than -100."
+            )
         plain = self.temperatures.index(1.0)
-        chosen = self._nll_sums.argmin(dim=-1).flip(0)  # the even half chooses for the odd half
+        # The even half chooses for the odd half, and the reverse.
+        chosen = self._nll_sums.argmin(dim=-1).flip(0)
         folds = torch.arange(2)
         return Calibration(
             nll=self._nll_sums[:, plain].sum().item() / self._seen,
@@ -114,12 +121,12 @@ class CalibrationStatistics:
 
 
 def _expected_calibration_error(bins: Tensor) -> float:
-    """`(NUM_BINS, 3)` sums of count, confidence and hits -> fraction."""
+    """Return the ECE, a fraction, from the sums of count, confidence and hits of each bin, `(NUM_BINS, 3)`."""
     return float((bins[:, 1] - bins[:, 2]).abs().sum() / bins[:, 0].sum())
 
 
 def _area_under_risk_coverage(confidences: Tensor, hits: Tensor) -> float:
-    """Mean error rate over all coverages, answering the most confident samples first; ties share their errors."""
+    """Return the mean error rate over all coverages, the most confident samples first; ties share their errors."""
     values, inverse, counts = torch.unique(-confidences, sorted=True, return_inverse=True, return_counts=True)
     errors = torch.zeros(len(values), dtype=torch.float64).index_add_(0, inverse, 1 - hits)
     cumulative = (errors / counts).repeat_interleave(counts).cumsum(0)

@@ -1,7 +1,7 @@
-"""Output channels: what an answer passes through before an attacker sees it.
+"""Output channels: changes of a teacher's answers on their way to the attacker, such as rounding or top-k.
 
-A channel maps `(N, C)` log-probabilities to what an interface lets out, again as `(N, C)` fp32 log-probabilities,
-finite and normalised. Where the interface gives full probabilities there is no channel (`None`).
+A channel maps `(N, C)` log-probabilities to the answer of an interface, again as `(N, C)` fp32 log-probabilities,
+finite and normalised. An interface that gives full probabilities has no channel (`None`).
 """
 
 import math
@@ -15,18 +15,19 @@ from torch import Tensor
 from hf_cmim.errors import HfCmimError
 
 FLOOR = 1e-12
-"""Probability read into a class whose probability is hidden or 0; ours.
+"""Probability given to a class whose probability is hidden or 0; ours.
 
-An attack that softens answers reads it as FLOOR^(1/T) of the top class: at T = 4 as .001, so that a label alone
-(`Argmax`) becomes a confidence of .991 for 10 classes, .91 for 100 and .50 for 1,000. A larger floor would smooth more
-by itself (1e-8: .92, .50 and .09), a smaller one would make losses on logits grow without bound.
+An attack that softens answers reads it as FLOOR^(1/T) of the top class: at T = 4 as .001. An answer with only a label
+(`Argmax`) then becomes a confidence of .991 for 10 classes, .91 for 100 and .50 for 1,000. A larger floor would smooth
+more (1e-8: .92, .50 and .09). A smaller one would make losses on logits grow without bound.
 """
 
 
 def raise_zeros(log_probs: Tensor) -> Tensor:
-    """Return the rows with probabilities of exactly 0 (-inf) raised to FLOOR; all other rows as they are.
+    """Return the rows with probabilities of exactly 0 (-inf) raised to FLOOR; all other rows stay unchanged.
 
-    In such a row nothing is below FLOOR, so that the order of its classes stays; its sum is not corrected.
+    All probabilities of such a row are then at least FLOOR, so the order of its classes stays. Its sum is not
+    corrected.
 
     Args:
         log_probs: `(..., C)` log-probabilities, -inf allowed.
@@ -36,10 +37,10 @@ def raise_zeros(log_probs: Tensor) -> Tensor:
 
 
 def normalized(log_probs: Tensor) -> Tensor:
-    """Return the rows so that they sum to 1; rows that do so to 1e-5 keep every bit.
+    """Return the rows normalised to sum to 1; rows that already do, to 1e-5, keep every bit.
 
     Args:
-        log_probs: `(..., C)`, of which no row is all -inf.
+        log_probs: `(..., C)` log-probabilities without a row of only -inf.
     """
     excess = torch.logsumexp(log_probs, dim=-1, keepdim=True)
     return torch.where(excess.abs() > 1e-5, log_probs - excess, log_probs)
@@ -58,22 +59,22 @@ def _log_probs(probs: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class AbstractChannel(ABC):
-    """Abstract channel. Its `repr` gives it back.
+    """Abstract channel. Evaluating its `repr` rebuilds it.
 
     Attributes:
-        hides_classes: whether some classes have no probability of their own in what comes out.
+        hides_classes: flag for channels after which some classes have no probability of their own.
     """
 
     hides_classes: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, log_probs: Tensor) -> Tensor:
-        """Return what comes out for `(N, C)` log-probabilities: the same shape, fp32, finite and normalised."""
+        """Return the changed answers to `(N, C)` log-probabilities: the same shape, fp32, finite and normalised."""
 
 
 @dataclass(frozen=True)
 class Rounded(AbstractChannel):
-    """Probabilities rounded to some decimals; what rounds to 0 counts as FLOOR.
+    """Rounding of probabilities to some decimals; a probability that rounds to 0 counts as FLOOR.
 
     Args:
         decimals: digits after the point, at least 1.
@@ -95,20 +96,20 @@ class Rounded(AbstractChannel):
             )
 
     def __call__(self, log_probs: Tensor) -> Tensor:
-        """Return the log-probabilities of the rounded answer, normalised."""
+        """Return the normalised log-probabilities of the rounded answer."""
         return _log_probs(torch.round(_precise(log_probs).exp(), decimals=self.decimals))
 
 
 @dataclass(frozen=True)
 class TopK(AbstractChannel):
-    """The k most probable classes alone.
+    """Only the k most probable classes.
 
-    The attacker knows what mass is missing and spreads it evenly over the hidden classes. An interface that
-    renormalises what it shows hides that mass as well: then the hidden classes count as FLOOR.
+    The attacker knows the missing mass and spreads it evenly over the hidden classes. An interface that renormalises
+    the visible probabilities also hides that mass; then the hidden classes count as FLOOR.
 
     Args:
-        k: classes shown, at least 1 and fewer than there are.
-        renormalized: whether the shown probabilities are scaled to sum to 1.
+        k: number of visible classes, at least 1 and below the number of classes.
+        renormalized: switch to scale the visible probabilities to sum to 1.
 
     Source: ours; renormalised it is the stingy teacher (Ma et al., "Sparse Logits Suffice to Fail Knowledge
     Distillation", OpenReview 2021, known to us by its description).
@@ -125,33 +126,36 @@ class TopK(AbstractChannel):
     def __post_init__(self) -> None:
         """Check the range."""
         if self.k < 1:
-            raise HfCmimError(f"Expected at least 1 class shown, got k={self.k}: there would be no answer.")
+            raise HfCmimError(
+                f"Expected at least 1 class shown, got k={self.k}: there would be no answer. Use k=1 or more."
+            )
 
     def __call__(self, log_probs: Tensor) -> Tensor:
-        """Return the k largest log-probabilities, and for the others what is left.
+        """Return the k largest log-probabilities; the other classes share the remaining mass.
 
         Raises:
-            HfCmimError: no class would be hidden.
+            HfCmimError: k is not below the number of classes, so no class would be hidden.
         """
         num_classes = log_probs.shape[-1]
         if self.k >= num_classes:
             raise HfCmimError(
-                f"Expected k below the number of classes, {num_classes}, got k={self.k}: nothing would be hidden, and"
-                " attacks that need every class would be refused for nothing. Use channel=None."
+                f"Expected k below the number of classes, {num_classes}, got k={self.k}: nothing would be hidden, but"
+                " attacks that need every class would still be refused. Use channel=None."
             )
         logs = _precise(log_probs)
-        shown = torch.zeros_like(logs, dtype=torch.bool).scatter_(-1, logs.topk(self.k, dim=-1).indices, True)
+        top_classes = logs.topk(self.k, dim=-1).indices
+        visible = torch.zeros_like(logs, dtype=torch.bool).scatter_(-1, top_classes, True)
         if self.renormalized:
             hidden = torch.zeros_like(logs)
         else:
-            mass = logs.exp().masked_fill(shown, 0).sum(dim=-1, keepdim=True)
+            mass = logs.exp().masked_fill(visible, 0).sum(dim=-1, keepdim=True)
             hidden = (mass / (num_classes - self.k)).expand_as(logs)
-        return _log_probs(torch.where(shown, logs.exp(), hidden))
+        return _log_probs(torch.where(visible, logs.exp(), hidden))
 
 
 @dataclass(frozen=True)
 class Argmax(AbstractChannel):
-    """The most probable label alone; every other class counts as FLOOR.
+    """Only the most probable label; every other class counts as FLOOR.
 
     >>> import torch
     >>> Argmax()(torch.tensor([[0.4, 0.6]]).log()).exp().round().tolist()
@@ -167,12 +171,12 @@ class Argmax(AbstractChannel):
 
 @dataclass(frozen=True)
 class Sharpened(AbstractChannel):
-    """Probabilities sharpened: softmax(scale log p), which keeps the label and hides the rest at a fixed temperature.
+    """Sharpening: softmax(scale log p). It keeps the label and hides the other classes at a fixed temperature.
 
     No probability is cut off, so an attacker who scales the temperature by the same factor undoes it.
 
     Args:
-        scale: factor of the log-probabilities, above 0; below 1 it flattens.
+        scale: factor of the log-probabilities, above 0; a factor below 1 flattens.
 
     Source: ours, the simplest rival of a hardened model.
 
@@ -186,7 +190,9 @@ class Sharpened(AbstractChannel):
     def __post_init__(self) -> None:
         """Check the range."""
         if not 0 < self.scale < math.inf:
-            raise HfCmimError(f"Expected a scale above 0 and finite, got {self.scale}: the label would change.")
+            raise HfCmimError(
+                f"Expected a scale above 0 and finite, got {self.scale}: the label would change. Use 2.0, say."
+            )
 
     def __call__(self, log_probs: Tensor) -> Tensor:
         """Return the sharpened log-probabilities."""
@@ -198,16 +204,16 @@ class Sharpened(AbstractChannel):
 class ReverseSigmoid(AbstractChannel):
     """A deterministic perturbation: p' = p - beta (sigmoid(gamma logit(p)) - 1/2), normalised (equations 3 and 4).
 
-    Here to test attacks that recover p from p'. A class that would fall below FLOOR counts as FLOOR; the public
-    implementations of it let such values become negative.
+    Use it to test attacks that recover p from p'. A class that would fall below FLOOR counts as FLOOR; the public
+    implementations let such values become negative.
 
     Args:
-        beta: size of the perturbation, at least 0; at 0 nothing is changed.
+        beta: size of the perturbation, at least 0; 0 changes nothing.
         gamma: steepness, at least 0.
 
     Source: Lee et al., "Defending Against Machine Learning Model Stealing Attacks Using Deceptive Perturbations",
-    arXiv 1806.00054, as the public implementations of prediction-poisoning and ModelGuard have it. The defaults are
-    those ModelGuard names for its comparison; the former's code defaults to 1 and 1.
+    arXiv 1806.00054, in the form of the public implementations of prediction-poisoning and ModelGuard. The defaults
+    are those of ModelGuard's comparison; the code of prediction-poisoning defaults to 1 and 1.
 
     >>> import torch
     >>> ReverseSigmoid(beta=0.0)(torch.tensor([[0.75, 0.25]]).log()).exp().mul(100).round().tolist()
@@ -222,13 +228,15 @@ class ReverseSigmoid(AbstractChannel):
         for name, value in (("beta", self.beta), ("gamma", self.gamma)):
             if not 0 <= value < math.inf:
                 raise HfCmimError(
-                    f"Expected {name} at least 0 and finite, got {value}: it would sharpen instead of deceive."
+                    f"Expected {name} at least 0 and finite, got {value}: it would sharpen instead of deceive. The"
+                    " defaults are beta=0.008 and gamma=0.2."
                 )
 
     def __call__(self, log_probs: Tensor) -> Tensor:
         """Return the perturbed log-probabilities."""
         logs = _precise(log_probs)
         probs = logs.exp()
+        # A probability of 1 would have infinite odds.
         log_odds = logs - torch.log1p(-probs.clamp_max(1 - torch.finfo(probs.dtype).eps))
         return _log_probs(probs - self.beta * (torch.sigmoid(self.gamma * log_odds) - 0.5))
 

@@ -1,7 +1,7 @@
 """Sums and counts of the output clusters, from which every information quantity follows exactly.
 
-A cluster is the set of outputs softmax(z / T) of the samples with one label. One pass over the data, in any batches,
-gives what one batch of all of it would give: only sums are kept.
+A cluster is the set of outputs softmax(z / T) of the samples with one label. Only sums are stored, so one pass over
+the data, in batches of any size, gives the same values as one batch of all samples.
 """
 
 from collections.abc import Sequence
@@ -17,19 +17,19 @@ from hf_cmim.functional.temperatures import check_temperatures
 
 
 class ClusterStatistics:
-    """Accumulate the output clusters of `C` classes at `K` temperatures.
+    """Running sums over the output clusters of `C` classes at `K` temperatures.
 
-    Everything is held in float64 on the device of the first batch (float32 where the device has none), `(K + 4)`
-    matrices of `C x C`. Gradients flow through `update` unless it runs under `torch.no_grad()`.
+    Memory is `(K + 4)` matrices of `C x C` in float64 on the device of the first batch (float32 where the device has
+    no float64). Gradients flow through `update` unless it runs under `torch.no_grad()`.
 
     A masked class (see `hf_cmim.functional.masking`) has probability 0 in its sample and takes no part in means and
     variances of logits. Only in the separation, where log 0 could occur, it is `exp(LOWEST)` times as probable as the
     largest.
 
     Args:
-        num_classes: `C`, at least 2.
+        num_classes: number of classes `C`, at least 2.
         temperatures: `K` distinct numbers above 0.
-        correct_only: count only samples whose largest logit is at their label.
+        correct_only: switch to count only samples whose largest logit is at their label.
 
     Source: one-pass form I(X; Y^ | Y = c) = H(Q_c) - mean H(P_x) of the CMI of arXiv 2309.09123.
     """
@@ -53,7 +53,8 @@ class ClusterStatistics:
         self._normalizer_sums = zeros(levels, classes)
         self._logit_sums = zeros(classes, classes)
         self._square_sums = zeros(classes)
-        self._variance_sums = zeros(2)  # of the samples' variances over classes, and how many have one
+        # Sum of the samples' variances over classes, and the number of samples that have one.
+        self._variance_sums = zeros(2)
         self._masked_counts, self._largest_sums = zeros(classes, classes), zeros(classes, classes)
         self._predictions = zeros(classes, classes)
         self._allocated = True
@@ -67,12 +68,16 @@ class ClusterStatistics:
         """
         logits, labels = select_valid(logits, labels, self.correct_only)
         if logits.shape[-1] != self.num_classes:
-            raise HfCmimError(f"Expected logits of {self.num_classes} classes, got {logits.shape[-1]}.")
+            raise HfCmimError(
+                f"Expected logits of {self.num_classes} classes, got {logits.shape[-1]}: they belong to another model."
+                " Start new statistics for it."
+            )
         if not self._allocated:
             self._allocate(logits.device)
         masked, logits = infinite_classes(logits), logits.to(self._dtype)
         centred = logits - row_means(logits, masked)
         self.counts.index_add_(0, labels, torch.ones_like(labels, dtype=self._dtype))
+        # Position of (label, prediction) in the flat confusion matrix.
         cells = labels * self.num_classes + centred.argmax(dim=-1)
         self._predictions.view(-1).index_add_(0, cells, torch.ones_like(cells, dtype=self._dtype))
         self._add_logits(centred, labels, masked)
@@ -82,7 +87,8 @@ class ClusterStatistics:
             log_probs = scaled - normalizers.unsqueeze(-1)
             probs = log_probs.exp()
             if masked is not None:
-                log_probs = log_probs.masked_fill(masked, 0.0)  # 0 * -inf is nan
+                # 0 * -inf would be nan.
+                log_probs = log_probs.masked_fill(masked, 0.0)
             self._prob_sums[level].index_add_(0, labels, probs)
             self._entropy_sums[level].index_add_(0, labels, -(probs * log_probs).sum(dim=-1))
             self._normalizer_sums[level].index_add_(0, labels, normalizers)
@@ -98,12 +104,16 @@ class ClusterStatistics:
         squares = centred.square().sum(dim=-1)
         self._logit_sums.index_add_(0, labels, centred)
         self._square_sums.index_add_(0, labels, squares)
-        self._variance_sums = self._variance_sums + torch.stack([(squares / classes).sum(), (classes > 1).sum()])
+        fresh_sums = torch.stack([(squares / classes).sum(), (classes > 1).sum()])
+        self._variance_sums = self._variance_sums + fresh_sums
 
     def _total(self) -> Tensor:
         if not self._allocated or not bool(self.counts.sum() > 0):
             kind = "correctly classified sample" if self.correct_only else "valid sample"
-            raise HfCmimError(f"Expected at least one {kind}, got none: there is nothing to measure.")
+            raise HfCmimError(
+                f"Expected at least one {kind}, got none: there is nothing to measure. Check the labels and the"
+                " order of the classes."
+            )
         return self.counts.sum()
 
     def centroids(self) -> Tensor:
@@ -115,7 +125,8 @@ class ClusterStatistics:
         """Return I(X; Y^ | Y) at each temperature, `(K,)` nats: mean KL of the outputs to their centroid."""
         total = self._total()
         centroids = self.centroids()
-        tiny = torch.finfo(self._dtype).tiny  # 0 log 0 = 0, with a finite gradient
+        # The floor makes 0 log 0 = 0, with a finite gradient.
+        tiny = torch.finfo(self._dtype).tiny
         centroid_entropies = -(centroids * centroids.clamp_min(tiny).log()).sum(dim=-1)
         differences = (self.counts * centroid_entropies).sum(dim=-1) - self._entropy_sums.sum(dim=-1)
         return (differences / total).clamp_min(0)
@@ -124,6 +135,7 @@ class ClusterStatistics:
         """Return Gamma = E[1{Y != V} H(P_X, P_U)] for an independent copy (U, V) of (X, Y), `(K,)` nats."""
         total = self._total()
         scales = torch.tensor(self.temperatures, dtype=self._dtype, device=self.counts.device).reshape(-1, 1, 1)
+        # log p = z / T - normalizer. A masked class counts as the largest logit of its sample plus LOWEST.
         log_prob_sums = (self._logit_sums + self._largest_sums) / scales - self._normalizer_sums.unsqueeze(-1)
         log_prob_sums = log_prob_sums + LOWEST * self._masked_counts
         cross_entropies = -self._prob_sums @ log_prob_sums.transpose(-1, -2)
@@ -133,7 +145,7 @@ class ClusterStatistics:
     def normalized_cmi(self) -> Tensor:
         """Return NCMI = CMI / Gamma at each temperature, `(K,)`, dimensionless (arXiv 2309.09123).
 
-        Where Gamma is 0, as with samples of one class only, there is nothing to compare with, and 0 is returned.
+        Where Gamma is 0, as with samples of one class only, the NCMI is 0.
         """
         separation = self.separation()
         ratio = self.cmi() / torch.where(separation > 0, separation, 1.0)
@@ -154,9 +166,9 @@ class ClusterStatistics:
         return ((self._square_sums.sum() - explained) / total).clamp_min(0)
 
     def within_total_ratio(self) -> Tensor:
-        """Return within-class over total variance of centred logits, 0-d in [0, 1]; scaling logits leaves it.
+        """Return the within-class variance divided by the total variance of centred logits, 0-d in [0, 1].
 
-        A total that is rounding beside the squared logits counts as none, and the ratio is 0.
+        The scale of the logits does not change it. Where the total variance is only rounding, the ratio is 0.
         """
         variance = self.total_variance()
         rounding = 1e-12 * self._square_sums.sum() / self._total()
@@ -166,7 +178,7 @@ class ClusterStatistics:
     def root_mean_square(self) -> Tensor:
         """Return the root mean square of the centred logits, 0-d: the model's logit scale.
 
-        Samples with a single class that is not masked have no scale and do not count.
+        Samples in which only one class is not masked have no scale and do not count.
         """
         self._total()
         variances, samples = self._variance_sums
@@ -176,13 +188,14 @@ class ClusterStatistics:
     def prediction_entropy(self) -> Tensor:
         """Return H(argmax | label), 0-d nats: the limit of the CMI as T goes to 0, which no concentration removes."""
         total = self._total()
+        # H(argmax | label) = H(label, argmax) - H(label)
         joint = self._predictions / total
         label_entropy = torch.special.entr(self.counts / total).sum()
         entropy: Tensor = torch.special.entr(joint).sum() - label_entropy
         return entropy.clamp_min(0)
 
     def recalls(self) -> Tensor:
-        """Return the share of each class predicted as itself, `(C,)` in [0, 1]; 0 for classes without a sample."""
+        """Return the recall of each class, `(C,)` in [0, 1]; 0 for classes without a sample."""
         self._total()
         hits: Tensor = self._predictions.diagonal()
         return hits / self.counts.clamp_min(1)

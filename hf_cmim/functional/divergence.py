@@ -13,7 +13,7 @@ from torch.nn import functional
 IGNORE_INDEX = -100
 """Label of a position that takes no part in any loss or statistic (the Hugging Face convention)."""
 LOWEST = math.log(torch.finfo(torch.float32).tiny)
-"""A probability below the smallest normal fp32 number is taken as that number: 0 * inf is nan."""
+"""Logarithm of the smallest normal fp32 number; smaller probabilities count as that number, as 0 * inf is nan."""
 
 
 def tempered_log_probs(logits: Tensor, temperatures: Sequence[float]) -> Tensor:
@@ -24,7 +24,7 @@ def tempered_log_probs(logits: Tensor, temperatures: Sequence[float]) -> Tensor:
         temperatures: `K` numbers above 0.
 
     Returns:
-        `(K, B, C)`, fp32 (fp64 for fp64 logits).
+        Log-probabilities, `(K, B, C)`, fp32 (fp64 for fp64 logits).
     """
     raised = logits.to(torch.promote_types(logits.dtype, torch.float32))
     scale = torch.tensor(temperatures, dtype=raised.dtype, device=raised.device).reshape(-1, 1, 1)
@@ -32,11 +32,11 @@ def tempered_log_probs(logits: Tensor, temperatures: Sequence[float]) -> Tensor:
 
 
 def softened_log_probs(logits: Tensor, temperature: float | Tensor) -> Tensor:
-    """Return log softmax(logits / T) at one temperature; of log-probabilities it gives their normalised power 1/T.
+    """Return log softmax(logits / T) at one temperature; for log-probabilities, their normalised power 1/T.
 
     Args:
         logits: `(..., C)` logits or log-probabilities.
-        temperature: T > 0: a number, a 0-d tensor, or `(..., 1)` one for each row.
+        temperature: T > 0: a number, a 0-d tensor, or one temperature per row, `(..., 1)`.
     """
     raised = logits.to(torch.promote_types(logits.dtype, torch.float32))
     log_probs: Tensor = functional.log_softmax(raised / temperature, dim=-1)
@@ -45,23 +45,23 @@ def softened_log_probs(logits: Tensor, temperature: float | Tensor) -> Tensor:
 
 def standard_deviation(logits: Tensor) -> Tensor:
     """Return the unbiased standard deviation of each row, `(..., 1)`; its gradient at a constant row is 0."""
-    # `Tensor.std` warns about a batch without samples.
+    # Not `Tensor.std`, which warns about a batch without samples.
     centred = logits - logits.mean(dim=-1, keepdim=True)
     norm: Tensor = torch.linalg.vector_norm(centred, dim=-1, keepdim=True)
     return norm / math.sqrt(logits.shape[-1] - 1)
 
 
 def standardized(logits: Tensor, floor: float = 1e-7) -> Tensor:
-    """Return each row less its mean, over its standard deviation (unbiased) plus `floor`."""
+    """Return each row minus its mean, divided by its unbiased standard deviation plus `floor`."""
     return (logits - logits.mean(dim=-1, keepdim=True)) / (standard_deviation(logits) + floor)
 
 
 def pearson_correlation(first: Tensor, second: Tensor, floor: float = 1e-8) -> Tensor:
-    """Return the correlation of the rows of two tensors, `(...)` in [-1, 1]; a constant row has none, 0.
+    """Return the correlation of the rows of two tensors, `(...)` in [-1, 1]; 0 where a row is constant.
 
     Args:
-        first: `(..., D)`.
-        second: `(..., D)`.
+        first: rows, `(..., D)`.
+        second: rows, `(..., D)`.
         floor: smallest norm of a centred row.
     """
     first, second = (values - values.mean(dim=-1, keepdim=True) for values in (first, second))
@@ -70,7 +70,7 @@ def pearson_correlation(first: Tensor, second: Tensor, floor: float = 1e-8) -> T
 
 
 def batch_mean(values: Tensor) -> Tensor:
-    """Return the mean over samples `(N,)`, and a differentiable 0 where there is none."""
+    """Return the mean over samples `(N,)`, or a differentiable 0 without samples."""
     return values.sum() / max(len(values), 1)
 
 
@@ -78,20 +78,21 @@ def kl_divergence(log_probs: Tensor, other_log_probs: Tensor) -> Tensor:
     """Return KL(p || q) along the last dimension, not averaged.
 
     Args:
-        log_probs: `(..., C)` log p, finite.
-        other_log_probs: `(..., C)` log q, finite (raise -inf to a finite floor first: 0 * inf is nan).
+        log_probs: log p, `(..., C)`, finite.
+        other_log_probs: log q, `(..., C)`, finite (raise -inf to a finite floor first: 0 * inf is nan).
 
     Returns:
-        `(...)` in nats.
+        Divergences, `(...)`, nats.
     """
     return (log_probs.exp() * (log_probs - other_log_probs)).sum(dim=-1)
 
 
 def own_centroids(labels: Tensor, log_centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the log-centroid of each sample's class, `(K, B, C)`, finite, and which samples have one, `(B,)`."""
-    own = log_centroids[:, labels.clamp_min(0)]
-    counted = (labels != IGNORE_INDEX) & (own > -torch.inf).any(dim=-1).all(dim=0)
-    return own.clamp_min(LOWEST), counted
+    """Return the log-centroid of each sample's class, `(K, B, C)`, finite, and a mask of samples that have one."""
+    # Label -100 reads class 0 here; the mask leaves such samples out.
+    rows = log_centroids[:, labels.clamp_min(0)]
+    counted = (labels != IGNORE_INDEX) & (rows > -torch.inf).any(dim=-1).all(dim=0)
+    return rows.clamp_min(LOWEST), counted
 
 
 def centroid_divergences(
@@ -100,25 +101,28 @@ def centroid_divergences(
     """Return the divergences of the samples from their class's centroid, summed over the valid samples.
 
     Args:
-        logits: `(B, C)`, -inf for masked classes.
+        logits: `(B, C)` logits, -inf for masked classes.
         labels: `(B,)` integers in [0, C), or -100 to ignore.
-        log_centroids: `(K, C, C)`; a class with a row of -inf at any level adds nothing.
+        log_centroids: `(K, C, C)` log-centroids; a class with a row of -inf at any level adds nothing.
         temperatures: `K` numbers above 0.
-        wants_pulls: whether to derive the sums.
+        wants_pulls: switch to compute the derivatives too.
 
     Returns:
-        The sums, `(K,)`, nats; their derivatives by the logarithm of a factor on the logits, `(K,)`, detached; 0 where
-        no gradient flows.
+        Sums, `(K,)`, nats, and their derivatives with respect to the logarithm of a factor on all logits, `(K,)`,
+        detached; 0 where no gradient flows.
     """
-    log_probs = tempered_log_probs(logits, temperatures).clamp_min(LOWEST)  # of a masked class it is -inf
-    own_log_centroids, counted = own_centroids(labels, log_centroids)
-    divergences = kl_divergence(log_probs, own_log_centroids)
+    # The bound matters only for masked classes, whose log-probability is -inf.
+    log_probs = tempered_log_probs(logits, temperatures).clamp_min(LOWEST)
+    class_log_centroids, counted = own_centroids(labels, log_centroids)
+    divergences = kl_divergence(log_probs, class_log_centroids)
     sums = torch.where(counted, divergences, 0.0).sum(dim=-1)
     if not (wants_pulls and sums.requires_grad):
         return sums, torch.zeros_like(sums)
-    with torch.no_grad():  # the covariance, under p, of log p and log p / q
-        excess = log_probs - own_log_centroids - divergences.unsqueeze(-1)
-        return sums, torch.where(counted, (log_probs.exp() * log_probs * excess).sum(dim=-1), 0.0).sum(dim=-1)
+    with torch.no_grad():
+        # The derivative is the covariance, under p, of log p and log(p / q).
+        excess = log_probs - class_log_centroids - divergences.unsqueeze(-1)
+        covariances = (log_probs.exp() * log_probs * excess).sum(dim=-1)
+        return sums, torch.where(counted, covariances, 0.0).sum(dim=-1)
 
 
 def summed_cross_entropy(
@@ -126,14 +130,14 @@ def summed_cross_entropy(
 ) -> Tensor:
     """Return the cross-entropy summed over the valid labels, 0-d.
 
-    The caller divides by a count. With class weights that count is the number of labels, not the sum of their
-    weights: only so does splitting a batch leave the loss unchanged.
+    The caller divides by a count. With class weights this count is the number of labels, not the sum of their
+    weights; otherwise splitting a batch would change the loss.
 
     Args:
         logits: `(B, C)` raw logits.
         labels: `(B,)` integers in [0, C), or -100 to ignore.
-        class_weights: `(C,)` factors of each class, or None.
-        label_smoothing: share of the target spread evenly over the classes, in [0, 1).
+        class_weights: factor of each class, `(C,)`, or None.
+        label_smoothing: share of the target that is spread evenly over the classes, in [0, 1).
     """
     raised = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return functional.cross_entropy(

@@ -1,14 +1,16 @@
 """Conditional mutual information of a classifier's outputs given the label, and its companions.
 
+The conditional mutual information (CMI) measures how far the outputs of a class spread around their mean. It is 0 when
+the output depends only on the label.
+
 The map X -> P_x = softmax(z / T) makes Y -> X -> Y^ a Markov chain, with Y^ drawn from P_x. The cluster of class c is
-{P_x : y(x) = c}, its centroid Q_c = E[P_X | Y = c], and I(X; Y^ | Y) = E[KL(P_X || Q_Y)] says how far the clusters
-spread: 0 when the output depends on the label alone.
+{P_x : y(x) = c}, its centroid is Q_c = E[P_X | Y = c], and the CMI is I(X; Y^ | Y) = E[KL(P_X || Q_Y)].
 
 Every function takes `logits` `(..., C)` of any floating dtype and `labels` `(...)` with integers in [0, C) or -100
-(ignored), computes in float64 where the device has it, and returns float32 (float64 for float64 logits). Each looks at
-all samples, or with `correct_only` at those whose largest logit is at their label. Masked classes have probability 0
-(`hf_cmim.functional.masking`). `HfCmimError` is raised when there is no sample, or a logit is nan or +inf. All but
-`prediction_entropy` are differentiable. For data in batches use `ClusterStatistics`.
+(ignored). It computes in float64 where the device has it, and returns float32 (float64 for float64 logits). It uses
+all samples, or with `correct_only` those whose largest logit is at their label. Masked classes have probability 0
+(`hf_cmim.functional.masking`). `HfCmimError` is raised when there is no sample, or a logit is nan or +inf. All
+functions except `prediction_entropy` are differentiable. For data in batches use `ClusterStatistics`.
 
 Source: arXiv 2309.09123 (definitions), arXiv 2507.00012 (temperatures); the variance ratio is ours.
 """
@@ -36,8 +38,8 @@ def conditional_mutual_information(
 ) -> Tensor:
     """Return I(X; Y^ | Y) = mean KL(softmax(z / T) || Q_y), 0-d, in nats, between 0 and log C.
 
-    The centroids are those of this very batch: on few samples per class this understates the CMI of the
-    distribution by about (n - 1) / n (and is exactly 0 at n = 1).
+    The centroids are those of this batch. With few samples per class, n, the result understates the CMI of the
+    distribution by a factor of about (n - 1) / n, and is exactly 0 at n = 1.
 
     >>> logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [3.0, 0.0], [3.0, 0.0]])
     >>> round(conditional_mutual_information(logits, torch.tensor([0, 0, 1, 1])).item(), 4)
@@ -54,7 +56,7 @@ def cmi_curve(logits: Tensor, labels: Tensor, temperatures: Sequence[float], *, 
 def class_centroids(
     logits: Tensor, labels: Tensor, temperatures: Sequence[float], *, correct_only: bool = False
 ) -> Tensor:
-    """Return the mean of softmax(z / T) over each class, `(K, C, C)`: row c sums to 1, or to 0 if c has no sample."""
+    """Return the mean of softmax(z / T) of each class, `(K, C, C)`: row c sums to 1, or to 0 if c has no sample."""
     return _result(_clusters(logits, labels, temperatures, correct_only).centroids(), logits)
 
 
@@ -71,13 +73,16 @@ def normalized_cmi(logits: Tensor, labels: Tensor, temperature: float = 1.0, *, 
 def within_class_variance(logits: Tensor, labels: Tensor, *, correct_only: bool = False) -> Tensor:
     """Return the trace of the within-class covariance of the centred logits, 0-d, in squared logits.
 
-    For large T, T^2 times the CMI tends to this trace over 2 C.
+    For large T, T^2 times the CMI tends to this trace divided by 2 C.
     """
     return _result(_clusters(logits, labels, [1.0], correct_only).within_class_variance(), logits)
 
 
 def within_total_ratio(logits: Tensor, labels: Tensor, *, correct_only: bool = False) -> Tensor:
-    """Return within-class over total variance of the centred logits, 0-d in [0, 1], free of the logits' scale."""
+    """Return the within-class variance divided by the total variance of the centred logits, 0-d in [0, 1].
+
+    The scale of the logits does not change it.
+    """
     return _result(_clusters(logits, labels, [1.0], correct_only).within_total_ratio(), logits)
 
 

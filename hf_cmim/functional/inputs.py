@@ -1,4 +1,4 @@
-"""What every statistic accepts, checked once and explained when it is wrong."""
+"""Checks of the logits and labels that every statistic and loss takes."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ def flatten_samples(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return logits as `(B, C)` and labels as `(B,)`; token classification `(B, L, C)` is flattened.
 
     Raises:
-        HfCmimError: shapes that do not belong together, fewer than 2 classes, or labels that are not integers.
+        HfCmimError: shapes that do not fit together, fewer than 2 classes, or labels that are not integers.
     """
     if logits.ndim < 2 or logits.shape[:-1] != labels.shape:
         raise HfCmimError(
@@ -26,7 +26,8 @@ def flatten_samples(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
             " Build the model with num_labels >= 2."
         )
     labels = integer_labels(labels, logits.shape[-1])
-    if logits.ndim > 2:  # a view of what is flat already would be one step more for autograd
+    # A view of flat logits would only add a step to the backward pass.
+    if logits.ndim > 2:
         logits, labels = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
     return logits, labels
 
@@ -36,16 +37,16 @@ def integer_labels(labels: Tensor, num_classes: int | None = None) -> Tensor:
 
     Args:
         labels: tensor of any shape.
-        num_classes: number of classes for the message, where it is known.
+        num_classes: number of classes for the error message, if known.
 
     Raises:
         HfCmimError: floating-point or bool labels.
     """
     if labels.is_floating_point() or labels.dtype == torch.bool:
         raise HfCmimError(
-            f"Expected integer labels in [0, {num_classes or 'number of classes'}), got dtype {labels.dtype}: a"
-            " regression or multi-label target. Give one integer class label per sample; if these are class numbers"
-            " that a table turned into floats, convert the column (in pandas: .astype(int))."
+            f"Expected integer labels in [0, {num_classes or 'number of classes'}), got dtype {labels.dtype}: this is"
+            " a regression or multi-label target. Give one integer class label per sample. If a table turned class"
+            " numbers into floats, convert the column (in pandas: .astype(int))."
         )
     return labels.long()
 
@@ -54,7 +55,7 @@ def check_label_range(labels: Tensor, num_classes: int) -> None:
     """Raise if a label is neither in [0, num_classes) nor -100. Waits for the device.
 
     Raises:
-        HfCmimError: naming the first offending labels.
+        HfCmimError: labels out of range; the message names the first ones.
     """
     if not labels.numel():
         return
@@ -65,31 +66,31 @@ def check_label_range(labels: Tensor, num_classes: int) -> None:
     if wrong.numel():
         raise HfCmimError(
             f"Expected labels in [0, {num_classes}) or {IGNORE_INDEX} (ignored), got"
-            f" {sorted(set(wrong.tolist()))[:8]}: they have no output of the model, and on a GPU they crash it."
+            f" {sorted(set(wrong.tolist()))[:8]}: the model has no output for them, and on a GPU they crash it."
             " Check num_labels and the mapping label2id."
         )
 
 
 def correct_alone(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return labels with -100 in place of those that are not at the largest logit.
+    """Return the labels, with -100 for samples whose largest logit is not at their label.
 
     Args:
-        logits: `(..., C)`.
+        logits: `(..., C)` logits.
         labels: `(...)` integers in [0, C), or -100 to ignore.
     """
     return torch.where(logits.detach().argmax(dim=-1) == labels, labels, IGNORE_INDEX)
 
 
 def select_valid(logits: Tensor, labels: Tensor, correct_only: bool = False) -> tuple[Tensor, Tensor]:
-    """Return the rows that count: `(N, C)` logits, masked classes at -inf, and `(N,)` labels.
+    """Return the samples that count: `(N, C)` logits, with masked classes at -inf, and `(N,)` labels.
 
     Args:
         logits: `(..., C)` raw logits.
         labels: `(...)` integers in [0, C), or -100 to ignore.
-        correct_only: keep only samples whose largest logit is at their label.
+        correct_only: switch to select only samples whose largest logit is at their label.
 
     Raises:
-        HfCmimError: as `flatten_samples`, `check_label_range` and `with_masks_at_infinity` do.
+        HfCmimError: the errors of `flatten_samples`, `check_label_range` and `with_masks_at_infinity`.
     """
     logits, labels = flatten_samples(logits, labels)
     check_label_range(labels, logits.shape[-1])

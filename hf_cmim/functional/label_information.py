@@ -1,9 +1,9 @@
-"""The CMI as a share of all that outputs say.
+"""The share of the CMI in all information that outputs carry.
 
-By the chain rule what an output P says of its sample X is I(X; P) = I(Y; P) + I(X; P | Y): what it says of the
-label and, the CMI, what it says beyond. The share of the latter is a number between 0 and 1 that needs no scale: where
-all logits shrink, both fall alike at high temperatures, and pushing classes further apart that nobody confuses changes
-neither. Source: ours.
+An output P carries information about its sample X. By the chain rule, I(X; P) = I(Y; P) + I(X; P | Y): the information
+about the label, plus the CMI. The share CMI / (I(Y; P) + CMI) lies between 0 and 1 and needs no scale. When all logits
+shrink, both terms fall in the same way at high temperatures. Pushing apart classes that are never confused changes
+neither term. Source: ours.
 """
 
 import math
@@ -16,16 +16,16 @@ from torch import Tensor, nn
 from hf_cmim.functional.divergence import IGNORE_INDEX, LOWEST, own_centroids, tempered_log_probs
 
 SMALLEST_INFORMATION = 1e-4
-"""Nats below which what outputs say counts as this, so that those of an untrained model pull little: at T = 16 as much
-is said by logits of a root mean square of about .2."""
+"""Lower bound of the information, in nats, so that the outputs of an untrained model have a small gradient. At T = 16,
+logits with a root mean square of about .2 carry this much."""
 
 
 class LabelInformation(NamedTuple):
-    """What class-mean outputs say of the label; constant in a gradient.
+    """Information that class-mean outputs carry about the label; constant in a gradient.
 
     Attributes:
-        log_marginals: `(K, C)` log of the mean output of all classes, by how often each occurs.
-        information: `(K,)` I(Y; P) at each temperature, nats: the mean divergence of centroids from that output.
+        log_marginals: log of the mean output, `(K, C)`; each class weighs as often as it occurs.
+        information: I(Y; P) at each temperature, `(K,)`, nats: the mean divergence of the centroids from that output.
     """
 
     log_marginals: Tensor
@@ -33,11 +33,11 @@ class LabelInformation(NamedTuple):
 
 
 class Extrapolation(NamedTuple):
-    """What puts the references of divergences beyond the centroids: log Q + ratio (log Q - log marginal).
+    """References further from the marginal than the centroids: log Q + ratio (log Q - log marginal).
 
     Attributes:
-        log_marginals: `(K, C)` log of the mean output of all classes.
-        ratios: `(K,)` at least 0.
+        log_marginals: log of the mean output of all classes, `(K, C)`.
+        ratios: distances beyond the centroid in units of its own distance, `(K,)`, at least 0.
     """
 
     log_marginals: Tensor
@@ -45,19 +45,20 @@ class Extrapolation(NamedTuple):
 
 
 class LabelFollower(nn.Module):
-    """What a table of centroids says of the label, kept up to date from the rows that move alone.
+    """Information of a bank of centroids about the label, updated only from the rows that move.
 
-    I(Y; P) is the mean certainty of the centroids less the certainty of their mean, certainty being log C less the
-    entropy; so the mean and each row's certainty are kept, and the table is read as a whole only to begin with.
+    The certainty of a distribution is log C minus its entropy. I(Y; P) is the mean certainty of the centroids minus
+    the certainty of their mean. So this module stores the mean and the certainty of each row, and reads the whole bank
+    only once, at the beginning.
 
     Args:
-        num_temperatures: `K`.
-        num_classes: `C`.
+        num_temperatures: number of temperatures `K`.
+        num_classes: number of classes `C`.
 
     Attributes:
-        counts: `(C,)` samples of each class that count.
-        marginals: `(K, C)` mean of the centroids, weighted by them.
-        certainties: `(K, C)` log C less the entropy of each centroid, nats.
+        counts: valid samples of each class so far, `(C,)`.
+        marginals: mean of the centroids, weighted by these counts, `(K, C)`.
+        certainties: log C minus the entropy of each centroid, `(K, C)`, nats.
 
     Source: ours.
     """
@@ -74,8 +75,9 @@ class LabelFollower(nn.Module):
 
     @property
     def information(self) -> LabelInformation:
-        """What the table says of the label as it is now."""
-        # In double precision, as single rounds a difference of entropies by as much as weak outputs say.
+        """Information of the present bank about the label."""
+        # In double precision: rounding a difference of entropies in single is as large as the information of weak
+        # outputs.
         dtype = torch.float32 if self.counts.device.type == "mps" else torch.float64
         marginals = self.marginals.to(dtype)
         log_marginals = marginals.log().clamp_min(LOWEST)
@@ -85,42 +87,47 @@ class LabelFollower(nn.Module):
         return LabelInformation(log_marginals.to(self.marginals.dtype), information.to(self.marginals.dtype))
 
     def read(self, table: Tensor, log_table: Tensor, counts: Tensor) -> None:
-        """Begin with a whole table.
+        """Start from a whole bank.
 
         Args:
-            table: `(K, C, C)`, row c of a level being the mean output of class c; 0 for classes without a sample.
-            log_table: `(K, C, C)` their logarithms; -inf for a class without a sample.
-            counts: `(C,)` samples of each class.
+            table: centroids, `(K, C, C)`: row c of a level is the mean output of class c; 0 for classes without a
+                sample.
+            log_table: logarithms of the centroids, `(K, C, C)`; -inf for a class without a sample.
+            counts: samples of each class, `(C,)`.
         """
         self.counts.copy_(counts)
-        for level, (rows, logs) in enumerate(zip(table, log_table, strict=True)):  # one by one: they are large
+        # Level by level, because temporaries of all levels together would be large.
+        for level, (rows, logs) in enumerate(zip(table, log_table, strict=True)):
             self._read_levels(slice(level, level + 1), rows.unsqueeze(0), logs.unsqueeze(0))
 
     def begin_move(self, counts: Tensor, labels: Tensor) -> "MovedRows":
-        """Take note of a step's samples before their classes' rows move.
+        """Count a step's samples before the rows of their classes move.
 
         Args:
-            counts: `(C,)` this step's samples of each class.
-            labels: `(B,)` this step's, integers in [0, C), or -100 to ignore.
+            counts: samples of each class in this step, `(C,)`.
+            labels: labels of this step, `(B,)`, integers in [0, C), or -100 to ignore.
         """
-        own, total = labels.clamp_min(0), (self.counts.sum() + counts.sum()).clamp_min(1)
-        parts = torch.where(labels != IGNORE_INDEX, (1 / counts.clamp_min(1))[own], 0.0)  # a class's add up to 1
-        before = parts * self.counts[own] / total
+        classes = labels.clamp_min(0)
+        total = (self.counts.sum() + counts.sum()).clamp_min(1)
+        # Each sample stands for an equal part of its class's row; the parts of a class add up to 1.
+        parts = torch.where(labels != IGNORE_INDEX, (1 / counts.clamp_min(1))[classes], 0.0)
+        before = parts * self.counts[classes] / total
         self.marginals.mul_(self.counts.sum() / total)
         self.counts += counts.long()
-        return MovedRows(own, before, parts * self.counts[own] / total)
+        return MovedRows(classes, before, parts * self.counts[classes] / total)
 
     def leave(self, moved: "MovedRows", levels: slice, table: Tensor) -> None:
-        """Take the rows about to move out of the mean; `table` `(k, C, C)` is that of these levels alone."""
-        if len(moved.own) < table.shape[1]:
-            self.marginals[levels] -= _mean(moved.before, table.index_select(1, moved.own))
+        """Subtract the rows that will move from the mean; `table` `(k, C, C)` holds only these levels."""
+        # A batch of at least C samples moves most rows: then `enter` reads the whole level instead.
+        if len(moved.classes) < table.shape[1]:
+            self.marginals[levels] -= _mean(moved.before, table.index_select(1, moved.classes))
 
     def enter(self, moved: "MovedRows", levels: slice, table: Tensor, log_table: Tensor) -> None:
-        """Take them in as they are now."""
-        if len(moved.own) < table.shape[1]:
-            rows, logs = (each.index_select(1, moved.own) for each in (table, log_table))
+        """Add the moved rows to the mean, and update their certainties."""
+        if len(moved.classes) < table.shape[1]:
+            rows, logs = table.index_select(1, moved.classes), log_table.index_select(1, moved.classes)
             self.marginals[levels] += _mean(moved.after, rows)
-            self.certainties[levels].index_copy_(1, moved.own, _certainties(rows, logs))
+            self.certainties[levels].index_copy_(1, moved.classes, _certainties(rows, logs))
         else:
             self._read_levels(levels, table, log_table)
 
@@ -133,37 +140,39 @@ class LabelFollower(nn.Module):
 
 
 class MovedRows(NamedTuple):
-    """Rows of a table that move in one step, one for each sample.
+    """Rows of a bank that move in one step, one entry per sample.
 
     Attributes:
-        own: `(B,)` class of each.
-        before, after: `(B,)` its part of its class's share of all samples, before this step and with it.
+        classes: class of each sample, `(B,)`.
+        before, after: weight of each entry in the mean, `(B,)`, before this step and including it: the sample's part
+            of its class's share of all samples.
     """
 
-    own: Tensor
+    classes: Tensor
     before: Tensor
     after: Tensor
 
 
 def _mean(weights: Tensor, rows: Tensor) -> Tensor:
-    """Sum of `(k, B, C)` rows by weights `(B,)`."""
+    """Return the sum of rows `(k, B, C)`, weighted by `(B,)`."""
     with torch.autocast(rows.device.type, enabled=False):
         return torch.matmul(weights.to(rows.dtype), rows)
 
 
 def _certainties(rows: Tensor, logs: Tensor) -> Tensor:
-    """Return log C less the entropy of each row.
+    """Return the certainty of each row: log C minus its entropy.
 
-    Of terms q log(C q) - q + 1 / C: none is larger than what the row says, and a sum that is not quite 1 changes
-    next to nothing.
+    The sum has the terms q log(C q) - q + 1 / C. No term is larger than the certainty itself, and a row whose sum is
+    not quite 1 changes the result very little.
     """
-    classes = rows.shape[-1]
-    terms = logs.clamp_min(LOWEST).add_(math.log(classes) - 1).mul_(rows)  # in place: fresh pages cost more
-    return terms.add_(1 / classes).sum(dim=-1)
+    num_classes = rows.shape[-1]
+    # In place, because new memory pages would cost more than the arithmetic.
+    terms = logs.clamp_min(LOWEST).add_(math.log(num_classes) - 1).mul_(rows)
+    return terms.add_(1 / num_classes).sum(dim=-1)
 
 
 def label_information(centroids: Tensor, log_centroids: Tensor, counts: Tensor) -> LabelInformation:
-    """Return what centroids say of the label; arguments as for `LabelFollower.read`.
+    """Return the information of centroids about the label; arguments as in `LabelFollower.read`.
 
     >>> certain = torch.eye(2).unsqueeze(0)
     >>> label_information(certain, certain.log(), torch.ones(2)).information  # log 2
@@ -175,16 +184,16 @@ def label_information(centroids: Tensor, log_centroids: Tensor, counts: Tensor) 
 
 
 class Quotient(NamedTuple):
-    """How the share CMI / (I + CMI) is derived, which is (I dCMI - CMI dI) / (I + CMI)^2.
+    """Derivative of the share CMI / (I + CMI), which is (I dCMI - CMI dI) / (I + CMI)^2.
 
-    I changes with an output p of class y by its product with log Q_y - log Q: centroids and marginal may be held
-    constant, as the other parts vanish where these are exact. So the derivative is `weights` times that of a
-    divergence from a centroid that lies further from the marginal.
+    The derivative of I with respect to an output p of class y is log Q_y - log Q. Centroids and marginal may be
+    constant here, because their own contributions vanish where they are exact. So the derivative of the share is
+    `weights` times that of a divergence from a reference further from the marginal than the centroid.
 
     Attributes:
-        totals: `(K,)` I + CMI, all that outputs say, nats.
-        weights: `(K,)` I / (I + CMI)^2.
-        extrapolation: of the centroids, with the ratios CMI / I.
+        totals: I + CMI, all information that outputs carry, `(K,)`, nats.
+        weights: I / (I + CMI)^2, `(K,)`.
+        extrapolation: references beyond the centroids, with the ratios CMI / I.
     """
 
     totals: Tensor
@@ -192,12 +201,13 @@ class Quotient(NamedTuple):
     extrapolation: Extrapolation
 
 
-def quotient(known: LabelInformation, terms: Tensor) -> Quotient:
-    """Return how the share is derived where the CMI is `terms`, `(K,)`, nats."""
-    totals = (known.information + terms).clamp_min(SMALLEST_INFORMATION)
-    information = known.information.clamp_min(0.01 * SMALLEST_INFORMATION)  # nothing is divided by 0
+def quotient(label: LabelInformation, terms: Tensor) -> Quotient:
+    """Return the derivative of the share at a CMI of `terms`, `(K,)`, nats."""
+    totals = (label.information + terms).clamp_min(SMALLEST_INFORMATION)
+    # The bound prevents a division by 0.
+    information = label.information.clamp_min(0.01 * SMALLEST_INFORMATION)
     ratios = terms / information
-    return Quotient(totals, information / totals.square(), Extrapolation(known.log_marginals, ratios))
+    return Quotient(totals, information / totals.square(), Extrapolation(label.log_marginals, ratios))
 
 
 def relative_divergences(
@@ -205,33 +215,37 @@ def relative_divergences(
     labels: Tensor,
     log_centroids: Tensor,
     temperatures: Sequence[float],
-    known: LabelInformation,
+    label: LabelInformation,
     terms: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the divergences from each class's centroid, summed over the samples, over all that outputs say.
+    """Return the divergences from each class's centroid, summed over samples and divided by all information, I + CMI.
 
-    Their gradient is that of the share (see `Quotient`), CMI and I being as they were before this step, so that it is
-    a sum over samples.
+    Their gradient is that of the share (see `Quotient`), with the CMI and I of the step before. So the gradient is a
+    sum over samples.
 
     Args:
-        logits: `(B, C)`, -inf for masked classes.
+        logits: `(B, C)` logits, -inf for masked classes.
         labels: `(B,)` integers in [0, C), or -100 to ignore.
-        log_centroids: `(K, C, C)`; a class with a row of -inf at any level adds nothing.
+        log_centroids: `(K, C, C)` log-centroids; a class with a row of -inf at any level adds nothing.
         temperatures: `K` numbers above 0.
-        known: what the label's information is.
-        terms: `(K,)` CMI at each temperature in the step before, nats; None takes this batch's own.
+        label: information about the label.
+        terms: CMI at each temperature in the step before, `(K,)`, nats; None for that of this batch.
 
     Returns:
-        The shares, `(K,)`, times the number of samples, differentiable; sums of divergences, `(K,)`, nats, detached.
+        Shares, `(K,)`, times the number of samples, differentiable; sums of divergences, `(K,)`, nats, detached.
     """
-    log_probs = tempered_log_probs(logits, temperatures).clamp_min(LOWEST)  # of a masked class it is -inf
-    own, counted = own_centroids(labels, log_centroids)
+    # The bound matters only for masked classes, whose log-probability is -inf.
+    log_probs = tempered_log_probs(logits, temperatures).clamp_min(LOWEST)
+    class_log_centroids, counted = own_centroids(labels, log_centroids)
 
-    def summed(numbers: Tensor) -> Tensor:
-        return torch.where(counted, (log_probs.exp() * numbers).sum(dim=-1), 0.0).sum(dim=-1)
+    def summed(log_ratios: Tensor) -> Tensor:
+        expectations = (log_probs.exp() * log_ratios).sum(dim=-1)
+        return torch.where(counted, expectations, 0.0).sum(dim=-1)
 
-    beyond, said = summed(log_probs - own), summed(own - known.log_marginals.unsqueeze(1))
-    sums = beyond.detach()
-    derived = quotient(known, sums / counted.sum().clamp_min(1) if terms is None else terms)
-    shares = derived.weights * (beyond - derived.extrapolation.ratios * said)
+    divergences = summed(log_probs - class_log_centroids)
+    label_terms = summed(class_log_centroids - label.log_marginals.unsqueeze(1))
+    sums = divergences.detach()
+    derived = quotient(label, sums / counted.sum().clamp_min(1) if terms is None else terms)
+    shares = derived.weights * (divergences - derived.extrapolation.ratios * label_terms)
+    # The value of the share, with the gradient of `shares`.
     return shares + (sums / derived.totals - shares.detach()), sums

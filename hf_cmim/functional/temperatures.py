@@ -8,20 +8,23 @@ from hf_cmim.errors import HfCmimError
 DEFAULT_TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Powers of two over the usual range of distillation temperatures; ours.
 
-Colder ones are left out on validation data: there the CMI tends to the entropy of the errors, which no concentration
-removes, and chasing it cost 3 points of accuracy on texts that are hard to classify (docs/evidence/what-failed.md).
+Validation data decided against colder ones. There the CMI tends to the entropy of the errors, which no concentration
+removes, and reducing it cost 3 points of accuracy on texts that are hard to classify (docs/evidence/what-failed.md).
 """
 
 
 def check_temperatures(temperatures: Sequence[float]) -> tuple[float, ...]:
-    """Return the temperatures as a tuple of floats, or say which one cannot be used.
+    """Return the temperatures as a tuple of floats, after checking each.
 
     Raises:
-        HfCmimError: no temperature, one that is not a finite number above 0, or one given twice.
+        HfCmimError: no temperature, a temperature that is not a finite number above 0, or two equal ones.
     """
     values = tuple(float(temperature) for temperature in temperatures)
     if not values:
-        raise HfCmimError("Expected at least one temperature, got none: there would be no cluster to measure.")
+        raise HfCmimError(
+            "Expected at least one temperature, got none: there would be no cluster to measure. Give [1.0], for"
+            " instance."
+        )
     for value in values:
         if not (math.isfinite(value) and value > 0):
             raise HfCmimError(
@@ -31,8 +34,8 @@ def check_temperatures(temperatures: Sequence[float]) -> tuple[float, ...]:
     if len(set(values)) < len(values):
         repeated = sorted({value for value in values if values.count(value) > 1})
         raise HfCmimError(
-            f"Expected distinct temperatures, got {repeated} more than once: they would silently count double."
-            " Remove the copies."
+            f"Expected distinct temperatures, got {repeated} more than once: they would silently count double. Give"
+            " each temperature once."
         )
     return values
 
@@ -44,5 +47,8 @@ def reconstruction_temperatures(largest_power: float = 4.0, num_powers: int = 8)
     (2.0, 1.0, 0.6666666666666666, 0.5)
     """
     if not (largest_power > 0 and num_powers >= 1):
-        raise HfCmimError(f"Expected largest_power > 0 and num_powers >= 1, got {largest_power} and {num_powers}.")
+        raise HfCmimError(
+            f"Expected largest_power > 0 and num_powers >= 1, got {largest_power} and {num_powers}: the grid would"
+            " hold no temperature above 0. The defaults are 4.0 and 8."
+        )
     return tuple(num_powers / (largest_power * step) for step in range(1, num_powers + 1))
