@@ -1,4 +1,4 @@
-"""One model on one data set: accuracy, calibration, and how far its output clusters spread."""
+"""Measurement of one model on one data set: accuracy, calibration, and spread of its output clusters."""
 
 import dataclasses
 import hashlib
@@ -23,10 +23,12 @@ TOP_K = 5
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured. Accuracies are fractions, CMI and entropies nats, variances squared logits.
+    """Figures of one model on one data set.
+
+    Accuracies are fractions, CMI and entropies nats, variances squared logits.
 
     Attributes:
-        num_samples: valid samples.
+        num_samples: number of valid samples.
         accuracy: share of samples whose largest logit is at the label.
         top5_accuracy: share of samples whose label is among the 5 largest logits.
         calibration: NLL, ECE, calibration temperature, AURC.
@@ -37,9 +39,9 @@ class Measurement:
         separation: Gamma at T = 1, nats.
         prediction_entropy: H(argmax | label), the limit of `cmi` as T goes to 0.
         within_class_variance: trace of the within-class covariance of centred logits.
-        within_total_ratio: that over the total variance, in [0, 1].
+        within_total_ratio: within-class variance divided by the total variance, in [0, 1].
         logit_scale: root mean square of the centred logits.
-        labels_fingerprint: sha256 hex of the valid labels in their order, which tells data sets apart.
+        labels_fingerprint: sha256 hex of the valid labels in their order; it tells data sets apart.
     """
 
     num_samples: int
@@ -59,12 +61,12 @@ class Measurement:
 
     @property
     def cmi_sup(self) -> float:
-        """The headline: the largest CMI over the temperatures among correctly classified samples, nats."""
+        """Main figure: the largest CMI over the temperatures, among correctly classified samples, nats."""
         return max(self.cmi_correct)
 
     @property
     def cmi_sup_temperature(self) -> float:
-        """The temperature at which `cmi_sup` stands."""
+        """Temperature at which the CMI equals `cmi_sup`."""
         return self.temperatures[self.cmi_correct.index(self.cmi_sup)]
 
     def cmi_at(self, temperature: float) -> float:
@@ -78,7 +80,7 @@ class Measurement:
         return self.cmi[self.temperatures.index(temperature)]
 
     def metrics(self, curve: Sequence[float] = ()) -> dict[str, float]:
-        """Return the figures as flat names, with `cmi_T...` for each temperature of `curve`."""
+        """Return the figures by flat names, with `cmi_T...` for each temperature of `curve`."""
         figures = {
             "accuracy": self.accuracy,
             "top5_accuracy": self.top5_accuracy,
@@ -103,7 +105,7 @@ class Measurement:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Measurement":
-        """Rebuild what `to_dict` gave."""
+        """Build a measurement from the result of `to_dict`."""
         curves = {name: tuple(values[name]) for name in ("temperatures", "cmi", "cmi_correct")}
         return cls(**{**values, **curves, "calibration": Calibration(**values["calibration"])})
 
@@ -118,21 +120,21 @@ def _bytes_of(labels: Tensor) -> bytes:
 
 
 class MeasurementAccumulator:
-    """Accumulate a `Measurement` batch by batch, keeping sums, and a few numbers a sample, never logits.
+    """Running sums for a `Measurement`, batch by batch: sums and a few numbers per sample, never logits.
 
     A masked class (see `hf_cmim.functional.masking`) counts as if the model did not have it. A sample whose label is
     masked is wrong, and its NLL is large but finite.
 
-    The temperature grid spans 2^-5 to 2^8 times the model's logit scale, because scaling the logits only shifts the
-    curve: on a fixed grid a model could hide by inflating its logits. The scale is that of the first batch, rounded to
-    a power of two, so that ordinary batches of one model all give the same grid.
+    The temperature grid spans 2^-5 to 2^8 times the model's logit scale. Scaling the logits only shifts the curve, so
+    on a fixed grid a model could hide by inflating its logits. The scale is that of the first batch, rounded to a
+    power of two, so that ordinary batches of one model all give the same grid.
 
     Args:
-        temperatures: temperatures that must be on the grid besides 1 and the relative ones.
+        temperatures: temperatures of the grid, besides 1 and those relative to the logit scale.
     """
 
     def __init__(self, temperatures: Sequence[float] = ()) -> None:
-        self._wanted = check_temperatures(sorted({1.0, *temperatures}))
+        self._absolute_temperatures = check_temperatures(sorted({1.0, *temperatures}))
         self._clusters: ClusterStatistics | None = None
         self._top_hits = 0
         self._labels = hashlib.sha256()
@@ -141,8 +143,9 @@ class MeasurementAccumulator:
         num_classes = logits.shape[-1]
         variances, count = spread_of(logits.double(), labels, infinite_classes(logits))
         spread = (variances / count.clamp_min(1)).sqrt().item()
+        # Equal logits have no scale.
         scale = math.exp2(round(math.log2(spread))) if 0 < spread < math.inf else 1.0
-        grid = sorted({*self._wanted, *octave_grid(-5, 8, per_octave=2, scale=scale)})
+        grid = sorted({*self._absolute_temperatures, *octave_grid(-5, 8, per_octave=2, scale=scale)})
         self._clusters = ClusterStatistics(num_classes, grid)
         self._correct = ClusterStatistics(num_classes, grid, correct_only=True)
         self._calibration = CalibrationStatistics(octave_grid(-6, 9, per_octave=4, scale=scale))
@@ -165,22 +168,26 @@ class MeasurementAccumulator:
         self._calibration.update(logits, labels)
         self._labels.update(_bytes_of(labels))
         top = logits.topk(min(TOP_K, logits.shape[-1]), dim=-1)
+        # With fewer than 5 classes that are not masked, masked ones can be among the top 5: they are no hit.
         hits = (top.indices == labels.unsqueeze(-1)) & (top.values > -math.inf)
         self._top_hits += int(hits.any(dim=-1).sum())
 
     @property
     def is_empty(self) -> bool:
-        """Whether no valid sample has come yet."""
+        """True until the first valid sample."""
         return self._clusters is None
 
     def compute(self) -> Measurement:
-        """Return the measurement of everything seen.
+        """Return the measurement over all samples so far.
 
         Raises:
             HfCmimError: fewer than 2 valid samples.
         """
         if self._clusters is None:
-            raise HfCmimError("Expected at least 2 valid samples to measure a model, got none.")
+            raise HfCmimError(
+                "Expected at least 2 valid samples to measure a model, got none: all labels were -100, or there was no"
+                " batch. Give samples with labels."
+            )
         clusters = self._clusters
         temperatures = clusters.temperatures
         num_samples = int(clusters.counts.sum().item())

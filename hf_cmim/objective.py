@@ -19,7 +19,7 @@ from hf_cmim.functional.scaling import Concentration, Scaling, spread_of
 from hf_cmim.functional.temperatures import DEFAULT_TEMPERATURES, check_temperatures, reconstruction_temperatures
 
 DEFAULT_LOGIT_SCALE = 4.0
-"""About the root mean square of a classifier's centred logits after training with cross-entropy; ours."""
+"""Approximate root mean square of a classifier's centred logits after training with cross-entropy; ours."""
 
 TemperatureWeighting = Literal["squared", "information", "none"]
 Reduction = Literal["mean", "power_mean", "max"]
@@ -29,33 +29,39 @@ BACKEND_VARIABLE = "HF_CMIM_BACKEND"
 
 
 class CMIMLoss(nn.Module):
-    """Cross-entropy plus w * reduce_T[f(T) * CMI_T], with CMI_T = mean KL(softmax(z / T) || Q_y^T).
+    """Hardening loss: it trains the classifier and concentrates the outputs of each class at all temperatures.
 
-    The centroids come from outside (a `CentroidBank`, or `class_centroids`) and are held constant: at the exact
-    centroid their gradient vanishes anyway. f(T) = max(1, T^2) ("squared", ours: for large T, T^2 CMI_T tends to the
-    within-class variance of the centred logits over 2 C, and without the factor high temperatures weigh nothing), 1
-    ("none"), or 1 / I_T ("information", ours), I_T being all that outputs say, of the label and beyond; the gradient
-    is then that of the quotient (`hf_cmim.functional.label_information`).
+    The loss is cross-entropy plus w * reduce_T[f(T) * CMI_T], with CMI_T = mean KL(softmax(z / T) || Q_y^T). The
+    centroids Q come from a `CentroidBank` or `class_centroids`, and are constant in the gradient. At the exact
+    centroid their gradient vanishes anyway.
 
-    Reductions over temperatures other than the mean are made linear in the samples, so that splitting a batch leaves
-    them unchanged: each temperature is weighted by the derivative of the reduction at the terms of the previous step.
+    The weighting f(T) is one of:
 
-    With `scaling`, from a `CentroidBank` of a `logit_scale`, the CMI is that of the logits times a multiplier which
-    brings larger ones down to one spread, and its gradient has no part along all logits together: it would shrink
-    them, which hides nothing. The multiplier is held constant, and that part is taken away in the size it had in the
-    step before, so that a step's loss stays a sum over its samples.
+    - "squared" (ours): max(1, T^2). For large T, T^2 CMI_T tends to the within-class variance of the centred logits
+      divided by 2 C. Without the factor, high temperatures would weigh almost nothing.
+    - "information" (ours): 1 / I_T, where I_T is all information that outputs carry, about the label and beyond. The
+      gradient is that of the quotient (`hf_cmim.functional.label_information`).
+    - "none": 1.
+
+    Splitting a batch never changes the loss. For this, reductions other than the mean are linear in the samples: the
+    weight of each temperature is the derivative of the reduction at the terms of the previous step.
+
+    With `scaling`, from a `CentroidBank` with a `logit_scale`, larger logits are scaled down to one spread before the
+    CMI is computed. The gradient then loses its part along all logits together, which would only shrink them and hide
+    nothing. The multiplier is constant, and the size of that part is from the step before, so the loss stays a sum
+    over samples.
 
     Args:
         temperatures: `K` distinct numbers above 0.
-        temperature_weighting: "squared", "information" (with the reduction "mean" alone) or "none".
+        temperature_weighting: "squared", "information" (only with the reduction "mean") or "none".
         reduction: "mean", "power_mean" or "max" over the weighted terms.
         order: exponent of the power mean, at least 1.
-        class_weights: `(C,)` factors of the cross-entropy, or None.
+        class_weights: factors of the cross-entropy, `(C,)`, or None.
         label_smoothing: label smoothing of the cross-entropy, in [0, 1).
-        backend: "eager" (one tensor of all temperatures, any reduction), "fused" (one operator of little memory,
-            where the weights over temperatures are known beforehand), or "auto", the faster one for device and shape;
-            the environment variable HF_CMIM_BACKEND replaces "auto".
-        correct_only: whether samples whose largest logit is not at their label add nothing to the CMI.
+        backend: "eager" (one tensor of all temperatures, any reduction), "fused" (one operator with little memory,
+            used where the weights over temperatures do not depend on this batch), or "auto", the faster one for device
+            and shape; the environment variable HF_CMIM_BACKEND replaces "auto".
+        correct_only: switch to compute the CMI only over samples whose largest logit is at their label.
 
     Raises:
         HfCmimError: an argument outside its range.
@@ -90,17 +96,21 @@ class CMIMLoss(nn.Module):
         if temperature_weighting == "information" and reduction != "mean":
             raise HfCmimError(
                 f'Expected reduction "mean" with temperature_weighting "information", got {reduction!r}: the gradient'
-                " is that of a mean of quotients, and another reduction would train something else."
+                ' is that of a mean, and another reduction would train something else. Use reduction="mean".'
             )
         if reduction not in ("mean", "power_mean", "max"):
             raise HfCmimError(f'Expected reduction "mean", "power_mean" or "max", got {reduction!r}.')
         if not 1 <= order < math.inf:
             raise HfCmimError(
-                f"Expected an order of the power mean of at least 1 and finite, got {order}: below 1 the mean falls"
-                ' under the average and rewards leaving one temperature unprotected. For infinity use "max".'
+                f"Expected an order of the power mean of at least 1 and finite, got {order}: an order below 1 gives"
+                " less than the average and rewards leaving one temperature unprotected. For infinity use"
+                ' reduction="max".'
             )
         if not 0 <= label_smoothing < 1:
-            raise HfCmimError(f"Expected label_smoothing in [0, 1), got {label_smoothing}: 1 leaves no label.")
+            raise HfCmimError(
+                f"Expected label_smoothing in [0, 1), got {label_smoothing}: at 1 the target has no label left."
+                " The usual value is 0.1."
+            )
         if backend not in BACKENDS:
             raise HfCmimError(f"Expected a backend of {BACKENDS}, got {backend!r}.")
         self.backend = backend
@@ -110,7 +120,9 @@ class CMIMLoss(nn.Module):
         self.reduction = reduction
         self.order = order
         self.label_smoothing = label_smoothing
-        factors = [max(1.0, t * t) if temperature_weighting == "squared" else 1.0 for t in self.temperatures]
+        factors = [1.0] * len(self.temperatures)
+        if temperature_weighting == "squared":
+            factors = [max(1.0, temperature * temperature) for temperature in self.temperatures]
         self.register_buffer("factors", torch.tensor(factors), persistent=False)
         weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
@@ -120,15 +132,15 @@ class CMIMLoss(nn.Module):
 
     @classmethod
     def reconstruction(cls, largest_power: float = 4.0, num_powers: int = 8, order: float = 4.0) -> "CMIMLoss":
-        """Return our reading of the paper's relaxation, not its verified recipe.
+        """Return the loss in our interpretation of the paper's relaxation; it is not the paper's verified recipe.
 
-        Powers alpha = 1/T on a uniform grid in (0, largest_power], a power mean over them, no T^2 factor. The values
-        of the grid and the order are ours: the paper's are not public.
+        It takes powers alpha = 1/T on a uniform grid in (0, largest_power] and a power mean over them, without the T^2
+        factor. The values of the grid and the order are ours: the paper's are not public.
 
         Args:
-            largest_power: beta, the largest alpha, > 0.
-            num_powers: `N`, grid points.
-            order: omega, exponent of the power mean.
+            largest_power: largest alpha, above 0 (beta in the paper).
+            num_powers: number of grid points (N in the paper).
+            order: exponent of the power mean (omega in the paper).
         """
         return cls(
             reconstruction_temperatures(largest_power, num_powers),
@@ -157,21 +169,21 @@ class CMIMLoss(nn.Module):
         """Return the components of the loss; `ce + cmi` is the loss.
 
         Args:
-            logits: `(..., C)` raw logits; arithmetic is fp32 or better whatever autocast does.
+            logits: `(..., C)` raw logits; arithmetic is fp32 or better, also under autocast.
             labels: `(...)` integers in [0, C), or -100 to ignore.
-            log_centroids: `(K, C, C)`, row y of level k being log Q_y at temperature k; a row of -inf is a class
-                not seen yet, whose samples add nothing to the CMI.
-            weight: w.
-            num_items: number of valid labels by which sums are divided: the whole optimizer step's, over all
-                processes, when this batch is a part of it; None for this batch's own.
-            previous_terms: `(K,)` CMI of the step before, for "power_mean", "max" and "information"; None takes this
-                batch's own.
-            scaling: how logits are scaled before the CMI is taken, as `CentroidBank.scaling` says; None leaves them.
-            information: `CentroidBank.label_information`, for the weighting of that name.
+            log_centroids: `(K, C, C)` log-centroids: row y of level k is log Q_y at temperature k. A row of -inf is a
+                class without a centroid so far; its samples add nothing to the CMI.
+            weight: weight of the CMI term (w in the formula).
+            num_items: number of valid labels by which sums are divided. If this batch is a part of an optimizer step,
+                the number of the whole step, over all processes; None for the number of this batch.
+            previous_terms: CMI of the step before, `(K,)`, for "power_mean", "max" and "information"; None for that of
+                this batch.
+            scaling: scaling of the logits before the CMI, from `CentroidBank.scaling`; None for none.
+            information: value of `CentroidBank.label_information`, for the weighting "information".
 
         Returns:
-            `ce` and `cmi`, differentiable, 0-d, nats; `cmi_per_temperature`, `(K,)`, detached, unweighted, nats; with
-            `scaling` also `scale_sums`, `(3,)`, detached, which the bank needs for the next step.
+            Components `ce` and `cmi`, differentiable, 0-d, nats; `cmi_per_temperature`, `(K,)`, detached, unweighted,
+            nats; with `scaling` also `scale_sums`, `(3,)`, detached, which the bank needs for the next step.
         """
         logits, labels = flatten_samples(logits, labels)
         if num_items is None:
@@ -189,7 +201,7 @@ class CMIMLoss(nn.Module):
             return summed_cross_entropy(logits, labels, self.class_weights, self.label_smoothing) / num_items
 
     def counting(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the labels of the samples that the CMI is of, -100 elsewhere."""
+        """Return the labels, with -100 for samples excluded from the CMI."""
         return correct_alone(logits, labels) if self.correct_only else labels
 
     def concentration(
@@ -209,34 +221,36 @@ class CMIMLoss(nn.Module):
         samples = logits, self.counting(logits, labels), log_centroids.detach()
         with torch.autocast(logits.device.type, enabled=False):
             if not self.is_relative:
-                found = self._of_weight_one(*samples, num_items, previous_terms, scaling)
+                concentration = self._weighted_sum(*samples, num_items, previous_terms, scaling)
             elif information is None or scaling is not None:
                 raise HfCmimError(
                     'Expected information=bank.label_information and no scaling with the weighting "information", got'
-                    f" {'none' if information is None else 'a scaling'}: the CMI is divided by all that outputs say,"
-                    " and the quotient needs no scale. Build CentroidBank(follows_label=True)."
+                    f" {'none' if information is None else 'a scaling'}: the CMI is divided by all information in the"
+                    " outputs, and this quotient needs no scale. Build CentroidBank(follows_label=True)."
                 )
             else:
-                found = self._share(samples, num_items, previous_terms, information)
-            return found._replace(cmi=weight * found.cmi)
+                concentration = self._share(samples, num_items, previous_terms, information)
+            return concentration._replace(cmi=weight * concentration.cmi)
 
     def _share(
         self, samples: tuple[Tensor, ...], num_items: Tensor | int, terms: Tensor | None, information: LabelInformation
     ) -> Concentration:
+        """Return the mean share of the CMI over the temperatures, at weight 1."""
         logits, labels, log_centroids = samples
         arguments = logits, labels, log_centroids, self.temperatures
         if terms is not None and self._is_fused(logits, True):
             derived = quotient(information, terms)
             weights = derived.weights / len(self.temperatures)
             gradient, sums, _ = weighted_divergences(*arguments, weights, extrapolation=derived.extrapolation)
-            shares = gradient + ((sums / derived.totals).mean() - gradient.detach())
+            # The value of the share, with the gradient of the operator.
+            share = gradient + ((sums / derived.totals).mean() - gradient.detach())
         else:
-            shown = without_masked(logits, masked_classes(logits))
-            each, sums = relative_divergences(shown, *arguments[1:], information, terms)
-            shares = each.mean()
-        return Concentration(shares / num_items, sums / num_items, sums.new_zeros(3))
+            unmasked = without_masked(logits, masked_classes(logits))
+            shares, sums = relative_divergences(unmasked, *arguments[1:], information, terms)
+            share = shares.mean()
+        return Concentration(share / num_items, sums / num_items, sums.new_zeros(3))
 
-    def _of_weight_one(
+    def _weighted_sum(
         self,
         logits: Tensor,
         labels: Tensor,
@@ -245,11 +259,13 @@ class CMIMLoss(nn.Module):
         previous_terms: Tensor | None,
         scaling: Scaling | None,
     ) -> Concentration:
+        """Return the CMI weighted over the temperatures, at weight 1."""
         if scaling is not None:
             scaling = scaling._replace(outward=scaling.outward / num_items)
+        # The mean ignores the terms, so any tensor of the right shape gives its weights.
         basis = self.factors if previous_terms is None else previous_terms
-        is_known = self.reduction == "mean" or previous_terms is not None
-        if is_known and self._is_fused(logits, scaling is not None):
+        has_weights = self.reduction == "mean" or previous_terms is not None
+        if has_weights and self._is_fused(logits, scaling is not None):
             weights = self.temperature_weights(basis) / num_items
             cmi, sums, scale_sums = weighted_divergences(
                 logits, labels, log_centroids, self.temperatures, weights, scaling
@@ -258,25 +274,32 @@ class CMIMLoss(nn.Module):
         raised = logits.to(torch.promote_types(logits.dtype, torch.float32))
         masked = masked_classes(raised)
         raised = without_masked(raised, masked)
-        shown = raised if scaling is None else raised * scaling.multiplier
-        sums, pulls = centroid_divergences(shown, labels, log_centroids, self.temperatures, scaling is not None)
-        weights = self.temperature_weights(basis if is_known else sums.detach()).to(sums.dtype) / num_items
+        scaled = raised if scaling is None else raised * scaling.multiplier
+        sums, pulls = centroid_divergences(scaled, labels, log_centroids, self.temperatures, scaling is not None)
+        weights = self.temperature_weights(basis if has_weights else sums.detach()).to(sums.dtype) / num_items
         cmi, scale_sums = torch.dot(weights, sums), sums.new_zeros(3)
         if scaling is not None:
             spread, count = spread_of(raised, labels, masked)
-            cmi = cmi - 0.5 * scaling.outward * (spread - spread.detach())  # a gradient, of value 0
+            # This term has the value 0. It only subtracts the pull on the scale from the gradient.
+            cmi = cmi - 0.5 * scaling.outward * (spread - spread.detach())
             scale_sums = torch.stack([torch.dot(weights, pulls), spread.detach(), count.to(spread)])
         return Concentration(cmi, sums.detach() / num_items, scale_sums)
 
     def _is_fused(self, logits: Tensor, does_more: bool) -> bool:
-        """Whether the operator is the fastest path, or the one asked for; `does_more` than divergences alone."""
-        asked = os.environ.get(BACKEND_VARIABLE, self.backend) if self.backend == "auto" else self.backend
-        if asked not in BACKENDS:
-            raise HfCmimError(f"Expected {BACKEND_VARIABLE} to be one of {BACKENDS}, got {asked!r}.")
-        if asked == "auto":
-            large = len(self.temperatures) * logits.numel() >= FEW_ELEMENTS
-            return has_kernels(logits) or (logits.device.type == "cpu" and (large or does_more))
-        return asked == "fused"
+        """Return True for the fused operator; `does_more` means a scaling or a share besides the divergences."""
+        backend: str = self.backend
+        if backend == "auto":
+            backend = os.environ.get(BACKEND_VARIABLE, backend)
+        if backend not in BACKENDS:
+            raise HfCmimError(
+                f"Expected {BACKEND_VARIABLE} to be one of {BACKENDS}, got {backend!r}. Set it to one of these, or"
+                " unset it."
+            )
+        if backend == "auto":
+            # On CPU the operator pays off for large batches, or where it saves passes over the logits.
+            is_large = len(self.temperatures) * logits.numel() >= FEW_ELEMENTS
+            return has_kernels(logits) or (logits.device.type == "cpu" and (is_large or does_more))
+        return backend == "fused"
 
     def _check_centroids(self, logits: Tensor, log_centroids: Tensor) -> None:
         expected = (len(self.temperatures), logits.shape[-1], logits.shape[-1])
@@ -292,12 +315,15 @@ class CMIMLoss(nn.Module):
         """Return the factor of each temperature's CMI in the loss, `(K,)`: the reduction's derivative at `terms`."""
         if self.reduction == "mean":
             return self.factors.to(terms.device) / len(self.temperatures)
-        weighted = self.factors.to(terms.device) * terms.clamp_min(0)  # rounding can leave -1e-9
+        # Rounding can make a CMI of 0 slightly negative, about -1e-9.
+        weighted = self.factors.to(terms.device) * terms.clamp_min(0)
         uniform = torch.full_like(weighted, 1 / len(self.temperatures))
         if self.reduction == "max":
             shares = nn.functional.one_hot(weighted.argmax(), len(self.temperatures)).to(weighted.dtype)
         else:
-            relative = weighted / weighted.max().clamp_min(1e-30)  # the power mean is homogeneous: no overflow
+            # The power mean is homogeneous, so dividing by the largest term changes nothing and prevents an overflow.
+            relative = weighted / weighted.max().clamp_min(1e-30)
             mean = relative.pow(self.order).mean().pow(1 / self.order)
+            # Derivative of the power mean with respect to each weighted term.
             shares = uniform * (relative / mean.clamp_min(1e-30)).pow(self.order - 1)
         return torch.where(weighted.max() > 0, shares, uniform) * self.factors.to(terms.device)
