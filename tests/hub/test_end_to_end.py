@@ -106,7 +106,7 @@ def test_train_push_classify_audit_verify(hub, owner, stranger, kind, tmp_path):
     owner(BIN / "hf-cmim", "push", model, f"owner/{model}")
     checks = ["--remeasure", "--spot-check", "2"]
     said = stranger(BIN / "hf-cmim", "verify", f"owner/{model}", *settings, *checks, status=None)
-    assert said.count("trained again") == 2, said
+    assert said.count("  trained again: ") == 2, said
     assert "FAILS  audit" not in said
     assert "FAILS  files" not in said
     report = f"from hf_cmim import AuditReport; print(AuditReport.from_hub('owner/{model}').scope.suite)"
