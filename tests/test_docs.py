@@ -141,14 +141,31 @@ def test_a_planted_broken_link_is_seen(link):
     assert len(list(broken_links(ROOT / "README.md", link))) == 1
 
 
-def test_messages_of_the_troubleshooting_page_are_in_the_package():
-    """Catches a message that was reworded: nobody would find it on the page."""
+@pytest.fixture(scope="module")
+def texts_of_the_package() -> list[str]:
+    """Every string of the package, f-strings in the pieces between their values."""
     sources = [path.read_text(encoding="utf-8") for path in (ROOT / "hf_cmim").rglob("*.py")]
     nodes = [node for source in sources for node in ast.walk(ast.parse(source))]
-    texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+
+
+def test_messages_of_the_troubleshooting_page_are_in_the_package(texts_of_the_package):
+    """Catches a message that was reworded: nobody would find it on the page."""
     quoted = re.findall(r"^\| `([^`]+)`", (DOCS / "troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert len(quoted) >= 20
-    assert [quote for quote in quoted if not any(quote in text for text in texts)] == []
+    assert [quote for quote in quoted if not any(quote in text for text in texts_of_the_package)] == []
+
+
+def test_sentences_of_a_report_are_in_the_package(texts_of_the_package):
+    """Catches a sentence of a verdict that was reworded; numbers and `...` stand for values."""
+    page = (DOCS / "read-an-audit.md").read_text(encoding="utf-8")
+    pieces = [
+        piece.strip(" ,.[]")
+        for sentence in re.findall(r"^> (.+)$", page, re.MULTILINE)
+        for piece in re.split(r"\.\.\.|[-+]?\d[\d.]*(?: points| seeds| %)?", sentence)
+    ]
+    assert len(pieces) >= 30
+    assert [piece for piece in pieces if not any(piece in text for text in texts_of_the_package)] == []
 
 
 @pytest.fixture(scope="module")
