@@ -1,4 +1,4 @@
-"""Settings of a model's files that would make a loader take something else than these files."""
+"""Checks for settings in a model's files that would make a loader read something else than these files."""
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -10,11 +10,11 @@ from hf_cmim.plain_data import read_json
 
 INDEX_ENDING = ".index.json"
 _VOCABULARIES = ("tokenizer.json", "tekken.json", "vocab.json", "word_shape.json", "word_pronunciation.json")
-"""JSON files whose names are words, not settings."""
+"""JSON files whose keys are words, not settings."""
 _WORDS = frozenset({"id2label", "label2id", "added_tokens_decoder", "task_specific_params"})
-"""Settings whose own names are a user's words."""
+"""Settings whose keys are a user's words."""
 CODE = "names code of the repository's own"
-"""Reason for what transformers follows only if it may run code of the repository."""
+"""Reason for settings that transformers follows only if it may run code of the repository."""
 _OTHER_FILE = "names another file to load"
 REDIRECTING = {
     "auto_map": CODE,
@@ -34,18 +34,18 @@ REDIRECTING = {
     "subfolder": "names another folder to load from",
     "revision": "names another commit to load from",
 }
-"""Settings by which transformers, or a library that it calls, loads something else; the reason for each."""
+"""Settings that make transformers, or a library that it calls, load something else; with the reason for each."""
 _FILE_ENDINGS = ("_file", "_files", "_filename")
 _ATTENTION = ("attn_implementation", "experts_implementation")
 _SLASH = "/"
 
 
 def redirects(folder: Path, names: Collection[str]) -> Iterator[str]:
-    """Yield every setting in a model's JSON files that leads a loader elsewhere, as a sentence.
+    """Yield a sentence for every setting in a model's JSON files that leads a loader elsewhere.
 
     Args:
-        folder: of the model.
-        names: of the certified files in it.
+        folder: folder of the model.
+        names: names of the certified files in it.
     """
     for name in sorted(names):
         if not name.endswith(".json") or name in _VOCABULARIES or not (folder / name).is_file():
@@ -66,21 +66,21 @@ def _of_index(name: str, values: Any, names: Collection[str]) -> Iterator[str]:
     if not isinstance(files, dict):
         yield f"{name} does not say which file holds which weight"
         return
-    strange = sorted({str(each) for each in files.values() if not isinstance(each, str) or each not in names})
-    if strange:
-        yield f"{name} takes weights from {safe_text(', '.join(strange[:3]))}, not among the certified files"
+    uncertified = sorted({str(file) for file in files.values() if not isinstance(file, str) or file not in names})
+    if uncertified:
+        yield f"{name} takes weights from {safe_text(', '.join(uncertified[:3]))}, not among the certified files"
 
 
 def setting_redirects(name: str, values: dict[str, Any]) -> Iterator[str]:
-    """Yield every setting of a file that leads a loader elsewhere, at any depth, as a sentence.
+    """Yield a sentence for every setting of a file that leads a loader elsewhere, at any depth.
 
     Args:
-        name: of the file.
-        values: as JSON holds them.
+        name: name of the file.
+        values: settings, parsed from JSON.
     """
     for setting, value in values.items():
-        if why := _reason(setting, value):
-            yield f"{name}: {safe_text(setting)} {why} ({safe_text(str(value))[:60]})"
+        if reason := _reason(setting, value):
+            yield f"{name}: {safe_text(setting)} {reason} ({safe_text(str(value))[:60]})"
         elif setting not in _WORDS:
             for inner in value if isinstance(value, list) else [value]:
                 if isinstance(inner, dict):
@@ -88,7 +88,8 @@ def setting_redirects(name: str, values: dict[str, Any]) -> Iterator[str]:
 
 
 def _reason(setting: str, value: Any) -> str:
-    """Return why a setting is refused, or ""; a setting without a value leads nowhere."""
+    """Return the reason to refuse a setting, or ""."""
+    # A setting without a value leads nowhere.
     if not value:
         return ""
     if setting in REDIRECTING:

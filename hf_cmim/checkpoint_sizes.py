@@ -1,4 +1,4 @@
-"""Sizes that a configuration claims, compared with its weights before anything takes memory for them."""
+"""Checks of the sizes in a configuration against its weights, before a model of these sizes takes memory."""
 
 import math
 import re
@@ -12,15 +12,15 @@ from hf_cmim.class_names import class_names_of
 from hf_cmim.names import safe_text
 
 CONFIG_NAME = "config.json"
+# Settings that count modules. Each module takes memory before any weight is read.
 _LAYERS = re.compile(r"(num|n)_(\w+_)?(layers?|blocks?|experts?)|(\w+_)?(depths?|layers)")
-"""Settings that count modules, each of which takes memory before any weight is read."""
 MOST_CLASSES = 1_000_000
-"""Classes that a configuration may count: more than any classifier has, and no danger to memory."""
+"""Most classes in a configuration: more than any classifier has, and no danger to memory."""
 MOST_LAYERS = 10_000
 LAYERS_PER_WEIGHT = 10
-"""Layers that may share one weight."""
+"""Most layers that share one weight."""
 LARGEST_SIZE = 2**31
-"""Largest integer in a configuration, where the weights hold fewer numbers; ours."""
+"""Largest integer in a configuration, unless the weights hold more numbers; ours."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -31,20 +31,20 @@ def tensor_shapes(folder: Path, names: Collection[str]) -> dict[str, tuple[int, 
     for name in names:
         if name.endswith(".safetensors"):
             with safe_open(folder / name, framework="numpy") as file:
-                for key in file.keys():  # noqa: SIM118 (it is not a dict)
+                for key in file.keys():  # noqa: SIM118 (not a dict)
                     shapes[key] = tuple(file.get_slice(key).get_shape())
     return shapes
 
 
 def size_faults(config: Mapping[str, Any], shapes: Shapes) -> Iterator[str]:
-    """Yield every size that a configuration claims and its weights cannot have, as a sentence.
+    """Yield a sentence for every size in a configuration that its weights cannot have.
 
-    Building a model takes memory by its configuration. So a small file that claims ten thousand million classes, or as
-    many layers, would stop the machine before the first weight is read.
+    The configuration decides how much memory a model takes. So a small file that claims ten thousand million classes,
+    or as many layers, would stop the machine before the first weight is read.
 
     Args:
-        config: as JSON holds it.
-        shapes: of the weights.
+        config: configuration, parsed from JSON.
+        shapes: shapes of the weights, by name.
     """
     widest = max((size for shape in shapes.values() for size in shape), default=0)
     numbers = max(LARGEST_SIZE, sum(math.prod(shape) for shape in shapes.values()))
@@ -62,18 +62,20 @@ def size_faults(config: Mapping[str, Any], shapes: Shapes) -> Iterator[str]:
 
 
 def _integers(values: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Yield every integer setting with its value, at any depth."""
     for setting, value in values.items():
+        # The numbers of classes are not sizes.
         if setting in ("id2label", "label2id"):
             continue
-        for each in value if isinstance(value, list) else [value]:
-            if isinstance(each, dict):
-                yield from _integers(each)
-            elif isinstance(each, int):
-                yield setting, each
+        for element in value if isinstance(value, list) else [value]:
+            if isinstance(element, dict):
+                yield from _integers(element)
+            elif isinstance(element, int):
+                yield setting, element
 
 
 def unbounded_faults(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield every size that no model has, whatever its weights, as a sentence."""
+    """Yield a sentence for every size that no model has, without reading the weights."""
     for name in ("num_labels", "num_classes"):
         count = config.get(name, 2)
         if count is not None and not (isinstance(count, int) and 0 < count <= MOST_CLASSES):

@@ -1,1 +1,1 @@
-"""Metrics that `evaluate.load` takes by their folder: `cmi` and `ncmi`."""
+"""Metrics for `evaluate.load`, which loads them by their folder: `cmi` and `ncmi`."""

@@ -1,4 +1,4 @@
-"""What the metrics share: logits and labels as `evaluate` hands them over, and how the metrics describe themselves."""
+"""Shared parts of the metrics: conversion of the inputs from `evaluate`, and the description of a metric."""
 
 import datasets
 import evaluate
@@ -21,17 +21,16 @@ CITATION = """\
 """
 
 CONVENIENCE = """
-This metric is a convenience: `evaluate` keeps every logit as fp32 in an Arrow file and hands all of them over as
-Python lists. For large data stream batches of tensors through `hf_cmim.functional.ClusterStatistics`, which keeps
-sums alone.
+This metric is a convenience: `evaluate` stores every logit as fp32 in an Arrow file and passes all of them as Python
+lists. For large data stream batches of tensors through `hf_cmim.functional.ClusterStatistics`, which stores only sums.
 """
 
 INPUTS = """
 Args:
     predictions: list of rows of C raw logits (not probabilities), one row per sample, C at least 2.
     references: list of integer labels in [0, C), or -100 to ignore the sample.
-    temperature: the outputs are softmax(logits / temperature), above 0; 1.0 unless given.
-    correct_only: count only samples whose largest logit is at their label; False unless given.
+    temperature: temperature of the outputs softmax(logits / temperature), above 0; 1.0 by default.
+    correct_only: switch to count only samples whose largest logit is at their label; False by default.
 
 Returns:
     {returns}
@@ -55,10 +54,10 @@ def logit_metric_info(name: str, description: str, returns: str, example: float)
     """Return the card of a metric of logits and labels.
 
     Args:
-        name: of the metric and of its folder.
-        description: what it measures.
-        returns: what `compute` returns.
-        example: its value on the example of `INPUTS`, rounded to 4 digits.
+        name: name of the metric and of its folder.
+        description: description of the measured quantity.
+        returns: description of the result of `compute`.
+        example: value on the example of `INPUTS`, rounded to 4 digits.
     """
     return evaluate.MetricInfo(
         description=description + CONVENIENCE,
@@ -82,6 +81,7 @@ def as_tensors(predictions: list[list[float]], references: list[int]) -> tuple[T
     if len(lengths) > 1:
         raise HfCmimError(
             f"Expected one logit per class in every row of predictions, got rows of {sorted(lengths)[:8]} logits: they"
-            " come from heads of different sizes, or padding was cut off. Flatten token logits to one row per token."
+            " come from heads of different sizes, or padding was cut off. Flatten token logits to one row per"
+            " token."
         )
     return torch.tensor(predictions, dtype=torch.float32), torch.tensor(references)

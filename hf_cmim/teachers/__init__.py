@@ -1,4 +1,4 @@
-"""Black-box teachers: whatever answers a batch with log-probabilities, and what its answers cost."""
+"""Black-box teachers: objects that answer a batch with log-probabilities, and the ledger of their queries."""
 
 from hf_cmim.teachers.base import AbstractTeacher as AbstractTeacher
 from hf_cmim.teachers.cache import cache_answers as cache_answers

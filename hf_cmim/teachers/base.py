@@ -1,7 +1,7 @@
-"""What every black-box teacher is: a batch in, log-probabilities out, and nothing else.
+"""The interface of every black-box teacher: a batch in, log-probabilities out.
 
 An attacker sees answers, never weights, gradients or logits. A teacher answers its own view of a batch, which may
-differ from the student's in size, normalisation or tokens, in its own order of classes (`match_classes`).
+differ from the student's in size, normalisation or tokens. Its classes have their own order (`match_classes`).
 """
 
 from abc import ABC, abstractmethod
@@ -24,26 +24,26 @@ from hf_cmim.teachers.answers import (
 from hf_cmim.teachers.fingerprints import digest
 
 INDEX_NAME = "sample_index"
-"""Name among the inputs of the samples' positions in the data set, `(B,)`, where a teacher `wants_index`."""
+"""Name of the input with the samples' positions in the data set, `(B,)`, for a teacher that `wants_index`."""
 
 
 class AbstractTeacher(ABC):
     """Abstract black-box teacher.
 
     Args:
-        num_classes: `C`.
-        class_names: name of each class in the order of the answers, all different; None only for a teacher that
-            speaks in the numbers of the labels.
-        returns: what `_answer` gives.
-        channel: what an answer passes through before it is seen; None for full probabilities.
-        hides_classes: whether the answers hide classes by themselves; labels alone always do.
+        num_classes: number of classes `C`.
+        class_names: name of each class in the order of the answers, all different; None only for a teacher whose
+            answers are in the order of the labels' numbers.
+        returns: kind of answers that `_answer` returns.
+        channel: change of the answers before the attacker sees them; None for full probabilities.
+        hides_classes: flag for answers that already hide classes before the channel; labels always do.
 
     Attributes:
-        wants_index: whether the inputs must hold `sample_index`.
-        wants_labels: whether it answers from the true labels.
-        input_names: names of the inputs that it can use; None where that is unknown.
-        hides_classes: whether some classes have no probability of their own in what comes out. Attacks that need every
-            class make no sense of such a teacher.
+        wants_index: flag for a teacher whose inputs must contain `sample_index`.
+        wants_labels: flag for a teacher that answers from the true labels.
+        input_names: names of the inputs that the teacher can use; None if unknown.
+        hides_classes: flag for a teacher in whose answers some classes have no probability of their own. Attacks that
+            need every class cannot use it.
     """
 
     wants_index: bool = False
@@ -65,7 +65,8 @@ class AbstractTeacher(ABC):
         if class_names is not None:
             _check_names(class_names, num_classes)
         if channel is not None:
-            channel(torch.full((1, num_classes), 1 / num_classes).log())  # says now if it does not fit the classes
+            # A channel that does not fit the number of classes raises here instead of at the first batch.
+            channel(torch.full((1, num_classes), 1 / num_classes).log())
         self.num_classes = num_classes
         self.class_names = None if class_names is None else tuple(class_names)
         self.returns = returns
@@ -77,21 +78,24 @@ class AbstractTeacher(ABC):
     def __call__(self, inputs: Mapping[str, Any], labels: Tensor | None = None) -> Tensor:
         """Return the answers to a batch.
 
-        Numbers are checked at each call on CPU; on other devices, where looking means waiting, at the first call.
+        On CPU, numbers are checked at each call. On other devices a check waits for the device, so only the first call
+        checks them. Autocast is off, so an answer does not depend on the student's training.
 
         Args:
-            inputs: the teacher's view of the batch, with `sample_index` `(B,)` where it `wants_index`.
-            labels: `(B, ...)` true labels, -100 to ignore; read only by a teacher that `wants_labels`.
+            inputs: teacher's view of the batch, with `sample_index` `(B,)` if it `wants_index`.
+            labels: true labels, `(B, ...)`, -100 to ignore; read only by a teacher that `wants_labels`.
 
         Returns:
-            `(B, ..., C)` fp32 log-probabilities without gradient, after the channel, finite and normalised, where the
-            inputs are. Autocast is off: an answer does not depend on how the student is trained.
+            Log-probabilities after the channel, `(B, ..., C)` fp32, finite and normalised, without gradient, on the
+            device of the inputs.
 
         Raises:
-            HfCmimError: inputs that lack something, or answers that are not what was promised.
+            HfCmimError: missing inputs, or answers that differ from the promised kind.
         """
         if self.wants_labels and labels is None:
-            raise HfCmimError(f"Expected labels, got None: {type(self).__name__} answers from the true labels.")
+            raise HfCmimError(
+                f"Expected labels, got None: {type(self).__name__} answers from the true labels. Pass the labels."
+            )
         if self.wants_index and INDEX_NAME not in inputs:
             raise HfCmimError(
                 f"Expected {INDEX_NAME!r} among the inputs, got {sorted(inputs)}: {type(self).__name__} looks answers"
@@ -115,11 +119,11 @@ class AbstractTeacher(ABC):
 
     @abstractmethod
     def _identity(self) -> str:
-        """Return what determines the answers besides classes and channel."""
+        """Return a text for everything that determines the answers besides classes and channel."""
 
     @final
     def fingerprint(self) -> str:
-        """Return the sha256 hex of what determines the answers, channel included."""
+        """Return the sha256 hex of everything that determines the answers, channel included."""
         return digest(
             type(self).__name__,
             self._identity(),
@@ -131,7 +135,7 @@ class AbstractTeacher(ABC):
         )
 
     def record(self) -> dict[str, Any]:
-        """Return what to store beside results, ready for JSON."""
+        """Return the description of the teacher that is stored with results, ready for JSON."""
         return {
             "teacher": type(self).__name__,
             "fingerprint": self.fingerprint(),
@@ -150,6 +154,6 @@ def _check_names(class_names: Sequence[str], num_classes: int) -> None:
 
 
 def _device(inputs: Mapping[str, Any], labels: Tensor | None) -> torch.device:
-    """Return where the batch is: that of its first tensor, or the CPU where it has none."""
+    """Return the device of the batch's first tensor, or the CPU without a tensor."""
     tensors = (value for value in (*inputs.values(), labels) if isinstance(value, Tensor))
     return next((tensor.device for tensor in tensors), torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""Limits on what a service may send as an answer: its bytes, its time, and no compression that could hide either."""
+"""Limits on the answers of a service: size and time, and no compression, which could hide the size."""
 
 import importlib
 import threading
@@ -14,8 +14,9 @@ from huggingface_hub.errors import HfHubHTTPError
 from hf_cmim.errors import HfCmimError
 
 MOST_BYTES = 10_000_000
-"""Largest answer that is read: a hundred times that of ten thousand classes."""
-_http: Any = importlib.import_module(HfHubHTTPError.__bases__[0].__module__.partition(".")[0])  # httpx or httpx2
+"""Size of the largest answer that is read, in bytes: a hundred times that of ten thousand classes."""
+# httpx or httpx2, depending on the version of huggingface_hub.
+_http: Any = importlib.import_module(HfHubHTTPError.__bases__[0].__module__.partition(".")[0])
 _current = threading.local()
 
 
@@ -24,8 +25,8 @@ class AnswerLimits:
     """Limits of the answers that one thread reads.
 
     Attributes:
-        seconds: total time for one answer, from the request on.
-        most_bytes: size of one answer.
+        seconds: longest time for one answer, from the request on.
+        most_bytes: largest size of one answer.
     """
 
     seconds: float
@@ -34,9 +35,9 @@ class AnswerLimits:
 
 @contextmanager
 def bounded_answers(limits: AnswerLimits) -> Iterator[None]:
-    """Hold every answer that this thread reads through the Hub's client to the limits.
+    """Apply the limits to every answer that this thread reads through the Hub's client.
 
-    The client reads a body to its end, however long that takes and whatever a few compressed bytes become.
+    Without limits the client reads a body to its end, however long it takes and however large it is decompressed.
     """
     client = get_session()
     hooks = client.event_hooks
@@ -50,13 +51,14 @@ def bounded_answers(limits: AnswerLimits) -> Iterator[None]:
 
 
 def _bound(response: Any) -> None:
+    """Limit a response, if this thread has limits."""
     limits: AnswerLimits | None = getattr(_current, "limits", None)
     if limits is None:
         return
     if response.headers.get("Content-Encoding", "identity") != "identity":
         raise HfCmimError(
-            "The service compressed its answer though it was asked not to: a few bytes could become any number. Switch"
-            " compression off where the service runs."
+            "The service compressed its answer although it was asked not to: a few bytes could expand to any number."
+            " Switch compression off in the service."
         )
     response.stream = _BoundedStream(response.stream, limits, _current.deadline)
 
@@ -75,16 +77,16 @@ class _BoundedStream(_http.SyncByteStream):  # type: ignore[misc]
             received += len(piece)
             if received > self._limits.most_bytes:
                 raise HfCmimError(
-                    f"The service sent more than {self._limits.most_bytes:,} bytes as one answer: it is no list of"
-                    " labels. Send it one request by hand and look."
+                    f"The service sent more than {self._limits.most_bytes:,} bytes as one answer: this is no list of"
+                    " labels. Send one request by hand and read the answer."
                 )
             if time.monotonic() > self._deadline:
                 raise HfCmimError(
                     f"The service sent one answer for more than {self._limits.seconds:g} seconds: an audit would not"
-                    " end. Give a client with a longer timeout if it is really so slow."
+                    " end. If the service is so slow, use a client with a longer timeout."
                 )
             yield piece
 
     def close(self) -> None:
-        """Close the body itself."""
+        """Close the body."""
         self._stream.close()

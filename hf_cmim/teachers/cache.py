@@ -1,7 +1,7 @@
-"""Answers asked once and kept in a folder, so that many students learn from the same ones.
+"""A cache of a teacher's answers in a folder: each sample is asked once, and many students learn from the answers.
 
-A cache is only right if a sample's view and the answer to it never change. No fingerprint can see that, so a few
-batches are asked twice.
+A cache is valid only if a sample's view and the answer to it never change. No fingerprint can detect a change, so a
+few batches are asked twice.
 """
 
 import json
@@ -25,16 +25,16 @@ from hf_cmim.teachers.ledger import QueryLedger
 from hf_cmim.teachers.table import TableTeacher
 
 MANIFEST_NAME = "cache.json"
-"""File written first into a cache folder: whose answers to what."""
+"""File written first into a cache folder: the teacher and the samples of its answers."""
 
 LARGEST_DIFFERENCE = 1e-3
-"""How far two answers to the same view may be apart in log-probability, absolutely and relatively, by rounding."""
+"""Largest difference of two answers to the same view from rounding, in log-probability, absolute and relative."""
 
 _SAMPLED_VIEWS = 16
 _COMPARED = {
     "num_samples": "number of samples",
     "data": "data set",
-    "views": "what collator and transforms make of the samples",
+    "views": "output of collator and transforms",
     "class_names": "classes of the teacher",
     "channel": "output channel",
     "teacher": "weights of the teacher",
@@ -51,7 +51,7 @@ class _Questions:
     collator: Callable[[list[Any]], Mapping[str, Any]]
 
     def view(self, positions: Sequence[int]) -> dict[str, Any]:
-        """Return the collated inputs without labels, with the positions where the teacher wants them."""
+        """Return the collated inputs without labels, with the positions if the teacher wants them."""
         inputs = dict(self.collator([self.dataset[position] for position in positions]))
         inputs.pop("labels", None)
         if self.teacher.wants_index:
@@ -75,28 +75,31 @@ def cache_answers(
     batches_checked_twice: int = 2,
     ledger: QueryLedger | None = None,
 ) -> TableTeacher:
-    """Ask a teacher each sample once, keep the answers, and return them as a teacher.
+    """Ask a teacher each sample once, store the answers, and return them as a teacher.
 
-    Answers are written shard by shard. After a kill the finished shards are kept, and the same call goes on with the
-    rest; once all is there it asks nothing. A second process on the same folder waits until the first has ended, or
-    takes over when it was killed. What is stored has passed the teacher's channel.
+    Answers are written shard by shard, after the teacher's channel. After a kill the finished shards stay, and the
+    same call asks the missing samples; a complete cache asks nothing. A second process on the same folder waits until
+    the first has ended, or continues when it was killed.
 
     Args:
-        teacher: teacher that is asked, one `(B, C)` answer a batch.
-        dataset: anything with `len` and integer positions; its order is the order of the answers.
-        folder: where the answers are kept; created if missing.
-        collator: list of samples to the teacher's view of them; what it calls `labels` is left out.
-        batch_size: samples asked at once.
-        shard_size: samples in a file, and most that a kill can lose. Choose it small where queries are dear.
-        batches_checked_twice: batches, evenly spaced among those to be asked, that are collated and asked twice.
-        ledger: counts what this call asks and enforces a budget; samples of finished shards are not charged again.
+        teacher: teacher that answers a batch with `(B, C)`.
+        dataset: samples, any object with `len` and integer positions; its order is the order of the answers.
+        folder: folder of the answers; created if missing.
+        collator: function from a list of samples to the teacher's view of them; an entry `labels` is left out.
+        batch_size: number of samples asked at once.
+        shard_size: number of samples in a file, and most samples that a kill can lose. Use a small number where
+            queries are expensive.
+        batches_checked_twice: number of batches, evenly spaced among the missing ones, that are collated and asked
+            twice.
+        ledger: ledger that counts the queries of this call and enforces a budget. Samples of finished shards are not
+            charged again.
 
     Returns:
-        The answers by `sample_index`.
+        Teacher that answers by `sample_index`.
 
     Raises:
-        HfCmimError: a folder made for something else, views or answers that change, or a teacher that answers from
-            labels or for single tokens.
+        HfCmimError: a folder with other answers, views or answers that change, or a teacher that answers from labels
+            or for single tokens.
     """
     _check_arguments(teacher, batch_size, shard_size, batches_checked_twice)
     folder = Path(folder)
@@ -104,6 +107,7 @@ def cache_answers(
     questions = _Questions(teacher, dataset, collator)
     # The kernel releases this lock when its process dies, however it dies.
     with FileLock(folder / "cache.lock"):
+        # The manifest comes before the first shard: a folder never holds answers of an unknown teacher.
         manifest = _manifest(questions, shard_size)
         _keep_manifest(folder, manifest)
         shards = _shards(folder, len(dataset), shard_size)
@@ -124,17 +128,18 @@ def _check_arguments(teacher: AbstractTeacher, batch_size: int, shard_size: int,
     if teacher.wants_labels or teacher.class_names is None:
         raise HfCmimError(
             f"Expected a teacher that answers from inputs, got {type(teacher).__name__}, which answers from labels and"
-            " costs nothing. Use it as it is."
+            " costs nothing. Use it without a cache."
         )
     if min(batch_size, shard_size, batches_checked_twice) < 1:
         raise HfCmimError(
             f"Expected batch_size, shard_size and batches_checked_twice of at least 1, got {batch_size}, {shard_size}"
-            f" and {batches_checked_twice}. Unchecked, answers to random views would be kept as if they were fixed."
+            f" and {batches_checked_twice}. Without a second look, answers to random views would be stored as if they"
+            " were fixed. Use numbers of at least 1."
         )
 
 
 def _spaced(size: int, count: int) -> list[int]:
-    """Return up to `count` different positions in [0, size), evenly spaced, the first among them."""
+    """Return up to `count` different positions in [0, size), evenly spaced and starting at 0."""
     count = min(size, count)
     return [index * size // count for index in range(count)]
 
@@ -159,13 +164,14 @@ def _checked_batches(spans: list[range], batch_size: int, count: int) -> set[int
 
 
 def _manifest(questions: _Questions, shard_size: int) -> dict[str, Any]:
-    """Return what the folder is for, having looked twice at a sample of views.
+    """Return the description of the answers, after comparing two looks at some views.
 
     Raises:
         HfCmimError: no samples, or views that change.
     """
     if not len(questions.dataset):
-        raise HfCmimError("Expected at least 1 sample to ask, got an empty data set.")
+        raise HfCmimError("Expected at least 1 sample to ask, got an empty data set. Give the attacker's samples.")
+    # Random augmentation shows here before any query is paid for.
     views = questions.sampled_views()
     if views != questions.sampled_views():
         raise HfCmimError(_changing("views", "collator or data set"))
@@ -173,7 +179,8 @@ def _manifest(questions: _Questions, shard_size: int) -> dict[str, Any]:
     return {
         "format": 1,
         "num_samples": len(questions.dataset),
-        "data": getattr(questions.dataset, "_fingerprint", None),  # of a datasets.Dataset
+        # Only a `datasets.Dataset` has a fingerprint.
+        "data": getattr(questions.dataset, "_fingerprint", None),
         "views": views,
         "class_names": record["class_names"],
         "channel": record["channel"],
@@ -184,50 +191,51 @@ def _manifest(questions: _Questions, shard_size: int) -> dict[str, Any]:
 
 
 def _keep_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write the manifest into a new folder, or compare it with that of an old one.
+    """Write the manifest into a new folder, or compare it with the stored one.
 
     Raises:
-        HfCmimError: naming what differs.
+        HfCmimError: a manifest of other answers; the message names the differences.
     """
     path = folder / MANIFEST_NAME
     if not path.is_file():
         if list(folder.glob("answers-*.arrow")):
             raise HfCmimError(
-                f"Expected {MANIFEST_NAME} beside the answers in {folder}, got none: nobody knows whose answers they"
-                " are. Choose another folder, or delete this one."
+                f"Expected {MANIFEST_NAME} beside the answers in {folder}, got none: their teacher is unknown. Choose"
+                " another folder, or delete this one."
             )
         _replace(path, json.dumps(manifest, indent=1).encode())
         return
-    found = read_mapping(path, f"the cache's {path}")
+    stored = read_mapping(path, f"the cache's {path}")
     differences = [
-        f"{meaning} ({found.get(name)!r} instead of {manifest[name]!r})"
+        f"{meaning} ({stored.get(name)!r} instead of {manifest[name]!r})"
         for name, meaning in _COMPARED.items()
-        if found.get(name) != manifest[name]
+        if stored.get(name) != manifest[name]
     ]
     if differences:
-        named = "; another ".join(differences)
+        listed = "; another ".join(differences)
         raise HfCmimError(
-            f"Expected a cache of these answers in {folder}, got one made with another {named}: a student"
+            f"Expected a cache of these answers in {folder}, got one made with another {listed}: a student"
             " would learn from other answers than planned. Choose another folder, or delete this one."
         )
 
 
 def _ask(questions: _Questions, batch: range, ledger: QueryLedger | None, twice: bool) -> Tensor:
-    """Return the answers to one batch on the CPU, asked twice where that is due.
+    """Return the answers to one batch on the CPU; with `twice`, ask again and compare.
 
     Raises:
-        HfCmimError: more than one answer a sample, or views or answers that differ.
+        HfCmimError: more than one answer per sample, or views or answers that differ.
     """
     inputs = questions.view(batch)
+    # Charged before the queries are sent: a budget is never exceeded. A second look is asked but not paid.
     if ledger is not None:
         ledger.charge_samples(batch)
         ledger.asked(len(batch) * (1 + twice))
     answers = questions.teacher(inputs).cpu()
     if answers.shape != (len(batch), questions.teacher.num_classes):
         raise HfCmimError(
-            f"Expected answers ({len(batch)}, {questions.teacher.num_classes}), one a sample, got"
+            f"Expected answers ({len(batch)}, {questions.teacher.num_classes}), one per sample, got"
             f" {tuple(answers.shape)}: answers for single tokens depend on the padding of a batch and are not cached."
-            " Use the teacher as it is."
+            " Use the teacher without a cache."
         )
     if twice:
         again = questions.view(batch)
@@ -240,20 +248,23 @@ def _ask(questions: _Questions, batch: range, ledger: QueryLedger | None, twice:
     return answers
 
 
-def _changing(what: str, whose: str) -> str:
+def _changing(part: str, source: str) -> str:
+    """Return the message about a part of the answers that changes, and the source of the randomness."""
     return (
-        f"Expected the same {what} when samples are looked at twice, got different ones: augmentation or other"
-        f" randomness in the {whose}. A cache would hold one draw for ever, and a student would pair it with other"
-        " views. Take the randomness out, or use the teacher without a cache."
+        f"Expected the same {part} when samples are looked at twice, got different ones: augmentation or other"
+        f" randomness in the {source}. A cache would store one random draw, and a student would pair it with other"
+        " views. Remove the randomness, or use the teacher without a cache."
     )
 
 
 def _write_shard(path: Path, answers: Tensor) -> None:
-    """Write answers `(N, C)` as one Arrow stream that is there whole or not at all."""
-    import pyarrow as pa  # comes with datasets, which only caches and tables need
+    """Write answers `(N, C)` as one Arrow stream; the file is complete or missing."""
+    # pyarrow comes with datasets, which only caches and tables need.
+    import pyarrow as pa
 
     flat = pa.array(answers.numpy().reshape(-1), pa.float32())
     table = pa.table({"log_probs": pa.FixedSizeListArray.from_arrays(flat, answers.shape[-1])})
+    # Built in memory first, so that the file is written in one go.
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
@@ -261,11 +272,12 @@ def _write_shard(path: Path, answers: Tensor) -> None:
 
 
 def _replace(path: Path, content: Any) -> None:
-    """Write bytes to a file whose name appears once they are all on the disk."""
+    """Write bytes to a file whose name appears only when all of them are on the disk."""
     partial = path.with_name(f"{path.name}.partial")
     with partial.open("wb") as file:
         file.write(content)
         file.flush()
+        # Without fsync a crash of the machine could leave the final name with an empty file.
         os.fsync(file.fileno())
     os.replace(partial, path)
 
@@ -276,7 +288,8 @@ def _open(shards: Mapping[Path, range], manifest: Mapping[str, Any], teacher: Ab
     Raises:
         HfCmimError: a shard of another length.
     """
-    from datasets import Dataset  # only caches and tables need it
+    # Only caches and tables need datasets.
+    from datasets import Dataset
     from datasets.table import MemoryMappedTable, concat_tables
 
     tables = [MemoryMappedTable.from_file(str(path)) for path in shards]

@@ -1,4 +1,4 @@
-"""Which answer of the teacher belongs to which class of the student."""
+"""Matching of the teacher's classes to the student's, by name."""
 
 from collections.abc import Sequence
 
@@ -9,11 +9,11 @@ from hf_cmim.errors import HfCmimError
 def match_classes(teacher_names: Sequence[str] | None, student_names: Sequence[str]) -> list[int] | None:
     """Return the columns of the teacher's answers in the student's order, or None where the orders are equal.
 
-    Names are compared letter by letter; nothing is guessed from positions. The names a config
-    invents (LABEL_0, LABEL_1, ...) match the same names on the other side only.
+    Names must be equal letter by letter; nothing is guessed from positions. Default names of a config (LABEL_0,
+    LABEL_1, ...) match only the same names on the other side.
 
     Args:
-        teacher_names: classes in the order of the teacher's answers; None if it speaks in the numbers of the labels.
+        teacher_names: classes in the order of the teacher's answers; None if that is the order of the labels' numbers.
         student_names: classes in the order of the student's logits.
 
     Returns:
@@ -33,12 +33,13 @@ def match_classes(teacher_names: Sequence[str] | None, student_names: Sequence[s
             f" {len(student_names)}: their answers cannot be compared. {_difference(teacher_names, student_names)}"
             " Give both the same classes."
         )
-    for side, names, others in (("teacher", teacher_names, student_names), ("student", student_names, teacher_names)):
-        if are_default_names(names) and not are_default_names(others):
+    pairs = (("teacher", teacher_names, student_names), ("student", student_names, teacher_names))
+    for side, names, other_names in pairs:
+        if are_default_names(names) and not are_default_names(other_names):
             raise HfCmimError(
                 f"Expected class names on both sides, got only defaults ({names[0]}, {names[1]}, ...) from the {side}:"
-                " nothing says which of its classes is which, and a wrong order teaches the wrong classes. Set"
-                " id2label and label2id in its config, or give class_names."
+                " its classes cannot be matched, and a wrong order teaches the wrong classes. Set id2label and"
+                " label2id in its config, or give class_names."
             )
     if set(teacher_names) != set(student_names):
         raise HfCmimError(
@@ -51,11 +52,15 @@ def match_classes(teacher_names: Sequence[str] | None, student_names: Sequence[s
 
 
 def _difference(teacher_names: Sequence[str], student_names: Sequence[str]) -> str:
-    """Name what one side has and the other lacks."""
-    parts = []
-    for side, names, others in (("teacher", teacher_names, student_names), ("student", student_names, teacher_names)):
-        missing = [name for name in names if name not in set(others)]
+    """Return sentences with the names that only one side has."""
+    sentences = []
+    for side, names, other_names in (
+        ("teacher", teacher_names, student_names),
+        ("student", student_names, teacher_names),
+    ):
+        missing = [name for name in names if name not in set(other_names)]
         if missing:
-            listed = ", ".join(repr(name) for name in missing[:8]) + (", ..." if len(missing) > 8 else "")
-            parts.append(f"Only the {side} has {listed}.")
-    return " ".join(parts)
+            listed = ", ".join(repr(name) for name in missing[:8])
+            ellipsis = ", ..." if len(missing) > 8 else ""
+            sentences.append(f"Only the {side} has {listed}{ellipsis}.")
+    return " ".join(sentences)

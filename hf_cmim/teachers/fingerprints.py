@@ -1,4 +1,4 @@
-"""Fingerprints: sha256 of values of any kind, equal in every process."""
+"""Fingerprints: sha256 of values of any kind, the same in every process."""
 
 import hashlib
 import pickle
@@ -13,7 +13,7 @@ from torch import Tensor
 def digest(*values: Any) -> str:
     """Return the sha256 hex of tensors, arrays, text, bytes, numbers, None, and mappings and sequences of them.
 
-    Anything else, an image for instance, counts by its pickle. Order counts in sequences, not in mappings.
+    Any other value, an image for instance, enters by its pickle. Order matters in sequences, not in mappings.
     """
     sha = hashlib.sha256()
     _update(sha, values)
@@ -24,6 +24,7 @@ def _update(sha: Any, value: Any) -> None:
     """Add a value with its type, so that 1, "1" and [1] differ."""
     if isinstance(value, Mapping):
         sha.update(f"mapping {len(value)};".encode())
+        # Sorted, so that the order of a mapping does not matter.
         for name in sorted(value, key=str):
             _update(sha, str(name))
             _update(sha, value[name])
@@ -32,6 +33,7 @@ def _update(sha: Any, value: Any) -> None:
         for item in value:
             _update(sha, item)
     elif isinstance(value, Tensor):
+        # Viewed as bytes, because numpy has no bfloat16.
         sha.update(f"tensor {value.dtype} {tuple(value.shape)};".encode())
         sha.update(value.detach().cpu().flatten().clone().view(torch.uint8).numpy())
     elif isinstance(value, np.ndarray) and value.dtype != object:

@@ -1,4 +1,4 @@
-"""Any function as a black-box teacher."""
+"""A function as a black-box teacher."""
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -14,15 +14,15 @@ from hf_cmim.teachers.fingerprints import digest
 
 @final
 class FunctionTeacher(AbstractTeacher):
-    """Whatever answers a batch: another framework, an ensemble, a service.
+    """A teacher from any function that answers a batch: another framework, an ensemble, a service.
 
     Args:
-        function: inputs to answers, `(B, ..., C)`, or `(B, ...)` labels.
-        class_names: names in the order of the answers.
-        returns: what the answers are.
-        channel: what an answer passes through before it is seen.
-        version: names what the function answers from, its weights for instance. No fingerprint can see that, so
-            without it every object has a fingerprint of its own, and a cache of its answers is of use to none but it.
+        function: function from inputs to answers, `(B, ..., C)`, or to labels, `(B, ...)`.
+        class_names: names of the classes in the order of the answers.
+        returns: kind of the answers.
+        channel: change of the answers before the attacker sees them; None for full probabilities.
+        version: name of the state behind the answers, such as the version of the weights. No fingerprint can see this
+            state. Without a version every object has a new fingerprint, and no other object can use its cache.
     """
 
     def __init__(
@@ -42,5 +42,6 @@ class FunctionTeacher(AbstractTeacher):
         return self.function(inputs)
 
     def _identity(self) -> str:
-        named = getattr(self.function, "__qualname__", type(self.function).__qualname__)
-        return digest(named, self.version)
+        # A callable object has no name of its own: its class names it.
+        function_name = getattr(self.function, "__qualname__", type(self.function).__qualname__)
+        return digest(function_name, self.version)

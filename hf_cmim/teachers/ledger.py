@@ -1,4 +1,4 @@
-"""How many queries an attack costs."""
+"""The query ledger: the number of queries that an attack costs, and its budget."""
 
 import threading
 from collections.abc import Iterable, Mapping
@@ -11,21 +11,22 @@ from hf_cmim.errors import HfCmimError
 
 @final
 class QueryLedger:
-    """Counts queries in two ways, and refuses those beyond a budget before they are sent.
+    """A count of a student's queries, which refuses queries beyond a budget before they are sent.
 
-    *Paid* is what an attacker pays for. Whoever asks says which of two prices holds: an answer that is kept costs one
-    query a sample, however often it is used (`charge_samples`); one that is not kept costs a query each time
-    (`charge`). Trainers charge a teacher that looks answers up the first way, and one that answers live the second, in
-    every epoch: whether the view was the same as before, nobody can tell. Who asks the same views again stores their
-    answers first (`cache_answers`). *Asked* is what was physically sent, by whoever: second looks, retries. The budget
-    limits what is paid. One ledger belongs to one student: what another student was told, this one pays for again.
+    It has two counts. *Paid* queries are those that an attacker pays for; the budget limits them. *Asked* queries are
+    all that were sent, including second looks and retries.
+
+    A cached answer costs one query per sample, no matter how often it is used (`charge_samples`). A live answer costs
+    one query per call (`charge`). Trainers use the first price for a teacher that looks answers up, and the second for
+    a live teacher in every epoch, because they cannot know if a view is the same as before. Use `cache_answers` to pay
+    once. One ledger belongs to one student: it pays again for answers that another student already has.
 
     Args:
         budget: most queries that may be paid for; None for no limit.
 
     Attributes:
-        num_paid: queries paid for.
-        num_asked: queries sent.
+        num_paid: number of queries paid for.
+        num_asked: number of queries sent.
 
     >>> ledger = QueryLedger(budget=3)
     >>> ledger.charge_samples([7, 8]), ledger.charge_samples([8, 9]), ledger.remaining
@@ -34,7 +35,10 @@ class QueryLedger:
 
     def __init__(self, budget: int | None = None) -> None:
         if budget is not None and budget < 1:
-            raise HfCmimError(f"Expected a budget of at least 1 query, got {budget}: nothing could be asked.")
+            raise HfCmimError(
+                f"Expected a budget of at least 1 query, got {budget}: nothing could be asked. Give a larger budget,"
+                " or None for no limit."
+            )
         self.budget = budget
         self.num_paid = 0
         self.num_asked = 0
@@ -43,19 +47,19 @@ class QueryLedger:
 
     @property
     def num_samples(self) -> int:
-        """Samples whose answers are kept and were paid for."""
+        """Number of samples whose stored answers are paid for."""
         return len(self._samples)
 
     @property
     def remaining(self) -> int | None:
-        """Queries that may still be paid for; None without a budget."""
+        """Number of queries left in the budget; None without a budget."""
         return None if self.budget is None else self.budget - self.num_paid
 
     def check(self, count: int) -> None:
         """Refuse queries that the budget does not cover, without charging them.
 
         Raises:
-            HfCmimError: more than remain, or a negative number.
+            HfCmimError: more queries than remain, or a negative number.
         """
         if count < 0:
             raise HfCmimError(f"Expected a number of queries of at least 0, got {count}.")
@@ -63,30 +67,30 @@ class QueryLedger:
             raise HfCmimError(
                 f"Expected at most {self.remaining} more queries, got {count}: {self.num_paid} of a budget of"
                 f" {self.budget} are paid, and the next would exceed it. None of these was sent. Raise the budget, if"
-                " whoever answers agrees, or ask fewer samples."
+                " the owner of the service agrees, or ask fewer samples."
             )
 
     def charge(self, count: int) -> None:
-        """Pay for queries whose answers are not kept, before they are sent.
+        """Pay for queries whose answers are not stored, before they are sent.
 
         Raises:
-            HfCmimError: the budget does not cover them; then nothing is charged.
+            HfCmimError: a budget that does not cover them; then nothing is charged.
         """
         with self._lock:
             self.check(count)
             self.num_paid += count
 
     def charge_samples(self, indices: Iterable[int] | Tensor) -> int:
-        """Pay for those of the samples that were not paid for yet, and whose answers are kept, before they are asked.
+        """Pay for samples whose answers will be stored, before they are asked; samples already paid for are free.
 
         Args:
-            indices: positions in the data set.
+            indices: positions of the samples in the data set.
 
         Returns:
-            How many were new.
+            Number of samples that were new.
 
         Raises:
-            HfCmimError: the budget does not cover them; then nothing is charged.
+            HfCmimError: a budget that does not cover them; then nothing is charged.
         """
         listed = indices.tolist() if isinstance(indices, Tensor) else indices
         with self._lock:
@@ -105,11 +109,11 @@ class QueryLedger:
         """Refuse, before training, a plan that the budget does not cover.
 
         Args:
-            per_epoch: queries that the first epoch pays for.
-            total: queries that the whole training pays for.
+            per_epoch: number of queries that the first epoch pays for.
+            total: number of queries that the whole training pays for.
 
         Raises:
-            HfCmimError: the budget ends within the first epoch, or before the end of training.
+            HfCmimError: a budget that ends within the first epoch, or before the end of training.
         """
         if self.remaining is None or max(per_epoch, total) <= self.remaining:
             return
@@ -122,7 +126,7 @@ class QueryLedger:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the counts, and the samples paid for as ranges [first, last], ready for JSON."""
+        """Return the counts and the paid samples, as ranges [first, last], ready for JSON."""
         ranges: list[list[int]] = []
         for index in sorted(self._samples):
             if ranges and index == ranges[-1][1] + 1:
@@ -133,17 +137,19 @@ class QueryLedger:
 
     @classmethod
     def merged(cls, ledgers: Iterable["QueryLedger"]) -> "QueryLedger":
-        """Return one account of one student's several processes: a sample that two of them asked is paid once."""
+        """Return one ledger for all processes of a student: a sample that two of them asked is paid once."""
         parts = list(ledgers)
-        whole = cls(parts[0].budget)
-        whole._samples = set().union(*(part._samples for part in parts))
-        whole.num_paid = sum(part.num_paid - len(part._samples) for part in parts) + len(whole._samples)
-        whole.num_asked = sum(part.num_asked for part in parts)
-        return whole
+        merged = cls(parts[0].budget)
+        merged._samples = set().union(*(part._samples for part in parts))
+        # Live queries add up; stored samples count once.
+        num_live = sum(part.num_paid - len(part._samples) for part in parts)
+        merged.num_paid = num_live + len(merged._samples)
+        merged.num_asked = sum(part.num_asked for part in parts)
+        return merged
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "QueryLedger":
-        """Rebuild what `to_dict` gave."""
+        """Build a ledger from the result of `to_dict`."""
         ledger = cls(values["budget"])
         ledger.num_paid = values["paid"]
         ledger.num_asked = values["asked"]

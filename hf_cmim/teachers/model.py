@@ -1,4 +1,4 @@
-"""A classifier at hand as a black-box teacher."""
+"""A local classifier as a black-box teacher."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -20,28 +20,29 @@ from hf_cmim.teachers.fingerprints import digest
 from hf_cmim.teachers.safe_checkpoint import LOADING_ERRORS, check_safe_to_load
 
 ACCOMPANYING = frozenset({"attention_mask", "pixel_mask", "token_type_ids", "position_ids"})
-"""Inputs that say something about others; models of images take some of them, too."""
+"""Inputs that only describe other inputs; image models accept some of them, too."""
 _PASSING_SETTINGS = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "_commit_hash")
 
 
 @final
 class ModelTeacher(AbstractTeacher):
-    """A model that answers with the softmax of its logits, in the precision of its weights whatever autocast does.
+    """A teacher from a model: it answers with the softmax of the logits, in the precision of the weights.
 
-    Its forward is given those inputs that it accepts, floating-point ones in the precision of its weights; `labels`
-    and `sample_index` never are. Token classification answers `(B, L, C)`.
+    Autocast does not change the precision. The model's forward receives only inputs that it accepts, floating-point
+    ones in the precision of its weights, and never `labels` or `sample_index`. Token classification answers
+    `(B, L, C)`.
 
     Args:
-        model_or_path: a `PreTrainedModel`, any module that returns logits (a tensor, or an output with `logits`), or a
-            folder or Hub id. From there only safetensors weights are loaded, and no code.
-        class_names: names in the order of the logits; by default those of the config's `id2label`. A module without a
-            config needs them.
-        channel: what an answer passes through before it is seen.
-        device: where the model is moved; by default it stays where it is.
+        model_or_path: `PreTrainedModel`, any module that returns logits (a tensor, or an output with `logits`), or a
+            folder or Hub id. From a folder or the Hub only safetensors weights are loaded, and no code.
+        class_names: names of the classes in the order of the logits; by default those of the config's `id2label`. A
+            module without a config needs them.
+        channel: change of the answers before the attacker sees them; None for full probabilities.
+        device: device to move the model to; by default the model stays on its device.
 
     Raises:
-        HfCmimError: a model in train mode, a head that is not single-label, or a checkpoint that cannot be loaded
-            without pickles, remote code or fresh weights.
+        HfCmimError: a model in train mode, a head that is not single-label, or a checkpoint that needs pickles, remote
+            code or randomly initialised weights.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class ModelTeacher(AbstractTeacher):
         if not accepted.keys() - ACCOMPANYING:
             raise HfCmimError(
                 f"Expected inputs that the teacher's forward takes ({', '.join(sorted(self._accepted))}), got"
-                f" {', '.join(sorted(inputs)) or 'none'}: there is nothing to ask it about. Rename the columns, or"
+                f" {', '.join(sorted(inputs)) or 'none'}: the teacher has no input to answer. Rename the columns, or"
                 " give the teacher its own view of the batch with teacher_collator, made by its own processor or"
                 " tokenizer."
             )
@@ -80,38 +81,40 @@ class ModelTeacher(AbstractTeacher):
         if not isinstance(outputs, Tensor):
             raise HfCmimError(
                 f"Expected a model that returns logits, a tensor or an output with 'logits', got"
-                f" {type(outputs).__name__}: the base model without its head? Use a ...Classification class."
+                f" {type(outputs).__name__}: perhaps a base model without its head. Use a ...Classification class."
             )
         return outputs
 
     def _adapted(self, value: Any) -> Any:
-        """Return an input on the device of the weights, and in their precision where it has floating-point numbers."""
+        """Return an input on the device of the weights, and in their precision if it has floating-point numbers."""
         if not isinstance(value, Tensor):
             return value
         weights = next((weight for weight in self.model.parameters() if weight.is_floating_point()), None)
+        # A quantised model may have no floating-point weights: then its inputs stay unchanged.
         if weights is None:
             return value
         return value.to(weights.device, weights.dtype if value.is_floating_point() else value.dtype)
 
     def _identity(self) -> str:
-        """The weights, buffers and config; the code of `forward` is known by the name of its class alone."""
+        """Return a digest of weights, buffers and config; of the code it holds only the name of the class."""
         config = getattr(self.model, "config", None)
         settings = config.to_diff_dict() if isinstance(self.model, PreTrainedModel) and config is not None else {}
-        # Names of classes are compared with the teacher; dtypes are those of the weights.
-        passing = (*_PASSING_SETTINGS, "id2label", "label2id")
-        settings = {name: repr(value) for name, value in settings.items() if name not in passing}
+        # Class names are part of every teacher's fingerprint, and dtypes are those of the weights.
+        ignored = (*_PASSING_SETTINGS, "id2label", "label2id")
+        settings = {name: repr(value) for name, value in settings.items() if name not in ignored}
+        # Buffers that are not saved can change answers too.
         tensors = self.model.state_dict() | dict(self.model.named_buffers())
         return digest(type(self.model).__qualname__, settings, tensors)
 
 
 def load_classifier(path: str) -> PreTrainedModel:
-    """Load a classifier in evaluation mode from a folder or the Hub: safetensors only, and no code of the repository.
+    """Load a classifier in evaluation mode from a folder or the Hub: only safetensors, and no code of the repository.
 
     Args:
         path: folder or Hub id.
 
     Raises:
-        HfCmimError: it needs a pickle or remote code, has no single-label head, or the head has no weights there.
+        HfCmimError: a checkpoint that needs a pickle or remote code, has no single-label head, or lacks weights.
     """
     check_safe_to_load(path)
     try:
@@ -120,15 +123,15 @@ def load_classifier(path: str) -> PreTrainedModel:
         raise HfCmimError(
             f"Expected a model that transformers knows, got {path}: its configuration is of no known type, is broken"
             f" ({safe_text(str(error))[:200]}), or needs the repository's own code, which could do anything on this"
-            " machine and is never run. Build the model from code that you have read, and give the module."
+            " machine and is never run. Build the model from code that you have read, and pass the module."
         ) from error
     architecture = str((config.architectures or ["none"])[0])
     task = task_of(architecture, config.model_type)
     if task is None:
         raise HfCmimError(
-            f"Expected the architecture of a classifier (...{', ...'.join(each.head for each in TASKS)}), got"
+            f"Expected the architecture of a classifier (...{', ...'.join(kind.head for kind in TASKS)}), got"
             f" {architecture} in {path}: without a classification head there are no answers. Give a checkpoint of a"
-            " classifier, or the module itself."
+            " classifier, or pass the module."
         )
     try:
         loaded, loading = getattr(transformers, task.auto_class).from_pretrained(
@@ -155,13 +158,13 @@ def load_classifier(path: str) -> PreTrainedModel:
 
 
 def _inputs_of(model: nn.Module) -> tuple[frozenset[str], bool]:
-    """Return the names of the inputs that a model can use, and whether its forward takes others too."""
-    # A PEFT model passes everything on to the model that it adapts.
+    """Return the names of the inputs that a model can use, and True if its forward takes any other input too."""
+    # A PEFT model passes all inputs to the model that it adapts.
     base_of: Any = getattr(model, "get_base_model", None)
     adapted: Any = model if base_of is None else base_of()
     parameters = inspect.signature(adapted.forward).parameters
     names = set(parameters)
-    # Transformers' own heads name their inputs, and take settings by **kwargs; a wrapper may take anything there.
+    # The heads of transformers name their inputs, and take only settings by **kwargs. A wrapper may take inputs there.
     takes_others = not isinstance(adapted, PreTrainedModel) and any(
         parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
     )
@@ -172,7 +175,7 @@ def _inputs_of(model: nn.Module) -> tuple[frozenset[str], bool]:
 
 
 def _check_evaluates(model: nn.Module) -> None:
-    """Refuse a model of which any part is in train mode."""
+    """Refuse a model with any part in train mode."""
     training = [
         name or type(module).__name__
         for name, module in model.named_modules()
@@ -191,13 +194,13 @@ def _config_names(model: nn.Module) -> tuple[str, ...]:
     names = class_names_of(model)
     if names is None:
         raise HfCmimError(
-            f"Expected class_names for a {type(model).__name__}, which has no config with id2label, got None: whether"
-            " its outputs are in the student's order could not be checked. Name the classes in their order."
+            f"Expected class_names for a {type(model).__name__}, which has no config with id2label, got None: its"
+            " outputs may be in another order than the student's. Give class_names in the order of the outputs."
         )
     problem = getattr(getattr(model, "config", None), "problem_type", None)
     if problem in ("multi_label_classification", "regression"):
         raise HfCmimError(
-            f"Expected a single-label classifier, got problem_type={problem!r}: the softmax of its outputs is no"
-            " answer of this model. Use a single-label head."
+            f"Expected a single-label classifier, got problem_type={problem!r}: the softmax of its outputs has no"
+            " meaning. Use a single-label head."
         )
     return names

@@ -1,4 +1,4 @@
-"""What is looked at before transformers reads a checkpoint of unknown origin."""
+"""Checks of a checkpoint of unknown origin, before transformers reads it."""
 
 from pathlib import Path
 
@@ -12,15 +12,24 @@ from hf_cmim.errors import HfCmimError
 from hf_cmim.plain_data import read_json
 
 LOADING_ERRORS = (
-    ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError, AssertionError, ImportError,
-    MemoryError, SafetensorError, StrictDataclassError,
-)  # fmt: skip
-"""What transformers raises over a configuration or weights that no `save_pretrained` wrote."""
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    RuntimeError,
+    ArithmeticError,
+    AssertionError,
+    ImportError,
+    MemoryError,
+    SafetensorError,
+    StrictDataclassError,
+)
+"""Errors that transformers raises for a configuration or weights that `save_pretrained` did not write."""
 WEIGHTS = "model*.safetensors"
 
 
 def check_safe_to_load(path: str) -> None:
-    """Check that a checkpoint's configuration leads to its own safetensors, and fits them.
+    """Check that a checkpoint's configuration leads only to its own safetensors, and fits them.
 
     Args:
         path: folder or Hub id.
@@ -29,14 +38,18 @@ def check_safe_to_load(path: str) -> None:
         HfCmimError: a setting that names other weights, perhaps pickled ones, or a size that would take all memory.
         OSError: no such folder or repository.
     """
-    file = cached_file(path, CONFIG_NAME)
-    config = read_json(Path(str(file)), f"the configuration of {path}", allows_constants=True)
+    config_file = cached_file(path, CONFIG_NAME)
+    config = read_json(Path(str(config_file)), f"the configuration of {path}", allows_constants=True)
     if not isinstance(config, dict):
-        raise HfCmimError(f"The configuration of {path} is no mapping: it is of no model. Save the model again.")
-    code = {name for name, reason in REDIRECTING.items() if reason == CODE}  # refused by trust_remote_code=False
-    settings = {name: value for name, value in config.items() if name not in code}
+        raise HfCmimError(
+            f"The configuration of {path} is no mapping, so it does not describe a model. Save the model again."
+        )
+    # Transformers itself refuses these settings, because of trust_remote_code=False.
+    code_settings = {name for name, reason in REDIRECTING.items() if reason == CODE}
+    settings = {name: value for name, value in config.items() if name not in code_settings}
     faults = [*setting_redirects(CONFIG_NAME, settings), *unbounded_faults(config)]
-    weights = [each.name for each in Path(path).glob(WEIGHTS)] if Path(path).is_dir() else []
+    # Weights on the Hub are not compared: they would have to be downloaded first.
+    weights = [file.name for file in Path(path).glob(WEIGHTS)] if Path(path).is_dir() else []
     if not faults and weights:
         try:
             faults += size_faults(config, tensor_shapes(Path(path), weights))
@@ -44,6 +57,6 @@ def check_safe_to_load(path: str) -> None:
             faults.append(f"its weights cannot be read ({error})")
     if faults:
         raise HfCmimError(
-            f"The model in {path} cannot be loaded safely: {faults[0]}. Save it again with save_pretrained, or take"
+            f"The model in {path} cannot be loaded safely: {faults[0]}. Save it again with save_pretrained, or use"
             " another copy."
         )

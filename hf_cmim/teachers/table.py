@@ -1,4 +1,4 @@
-"""Answers that were given before, looked up by the position of a sample."""
+"""Stored answers as a black-box teacher, looked up by the position of a sample."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, final
@@ -16,15 +16,15 @@ from hf_cmim.teachers.fingerprints import digest
 
 @final
 class TableTeacher(AbstractTeacher):
-    """Precomputed answers: row i answers sample i of the data set, whatever its inputs are.
+    """A teacher from precomputed answers: row i answers sample i of the data set; inputs are not read.
 
     Args:
-        answers: `(N, C)` tensor (`(N,)` for labels), or a `datasets.Dataset`, which stays memory-mapped.
-        class_names: names in the order of the answers.
-        returns: what the answers are.
-        column: column of the data set that holds them.
-        channel: what an answer passes through before it is seen.
-        hides_classes: whether the answers were cut before they were stored, to the top k for instance.
+        answers: tensor `(N, C)` (`(N,)` for labels), or a `datasets.Dataset`, which stays memory-mapped.
+        class_names: names of the classes in the order of the answers.
+        returns: kind of the answers.
+        column: column of the data set with the answers.
+        channel: change of the answers before the attacker sees them; None for full probabilities.
+        hides_classes: flag for answers that were cut before they were stored, to the top k for instance.
 
     Raises:
         HfCmimError: answers of another kind or shape.
@@ -52,16 +52,20 @@ class TableTeacher(AbstractTeacher):
     def _answer(self, inputs: Mapping[str, Any], labels: Tensor | None) -> Tensor:
         index = torch.as_tensor(inputs[INDEX_NAME])
         if index.ndim != 1 or index.is_floating_point():
-            raise HfCmimError(f"Expected {INDEX_NAME} as (B,) integers, got {tuple(index.shape)} {index.dtype}.")
+            raise HfCmimError(
+                f"Expected {INDEX_NAME} as (B,) integers, got {tuple(index.shape)} {index.dtype}. Add one position per"
+                " sample where the batch is collated."
+            )
         index = index.cpu()
         wrong = index[(index < 0) | (index >= len(self))]
         if wrong.numel():
             raise HfCmimError(
-                f"Expected {INDEX_NAME} in [0, {len(self)}), got {wrong.tolist()[:8]}: the table was made for another"
-                " data set, and would answer other samples. Use the data set it was made from, in the same order."
+                f"Expected {INDEX_NAME} in [0, {len(self)}), got {wrong.tolist()[:8]}: the stored answers belong to"
+                " another data set. Use the data set that they were made from, in the same order."
             )
         if isinstance(self.answers, Tensor):
             return self.answers[index.to(self.answers.device)]
+        # Copied, because torch warns about numpy's read-only memory.
         return torch.from_numpy(np.array(self.answers[index.tolist()][self.column]))
 
     def _identity(self) -> str:
@@ -71,11 +75,18 @@ class TableTeacher(AbstractTeacher):
 
 
 def _opened(answers: Any, column: str) -> Any:
-    """Return a data set that gives the column alone, as arrays."""
-    from datasets import Dataset  # only who has a data set needs the library
+    """Return a data set with only this column, as arrays."""
+    # Only answers in a data set need the library.
+    from datasets import Dataset
 
     if not isinstance(answers, Dataset):
-        raise HfCmimError(f"Expected answers as a tensor or a datasets.Dataset, got {type(answers).__name__}.")
+        raise HfCmimError(
+            f"Expected answers as a tensor or a datasets.Dataset, got {type(answers).__name__}. Convert them to one of"
+            " these."
+        )
     if column not in answers.column_names:
-        raise HfCmimError(f"Expected the answers in column {column!r}, got columns {answers.column_names}.")
+        raise HfCmimError(
+            f"Expected the answers in column {column!r}, got columns {answers.column_names}. Give the name of their"
+            " column as `column`."
+        )
     return answers.with_format("numpy", columns=[column])

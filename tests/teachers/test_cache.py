@@ -143,8 +143,8 @@ def test_budget_ends_before_it_is_exceeded(tmp_path):
         ({"asked": teacher(Linear(), version="2")}, "weights of the teacher"),
         ({"asked": teacher(Linear(), channel=TopK(2))}, r"output channel \(None instead of 'TopK\(k=2"),
         ({"dataset": rows(49)}, r"number of samples \(50 instead of 49\)"),
-        ({"dataset": rows()[::-1]}, "what collator and transforms make"),
-        ({"collator": lambda samples: collate(samples) | {"size": 8}}, "what collator and transforms make"),
+        ({"dataset": rows()[::-1]}, "output of collator and transforms"),
+        ({"collator": lambda samples: collate(samples) | {"size": 8}}, "output of collator and transforms"),
         ({"shard_size": 5}, r"shard size \(10 instead of 5\)"),
     ],
 )
@@ -173,7 +173,7 @@ def test_answers_without_a_manifest_are_refused(tmp_path):
     """Catches shards of unknown origin that are taken for finished."""
     fill(tmp_path)
     (tmp_path / "cache.json").unlink()
-    with pytest.raises(ValueError, match="nobody knows"):
+    with pytest.raises(ValueError, match="their teacher is unknown"):
         fill(tmp_path)
 
 
@@ -226,10 +226,10 @@ def test_random_answers_are_refused(tmp_path):
     [
         ({"asked": LabelOnlyTeacher(3, confidence=0.9)}, "LabelOnlyTeacher"),
         ({"dataset": []}, "at least 1 sample"),
-        ({"batches_checked_twice": 0}, "Unchecked"),
+        ({"batches_checked_twice": 0}, "Without a second look"),
         ({"batch_size": 0}, "batch_size"),
         ({"asked": teacher(lambda inputs: torch.zeros(len(inputs["number"]), 2, 3))}, "single tokens"),
-        ({"asked": teacher(lambda inputs: torch.zeros(1, 3))}, r"\(4, 3\), one a sample, got \(1, 3\)"),
+        ({"asked": teacher(lambda inputs: torch.zeros(1, 3))}, r"\(4, 3\), one per sample, got \(1, 3\)"),
     ],
 )
 def test_misuse_is_refused(settings, named, tmp_path):

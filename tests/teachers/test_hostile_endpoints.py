@@ -79,7 +79,7 @@ def scored(*scores):
 
 BOMB = gzip.compress(b"[" + b" " * 20_000_000 + b"]")
 BODIES = [
-    (answered(BOMB, Content_Encoding="gzip"), "compressed its answer though it was asked not to"),
+    (answered(BOMB, Content_Encoding="gzip"), "compressed its answer although it was asked not to"),
     (answered(b"x", Content_Encoding="br"), "compressed its answer"),
     (lambda: endless(b" " * 500_000), "more than 10,000,000 bytes as one answer"),
     (answered(b"[" * 100_000), "got something else"),

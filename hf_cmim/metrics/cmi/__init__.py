@@ -1,1 +1,1 @@
-"""The folder that `evaluate.load` takes for the metric `cmi`."""
+"""Folder of the metric `cmi` for `evaluate.load`."""

@@ -6,13 +6,14 @@ from hf_cmim.functional import conditional_mutual_information
 from hf_cmim.metrics.logit_inputs import as_tensors, logit_metric_info
 
 DESCRIPTION = """\
-The conditional mutual information (CMI) I(X; Y^ | Y) between a classifier's input and its predicted label given the
-true one, in nats: how far the outputs softmax(logits / T) of the samples of one class spread around their mean, as the
-mean Kullback-Leibler divergence from it. 0 means that the output depends on the label alone; at most log C.
+The conditional mutual information (CMI) measures how far the outputs softmax(logits / T) of one class spread around
+their mean, as the mean Kullback-Leibler divergence from it, in nats. It is I(X; Y^ | Y), between a classifier's input
+and its predicted label given the true one. 0 means that the output depends only on the label; the largest value is
+log C.
 
-The value at one temperature says little, because scaling the logits only shifts the curve over temperatures: compare
-models by the largest value over a wide range of temperatures relative to their logits' scale. On few samples per class
-(n of them) it understates the CMI of the distribution by about (n - 1) / n.
+Do not compare models at one temperature, because scaling the logits only shifts the curve over temperatures. Compare
+the largest value over a wide range of temperatures relative to the scale of their logits. With few samples per class,
+n, the metric understates the CMI of the distribution by a factor of about (n - 1) / n.
 """
 
 

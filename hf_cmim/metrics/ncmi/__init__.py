@@ -1,1 +1,1 @@
-"""The folder that `evaluate.load` takes for the metric `ncmi`."""
+"""Folder of the metric `ncmi` for `evaluate.load`."""

@@ -6,15 +6,15 @@ from hf_cmim.functional import normalized_cmi
 from hf_cmim.metrics.logit_inputs import as_tensors, logit_metric_info
 
 DESCRIPTION = """\
-The normalized conditional mutual information (NCMI) of a classifier: the CMI I(X; Y^ | Y), which says how far the
-outputs softmax(logits / T) of one class spread, over the separation Gamma, the mean cross-entropy between the outputs
-of two samples of different classes (counted as 0 for pairs of one class). Dimensionless, at least 0; lower is better:
-concentrated classes, far apart. At least two classes must occur.
+The normalized conditional mutual information (NCMI) of a classifier is the CMI I(X; Y^ | Y), the spread of the outputs
+softmax(logits / T) of one class, divided by the separation Gamma. Gamma is the mean cross-entropy between the outputs
+of two samples of different classes (counted as 0 for pairs of one class). The NCMI is dimensionless and at least 0.
+Lower is better: concentrated classes, far apart. At least two classes must occur.
 """
 
 
 class NCMI(evaluate.Metric):  # type: ignore[misc]  # evaluate ships no types
-    """Conditional mutual information of the outputs given the label, over their separation."""
+    """Conditional mutual information of the outputs given the label, divided by their separation."""
 
     def _info(self) -> evaluate.MetricInfo:
         returns = '{"ncmi": the NCMI, a dimensionless float of at least 0}'
