@@ -1,7 +1,7 @@
-"""The engine: the students of one seed learn in lockstep.
+"""The engine of an audit: all students of one seed are trained in lockstep.
 
-Each batch is loaded, augmented and moved once, each teacher answers it once, then every student takes its own step.
-A pooled student ends with the very weights that `DistillationTrainer` gives it on `Repeatable` data.
+Each batch is loaded, augmented and moved to the device once. Each teacher answers it once, then every student takes a
+step of its own. A pooled student ends with the same bits as under `DistillationTrainer` on `Repeatable` data.
 """
 
 import time
@@ -35,27 +35,27 @@ from hf_cmim.trainers.transfer_data import TEACHER_VIEW, Collator, IndexedDatase
 from hf_cmim.trainers.valid_labels import check_has_valid_label
 
 LARGEST_KEPT = 2**28
-"""Bytes of an evaluation set that may stay in memory, collated."""
+"""Largest size of a collated evaluation set that stays in memory, in bytes."""
 
 
 @final
 class StudentPool:
-    """Trains students of one architecture on one transfer set, many at once.
+    """A trainer of many students of one architecture at once, on one transfer set.
 
     Args:
-        build_student: returns a new student; called once for each, right after its seed was set.
-        args: settings of every student; their seed, output and reports are the pool's.
-        transfer_set: map-style, labelled; what may be random in it becomes a function of (seed, epoch, position).
-        data_collator: makes the student's batches; None for Trainer's default.
-        teacher_collator: makes the teacher's view, or None where it is the student's.
-        stacked: run the passes of students that can be stacked as one: faster where students are small, equal to
-            rounding instead of to the bit.
+        build_student: function that returns a new student; called once per student, right after its seed is set.
+        args: settings of every student, except seed, output and reports, which the pool sets.
+        transfer_set: labelled map-style data set; its randomness becomes a function of (seed, epoch, position).
+        data_collator: collator of the student's batches; None for Trainer's default.
+        teacher_collator: collator of the teacher's view; None if it is the student's.
+        stacked: True to stack the passes of students that allow it: faster for small students, with results equal to
+            rounding instead of bit for bit.
 
     Attributes:
-        shared: the teachers' answers, with the count of what was asked.
+        shared: memory of the teachers' answers, which counts the answered samples.
 
     Raises:
-        HfCmimError: settings that only a whole Trainer can follow, or a transfer set without a valid label.
+        HfCmimError: settings that need a whole Trainer, or a transfer set without a valid label.
     """
 
     def __init__(
@@ -82,9 +82,10 @@ class StudentPool:
         self._kept: dict[int, tuple[Any, list[dict[str, Any]]]] = {}
 
     def varies(self, dataset: Any) -> bool:
-        """Return whether a data set's samples change from epoch to epoch."""
+        """Return True if a data set's samples change from epoch to epoch."""
         if id(dataset) not in self._varies:
-            self._varies[id(dataset)] = (dataset, varies(dataset))  # kept alive, so that no other takes its id
+            # Keeping the data set alive reserves its id.
+            self._varies[id(dataset)] = (dataset, varies(dataset))
         return self._varies[id(dataset)][1]
 
     def _repeatable(self, dataset: Any, seed: int) -> Any:
@@ -93,17 +94,17 @@ class StudentPool:
     @cached_property
     def num_steps(self) -> int:
         """Optimizer steps of one student."""
-        student = self.student(PooledArm("counted", Composition(CrossEntropy()), None), 0)
+        student = self.student(PooledArm("probe", Composition(CrossEntropy()), None), 0)
         return int(student.set_initial_training_values(student.args, self._training_loader(student, 0))[-1])
 
     # Students
 
     def untrained(self, seed: int) -> nn.Module:
-        """Return a student's model as its seed makes it."""
+        """Return the untrained model of the student of a seed."""
         return cast(nn.Module, self.student(PooledArm("untrained", Composition(CrossEntropy()), None), seed).model)
 
     def student(self, arm: PooledArm, seed: int) -> PooledStudent:
-        """Return a student as its seed makes it."""
+        """Return the untrained student of an arm and a seed."""
         set_seed(seed)
         return PooledStudent(
             self.build_student(),
@@ -124,14 +125,14 @@ class StudentPool:
         on_step: Callable[[int], None] | None = None,
         on_epoch: Callable[[int, int, list[PooledStudent]], None] | None = None,
     ) -> list[PooledStudent]:
-        """Train one student for each arm under one seed, in lockstep.
+        """Train one student per arm under one seed, in lockstep.
 
         Args:
-            arms: what they learn by.
-            seed: sets initialisation, order of the data and augmentation, and is the same for all.
-            on_step: told after each step how many students took it.
-            on_epoch: told after each epoch its number from 1, the number of epochs, and the students; those in a stack
-                hold no weights before the end.
+            arms: arms of the students.
+            seed: seed of initialisation, order of the data and augmentation, the same for all students.
+            on_step: callback after each step, called with the number of students that took it.
+            on_epoch: callback after each epoch, called with its number from 1, the number of epochs and the students.
+                Students in a stack have their weights only after the last epoch.
         """
         students = [self.student(arm, seed) for arm in arms]
         share_teacher_columns(students)
@@ -142,13 +143,15 @@ class StudentPool:
         units = self._units(students, batch)
         for unit in units:
             unit.begin(max_steps)
-        if has_graphs(self.args.device):  # before a loader's own threads could disturb
+        # Graphs are recorded before a data loader starts threads that could use the GPU.
+        if has_graphs(self.args.device):
             memory = torch.cuda.graph_pool_handle()
             for unit in units:
                 unit.record_passes(student_inputs(batch), memory)
         for epoch in range(epochs):
-            loader.dataset.set_epoch(epoch)  # type: ignore[attr-defined]  # DataLoader does not know its data set's type
-            loader.batch_sampler.sampler.set_epoch(epoch)  # type: ignore[union-attr]  # nor its sampler's
+            # DataLoader declares only base types for its data set and sampler.
+            loader.dataset.set_epoch(epoch)  # type: ignore[attr-defined]
+            loader.batch_sampler.sampler.set_epoch(epoch)  # type: ignore[union-attr]
             for unit in units:
                 unit.begin_epoch()
             batches = iter(loader)
@@ -160,26 +163,27 @@ class StudentPool:
                     on_step(len(students))
             if on_epoch is not None:
                 on_epoch(epoch + 1, epochs, students)
-        for each in (*units, *students):
-            each.end()
+        # Stacks first: they give their students the weights.
+        for unit_or_student in (*units, *students):
+            unit_or_student.end()
         return students
 
     def _first_batch(self, student: PooledStudent, seed: int) -> dict[str, Any]:
-        """Return a batch of the size of those in training."""
+        """Return a batch of the size of a training batch."""
         batch = next(self.ordered_batches(student, self.transfer_set, seed))
         size = self.args.per_device_train_batch_size
         return {name: value[:size] if isinstance(value, Tensor) else value for name, value in batch.items()}
 
     def _units(self, students: list[PooledStudent], batch: dict[str, Any]) -> list[PooledStudent | StudentStack]:
-        """Return what takes steps: a stack of those students that can be stacked, and the others one by one."""
-        together = [
+        """Return the units that take steps: a stack of the students that allow it, and all others one by one."""
+        stackable = [
             student
             for student in students
             if self.stacked and can_be_stacked(student) and not student.draws_random_numbers(batch["labels"])
         ]
-        if len(together) < 2 or not stacks_faithfully(together, batch):
+        if len(stackable) < 2 or not stacks_faithfully(stackable, batch):
             return list(students)
-        return [StudentStack(together), *(student for student in students if student not in together)]
+        return [StudentStack(stackable), *(student for student in students if student not in stackable)]
 
     def _step(
         self, first: PooledStudent, units: Sequence[PooledStudent | StudentStack], batches: Sequence[dict[str, Any]]
@@ -192,7 +196,7 @@ class StudentPool:
         self.shared.forget()
 
     def _training_loader(self, student: PooledStudent, seed: int) -> DataLoader[Any]:
-        """Load what `Trainer` loads under this seed, in its order."""
+        """Return a loader of the batches that `Trainer` loads under this seed, in the same order."""
         dataset: Any = student.train_dataset
         sampler = SeedableRandomSampler(dataset, generator=torch.Generator(), data_seed=seed)
         return DataLoader(
@@ -204,7 +208,7 @@ class StudentPool:
         )
 
     def ordered_batches(self, student: PooledStudent, dataset: Any, seed: int = 0) -> Iterator[dict[str, Any]]:
-        """Yield the batches of a data set in order, collated, on the student's device, as a seed's epoch 0 sees it."""
+        """Yield the collated batches of a data set in order, on the device, as in epoch 0 of a seed."""
         indexed: Any = IndexedDataset(self._repeatable(dataset, seed))
         loader = DataLoader(
             indexed,
@@ -217,52 +221,55 @@ class StudentPool:
             yield dict(student._prepare_inputs(batch))
 
     def _unchanging_transfer_set(self) -> Iterator[dict[str, Any]] | None:
-        """Return the batches of the transfer set in order, or None where its samples or their collation change."""
+        """Return the batches of the transfer set in order, or None if samples or collation vary."""
         if self.varies(self.transfer_set):
             return None
-        student = self.student(PooledArm("shown", Composition(CrossEntropy()), None), 0)
+        student = self.student(PooledArm("probe", Composition(CrossEntropy()), None), 0)
         first, second = (next(self.ordered_batches(student, self.transfer_set)) for _ in range(2))
         return self.ordered_batches(student, self.transfer_set) if _is_equal(first, second) else None
 
     @torch.no_grad()
     def _survey(self, students: Sequence[PooledStudent], seed: int) -> None:
-        """Show the attacks that want it the answers to the whole transfer set, as `DistillationTrainer` does."""
-        curious = [student for student in students if student.attack.needs_survey]
-        answers: list[list[tuple[Tensor, Tensor]]] = [[] for _ in curious]
-        for batch in self.ordered_batches(curious[0], self.transfer_set, seed) if curious else ():
+        """Give attacks with a survey the answers to the whole transfer set, as `DistillationTrainer` does."""
+        surveying = [student for student in students if student.attack.needs_survey]
+        if not surveying:
+            return
+        answers: list[list[tuple[Tensor, Tensor]]] = [[] for _ in surveying]
+        for batch in self.ordered_batches(surveying[0], self.transfer_set, seed):
             self.shared.show([batch])
             labels, index = batch.pop("labels"), batch.pop(INDEX_NAME)
             view = batch.pop(TEACHER_VIEW, batch)
             valid = labels.flatten() != IGNORE_INDEX
-            for student, seen in zip(curious, answers, strict=True):
+            for student, student_answers in zip(surveying, answers, strict=True):
                 log_probs = student.queries.answers(view, labels, index).flatten(0, -2)
-                seen.append((log_probs[valid], labels.flatten()[valid]))
+                student_answers.append((log_probs[valid], labels.flatten()[valid]))
             self.shared.forget()
-        for student, seen in zip(curious, answers, strict=True):
+        for student, student_answers in zip(surveying, answers, strict=True):
             with student.own_randomness():
-                student.attack.survey(seen)
+                student.attack.survey(student_answers)
 
     # Results
 
     def predict(self, students: Sequence[PooledStudent], dataset: Any) -> list[NDArray[np.int32]]:
-        """Return for each student the classes it names for the valid labels of a data set, in its order."""
-        found: list[list[Tensor]] = [[] for _ in students]
-        for kept in self._evaluation_batches(students[0], dataset):
-            batch = dict(kept)
+        """Return each student's predicted classes for the valid labels of a data set, in its order."""
+        predictions: list[list[Tensor]] = [[] for _ in students]
+        for stored_batch in self._evaluation_batches(students[0], dataset):
+            batch = dict(stored_batch)  # a copy, because stored batches are used again
             valid = batch.pop("labels").flatten() != IGNORE_INDEX
-            for student, seen in zip(students, found, strict=True):
-                seen.append(student.classify(student_inputs(batch)).flatten()[valid].cpu())
-        return [torch.cat(seen).numpy().astype(np.int32) for seen in found]
+            for student, student_predictions in zip(students, predictions, strict=True):
+                student_predictions.append(student.classify(student_inputs(batch)).flatten()[valid].cpu())
+        return [torch.cat(batches).numpy().astype(np.int32) for batches in predictions]
 
     def _evaluation_batches(self, student: PooledStudent, dataset: Any) -> Iterable[dict[str, Any]]:
-        """Return the batches of an evaluation set, kept for the next wave where they are small."""
+        """Return the batches of an evaluation set, stored for the next wave if they are small."""
         if id(dataset) in self._kept:
             return self._kept[id(dataset)][1]
         batches = self.ordered_batches(student, dataset)
         first = list(islice(batches, 1))
         values = (value for batch in first for value in batch.values() if isinstance(value, Tensor))
-        size = sum(value.numel() * value.element_size() for value in values) / self.args.per_device_eval_batch_size
-        if size * len(dataset) > LARGEST_KEPT:
+        batch_bytes = sum(value.numel() * value.element_size() for value in values)
+        sample_bytes = batch_bytes / self.args.per_device_eval_batch_size
+        if sample_bytes * len(dataset) > LARGEST_KEPT:
             return chain(first, batches)
         self._kept[id(dataset)] = (dataset, [*first, *batches])
         return self._kept[id(dataset)][1]
@@ -275,13 +282,13 @@ class StudentPool:
         *,
         on_step: Callable[[int], None] | None = None,
     ) -> list[StudentResult]:
-        """Train and evaluate one student for each arm.
+        """Train and evaluate one student per arm.
 
         Args:
-            arms: what they learn by.
-            seed: of them all.
-            evaluation_set: what their last epoch is measured on.
-            on_step: told after each step how many students took it.
+            arms: arms of the students.
+            seed: seed of all students.
+            evaluation_set: data on which students are evaluated after the last epoch.
+            on_step: callback after each step, called with the number of students that took it.
         """
         started = time.perf_counter()
         with unchanged_random_states(self.args.device):
@@ -292,23 +299,25 @@ class StudentPool:
             StudentResult(
                 name=arm.name,
                 seed=seed,
-                predictions=predicted,
+                predictions=student_predictions,
                 steps=student.state.global_step,
                 queries=student.queries.ledger.num_paid,
                 has_diverged=student.has_diverged,
                 seconds=seconds,
             )
-            for arm, student, predicted in zip(arms, students, predictions, strict=True)
+            for arm, student, student_predictions in zip(arms, students, predictions, strict=True)
         ]
 
 
 def _is_equal(first: Any, second: Any) -> bool:
-    """Return whether two batches hold the same values."""
+    """Return True if two batches have the same values."""
     if isinstance(first, Mapping):
         return all(_is_equal(value, second[name]) for name, value in first.items())
     return torch.equal(first, second) if isinstance(first, Tensor) else bool(first == second)
 
 
 def _loading(args: DistillationConfig) -> dict[str, Any]:
-    return {"num_workers": args.dataloader_num_workers, "pin_memory": args.dataloader_pin_memory
-            and args.device.type == "cuda"}  # fmt: skip
+    return {
+        "num_workers": args.dataloader_num_workers,
+        "pin_memory": args.dataloader_pin_memory and args.device.type == "cuda",
+    }

@@ -1,4 +1,4 @@
-"""Train some students of a finished audit again, and compare."""
+"""Spot check of a finished audit: retrain some students and compare."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -26,24 +26,25 @@ from hf_cmim.trainers.distillation_config import DistillationConfig
 from hf_cmim.trainers.transfer_data import Collator
 
 FIRST_SEED = 200_000
-"""Seeds of a spot check start here: none of an audit is among them."""
+"""First seed of spot checks, above all seeds of an audit."""
 SEEDS = 100_000
+"""Number of seeds from which spot checks draw."""
 FEWEST_SEEDS = 3
-"""An arm of fewer students does not say how far they scatter."""
+"""Fewest students of an arm that can be checked; fewer do not show how far they scatter."""
 ERROR_RATE = 0.05
 """Probability that an honest audit fails a spot check."""
 
 
 @dataclass(frozen=True)
 class SpotCheck:
-    """One student, trained again with a fresh seed.
+    """One student, retrained with a fresh seed.
 
     Attributes:
-        arm: its name.
-        seed: that was drawn.
-        accuracy: on the test data, a fraction.
-        lower: least accuracy that the arm's own students foretell, all spot checks together.
-        upper: largest.
+        arm: name of its arm.
+        seed: fresh seed.
+        accuracy: accuracy on the test data, a fraction.
+        lower: lower end of the prediction interval from the arm's students, corrected for all spot checks.
+        upper: upper end of that interval.
     """
 
     arm: str
@@ -54,7 +55,7 @@ class SpotCheck:
 
     @property
     def holds(self) -> bool:
-        """Whether it is as foretold."""
+        """True if the accuracy lies in the prediction interval."""
         return self.lower <= self.accuracy <= self.upper
 
 
@@ -70,25 +71,25 @@ def spot_check(
     data_collator: Collator | None = None,
     teacher_collator: Collator | None = None,
 ) -> list[SpotCheck]:
-    """Train `count` random arms of an audit again, each with a fresh seed, and compare with what they foretell.
+    """Retrain one student of each of `count` random arms with a fresh seed, and compare with the audit.
 
-    An arm foretells the accuracy of one further student by a t prediction interval, at an error rate of 5 % over all
-    arms that are drawn (Bonferroni). The interval knows how far seeds scatter, not what another kind of device does:
-    across kinds a failure calls for a look, not for a verdict.
+    The accuracies of an arm's students give a t prediction interval for one further student, at an error rate of 5 %
+    over all drawn arms (Bonferroni). The interval covers variation over seeds, not between kinds of devices: on
+    another kind of device, a failure is a reason to investigate and not a proof.
 
     Args:
-        report: of the audit.
-        teacher: the audited model.
-        build_student: as for `run_audit`.
-        args: as for `run_audit`; students are kept in its folder.
-        data: as for `run_audit`.
-        plan: as for `run_audit`.
-        count: arms to draw, at least 1.
-        data_collator: as for `run_audit`.
-        teacher_collator: as for `run_audit`.
+        report: report of the audit.
+        teacher: audited model.
+        build_student: function that returns a new student, as for `run_audit`.
+        args: training settings, as for `run_audit`; students are stored in `output_dir`.
+        data: data of the audit.
+        plan: plan of the audit.
+        count: number of arms to draw, at least 1.
+        data_collator: collator of the student's batches, as for `run_audit`.
+        teacher_collator: collator of the teacher's view, as for `run_audit`.
 
     Raises:
-        HfCmimError: other data, students, settings or weights than the audit's, named, before anything is trained.
+        HfCmimError: data, students, settings or weights that differ from the audit's, before anything is trained.
     """
     pool = StudentPool(build_student, args, data.transfer, data_collator, teacher_collator, stacked=plan.stacked)
     workplace = Workplace.examine(pool, data, {}, {"teacher": teacher}, "")
@@ -98,29 +99,30 @@ def spot_check(
     with AuditFolder(Path(str(args.output_dir)), manifest, is_main=PartialState().is_main_process) as folder:
         trainees = Trainees(pool, folder, workplace.evaluation_sets, plan.wave_size)
         audit = TeacherAudit(subject, plan, trainees)
-        known = {_key(arm): arm for arm in _every_arm(audit.arms, subject.teacher.num_classes)}
-        drawn = _draw(report, count, known)
-        runs = [(known[_key_of(result)], seed) for result, seed in drawn]
+        arms = {_key(arm): arm for arm in _every_arm(audit.arms, subject.teacher.num_classes)}
+        drawn = _draw(report, count, arms)
+        runs = [(arms[_key_of(result)], seed) for result, seed in drawn]
         trainees.train(subject, runs, "test", "training again", is_expected=False)
         accuracies = [trainees.accuracies(subject, arm, "test", [seed])[0] for arm, seed in runs]
     means = arm_means({arm.name: arm.accuracies for arm in report.arms if len(arm.accuracies) >= 2})
+    # Accuracies are multiples of 1 / N, the interval is continuous.
     rounding = 0.5 / report.scope.num_test
-    found = []
+    spot_checks = []
     for (result, seed), accuracy in zip(drawn, accuracies, strict=True):
         lower, upper = means[result.name].prediction(ERROR_RATE / (2 * len(drawn)))
-        found.append(SpotCheck(result.name, seed, accuracy, lower - rounding, upper + rounding))
-    return found
+        spot_checks.append(SpotCheck(result.name, seed, accuracy, lower - rounding, upper + rounding))
+    return spot_checks
 
 
 def _check_same(report: AuditReport, workplace: Workplace, plan: AuditPlan) -> None:
-    """Raise an `HfCmimError` that names what differs from the audit."""
+    """Raise an `HfCmimError` that lists all differences from the audit."""
     now: dict[str, Any] = {"teacher": workplace.subjects["teacher"].fingerprint}
     then: dict[str, Any] = {"teacher": report.teacher.fingerprint}
     now |= fingerprints_of(workplace.student, workplace.facts) | training_settings(workplace.pool.args)
     then |= report.reproduction.get("fingerprints", {}) | report.scope.training
     now |= {f"plan, {name}": value for name, value in plan.settings().items()}
-    known = report.reproduction.get("plan", {})
-    then |= {f"plan, {name}": value for name, value in known.items() if name != "looks"}
+    audited_plan = report.reproduction.get("plan", {})
+    then |= {f"plan, {name}": value for name, value in audited_plan.items() if name != "looks"}
     differences = [
         f"{name}: {str(then.get(name))[:40]}, now {str(now.get(name))[:40]}"
         for name in sorted({*now, *then})
@@ -128,13 +130,13 @@ def _check_same(report: AuditReport, workplace: Workplace, plan: AuditPlan) -> N
     ]
     if differences:
         raise HfCmimError(
-            f"Expected the audit's own model, data, student and settings, got others ({'; '.join(differences)}): the"
-            " students would be trained for another question. Give the settings that the audit was run with."
+            f"Model, data, student or settings differ from the audit's ({'; '.join(differences)}): retrained students"
+            " would not be comparable. Give the model, data and settings of the audit."
         )
 
 
 def _every_arm(arms: Sequence[Arm], num_classes: int) -> Iterator[Arm]:
-    """Yield every arm that an audit may have confirmed or described."""
+    """Yield every arm that may be in an audit's report."""
     for arm in arms:
         yield arm
         if arm.role == "knockoff":
@@ -151,22 +153,24 @@ def _key_of(result: ArmResult) -> tuple[str, str, str]:
     return result.name, result.setting, result.teacher
 
 
-def _draw(report: AuditReport, count: int, known: dict[tuple[str, str, str], Arm]) -> list[tuple[ArmResult, int]]:
-    """Return random arms with a fresh seed each, the same in every process of a launch."""
+def _draw(report: AuditReport, count: int, arms: dict[tuple[str, str, str], Arm]) -> list[tuple[ArmResult, int]]:
+    """Return random arms, each with a fresh seed, the same in every process of a launch."""
     possible = [arm for arm in report.arms if len(arm.accuracies) >= FEWEST_SEEDS and not arm.diverged]
-    strange = [arm.name for arm in possible if _key_of(arm) not in known]
-    if strange:
+    unknown_arms = [arm.name for arm in possible if _key_of(arm) not in arms]
+    if unknown_arms:
         raise HfCmimError(
-            f"Expected arms of {report.scope.suite}, got {', '.join(strange)}: their settings are in no grid of it"
-            " (or the teacher's scale, and with it a relative temperature, is another on this device): nobody could"
-            " train them again."
+            f"The suite {report.scope.suite} has no arm with the settings of {', '.join(unknown_arms)}, so these"
+            " cannot be retrained. Either the report was changed, or the teacher's scale, and with it a relative"
+            " temperature, is different on this device. Run the check on the kind of device of the audit."
         )
     if not 1 <= count <= len(possible):
         raise HfCmimError(
-            f"Expected 1 to {len(possible)} arms to train again, got {count}: the audit has no more with at least"
-            f" {FEWEST_SEEDS} students."
+            f"Expected 1 to {len(possible)} arms to retrain, got {count}: only these arms have at least {FEWEST_SEEDS}"
+            " students. Give a number in this range."
         )
-    generator = random.SystemRandom()  # whoever wrote the report could not know which
-    drawn = [(each, FIRST_SEED + generator.randrange(SEEDS)) for each in generator.sample(range(len(possible)), count)]
+    # Not from a fixed seed: an author of a report must not know which arms will be checked.
+    generator = random.SystemRandom()
+    positions = generator.sample(range(len(possible)), count)
+    drawn = [(position, FIRST_SEED + generator.randrange(SEEDS)) for position in positions]
     broadcast_object_list(drawn)
-    return [(possible[each], seed) for each, seed in drawn]
+    return [(possible[position], seed) for position, seed in drawn]

@@ -1,4 +1,4 @@
-"""Students of one architecture whose forward and backward passes run as one."""
+"""Stacks of students: one forward and backward pass for all students of one architecture."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -20,24 +20,24 @@ from hf_cmim.trainers.validation import model_logits
 logger = logging.get_logger(__name__)
 
 ELEMENTWISE = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop", "adagrad")
-"""Optimizers that treat each number by itself, so that stacked weights are updated as separate ones are."""
+"""Optimizers that update each number separately, so that stacking does not change an update."""
 TOLERANCE = 1e-4
-"""How far a stacked student's first logits may be from its own, absolutely and relatively."""
+"""Largest difference between stacked and separate logits, absolute and relative."""
 
 
 @final
 class StudentStack:
-    """Students whose weights are stacked, so that one pass serves them all.
+    """A stack of students whose weights are joined, so that one pass serves all of them.
 
     Weights are stacked along a new first dimension, `(S, ...)`; embedding tables along their second, `(V, S, H)`. A
-    lookup then reads one row of S x H numbers and its gradient is one scatter, where tables one behind the other would
-    all be copied in every pass.
+    lookup then reads one row of S x H numbers and its gradient is one scatter. With tables of shape `(S, V, H)`, every
+    pass would copy all of them.
 
-    Every student keeps its own attack, loss, clipping and result, and none draws random numbers. Sums are taken in
-    another order than alone, so that weights agree to rounding and not to the bit.
+    Every student keeps its own attack, loss, clipping and result, and none draws random numbers. Sums are computed in
+    another order than for a single student, so weights agree to rounding and not bit for bit.
 
     Args:
-        students: at least two that `can_be_stacked`.
+        students: at least two students that `can_be_stacked`.
     """
 
     def __init__(self, students: Sequence[PooledStudent]) -> None:
@@ -57,15 +57,16 @@ class StudentStack:
         self._schedule: Any
 
     def begin(self, max_steps: int) -> None:
-        """Build optimizer and schedule as `Trainer` does for one student."""
+        """Create optimizer and schedule, as `Trainer` does for one student."""
         first = self.students[0]
         model: Any = first.model
         decayed = set(first.get_decay_parameter_names(model))
+        with_decay = [value for name, value in self._trained.items() if name in decayed]
+        without_decay = [value for name, value in self._trained.items() if name not in decayed]
         groups = [
-            {"params": [value for name, value in self._trained.items() if (name in decayed) == decays],
-             "weight_decay": first.args.weight_decay if decays else 0.0}
-            for decays in (True, False)
-        ]  # fmt: skip
+            {"params": with_decay, "weight_decay": first.args.weight_decay},
+            {"params": without_decay, "weight_decay": 0.0},
+        ]
         kind, settings = first.get_optimizer_cls_and_kwargs(first.args, model)
         self._optimizer = kind(groups, **settings)
         self._schedule = first.create_scheduler(max_steps, optimizer=self._optimizer)
@@ -76,7 +77,7 @@ class StudentStack:
         """Do nothing: no student of a stack draws random numbers."""
 
     def take_step(self, batches: Sequence[dict[str, Any]], num_items: Tensor | int | None) -> None:
-        """Take one optimizer step of all."""
+        """Take one optimizer step of all students."""
         for batch in batches:
             inputs, labels = student_inputs(batch), batch["labels"]
             if labels.device.type == "cpu":
@@ -86,11 +87,12 @@ class StudentStack:
             with self.students[0].compute_loss_context_manager():
                 losses = torch.stack(
                     [
-                        student.loss_of(own_logits, query, batch.get(INDEX_NAME), num_items)
-                        for student, own_logits in zip(self.students, logits.unbind(), strict=True)
+                        student.loss_of(student_logits, query, batch.get(INDEX_NAME), num_items)
+                        for student, student_logits in zip(self.students, logits.unbind(), strict=True)
                     ]
                 )
             self._is_finite = self._is_finite & torch.isfinite(losses.detach())
+            # The gradient of the sum gives each student the gradient of its own loss.
             losses.sum().backward()
         if self.students[0].args.max_grad_norm > 0:
             self._clip(self.students[0].args.max_grad_norm)
@@ -101,17 +103,17 @@ class StudentStack:
             student.state.global_step += 1
 
     def record_passes(self, inputs: Mapping[str, Any], memory: Any) -> None:
-        """Replay the passes of all as graphs from now on, where they can be.
+        """Record the passes as CUDA graphs and replay them from now on, if possible.
 
         Args:
-            inputs: a batch as `take_step` will get them.
-            memory: of the graphs of all who step in turn.
+            inputs: batch like those that `take_step` will get.
+            memory: memory pool, shared by all units that take steps in turn.
         """
         first = self.students[0]
         self._passes.record(inputs, memory, graph_obstacle(first.attack, first.args))
 
     def logits(self, inputs: Mapping[str, Any]) -> Tensor:
-        """Return the logits of every student, `(S, ..., C)`."""
+        """Return `(S, ..., C)` logits of all students."""
 
         def forward(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
             return model_logits(functional_call(self._skeleton, (parameters, buffers), kwargs=dict(inputs)))
@@ -122,7 +124,7 @@ class StudentStack:
 
     @torch.no_grad()
     def _clip(self, largest: float) -> None:
-        """Clip the gradient of each student as `torch.nn.utils.clip_grad_norm_` does."""
+        """Clip each student's gradient, as `torch.nn.utils.clip_grad_norm_` does."""
         gradients = {name: value.grad for name, value in self._trained.items() if value.grad is not None}
         norms = torch.stack(
             [
@@ -138,7 +140,7 @@ class StudentStack:
 
     @torch.no_grad()
     def end(self) -> None:
-        """Give every student its weights, and note whose loss was not finite."""
+        """Copy the weights to the students, and mark those whose loss was not finite."""
         for position, (student, was_finite) in enumerate(zip(self.students, self._is_finite.tolist(), strict=True)):
             student.has_diverged = not was_finite
             model: Any = student.model
@@ -150,19 +152,21 @@ class StudentStack:
 
 def _embedding_tables(model: nn.Module) -> set[str]:
     """Return the names of the weights of a model's embedding layers."""
+    # The root module has the prefix "".
     return {
         f"{prefix}.weight".lstrip(".") for prefix, module in model.named_modules() if isinstance(module, nn.Embedding)
     }
 
 
 def _interleaved(tables: Tensor) -> Tensor:
-    """Return `(S, V, H)` tables as a `(V, S, H)` leaf."""
+    """Return `(S, V, H)` tables as a leaf of shape `(V, S, H)`."""
     return tables.detach().transpose(0, 1).contiguous().requires_grad_(tables.requires_grad)
 
 
 def _skeleton(model: nn.Module) -> nn.Module:
-    """Return the architecture without weights; attention in plain operations, because fused ones do not stack."""
+    """Return the architecture without weights."""
     skeleton: Any = copy.deepcopy(model)
+    # Fused attention kernels do not support vmap; the plain operations do.
     if hasattr(skeleton, "set_attn_implementation"):
         skeleton.set_attn_implementation("eager")
     result: nn.Module = skeleton.train().to("meta")
@@ -170,11 +174,11 @@ def _skeleton(model: nn.Module) -> nn.Module:
 
 
 def can_be_stacked(student: PooledStudent) -> bool:
-    """Return whether a student's attack and settings leave the forward pass and the optimizer to the stack."""
+    """Return True if a student's attack and settings allow a shared forward pass and optimizer."""
     attack, args = student.attack, student.args
     return (
         not attack.has_protocols
-        and not any(True for _ in attack.parameters())
+        and next(iter(attack.parameters()), None) is None
         and getattr(args.optim, "value", args.optim) in ELEMENTWISE
         and not (args.fp16 or args.torch_compile)
     )
@@ -182,22 +186,22 @@ def can_be_stacked(student: PooledStudent) -> bool:
 
 @torch.no_grad()
 def stacks_faithfully(students: Sequence[PooledStudent], batch: Mapping[str, Any]) -> bool:
-    """Try a stack on a batch: whether it runs, draws no random number, and gives the first student's own logits.
+    """Return True if a stack runs on a batch and gives the first student's logits without random numbers.
 
     Args:
-        students: that would be stacked.
-        batch: on their device.
+        students: students to stack.
+        batch: batch on their device.
     """
     model: Any = copy.deepcopy(students[0].model)
     model.train()
     try:
         with students[0].compute_loss_context_manager():
             stacked = StudentStack(students).logits(student_inputs(batch))[0]
-            alone = model_logits(model(**student_inputs(batch)))
-    except Exception as error:  # whatever an architecture does that torch.func cannot
+            separate = model_logits(model(**student_inputs(batch)))
+    except Exception as error:  # torch.func raises many kinds of errors for operations that it does not support
         logger.info(f"Students are trained one after the other, not stacked: {error}")
         return False
-    if not torch.allclose(stacked, alone, rtol=TOLERANCE, atol=TOLERANCE):
+    if not torch.allclose(stacked, separate, rtol=TOLERANCE, atol=TOLERANCE):
         logger.info("Students are trained one after the other, not stacked: their logits would differ.")
         return False
     return True

@@ -1,4 +1,4 @@
-"""What an audit keeps on disk, so that it survives being killed: every finished student, whole or not at all."""
+"""Files of an audit that survive a kill: every finished student is stored completely or not at all."""
 
 import json
 import os
@@ -18,27 +18,27 @@ from hf_cmim.plain_data import read_json, read_mapping
 from hf_cmim.whole_files import write_whole
 
 MANIFEST_NAME = "manifest.json"
-"""What the folder's students were trained on and with."""
+"""File of everything that determines the folder's students."""
 SITTINGS_NAME = "sittings.json"
-"""When, where and with what the audit was started or continued."""
+"""File with date, device and versions of each start or continuation."""
 STUDENTS_NAME = "students"
-"""Folder of finished students, a file each."""
+"""Folder of finished students, one file each."""
 LOCK_NAME = "lock"
 CONTROL = "control, "
-"""How the manifest's entries of control teachers begin."""
+"""Prefix of the manifest's entries for control teachers."""
 
 
 @final
 class AuditFolder:
-    """A folder of finished students that only one audit at a time writes to.
+    """A folder of finished students, which one audit at a time may use.
 
     Args:
-        path: the folder; made where it is not there.
-        manifest: what determines the students: fingerprints of data, student, settings and teachers, and the plan.
-        is_main: whether this process writes manifest and lock; the others of one launch follow.
+        path: path of the folder, which is created if missing.
+        manifest: everything that determines the students: fingerprints of data, student and teachers, settings, plan.
+        is_main: True in the process that writes manifest and lock, False in the other processes of a launch.
 
     Raises:
-        HfCmimError: another audit runs there, or the folder belongs to another one; the differences are named.
+        HfCmimError: a folder in use by another audit, or one that was made by another audit.
     """
 
     def __init__(self, path: str | Path, manifest: Mapping[str, Any], *, is_main: bool = True) -> None:
@@ -51,8 +51,8 @@ class AuditFolder:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise HfCmimError(
-                f"Expected a folder that no other audit uses, got {self.path}: a second one would train the same"
-                " students again, and both would write them. Wait for it, or choose another output_dir."
+                f"Another audit is running in {self.path}: both would train and write the same students. Wait for it"
+                " to end, or choose another output_dir."
             ) from None
         try:
             self._check_manifest(json.loads(json.dumps(manifest)))
@@ -65,24 +65,23 @@ class AuditFolder:
         if not path.is_file():
             write_whole(path, json.dumps(manifest, indent=1))
             return
-        known = read_mapping(path, f"the audit's {path}")
-        # Controls may come later or stay away: a student is kept under the fingerprint of the teacher it knows.
-        controls = {name for name in {*known} ^ {*manifest} if name.startswith(CONTROL)}
-        different = [
-            f"{name}: {_short(known.get(name))} there, {_short(manifest.get(name))} now"
-            for name in sorted({*known, *manifest} - controls)
-            if known.get(name) != manifest.get(name)
+        stored = read_mapping(path, f"the audit's {path}")
+        # Controls may be added or left out: students are stored under the fingerprint of the teacher they know.
+        controls = {name for name in {*stored} ^ {*manifest} if name.startswith(CONTROL)}
+        differences = [
+            f"{name}: {_short(stored.get(name))} there, {_short(manifest.get(name))} now"
+            for name in sorted({*stored, *manifest} - controls)
+            if stored.get(name) != manifest.get(name)
         ]
-        if different:
+        if differences:
             raise HfCmimError(
-                f"Expected the audit that {self.path} was made by, got another: {'; '.join(different)}. Its students"
-                " would be compared with ones trained on or with something else. Use what it was made with, or"
-                " another output_dir."
+                f"{self.path} belongs to another audit: {'; '.join(differences)}. Its students cannot be compared with"
+                " those of this audit. Use the settings of the first audit, or another output_dir."
             )
-        write_whole(path, json.dumps({**known, **manifest}, indent=1))
+        write_whole(path, json.dumps({**stored, **manifest}, indent=1))
 
     def close(self) -> None:
-        """Let others use the folder."""
+        """Release the folder for other audits."""
         if self._lock is not None:
             self._lock.release()
 
@@ -98,23 +97,24 @@ class AuditFolder:
         return self.path / STUDENTS_NAME / f"{key}-{data}-{seed}.safetensors"
 
     def write(self, key: str, data: str, result: StudentResult) -> None:
-        """Keep a finished student.
+        """Store a finished student.
 
         Args:
-            key: of its arm.
-            data: name of the split it was evaluated on.
-            result: how it ended.
+            key: key of its arm.
+            data: name of the split on which it was evaluated.
+            result: result of the student.
         """
         path = self._student_path(key, result.seed, data)
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
         facts = {name: value for name, value in asdict(result).items() if name != "predictions"}
         save_file({"predictions": result.predictions}, partial, metadata={"facts": json.dumps(facts)})
+        # After the sync, the rename is atomic: a kill leaves the whole file or none.
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
 
     def has(self, key: str, data: str, seed: int) -> bool:
-        """Return whether a student was finished."""
+        """Return True if a student is finished."""
         return self._student_path(key, seed, data).is_file()
 
     def read(self, key: str, data: str, seed: int) -> StudentResult:
@@ -131,14 +131,14 @@ class AuditFolder:
             return StudentResult(predictions=predictions.astype(np.int32), **facts)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise HfCmimError(
-                f"Expected a finished student in {path}, got a damaged file ({error}): its result is lost. Delete the"
-                " file, and the audit trains this student again."
+                f"{path} is damaged ({error}): the result of this student is lost. Delete the file, and the audit"
+                " trains the student again."
             ) from error
 
     # Sittings
 
     def begin_sitting(self, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Note that the audit was started or continued, and return all sittings."""
+        """Record a start or continuation of the audit, and return all sittings."""
         path = self.path / SITTINGS_NAME
         sittings: list[dict[str, Any]] = _sittings(path) if path.is_file() else []
         sittings.append(dict(facts))
@@ -149,7 +149,9 @@ class AuditFolder:
 def _sittings(path: Path) -> list[dict[str, Any]]:
     sittings = read_json(path, f"the audit's {path}")
     if not isinstance(sittings, list):
-        raise HfCmimError(f"{path} lists no sittings: it was changed by hand. Delete it; the students stay.")
+        raise HfCmimError(
+            f"{path} is no list of sittings: it was changed by hand. Delete it; finished students are not lost."
+        )
     return sittings
 
 

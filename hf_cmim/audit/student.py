@@ -1,4 +1,4 @@
-"""A student among others: everything `DistillationTrainer` does in a step, without its loop."""
+"""One student of a pool: the training step of `DistillationTrainer` without its loop."""
 
 import copy
 import random
@@ -24,24 +24,24 @@ from hf_cmim.trainers.validation import model_logits
 
 
 def student_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a student sees of a batch."""
+    """Return the student's inputs in a batch, without labels, positions and the teacher's view."""
     return {name: value for name, value in batch.items() if name not in ("labels", INDEX_NAME, TEACHER_VIEW)}
 
 
 @final
 class PooledStudent(DistillationTrainer):
-    """A student that takes its steps when it is told to, on batches that others see too.
+    """A student that takes single training steps on batches shared with other students.
 
-    It belongs to one process, whatever the launch, and owns its random state, so that its result depends neither on
-    who trains beside it nor on where. Loss, gradients, clipping, optimizer, schedule and precision are Trainer's own.
+    It belongs to one process and has its own random state, so its result does not depend on the other students or
+    processes. Loss, gradients, clipping, optimizer, schedule and precision are those of Trainer.
 
     Args:
-        model: the student, just initialised under its seed.
-        shared: answers to the batch at hand.
-        keywords: what `DistillationTrainer` takes.
+        model: student model, just initialised under its seed.
+        shared: memory of the teachers' answers.
+        keywords: keyword arguments of `DistillationTrainer`.
 
     Attributes:
-        has_diverged: whether a loss was not finite; then the student stands still.
+        has_diverged: True if a loss was not finite; the student then takes no further steps.
     """
 
     def __init__(self, model: nn.Module, *, shared: SharedAnswers, **keywords: Any) -> None:
@@ -59,24 +59,24 @@ class PooledStudent(DistillationTrainer):
         return 1
 
     def check_loss_is_finite(self) -> None:
-        """Note instead of raising: one diverged student must not end an audit."""
+        """Set `has_diverged` instead of raising: one diverged student must not end an audit."""
         finite, self._loss_is_finite = self._loss_is_finite, None
         self.has_diverged = self.has_diverged or (finite is not None and not bool(finite))
 
     @contextmanager
     def own_randomness(self) -> Iterator[None]:
-        """Draw from this student's generators inside. The pool gives those outside back when all is done."""
+        """Use this student's random states inside; the pool restores the outer ones after training."""
         self._random_states.restore()
         yield
         self._random_states = _RandomStates.now(self.args.device)
 
     def begin(self, max_steps: int) -> None:
-        """Build optimizer and schedule, as `Trainer.train` does before its first step."""
+        """Create optimizer and schedule, as `Trainer.train` does before its first step."""
         with self.own_randomness():
             self.create_optimizer()
-            # Not prepare(): under several processes that would wrap the model to train it on all of them together.
+            # Not prepare(): with several processes it would wrap the model for training on all of them together.
             self.model_wrapped = self.accelerator.prepare_model(self.model, evaluation_mode=True)
-            if self.accelerator.scaler is not None:  # elsewhere it would only cost time
+            if self.accelerator.scaler is not None:  # without a scaler, the wrapper only costs time
                 self.optimizer = self.accelerator.prepare(self.optimizer)
             self.create_scheduler(num_training_steps=max_steps)
             self.state = TrainerState(max_steps=max_steps)
@@ -85,11 +85,11 @@ class PooledStudent(DistillationTrainer):
             self._forget_gradients()
 
     def record_passes(self, inputs: Mapping[str, Any], memory: Any) -> None:
-        """Replay the passes as graphs from now on, where they can be.
+        """Record the passes as CUDA graphs and replay them from now on, if possible.
 
         Args:
-            inputs: a batch as `take_step` will get them.
-            memory: of the graphs of all who step in turn.
+            inputs: batch like those that `take_step` will get.
+            memory: memory pool, shared by all units that take steps in turn.
         """
         model = self.model_wrapped.train()
         passes = ReplayedForward(
@@ -99,12 +99,12 @@ class PooledStudent(DistillationTrainer):
             self._learner = ReplayedModel(model, passes)
 
     def stand_by(self, max_steps: int) -> None:
-        """Prepare for a stack to do the work: losses are this student's, weights and optimizer the stack's."""
+        """Prepare for training in a stack, which has the weights and the optimizer; losses stay with the student."""
         self.model_wrapped = cast(nn.Module, self.model)
         self.state = TrainerState(max_steps=max_steps)
 
     def draws_random_numbers(self, labels: Tensor) -> bool:
-        """Return whether this student's attack draws random numbers for its loss, seen by trying it.
+        """Return True if the attack's loss draws random numbers, by computing it once.
 
         Args:
             labels: `(B, ...)` labels of a batch.
@@ -120,10 +120,10 @@ class PooledStudent(DistillationTrainer):
         """Return this student's loss on logits that a stack computed.
 
         Args:
-            logits: `(B, ..., C)` of this student.
+            logits: `(B, ..., C)` logits of this student.
             query: micro-batch.
             index: `(B,)` positions in the transfer set.
-            num_items: valid labels of the whole step, or None for those of this micro-batch.
+            num_items: number of valid labels in the whole step, or None to average over this micro-batch.
         """
         progress = self.state.global_step / max(self.state.max_steps, 1)
         components, count, _ = attack_components(self.attack, self.queries, _Logits(logits), query, index, progress)
@@ -131,7 +131,7 @@ class PooledStudent(DistillationTrainer):
         return loss if num_items is None else loss * (count / num_items)
 
     def end(self) -> None:
-        """See whether every loss was finite, and let go of what was recorded."""
+        """Check that every loss was finite, and drop recorded passes."""
         self.check_loss_is_finite()
         self._learner = self.model
 
@@ -140,7 +140,7 @@ class PooledStudent(DistillationTrainer):
             parameter.grad = None
 
     def begin_epoch(self) -> None:
-        """Draw the number with which a data loader of its own would begin an epoch."""
+        """Draw the number that Trainer's data loader draws at the start of an epoch: random states stay equal."""
         with self.own_randomness():
             torch.empty((), dtype=torch.int64).random_()
 
@@ -148,8 +148,8 @@ class PooledStudent(DistillationTrainer):
         """Take one optimizer step.
 
         Args:
-            batches: its micro-batches, on the student's device.
-            num_items: valid labels of them all.
+            batches: micro-batches on the student's device.
+            num_items: number of valid labels in all micro-batches.
         """
         with self.own_randomness():
             for position, batch in enumerate(batches):
@@ -173,7 +173,7 @@ class PooledStudent(DistillationTrainer):
 
     @torch.no_grad()
     def classify(self, inputs: dict[str, Any]) -> Tensor:
-        """Return the `(B, ...)` classes it names, without changing anything."""
+        """Return `(B, ...)` predicted classes."""
         self.model_wrapped.eval()
         with self.compute_loss_context_manager():
             outputs = self.model_wrapped(**inputs)
@@ -182,7 +182,7 @@ class PooledStudent(DistillationTrainer):
 
 
 class _Logits(nn.Module):
-    """A stand-in for a model whose logits are there already."""
+    """A stand-in for a model whose logits are already computed."""
 
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
@@ -193,7 +193,7 @@ class _Logits(nn.Module):
 
 
 class _RandomStates:
-    """The states of every generator a student may draw from."""
+    """States of all random generators that a student may use."""
 
     def __init__(self, python: Any, numpy: Any, cpu: Tensor, device: tuple[torch.device, Tensor] | None) -> None:
         self.python = python

@@ -1,4 +1,4 @@
-"""The audited teacher, asked once about everything an audit needs to know of it."""
+"""A teacher under audit, with its answers to the audit's own questions."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -27,18 +27,18 @@ from hf_cmim.trainers.distillation_checks import as_teacher
 from hf_cmim.trainers.transfer_data import TEACHER_VIEW
 
 ASKED_TWICE = 4
-"""Batches of the transfer set about which the teacher is asked a second time."""
+"""Batches of the transfer set that the teacher answers twice."""
 
 
 @dataclass(frozen=True)
 class AuditData:
-    """The data of an audit, all labelled.
+    """Labelled data of an audit, all map-style.
 
     Attributes:
-        transfer: what the attacker asks about and learns from, map-style.
-        validation: what settings are chosen on; never the test data.
-        test: what the verdict is about.
-        names: of the three, for the report.
+        transfer: samples that the attacker asks about and learns from.
+        validation: samples on which settings are chosen, disjoint from the test data.
+        test: samples that the verdict is about.
+        names: names of the three sets in the report.
     """
 
     transfer: Any
@@ -49,11 +49,11 @@ class AuditData:
 
 @final
 class StoredAnswers(AbstractTeacher):
-    """A teacher's answers to the transfer set, in the student's order of classes, by position.
+    """A table of a teacher's answers to the transfer set, by position, in the student's order of classes.
 
     Args:
-        log_probs: `(N, ..., C)`.
-        hides_classes: as of the teacher that gave them.
+        log_probs: `(N, ..., C)` log-probabilities.
+        hides_classes: True if the teacher that gave them hides classes.
     """
 
     wants_index = True
@@ -74,17 +74,17 @@ class Subject:
     """A teacher under audit.
 
     Args:
-        teacher: black box that answers live; a model or a path is wrapped.
-        name: for the report.
-        pool: trains the students.
-        data: of the audit.
+        teacher: teacher that answers live; a model or a path is wrapped.
+        name: name in the report.
+        pool: pool that trains the students.
+        data: data of the audit.
 
     Attributes:
-        teacher: the black box.
-        asked_twice: largest difference between two answers of its class probabilities to the same question.
+        teacher: teacher as a black box.
+        asked_twice: largest difference of a class probability between two answers to the same question.
 
     Raises:
-        HfCmimError: a teacher that cannot be asked about the test data.
+        HfCmimError: a teacher that cannot answer the test data.
     """
 
     def __init__(
@@ -93,8 +93,8 @@ class Subject:
         wrapped = ModelTeacher(teacher, device=pool.args.device) if isinstance(teacher, str) else as_teacher(teacher)
         if wrapped is None or wrapped.wants_index:
             raise HfCmimError(
-                f"Expected a teacher that answers any sample live, got {type(teacher).__name__}: what it is worth on"
-                " the test data, and whether it answers the same twice, could not be measured. Give the model itself."
+                f"An audit needs a teacher that answers any sample live, not {type(teacher).__name__}: its accuracy on"
+                " the test data and the stability of its answers could not be measured. Give the model itself."
             )
         self.teacher: AbstractTeacher = wrapped
         self.name = name
@@ -102,19 +102,19 @@ class Subject:
         self.path = public_path(teacher if isinstance(teacher, str) else str(getattr(model, "name_or_path", "")))
         self.pool = pool
         self.data = data
-        # An arm that asks nobody: these questions are the audit's, no attacker pays for them.
+        # Cross-entropy asks no teacher: these questions are the audit's, and no attacker pays for them.
         self._probe = pool.student(PooledArm("probe", Composition(CrossEntropy()), wrapped), seed=0)
         self.asked_twice = self._ask_twice()
 
     @cached_property
     def fingerprint(self) -> str:
-        """The sha256 hex of what determines its answers."""
+        """Sha256 hex of everything that determines the teacher's answers."""
         return self.teacher.fingerprint()
 
     # Asking
 
     def _answers_to(self, dataset: Any) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield `(B, ..., C)` answers in the student's order of classes, and `(B, ...)` labels."""
+        """Yield pairs of `(B, ..., C)` answers, in the student's order of classes, and `(B, ...)` labels."""
         for batch in self.pool.ordered_batches(self._probe, dataset):
             yield self._answers_to_batch(batch), batch["labels"]
 
@@ -126,7 +126,7 @@ class Subject:
         return answers
 
     def _ask_twice(self) -> float:
-        """Return the largest difference of probabilities between two answers to the very same inputs."""
+        """Return the largest difference of a probability between two answers to the same inputs."""
         batches = islice(self.pool.ordered_batches(self._probe, self.data.transfer), ASKED_TWICE)
         return max(
             float((self._answers_to_batch(batch).exp() - self._answers_to_batch(batch).exp()).abs().max())
@@ -139,17 +139,17 @@ class Subject:
 
     @cached_property
     def answers(self) -> list[tuple[Tensor, Tensor]]:
-        """Its answers to the transfer set: `(N, C)` log-probabilities and `(N,)` labels, valid samples alone."""
+        """Answers to the valid samples of the transfer set: `(N, C)` log-probabilities and `(N,)` labels per batch."""
         return [_valid(*batch) for batch in self._transfer_answers]
 
     @cached_property
     def measurement(self) -> Measurement:
-        """What it is worth on the test data."""
+        """Measurement of the teacher on the test data."""
         return self._measure(self.data.test)
 
     @cached_property
     def validation_accuracy(self) -> float:
-        """Its accuracy on the validation data."""
+        """Accuracy of the teacher on the validation data."""
         return self._measure(self.data.validation).accuracy
 
     def _measure(self, dataset: Any) -> Measurement:
@@ -160,20 +160,20 @@ class Subject:
 
     @cached_property
     def test_predictions(self) -> Tensor:
-        """The `(N,)` classes it names for the valid labels of the test data."""
+        """`(N,)` classes that the teacher predicts for the valid labels of the test data."""
         return torch.cat([_valid(*batch)[0].argmax(dim=-1).cpu() for batch in self._answers_to(self.data.test)])
 
     def facts(self) -> ModelFacts:
-        """Return what it is worth, for the report."""
+        """Return the teacher's figures for the report."""
         return ModelFacts.of(self.measurement, name=self.name, path=self.path, fingerprint=self.fingerprint)
 
     # Answering students
 
     @cached_property
     def stored(self) -> StoredAnswers | None:
-        """Its answers to the transfer set, where one look is enough: nothing in it varies from epoch to epoch."""
+        """Stored answers to the transfer set, or None if its samples change from epoch to epoch."""
         if self.pool.varies(self.data.transfer) or self._transfer_answers[0][0].ndim > 2:
-            return None  # texts of labelled tokens are padded differently in each batch
+            return None  # token labels: each batch is padded to a different length
         log_probs = torch.cat([log_probs for log_probs, _ in self._transfer_answers])
         return StoredAnswers(log_probs, hides_classes=self.teacher.hides_classes)
 
@@ -184,7 +184,7 @@ class Subject:
         return CentroidNull.fit(table, [({INDEX_NAME: torch.arange(len(labels))}, labels)])
 
     def answering(self, arm: Arm) -> AbstractTeacher | None:
-        """Return who answers the students of an arm, all but those that learn from one of their own kind."""
+        """Return the teacher that answers the students of an arm, or None without one and for self-distillation."""
         if arm.answering == "centroid":
             return self._centroids
         if arm.answering == "label" and arm.confidence is not None:
@@ -192,8 +192,9 @@ class Subject:
             return LabelOnlyTeacher(self.teacher.num_classes, confidence=arm.confidence, temperature=temperature)
         if arm.answering not in ("teacher", "argmax"):
             return None
-        live_only = arm.attack.query_protocol is not None
-        teacher = self.teacher if live_only or self.stored is None else self.stored
+        # A query protocol makes inputs of its own, to which no answers are stored.
+        needs_live_answers = arm.attack.query_protocol is not None
+        teacher = self.teacher if needs_live_answers or self.stored is None else self.stored
         if arm.answering == "argmax" and arm.confidence is not None:
             return ArgmaxNull(teacher, confidence=arm.confidence, temperature=_temperature(arm))
         return teacher
@@ -206,5 +207,5 @@ def _valid(log_probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 def _temperature(arm: Arm) -> float:
     temperature = arm.attack.loss.nominal_temperature
-    assert isinstance(temperature, float | int)  # with_numbers left no other
+    assert isinstance(temperature, float | int)  # with_numbers has replaced relative temperatures
     return float(temperature)

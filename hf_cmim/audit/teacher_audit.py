@@ -1,4 +1,4 @@
-"""The audit of one teacher: screen every setting, confirm the best, account for the strongest."""
+"""The audit of one teacher: screen every setting, confirm the best, account for the gains of the strongest."""
 
 from collections.abc import Iterable, Sequence
 from typing import final
@@ -17,18 +17,19 @@ from hf_cmim.statistics import Decision
 
 @final
 class TeacherAudit:
-    """Decides, step by step, which students of one teacher to train, and what they say.
+    """The audit of one teacher: the choice of its students, step by step, and their results.
 
     Args:
-        subject: the teacher.
-        plan: what to do.
-        trainees: trains what is asked for.
+        subject: teacher under audit.
+        plan: plan of the audit.
+        trainees: trainer of the students.
 
     Attributes:
-        screened: every setting tried on validation data, in order.
-        scores: their validation accuracies.
-        chosen: what went on.
-        decision: the last one under the primary criterion.
+        arms: settings that can be tried.
+        screened: settings that were screened on validation data, in order.
+        scores: validation accuracies of each screened setting.
+        chosen: arms that are confirmed on test data.
+        decision: last decision under the primary criterion.
         skipped: families that this teacher or student does not allow, with the reason.
     """
 
@@ -40,21 +41,22 @@ class TeacherAudit:
         self.scores: dict[Arm, list[float]] = {}
         self.chosen: Confirmation
         self.decision: Decision
-        every = [*references(), *knockoffs(plan.attacks.entries, subject.answers)]
-        obstacles = [self._obstacle(arm) for arm in every]
-        self.arms = [arm for arm, why in zip(every, obstacles, strict=True) if not why]
-        possible = {arm.family for arm in self.arms}
-        left_out = {arm.family: why for arm, why in zip(every, obstacles, strict=True) if arm.family not in possible}
-        self.skipped = [f"{family} ({why})" for family, why in left_out.items()]
+        candidates = [*references(), *knockoffs(plan.attacks.entries, subject.answers)]
+        with_obstacles = [(arm, self._obstacle(arm)) for arm in candidates]
+        self.arms = [arm for arm, obstacle in with_obstacles if not obstacle]
+        # A family is skipped only if none of its settings can be tried.
+        possible_families = {arm.family for arm in self.arms}
+        skipped = {arm.family: obstacle for arm, obstacle in with_obstacles if arm.family not in possible_families}
+        self.skipped = [f"{family} ({obstacle})" for family, obstacle in skipped.items()]
 
     def _obstacle(self, arm: Arm) -> str:
-        """Return why a setting cannot be tried, or nothing."""
+        """Return the reason why a setting cannot be tried, or ""."""
         if arm.answering == "teacher" and arm.attack.needs_every_class and self.subject.teacher.hides_classes:
             return "the teacher hides classes"
         return self.trainees.obstacle(arm)
 
     def run(self) -> None:
-        """Screen, confirm, describe."""
+        """Screen settings, confirm the best, and describe gains."""
         self.screen()
         self.confirm()
         self.describe()
@@ -62,7 +64,7 @@ class TeacherAudit:
     # Screen
 
     def screen(self) -> None:
-        """Try every setting on validation data, the nulls of the strongest attacks, then the best of all once more."""
+        """Score every setting and the nulls of the strongest attacks on validation data, then finalists again."""
         self._score(self.arms, "screening settings")
         self._score(self._nulls(), "screening nulls")
         self._score(finalists(self.plan, self.screened, self.scores), "screening finalists", final=True)
@@ -80,14 +82,14 @@ class TeacherAudit:
         seeds = screening_seeds(self.plan, final)
         self.trainees.train(self.subject, [(arm, seed) for arm in arms for seed in seeds], "validation", what)
         for arm in arms:
-            found = self.trainees.accuracies(self.subject, arm, "validation", seeds)
-            self.scores[arm] = self.scores.get(arm, []) + found
+            accuracies = self.trainees.accuracies(self.subject, arm, "validation", seeds)
+            self.scores[arm] = self.scores.get(arm, []) + accuracies
         self.screened += [arm for arm in arms if not final]
 
     # Confirm
 
     def accuracies(self) -> dict[str, list[float]]:
-        """Return the test accuracies of every arm's finished students, in the order of their seeds."""
+        """Return the test accuracies of each arm's finished students, in the order of seeds."""
         return {name: self.trainees.accuracies(self.subject, arm, "test") for name, arm in self.known_arms().items()}
 
     def known_arms(self) -> dict[str, Arm]:
@@ -97,53 +99,53 @@ class TeacherAudit:
         for arm in self.chosen.knockoffs:
             null = nulls[arm.family]
             if null is not None and null.confidence is not None:
-                arms |= {each.name: each for each in arm.diagnostics(null.confidence)}
+                arms |= {diagnostic.name: diagnostic for diagnostic in arm.diagnostics(null.confidence)}
         return arms
 
     def confirm(self) -> None:
-        """Train what the next look needs until the audit is decided or at its cap."""
+        """Train the students of the next look until the audit is decided or has no look left."""
         arms = self.chosen.arms()
         while True:
             self.decision = decide_under(self.plan, self.chosen, self.plan.criterion, self.accuracies())
-            wanted = self.decision.seeds_wanted
-            if not wanted:
+            missing_seeds = self.decision.seeds_wanted
+            if not missing_seeds:
                 return
             look = next(look for look in self.plan.looks if look > self.decision.look)
-            runs = [(arms[name], seed) for name, seeds in wanted.items() for seed in range(seeds)]
+            runs = [(arms[name], seed) for name, seeds in missing_seeds.items() for seed in range(seeds)]
             is_first = look == self.plan.looks[0]
             self.trainees.train(self.subject, runs, "test", f"confirming, {look} seeds", is_expected=is_first)
 
     # Describe
 
     def describe(self) -> None:
-        """Train what the accounting of the strongest attacks needs, and the cross-entropy student."""
+        """Train the nulls for the accounting of the strongest attacks, and the references that are only described."""
         families = {arm.name: arm for arm in self.chosen.knockoffs}
-        named = [families[each.attack] for each in self.decision.comparisons[: self.plan.diagnosed]]
-        self._score(self._nulls_of(arm for arm in named if arm.family not in self.chosen.nulls), "screening nulls")
-        best = {arm.family: arm for arm in Confirmation.choose(self.plan, self.screened, self.scores).nulls.values()}
-        self.chosen = self.chosen.with_nulls(best)
-        # The other criteria are described by what the primary one left untrained.
+        diagnosed = [families[comparison.attack] for comparison in self.decision.comparisons[: self.plan.diagnosed]]
+        self._score(self._nulls_of(arm for arm in diagnosed if arm.family not in self.chosen.nulls), "screening nulls")
+        best_nulls = Confirmation.choose(self.plan, self.screened, self.scores).nulls
+        self.chosen = self.chosen.with_nulls(best_nulls)
+        # The other criteria need references that the primary criterion did not train.
         described = {arm.name: arm for arm in (*self.chosen.described, *self.chosen.contenders)}.values()
         runs = [(arm, seed) for arm in described for seed in range(self.decision.look)]
-        seeds = {each.attack: each.seeds for each in self.decision.comparisons}
-        for arm in named:
+        seeds = {comparison.attack: comparison.seeds for comparison in self.decision.comparisons}
+        for arm in diagnosed:
             null = self.chosen.nulls.get(arm.family)
             if null is not None and null.confidence is not None:
-                every = [null, *arm.diagnostics(null.confidence)]
-                runs += [(each, seed) for each in every for seed in range(seeds[arm.name])]
+                null_arms = [null, *arm.diagnostics(null.confidence)]
+                runs += [(null_arm, seed) for null_arm in null_arms for seed in range(seeds[arm.name])]
         self.trainees.train(self.subject, runs, "test", "accounting for gains", is_expected=False)
 
     # Results
 
     def results(self) -> list[ArmResult]:
-        """Return every arm that was confirmed or described, with what its family's screen found."""
-        found = []
+        """Return the results of every confirmed or described arm, with the screen of its family."""
+        results = []
         predictions = self.subject.test_predictions.numpy()
         for arm in self.known_arms().values():
             students = self.trainees.results(self.subject, arm, "test")
             if not students:
                 continue
-            found.append(
+            results.append(
                 ArmResult(
                     name=arm.name,
                     role=arm.role,
@@ -157,19 +159,18 @@ class TeacherAudit:
                     diverged=tuple(student.seed for student in students if student.has_diverged),
                 )
             )
-        return found
+        return results
 
     def finished(self) -> dict[tuple[str, str, int], StudentResult]:
-        """Return every student that this audit looked at, by arm, evaluation set and seed."""
-        looked_at = [(arm, "validation", self.trainees.results(self.subject, arm, "validation", self._seeds_of(arm)))
-                     for arm in self.screened]  # fmt: skip
-        looked_at += [(arm, "test", self.trainees.results(self.subject, arm, "test"))
-                      for arm in self.known_arms().values()]  # fmt: skip
-        return {
-            (arm.key(self.subject.fingerprint), data, each.seed): each
-            for arm, data, found in looked_at
-            for each in found
-        }
+        """Return every student whose result this audit used, by key of the arm, evaluation set and seed."""
+        students: dict[tuple[str, str, int], StudentResult] = {}
+        for arm in self.screened:
+            for student in self.trainees.results(self.subject, arm, "validation", self._seeds_of(arm)):
+                students[arm.key(self.subject.fingerprint), "validation", student.seed] = student
+        for arm in self.known_arms().values():
+            for student in self.trainees.results(self.subject, arm, "test"):
+                students[arm.key(self.subject.fingerprint), "test", student.seed] = student
+        return students
 
     def _seeds_of(self, arm: Arm) -> range:
         """Return the seeds with which a setting was screened."""
@@ -177,7 +178,11 @@ class TeacherAudit:
         return range(first, first + len(self.scores[arm]))
 
     def _screen_of(self, arm: Arm) -> dict[str, float]:
-        """Return the mean validation accuracy of each setting that an arm competed with."""
-        rivals = [each for each in self.screened if (each.family, each.role) == (arm.family, arm.role)]
-        names = [f"confidence {each.confidence:g}" if each.confidence else repr(each.attack) for each in rivals]
-        return {name: float(np.mean(self.scores[each])) for name, each in zip(names, rivals, strict=True)}
+        """Return the mean validation accuracy of each setting in an arm's family and role."""
+        competitors = [other for other in self.screened if (other.family, other.role) == (arm.family, arm.role)]
+        return {
+            f"confidence {other.confidence:g}" if other.confidence else repr(other.attack): float(
+                np.mean(self.scores[other])
+            )
+            for other in competitors
+        }

@@ -1,4 +1,4 @@
-"""Training what an audit still lacks: students in waves, divided among processes, kept as they finish."""
+"""Training of an audit's missing students: in waves, shared by processes, stored as they finish."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -25,25 +25,25 @@ from hf_cmim.teachers.base import AbstractTeacher
 from hf_cmim.teachers.model import ModelTeacher
 
 LARGEST_WAVE = 16
-"""More students at once save little, and a kill would cost more."""
+"""Most students trained at once; more save little, and a kill would lose more."""
 SELF_TEACHER_SEEDS = 1_000_000
-"""What is added to a seed for the student from which self-distillation learns."""
+"""Offset of the seed of the student from which self-distillation learns."""
 MEMORY_SHARE = 0.5
-"""Share of the free memory that students may take."""
+"""Share of the free memory that students may use."""
 
 
 @final
 class Trainees:
-    """Trains the students an audit asks for, unless they are there already.
+    """A trainer of the students of an audit that are not finished yet.
 
-    Every process of a launch makes the same calls; waves are dealt out among them, and each waits for the others.
+    Every process of a launch makes the same calls. Processes share the waves and wait for each other.
 
     Args:
-        pool: the engine.
-        folder: where finished students are kept.
-        evaluation_sets: data to evaluate on, by name, and their labels.
-        wave_size: students trained at once; None: what memory allows, at most 16.
-        progress: told what is trained; None for nobody.
+        pool: pool that trains the students.
+        folder: folder of finished students.
+        evaluation_sets: evaluation data with their labels, by name.
+        wave_size: students trained at once; None for as many as memory allows, at most 16.
+        progress: progress display; None for none.
     """
 
     def __init__(
@@ -65,15 +65,15 @@ class Trainees:
 
     @cached_property
     def shows_hidden_states(self) -> bool:
-        """Whether a student returns its hidden states when asked."""
+        """True if a student returns its hidden states on request."""
         return shows_hidden_states(self.pool)
 
     def obstacle(self, arm: Arm) -> str:
-        """Return why students of an arm cannot be trained on these data, or nothing."""
+        """Return the reason why students of an arm cannot be trained on these data, or ""."""
         if arm.attack.student_protocol is not None and not self.shows_hidden_states:
             return "the student shows no hidden states"
         if arm.answering == "self" and self.pool.teacher_collator is not None:
-            return "teachers have a view of their own, which a student cannot take"
+            return "teachers have their own view of a sample, which a student cannot read"
         protocol = repr(arm.attack.query_protocol)
         if protocol not in self._query_obstacles:
             self._query_obstacles[protocol] = query_obstacle(self.pool, arm.attack)
@@ -82,63 +82,64 @@ class Trainees:
     def train(
         self, subject: Subject, runs: Sequence[tuple[Arm, int]], data: str, what: str, *, is_expected: bool = True
     ) -> None:
-        """Train and keep what is missing.
+        """Train and store the students that are missing.
 
         Args:
-            subject: the audited teacher.
-            runs: arms with their seeds.
+            subject: audited teacher.
+            runs: pairs of arm and seed.
             data: name of the evaluation set.
-            what: stage in words, for whoever waits.
-            is_expected: whether these students were expected when the audit began.
+            what: name of the stage for the progress display.
+            is_expected: True if these students were expected when the audit began.
         """
         self.processes.wait_for_everyone()
-        keys = {(run[0].key(subject.fingerprint), data, run[1]): run for run in runs}
+        # Keys remove duplicates: two arms may describe the same student.
+        keys = {(arm.key(subject.fingerprint), data, seed): (arm, seed) for arm, seed in runs}
         missing = [run for key, run in keys.items() if not self.folder.has(*key)]
         present = len(keys.keys() - self._counted) - len(missing)
         self._counted |= keys.keys()
-        self.processes.wait_for_everyone()  # nobody writes before all have looked
+        # All processes must see the same missing students, so none may write before all have looked.
+        self.processes.wait_for_everyone()
         waves = _waves(missing, self.wave_size)
-        mine = waves[self.processes.process_index :: self.processes.num_processes]
+        waves_of_process = waves[self.processes.process_index :: self.processes.num_processes]
         self.progress.begin_stage(f"{subject.name}: {what}", len(missing), present, is_expected=is_expected)
-        # The other processes train their waves meanwhile: a step here stands for theirs too.
-        share = len(missing) / max(1, sum(len(arms) for arms, _ in mine))
-        for arms, seed in mine:
+        # The display is that of one process; each of its steps also counts for the other processes.
+        steps_counted = len(missing) / max(1, sum(len(arms) for arms, _ in waves_of_process))
+        for arms, seed in waves_of_process:
             self.progress.begin_wave([arm.name for arm in arms], seed)
-            self._train_wave(subject, arms, seed, data, lambda steps: self.progress.advance(share * steps))
+            self._train_wave(subject, arms, seed, data, lambda steps: self.progress.advance(steps_counted * steps))
         self.processes.wait_for_everyone()
 
     def _train_wave(
         self, subject: Subject, arms: Sequence[Arm], seed: int, data: str, advance: Callable[[int], Any]
     ) -> None:
-        own = self._own_teacher(seed) if any(arm.answering == "self" for arm in arms) else None
-        pooled = [PooledArm(arm.name, arm.attack, own if arm.answering == "self" else subject.answering(arm))
-                  for arm in arms]  # fmt: skip
-        for arm, result in zip(
-            arms,
-            self.pool.run(pooled, seed, self.evaluation_sets[data][0], on_step=advance),
-            strict=True,
-        ):
+        self_teacher = self._self_teacher(seed) if any(arm.answering == "self" for arm in arms) else None
+        pooled_arms = [
+            PooledArm(arm.name, arm.attack, self_teacher if arm.answering == "self" else subject.answering(arm))
+            for arm in arms
+        ]
+        results = self.pool.run(pooled_arms, seed, self.evaluation_sets[data][0], on_step=advance)
+        for arm, result in zip(arms, results, strict=True):
             self.folder.write(arm.key(subject.fingerprint), data, result)
 
-    def _own_teacher(self, seed: int) -> AbstractTeacher:
-        """Return a cross-entropy student of another seed."""
+    def _self_teacher(self, seed: int) -> AbstractTeacher:
+        """Train and return a cross-entropy student of another seed, the teacher of self-distillation."""
         arm = PooledArm("self", Composition(CrossEntropy()), None)
         (student,) = self.pool.train([arm], seed + SELF_TEACHER_SEEDS)
         return ModelTeacher(cast(nn.Module, student.model).eval(), device=self.pool.args.device)
 
-    # What is there
+    # Results
 
     def results(
         self, subject: Subject, arm: Arm, data: str, seeds: Sequence[int] | None = None
     ) -> list[StudentResult]:
-        """Return the finished students of an arm: of these seeds, or of 0, 1, 2, ... as far as there are any."""
+        """Return the finished students of an arm; without `seeds`, those of 0, 1, 2, ... up to the first missing."""
         key = arm.key(subject.fingerprint)
         if seeds is None:
             seeds = range(next(seed for seed in range(10**6) if not self.folder.has(key, data, seed)))
         return [self.folder.read(key, data, seed) for seed in seeds]
 
     def accuracies(self, subject: Subject, arm: Arm, data: str, seeds: Sequence[int] | None = None) -> list[float]:
-        """Return their accuracies, that of guessing where one diverged."""
+        """Return the accuracies of these students; a diverged one counts as guessing."""
         labels, num_classes = self.evaluation_sets[data][1], subject.teacher.num_classes
         return [
             1 / num_classes if result.has_diverged else float((result.predictions == labels).mean())
@@ -147,22 +148,22 @@ class Trainees:
 
 
 def _waves(runs: Sequence[tuple[Arm, int]], size: int) -> list[tuple[list[Arm], int]]:
-    """Return arms of one seed that train together, in order of seeds, as evenly as the size allows."""
+    """Return waves of at most `size` arms of one seed, of nearly equal size, in the order of seeds."""
     waves = []
     for seed in sorted({seed for _, seed in runs}):
-        arms = [arm for arm, own in runs if own == seed]
+        arms = [arm for arm, run_seed in runs if run_seed == seed]
         count = math.ceil(len(arms) / size)
         waves += [(arms[number::count], seed) for number in range(count)]
     return waves
 
 
 def _affordable_wave(pool: StudentPool) -> int:
-    """Return how many students fit beside each other, as one of them shows.
+    """Return the number of students that fit into memory, from a probe of one.
 
-    Each has weights, gradients and two states of the optimizer, and in a stack what its forward pass keeps.
+    Each has weights, gradients and two optimizer states, and in a stack also the activations of its forward pass.
     """
     weights, activations = bytes_of_student(pool)
     device = pool.args.device
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    each = 4 * weights + (activations if pool.stacked else 0)
-    return max(1, min(LARGEST_WAVE, int((MEMORY_SHARE * free - activations) / each)))
+    bytes_per_student = 4 * weights + (activations if pool.stacked else 0)
+    return max(1, min(LARGEST_WAVE, int((MEMORY_SHARE * free - activations) / bytes_per_student)))

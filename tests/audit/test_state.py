@@ -152,7 +152,7 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path):
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "open\n"
-        with pytest.raises(ValueError, match=r"no other audit uses.*output_dir") as caught:
+        with pytest.raises(ValueError, match=r"Another audit is running in .*output_dir") as caught:
             AuditFolder(tmp_path, {"plan, margin": 0.005})
         assert str(tmp_path) in str(caught.value)
         other.kill()
@@ -165,7 +165,7 @@ def test_the_other_processes_of_a_launch_follow(tmp_path):
         with AuditFolder(tmp_path, {"anything": 1}, is_main=False) as follower:
             follower.write("arm", "test", student())
         assert same(folder.read("arm", "test", 3), student())
-        with pytest.raises(ValueError, match="no other audit uses"):
+        with pytest.raises(ValueError, match="Another audit is running in"):
             AuditFolder(tmp_path, MANIFEST)
 
 
@@ -248,7 +248,7 @@ def test_every_kind_of_change_is_named(tmp_path, monkeypatch):
     for named, change in CHANGES.items():
         with pytest.raises(ValueError, match="got another") as caught:
             start(tmp_path, monkeypatch, **({"twin": 1.0, "controls": {"argmax": 0.9}} | change))
-        differences = str(caught.value).split("got another: ")[1]
+        differences = str(caught.value).split("belongs to another audit: ")[1]
         assert differences.startswith(f"{named}: "), change
         assert differences.count(" there, ") == 1, (change, differences)
 
@@ -270,7 +270,7 @@ def test_a_label_and_a_feature_count_as_other_data(tmp_path, monkeypatch):
     start(tmp_path, monkeypatch, transfer=samples["same"])
     start(tmp_path, monkeypatch, transfer=Samples(64, 1))
     for name in ("label", "feature"):
-        with pytest.raises(ValueError, match="got another: data, transfer set"):
+        with pytest.raises(ValueError, match="belongs to another audit: data, transfer set"):
             start(tmp_path, monkeypatch, transfer=samples[name])
 
 
@@ -290,7 +290,7 @@ def test_controls_may_come_and_go_but_not_change(tmp_path, monkeypatch):
     for change in ({}, {"twin": 0.9}, {"controls": {"argmax": 0.5}}, {"twin": 0.9, "controls": {"argmax": 0.5}}, {}):
         start(tmp_path, monkeypatch, **change)
     for named, change in (("CE twin", {"twin": 0.8}), ("argmax", {"controls": {"argmax": 0.6}})):
-        with pytest.raises(ValueError, match=f"got another: control, {named}: "):
+        with pytest.raises(ValueError, match=f"belongs to another audit: control, {named}: "):
             start(tmp_path, monkeypatch, **change)
 
 

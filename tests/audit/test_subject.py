@@ -147,7 +147,7 @@ def test_a_random_teacher_is_found_out(tmp_path):
                          ids=["nobody", "table"])  # fmt: skip
 def test_who_cannot_be_asked_about_other_samples_is_refused(who, tmp_path):
     """Catches a table's row 0 taken for the answer to test sample 0."""
-    with pytest.raises(ValueError, match="answers any sample live, got"):
+    with pytest.raises(ValueError, match="answers any sample live, not"):
         subject(tmp_path, who)
 
 
