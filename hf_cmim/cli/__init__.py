@@ -1,1 +1,1 @@
-"""The command line: `hf-cmim`, one file a command."""
+"""The command line `hf-cmim`: one module per command."""

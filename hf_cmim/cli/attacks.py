@@ -1,4 +1,4 @@
-"""List every attack with its source and settings, or show one in full."""
+"""List all attacks with source and settings, or show one in full."""
 
 import argparse
 import inspect
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 EXAMPLES = """\
 examples:
   hf-cmim attacks                          every method: name, class, defaults, source
-  hf-cmim attacks dkd                      formula, settings and source of one
-  hf-cmim attacks --suite standard-v1      what an audit tries: each family with all its settings
+  hf-cmim attacks dkd                      formula, settings and source of one method
+  hf-cmim attacks --suite standard-v1      the attacks of an audit: each family with its settings
   hf-cmim attacks --suite standard-v1 dkd  the settings of one family
-They cost the few seconds that importing torch takes.
+Each takes a few seconds, in which torch is imported.
 """
 WIDTH = 100
 NAME_WIDTH = 23
@@ -30,8 +30,10 @@ CLASS_WIDTH = 21
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.add_argument("name", metavar="NAME", nargs="?", help="a method, or a family of the suite")
-    parser.add_argument("--suite", metavar="SUITE", help="standard-v1 or quick-v1: its families with their settings")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="name of a method, or of a family of --suite")
+    parser.add_argument(
+        "--suite", metavar="SUITE", help="list the families of this suite with their settings: standard-v1 or quick-v1"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -40,20 +42,18 @@ def run(options: argparse.Namespace) -> None:
     from hf_cmim.attacks.suites import SUITES
 
     if options.suite is not None:
-        suite = SUITES[_known(options.suite, SUITES, "a suite")]
-        names = [_known(options.name, suite.families, "a family")] if options.name else list(suite.families)
+        suite = SUITES[_checked(options.suite, SUITES, "suite")]
+        names = [_checked(options.name, suite.families, "family")] if options.name else list(suite.families)
         say_lines("\n".join(line for name in names for line in _family(suite, name)))
     elif options.name is not None:
-        say_lines("\n".join(_method(ATTACKS[_known(options.name, ATTACKS, "a method")])))
+        say_lines("\n".join(_method(ATTACKS[_checked(options.name, ATTACKS, "method")])))
     else:
         say_lines("\n".join(_table(ATTACKS)))
 
 
-def _known(name: str, names: Any, what: str) -> str:
+def _checked(name: str, names: Any, kind: str) -> str:
     if name not in names:
-        raise HfCmimError(
-            f"Expected {what} that there is, got {name!r}: there is nothing to show. {nearest(name, names)}"
-        )
+        raise HfCmimError(f"Unknown {kind} {name!r}: there is nothing to show. {nearest(name, names)}")
     return name
 
 
@@ -74,38 +74,42 @@ def _method(kind: "type[AttackPart]") -> Iterator[str]:
 
 
 def _paragraphs(text: str) -> Iterator[tuple[str, int]]:
-    """Yield a docstring's paragraphs, items and lines of code, each with its indentation."""
-    held: list[str] = []
+    """Yield the paragraphs, entries and code lines of a docstring, each with its indentation."""
+    block: list[str] = []
     indent = 0
+    # The empty line at the end closes the last block.
     for line in [*text.splitlines(), ""]:
         depth = len(line) - len(line.lstrip())
-        is_text = held and line and not line.startswith(">>>") and not held[0].startswith(">>>")
-        if is_text and not re.fullmatch(r"\w+:", held[-1]) and (depth > indent or not (depth or indent)):
-            held.append(line.strip())
+        is_text = block and line and not line.startswith(">>>") and not block[0].startswith(">>>")
+        # A line continues a block that is no heading ("Args:") if it is indented further or neither is indented.
+        if is_text and not re.fullmatch(r"\w+:", block[-1]) and (depth > indent or not (depth or indent)):
+            block.append(line.strip())
             continue
-        if held:
-            yield " ".join(held), indent
+        if block:
+            yield " ".join(block), indent
         if not line:
             yield "", 0
-        held, indent = [line.strip()] if line else [], depth
+        block, indent = [line.strip()] if line else [], depth
 
 
 def _family(suite: "Suite", family: str) -> Iterator[str]:
     yield family
     for attack in suite.of(family):
-        others = [part for part in attack.active_parts if part is not attack.loss]
-        parts = [f"{type(part).__name__}({_changes(part)})" for part in (attack.loss, *others)]
+        other_parts = [part for part in attack.active_parts if part is not attack.loss]
+        parts = [f"{type(part).__name__}({_changes(part)})" for part in (attack.loss, *other_parts)]
         yield from _wrapped(" + ".join(parts), " " * 4, " " * 8)
 
 
 def _settings(kind: "type[AttackPart]") -> str:
-    found = inspect.signature(kind).parameters.values()
-    return _rounded(", ".join(str(each.replace(annotation=each.empty)) for each in found)) or "no settings"
+    parameters = inspect.signature(kind).parameters.values()
+    without_types = [parameter.replace(annotation=parameter.empty) for parameter in parameters]
+    return _rounded(", ".join(map(str, without_types))) or "no settings"
 
 
 def _changes(part: "AttackPart") -> str:
-    """Return the settings in which a part differs from its defaults."""
-    defaults = {name: each.default for name, each in inspect.signature(type(part)).parameters.items()}
+    """Return the settings of a part that differ from its defaults."""
+    parameters = inspect.signature(type(part)).parameters
+    defaults = {name: parameter.default for name, parameter in parameters.items()}
     changed = [f"{name}={value!r}" for name, value in part.settings().items() if repr(defaults[name]) != repr(value)]
     return _rounded(", ".join(changed))
 
@@ -115,14 +119,16 @@ def _rounded(text: str) -> str:
 
 
 def source_of(kind: "type[AttackPart]") -> str:
-    """Return the paper that a method's docstring names: the first part of its source."""
+    """Return the paper in a method's docstring: the first part of its "Source:" paragraph."""
     paragraphs = (inspect.getdoc(kind) or "").split("\n\n")
-    found = next((each for each in paragraphs if each.startswith("Source: ")), "Source: none")
-    return re.split(r"[;:]|\.(?= [A-Z]|$)", " ".join(found.removeprefix("Source: ").split()))[0]
+    source = next((paragraph for paragraph in paragraphs if paragraph.startswith("Source: ")), "Source: none")
+    one_line = " ".join(source.removeprefix("Source: ").split())
+    # The first part ends at a semicolon, a colon or the end of a sentence.
+    return re.split(r"[;:]|\.(?= [A-Z]|$)", one_line)[0]
 
 
 def _wrapped(text: str, first: str = "", later: str | None = None) -> list[str]:
-    """Return the text in lines of at most 100 columns, the later ones indented as far as the first."""
+    """Return the lines of a text, at most 100 columns wide; `later` defaults to an indentation as wide as `first`."""
     return textwrap.wrap(
         text,
         WIDTH,

@@ -1,4 +1,4 @@
-"""`--budget`: a plan that fits a time, chosen once and kept, so that the same command goes on with the same plan."""
+"""The flag --budget: a plan that fits a time limit, stored so that the same command continues with the same plan."""
 
 import json
 import textwrap
@@ -19,27 +19,28 @@ from hf_cmim.plain_data import read_json
 from hf_cmim.whole_files import write_whole
 
 BUDGET_NAME = "budget.json"
-"""File of the plan that was chosen, in the folder of its audit."""
+"""File of the chosen plan in the folder of its audit."""
 SUGGESTED = ("1h", "8h")
-"""Budgets that a dry run shows where the whole audit takes longer."""
+"""Budgets that a dry run suggests if the whole audit takes longer."""
 
 
 def within_budget(setup: AuditSetup, text: str) -> AuditSetup:
-    """Return the setup with a plan that fits a budget, and say what it leaves out.
+    """Return the setup with a plan that fits a budget, and print what was dropped.
 
     Raises:
-        HfCmimError: nothing fits.
+        HfCmimError: a budget too small for any plan.
     """
     path = setup.folder / BUDGET_NAME
-    kept: list[Any] = [None]
+    stored: list[Any] = [None]
     if setup.is_main and path.is_file():
-        kept = [read_json(path, f"the audit's {path}")]
-    broadcast_object_list(kept)
-    if isinstance(kept[0], dict) and kept[0].get("budget") == text:
-        return replace(setup, plan=_with_choice(setup.plan, kept[0]))
+        stored = [read_json(path, f"the audit's {path}")]
+    broadcast_object_list(stored)
+    if isinstance(stored[0], dict) and stored[0].get("budget") == text:
+        return replace(setup, plan=_with_choice(setup.plan, stored[0]))
     affordable = affordable_plan(setup.preview(), budget_hours(text))
     choice = [_choice(affordable.preview.plan, text)]
-    broadcast_object_list(choice)  # each process measured for itself
+    # Each process has measured its own times; the main process decides for all.
+    broadcast_object_list(choice)
     if setup.is_main:
         for line in _lines(affordable, text, float(setup.args.num_train_epochs)):
             say(line)
@@ -50,7 +51,7 @@ def within_budget(setup: AuditSetup, text: str) -> AuditSetup:
 
 
 def _choice(plan: AuditPlan, text: str) -> dict[str, Any]:
-    """Return the settings of a plan that a budget chooses."""
+    """Return the settings that a budget chooses, as JSON values."""
     light = {name: getattr(plan, name) for name in LIGHT}
     return {"budget": text, "families": list(plan.attacks.families), "looks": list(plan.looks), **light}
 
@@ -61,14 +62,14 @@ def _with_choice(plan: AuditPlan, choice: dict[str, Any]) -> AuditPlan:
 
 
 def _lines(affordable: AffordablePlan, text: str, epochs: float) -> Iterator[str]:
-    """Yield what was chosen, what was left out and what that means."""
+    """Yield lines about the chosen plan, the dropped parts and the limits of the verdict."""
     preview = affordable.preview
-    wanted = hours_text(affordable.wanted.hours)
-    yield f"Within {text}: {_words(preview)}, {hours_text(preview.hours)} at most (all that was asked for: {wanted})."
+    requested_hours = hours_text(affordable.wanted.hours)
+    yield f"Within {text}: {_words(preview)}, {hours_text(preview.hours)} at most (the whole plan: {requested_hours})."
     for sentence in affordable.dropped:
         yield from _wrapped(f"Left out: {sentence}.")
     for sentence in affordable.limits:
-        yield from _wrapped(f"The verdict says less: {sentence}")
+        yield from _wrapped(f"Limit of the verdict: {sentence}")
     if affordable.dropped:
         flags = f"--families {' '.join(preview.families)} --looks {' '.join(map(str, preview.plan.looks))}"
         flags += "".join(
@@ -76,7 +77,7 @@ def _lines(affordable: AffordablePlan, text: str, epochs: float) -> Iterator[str
             for name in LIGHT
             if getattr(preview.plan, name) != getattr(affordable.wanted.plan, name)
         )
-        yield from _wrapped(f"The same by flags: {flags}")
+        yield from _wrapped(f"The same plan as flags: {flags}")
         if epochs > 1:
             yield from _wrapped(
                 f"Everything would fit with num_train_epochs={suggested_epochs(affordable, epochs)} instead of"
@@ -86,7 +87,7 @@ def _lines(affordable: AffordablePlan, text: str, epochs: float) -> Iterator[str
 
 
 def suggestions(preview: Preview) -> Iterator[str]:
-    """Yield a line for each budget below what the whole audit takes."""
+    """Yield one line for each suggested budget that is shorter than the whole audit."""
     for text in SUGGESTED:
         hours = budget_hours(text)
         if preview.hours <= hours:

@@ -1,4 +1,4 @@
-"""A preview of an audit as text for a terminal of 100 columns."""
+"""Preview of an audit as text for a terminal of 100 columns."""
 
 import textwrap
 from collections.abc import Iterator
@@ -8,18 +8,18 @@ from hf_cmim.audit.preview import SPREADS, Preview
 
 WIDTH = 100
 MARGIN_NOTE = (
-    "Reachable margin: about the smallest one within which an audit that ends with this look calls the model"
-    " undistillable, with probability .8, if every attack in truth loses half a point. The spread is the standard"
+    "Reachable margin: approximately the smallest margin within which an audit that ends with this look calls the"
+    " model undistillable with probability .8, if every attack truly loses half a point. The spread is the standard"
     " deviation of a student's test accuracy over seeds."
 )
 TIME_NOTE = (
-    "Times are measured now, on two students that took a few steps side by side on this machine. They are for every"
-    " attack going on to each look: an attack that is below the margin stops, and a proven leak ends the audit."
+    "Times are measured now, on two students that took a few steps side by side on this machine. They assume that"
+    " every attack continues to each look: an attack below the margin stops, and a proven leak ends the audit."
 )
 
 
 def preview_text(preview: Preview) -> str:
-    """Return what would be trained, how long it takes, and which margin can be reached."""
+    """Return the number of students, the hours and the reachable margins as text."""
     return "\n".join(_lines(preview))
 
 
@@ -33,14 +33,14 @@ def _lines(preview: Preview) -> Iterator[str]:
     yield "Screen of each teacher, on validation data"
     yield from (f"{number:8,}  {name}" for name, number in preview.screened.items())
     yield f"{preview.screen_students:8,}  students in all, {hours_text(preview.screen_hours)}"
-    yield f"{STUDENTS:8,}  students' worth of steps first: are students trained long enough?"
+    yield f"{STUDENTS:8,}  students' worth of steps first, to test if students are trained long enough"
     yield "Confirmation, on test data, for each teacher"
     yield from (f"{number:8,}  {name}" for name, number in preview.confirmed.items())
-    yield f"{preview.accounting_students:8,}  students more at the end, at most, to say where gains come from"
+    yield f"{preview.accounting_students:8,}  more students at most at the end, to account for gains"
     yield ""
-    paid, most = preview.queries
+    cheapest, most_expensive = preview.queries
     yield f"One student: {costs.steps:,} steps, {_seconds(costs.seconds)}{_live(preview)}"
-    yield f"             {paid:,} answers to pay for, {most:,} under the most expensive attack"
+    yield f"             {cheapest:,} answers to pay for, {most_expensive:,} under the most expensive attack"
     yield f"Processes:   {costs.processes}"
     yield ""
     spreads = "".join(f"{f'{100 * spread:g}':>8}" for spread in SPREADS)
@@ -57,7 +57,7 @@ def _lines(preview: Preview) -> Iterator[str]:
 def _live(preview: Preview) -> str:
     if preview.live_seconds < 0.01 * preview.costs.seconds:
         return ""
-    return f", and {_seconds(preview.live_seconds)} on average to ask the teacher live"
+    return f", and {_seconds(preview.live_seconds)} on average for live answers of the teacher"
 
 
 def _seconds(seconds: float) -> str:
@@ -65,5 +65,5 @@ def _seconds(seconds: float) -> str:
 
 
 def hours_text(hours: float) -> str:
-    """Return a time in minutes, or in hours from one on."""
+    """Return a time in minutes, or in hours from one hour on."""
     return f"{60 * hours:.1f} min" if hours < 1 else f"{hours:,.1f} h"

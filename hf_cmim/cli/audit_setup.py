@@ -1,4 +1,4 @@
-"""Everything an audit from the command line works with, opened and checked before anything is trained."""
+"""Models, data and settings of an audit from the command line, opened and checked before training."""
 
 import argparse
 from dataclasses import dataclass
@@ -33,36 +33,35 @@ from hf_cmim.trainers.launch import check_launch
 
 OUTPUT_DIR = "outputs/audit"
 MEMORY_SHARE = 0.25
-"""Share of the free memory in which prepared samples are kept, over all processes of a machine; ours."""
+"""Share of the free memory for prepared samples, all processes of a machine together; ours."""
 
 
 def student_batch(samples: list[dict[str, Any]], view: View) -> dict[str, Tensor]:
-    """Collate samples as the student sees them, with labels."""
-    return view.batch([each["student"] for each in samples]) | {
-        "labels": torch.tensor([each["labels"] for each in samples])
-    }
+    """Collate samples in the student's view, with labels."""
+    inputs = view.batch([sample["student"] for sample in samples])
+    return inputs | {"labels": torch.tensor([sample["labels"] for sample in samples])}
 
 
 def teacher_batch(samples: list[dict[str, Any]], view: View) -> dict[str, Tensor]:
-    """Collate samples as the teacher sees them."""
-    return view.batch([each["teacher"] for each in samples])
+    """Collate samples in the teacher's view."""
+    return view.batch([sample["teacher"] for sample in samples])
 
 
 @final
 @dataclass(frozen=True)
 class AuditSetup:
-    """What `run_audit` is given.
+    """The arguments of `run_audit`.
 
     Attributes:
-        is_dry_run: whether only a preview is asked for.
-        plan: what to try.
-        args: how students are trained.
-        teacher: the audited classifier.
+        is_dry_run: True if only a preview is requested.
+        plan: plan of the audit.
+        args: training settings of the students.
+        teacher: classifier to audit.
         twin: its cross-entropy twin, or None.
-        controls: others, by name.
-        student: builds students.
+        controls: other classifiers by name.
+        student: builder of students.
         data: prepared samples.
-        view: how the teachers see a sample.
+        view: view of the teachers.
     """
 
     is_dry_run: bool
@@ -77,26 +76,27 @@ class AuditSetup:
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> Self:
-        """Open and check what the flags name, cheap things first.
+        """Open and check models, data and settings given by flags, cheap checks first.
 
         Raises:
-            HfCmimError: anything that cannot be audited as asked.
+            HfCmimError: flags, models or data that cannot be audited.
         """
         _check_given(options)
         plan = audit_plan(options)
         is_checkpoint = options.student is not None and not is_reference(options.student)
         args = training_settings(options.training, options.output_dir or OUTPUT_DIR, from_checkpoint=is_checkpoint)
         args.disable_tqdm = args.disable_tqdm or bool(options.quiet)
-        # After the settings, whose progress bars follow the verbosity.
-        transformers.logging.set_verbosity_error()  # a student's checkpoint would be reported on for every student
+        # After the settings, because their progress bars follow the verbosity. Without it, transformers would report
+        # on the loading of a checkpoint for every student.
+        transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
         check_launch(args.world_size)
-        others = {name: (path, f"--control {name}") for name, path in options.control or ()}
+        control_paths = {name: (path, f"--control {name}") for name, path in options.control or ()}
         if options.twin is not None:
-            others[TWIN] = (options.twin, "--twin")
+            control_paths[TWIN] = (options.twin, "--twin")
         channel = None if options.channel is None else channel_of(options.channel)
         check_model_folder(options.teacher, "--teacher")
-        for path, flag in others.values():
+        for path, flag in control_paths.values():
             check_model_folder(path, flag)
         if is_checkpoint:
             check_model_folder(options.student, "--student")
@@ -106,18 +106,16 @@ class AuditSetup:
                 teacher = ModelTeacher(teacher.model, channel=channel)
             kind = kind_of(teacher)
             rows = open_rows(options, kind, teacher.class_names)
-            opened = {name: open_classifier(path, flag, args.device) for name, (path, flag) in others.items()}
+            opened = {name: open_classifier(path, flag, args.device) for name, (path, flag) in control_paths.items()}
             view = View.of(options.teacher, kind).limited_to(usable_positions(teacher.model))
-            for name, each in opened.items():
-                _check_same_view(
-                    view,
-                    View.of(others[name][0], kind_of(each)).limited_to(usable_positions(each.model)),
-                    others[name],
-                )
+            for name, control in opened.items():
+                path, flag = control_paths[name]
+                control_view = View.of(path, kind_of(control)).limited_to(usable_positions(control.model))
+                _check_same_view(view, control_view, path, flag)
         check_margin(plan, len(rows.test))
         names = list(rows.classes.values())
-        for each in (teacher, *opened.values()):
-            match_classes(each.class_names, names)
+        for classifier in (teacher, *opened.values()):
+            match_classes(classifier.class_names, names)
         sample = view.prepare(rows.transfer[:1][rows.sample_column])[0]
         student = _students(options, names, view, sample)
         student.check(student.view.prepare(rows.transfer[:1][rows.sample_column])[0])
@@ -127,39 +125,39 @@ class AuditSetup:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process prints and writes."""
+        """True in the process that prints and writes."""
         return bool(PartialState().is_main_process)
 
     @property
     def folder(self) -> Path:
-        """Where everything is kept."""
+        """Folder of students and report."""
         return Path(str(self.args.output_dir))
 
     def run(self) -> None:
-        """Audit; the report is in the folder."""
-        run_audit(self.teacher, self.student, self.args, self.data, self.plan, **self._others())
+        """Run the audit, which writes its report into the folder."""
+        run_audit(self.teacher, self.student, self.args, self.data, self.plan, **self._keyword_arguments())
 
     def spot_check(self, report: AuditReport, count: int) -> list[SpotCheck]:
-        """Train some students of a finished audit of this teacher again."""
-        others = self._others()
-        collators = {name: others[name] for name in ("data_collator", "teacher_collator")}
+        """Retrain some students of a finished audit of this teacher."""
+        arguments = self._keyword_arguments()
+        collators = {name: arguments[name] for name in ("data_collator", "teacher_collator")}
         return spot_check(report, self.teacher, self.student, self.args, self.data, self.plan, count, **collators)
 
     def preview(self) -> Preview:
-        """Say what an audit would train and cost."""
-        return preview_audit(self.teacher, self.student, self.args, self.data, self.plan, **self._others())
+        """Return the number of students and the cost of the audit."""
+        return preview_audit(self.teacher, self.student, self.args, self.data, self.plan, **self._keyword_arguments())
 
-    def _others(self) -> dict[str, Any]:
+    def _keyword_arguments(self) -> dict[str, Any]:
         has_own_view = self.student.view is not self.view
         return {
             "twin": None if self.twin is None else self.twin.model,
-            "controls": {name: each.model for name, each in self.controls.items()},
+            "controls": {name: control.model for name, control in self.controls.items()},
             "data_collator": partial(student_batch, view=self.student.view),
             "teacher_collator": partial(teacher_batch, view=self.view) if has_own_view else None,
         }
 
     def leave(self) -> None:
-        """Let every process of a launch end together: one that leaves early can hang the others."""
+        """End all processes of a launch together: one that ends early can hang the others."""
         state = PartialState()
         state.wait_for_everyone()
         state.destroy_process_group()
@@ -168,7 +166,7 @@ class AuditSetup:
 def _students(
     options: argparse.Namespace, names: list[str], view: View, sample: dict[str, Any]
 ) -> StudentBuilder | OwnStudents:
-    """Return what builds students: a function of the user's, a checkpoint or a configuration."""
+    """Return the builder of students: from the user's function, a checkpoint or a configuration."""
     if is_reference(options.student):
         return OwnStudents(options.student, names, view)
     return StudentBuilder(options, names, view, sample)
@@ -178,41 +176,40 @@ def _check_given(options: argparse.Namespace) -> None:
     missing = [flag for flag in ("teacher", "dataset") if getattr(options, flag) is None]
     if missing:
         raise HfCmimError(
-            f"Expected {' and '.join(f'--{flag}' for flag in missing)}, got nothing: an audit needs a classifier and"
-            " labelled data. hf-cmim audit --help shows whole commands."
+            f"Missing {' and '.join(f'--{flag}' for flag in missing)}: an audit needs a classifier and labelled data."
+            " hf-cmim audit --help shows complete commands."
         )
     if (options.student is None) == (options.student_config is None):
-        got = "neither" if options.student is None else f"{options.student!r} and {options.student_config!r}"
+        values = "neither" if options.student is None else f"{options.student!r} and {options.student_config!r}"
         raise HfCmimError(
-            f"Expected one of --student (a checkpoint to start from) and --student-config (new students), got {got}:"
-            " a verdict is about one kind of student. A small student is a .json such as"
+            "Expected either --student (a checkpoint to start from) or --student-config (random weights), got"
+            f" {values}: a verdict is about one kind of student. A small student is a .json file such as"
             ' {"model_type": "vit", "hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 4,'
             ' "num_attention_heads": 4, "patch_size": 4}.'
         )
     if options.validation_split is not None and options.validation_share is not None:
         raise HfCmimError(
-            f"Expected one of --validation-split and --validation-share, got {options.validation_split!r} and"
-            f" {options.validation_share:g}: one of them would be ignored. Leave one out."
+            f"Expected either --validation-split or --validation-share, got {options.validation_split!r} and"
+            f" {options.validation_share:g}: one would be ignored. Remove one."
         )
-    taken = [name for name, _ in options.control or () if name in ("teacher", TWIN)]
-    if taken:
+    reserved_names = [name for name, _ in options.control or () if name in ("teacher", TWIN)]
+    if reserved_names:
         raise HfCmimError(
-            f"Expected another name for a control than {taken[0]!r}: it would stand in the place of the teacher or its"
-            " twin. The twin trained with plain cross-entropy is --twin."
+            f"A control is named {reserved_names[0]!r}, which is the name of the teacher or its twin: it would replace"
+            " that one. Rename it; the twin trained with plain cross-entropy is --twin."
         )
 
 
-def _check_same_view(view: View, other: View, given: tuple[str, str]) -> None:
-    if view.kind != other.kind or view.settings() != other.settings():
-        path, flag = given
+def _check_same_view(view: View, control_view: View, path: str, flag: str) -> None:
+    if view.kind != control_view.kind or view.settings() != control_view.settings():
         raise HfCmimError(
-            f"Expected {flag} to see samples as --teacher does, got another processor in {path}: all classifiers of an"
-            " audit are asked about the same view. Audit it by itself, and compare with hf-cmim report A B."
+            f"{flag} has another processor in {path} than --teacher: all classifiers of an audit answer the same view"
+            " of a sample. Audit it separately, and compare with hf-cmim report A B."
         )
 
 
 def _prepared(rows: AuditRows, student: StudentBuilder | OwnStudents, view: View, *, quiet: bool) -> AuditData:
-    """Return the samples as student and teacher see them."""
+    """Return the samples prepared for student and teacher."""
     views = {"student": student.view}
     if student.view is not view:
         views["teacher"] = view

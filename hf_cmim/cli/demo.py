@@ -1,8 +1,8 @@
-"""Audit two small vision transformers on real digits, one hardened, one plain, in minutes.
+"""Audit a hardened and a plain vision transformer on real digits, in minutes.
 
-The two are read from --models, where `python recipes/digits_demo.py` puts them (`make demo` does
-all of it). The suite is quick-v1, five attacks, and a perceptron is the student. Nothing is
-decided: 450 test digits are too few for the default margin, and the audit says so. A real audit is
+Both models are read from --models, where `python recipes/digits_demo.py` saves them; `make demo`
+trains and audits them. The suite is quick-v1 (five attacks), the student a perceptron. The audit
+ends without a verdict: 450 test digits are too few for the default margin. For a real audit, use
 `hf-cmim audit`.
 """
 
@@ -16,35 +16,41 @@ from hf_cmim.whole_files import write_whole
 EXAMPLES = """\
 examples:
   make demo       train both models, then audit them
-  hf-cmim demo    audit them again, or go on after a kill: about 3 minutes on 2 cores
+  hf-cmim demo    audit them again, or continue after a kill: about 3 minutes on 2 cores
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument(
-        "--models", type=Path, default=Path("outputs/digits_demo"),
+        "--models",
+        type=Path,
+        default=Path("outputs/digits_demo"),
         help="folder with the checkpoints hardened/ and plain/ (%(default)s)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--output-dir", type=Path, default=Path("outputs/digits_demo/audit"),
-        help="folder of the students and the report; delete it to begin anew (%(default)s)",
-    )  # fmt: skip
-    parser.add_argument("--epochs", type=int, default=10, help="of each student (%(default)s)")
-    parser.add_argument("--looks", type=int, nargs="+", default=[3, 5], help="seeds at which verdicts are tried")
+        "--output-dir",
+        type=Path,
+        default=Path("outputs/digits_demo/audit"),
+        help="folder of students and report; delete it to start again (%(default)s)",
+    )
+    parser.add_argument("--epochs", type=int, default=10, help="epochs of each student (%(default)s)")
+    parser.add_argument(
+        "--looks", type=int, nargs="+", default=[3, 5], help="numbers of seeds at which verdicts are tried"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
     """Audit the hardened model, with the plain one as its control.
 
     Raises:
-        HfCmimError: the models are not there.
+        HfCmimError: a missing model.
     """
     missing = [name for name in ("hardened", "plain") if not (options.models / name / "config.json").is_file()]
     if missing:
         raise HfCmimError(
             f"Expected checkpoints hardened/ and plain/ in {options.models}, got no {' and no '.join(missing)}: there"
-            " is nothing to audit. Train both with `make demo` or `python recipes/digits_demo.py`."
+            " is no model to audit. Train both with `make demo` or `python recipes/digits_demo.py`."
         )
     import torch
     from accelerate import PartialState
@@ -60,13 +66,18 @@ def run(options: argparse.Namespace) -> None:
     from hf_cmim.pages.terminal import audit_table
     from hf_cmim.trainers.distillation_config import DistillationConfig
 
-    torch.set_num_threads(1)  # so small a student gains nothing from more
-    logging.disable_progress_bar()  # those of reading a file
+    torch.set_num_threads(1)  # so small a student is not faster with more threads
+    logging.disable_progress_bar()  # progress of loading a checkpoint
     args = DistillationConfig(
-        output_dir=str(options.output_dir), num_train_epochs=options.epochs, learning_rate=0.01, warmup_steps=0.1,
-        per_device_train_batch_size=128, per_device_eval_batch_size=512, report_to="none",
+        output_dir=str(options.output_dir),
+        num_train_epochs=options.epochs,
+        learning_rate=0.01,
+        warmup_steps=0.1,
+        per_device_train_batch_size=128,
+        per_device_eval_batch_size=512,
+        report_to="none",
         use_cpu=not torch.cuda.is_available(),
-    )  # fmt: skip
+    )
     names = ("1,078 digits of scikit-learn", "269 other digits", "450 other digits")
     plan = AuditPlan(suite="quick-v1", looks=tuple(options.looks), null_families=2, diagnosed=1)
     report = run_audit(
@@ -86,5 +97,5 @@ def run(options: argparse.Namespace) -> None:
         write_card(hardened, certify(hardened, audit=report))
         say_lines(
             f"\n{audit_table(report)}\nThe whole report, with pictures: {page}\nThe hardened model with its card and"
-            f" its certificate: {hardened}. Check it: hf-cmim verify {hardened}"
+            f" its certificate: {hardened}. Verify it with: hf-cmim verify {hardened}"
         )

@@ -1,4 +1,4 @@
-"""What the demo audits on: scikit-learn's digits, and a student small enough for a minute of CPU."""
+"""Data and student of the demo: scikit-learn's digits, and a perceptron that trains in seconds on a CPU."""
 
 from typing import Any
 
@@ -11,29 +11,29 @@ Samples = list[dict[str, Any]]
 
 
 def load_splits() -> tuple[Samples, Samples, Samples]:
-    """Return 1,078 training, 269 validation and 450 test images of 8x8 in [-1, 1], stratified; as in the demo recipe.
+    """Return 1,078 training, 269 validation and 450 test images, 8x8 in [-1, 1], stratified as in the demo recipe.
 
     Raises:
-        ImportError: scikit-learn is not installed.
+        ImportError: scikit-learn is missing.
     """
     try:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
     except ImportError as error:
-        raise ImportError("Expected scikit-learn, which has the digits: pip install 'hf_cmim[demo]'.") from error
+        raise ImportError("The digits need scikit-learn: pip install 'hf_cmim[demo]'.") from error
     pixels, labels = load_digits(return_X_y=True)
     images = torch.as_tensor(pixels / 16, dtype=torch.float32).reshape(-1, 1, 8, 8) * 2 - 1
-    rest, test = train_test_split(np.arange(len(labels)), test_size=450, random_state=0, stratify=labels)
-    train, validation = train_test_split(rest, test_size=269, random_state=0, stratify=labels[rest])
+    remaining, test = train_test_split(np.arange(len(labels)), test_size=450, random_state=0, stratify=labels)
+    train, validation = train_test_split(remaining, test_size=269, random_state=0, stratify=labels[remaining])
 
-    def samples(chosen: Any) -> Samples:
-        return [{"pixel_values": images[position], "labels": int(labels[position])} for position in chosen]
+    def samples(positions: Any) -> Samples:
+        return [{"pixel_values": images[position], "labels": int(labels[position])} for position in positions]
 
     return samples(train), samples(validation), samples(test)
 
 
 class Perceptron(nn.Module):
-    """One hidden layer of 32 units."""
+    """A perceptron with one hidden layer of 32 units."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Attacks, channels and students of the user's own, named on the command line as PACKAGE.MODULE:NAME."""
+"""The user's own attacks, channels and students, given on the command line as PACKAGE.MODULE:NAME."""
 
 import importlib
 import inspect
@@ -18,15 +18,20 @@ from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.channels import AbstractChannel, Argmax, ReverseSigmoid, Rounded, Sharpened, TopK
 
 CHANNELS: dict[str, type[AbstractChannel]] = {
-    "rounded": Rounded, "top-k": TopK, "argmax": Argmax, "sharpened": Sharpened, "reverse-sigmoid": ReverseSigmoid,
-}  # fmt: skip
-"""Channels of this package, by the name that --channel takes."""
+    "rounded": Rounded,
+    "top-k": TopK,
+    "argmax": Argmax,
+    "sharpened": Sharpened,
+    "reverse-sigmoid": ReverseSigmoid,
+}
+"""Channels of this package by their name for --channel."""
 REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 SHOWN = 8
+"""Number of names that an error lists."""
 
 
 def is_reference(word: str | None) -> bool:
-    """Return whether a word names an object of a module, and no path or Hub id.
+    """Return True if a word is a reference PACKAGE.MODULE:NAME and no path or Hub id.
 
     >>> is_reference("my_attacks:Margin"), is_reference("outputs/ce"), is_reference("user/name")
     (True, False, False)
@@ -35,17 +40,17 @@ def is_reference(word: str | None) -> bool:
 
 
 def load_object(reference: str, flag: str) -> Any:
-    """Return what a reference names; modules in the current folder are found, as with `python -m`.
+    """Import and return the object of a reference; modules may be in the current folder, as with `python -m`.
 
     Args:
-        reference: PACKAGE.MODULE:NAME.
-        flag: flag that it was given to, for errors.
+        reference: reference PACKAGE.MODULE:NAME.
+        flag: flag of the reference, for errors.
 
     Raises:
-        HfCmimError: no such module, or nothing of that name in it. An error inside the module keeps its traceback.
+        HfCmimError: a module that does not exist, or has no such name. An error inside the module keeps its traceback.
     """
     if not REFERENCE.fullmatch(reference):
-        raise HfCmimError(f"{flag} takes PACKAGE.MODULE:NAME, for instance my_attacks:Margin, and got {reference!r}.")
+        raise HfCmimError(f"{flag} takes PACKAGE.MODULE:NAME, for instance my_attacks:Margin, not {reference!r}.")
     module_name, _, name = reference.partition(":")
     folder = str(Path.cwd())
     if folder not in sys.path:
@@ -54,22 +59,22 @@ def load_object(reference: str, flag: str) -> Any:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not (module_name == error.name or module_name.startswith(f"{error.name}.")):
-            raise  # the module is there, and imports one that is not
+            raise  # the module exists, but imports a missing one
         raise HfCmimError(
             f"No module {error.name!r} for {flag} {reference}: it is neither installed nor in {folder}. Start hf-cmim"
-            " in the folder that holds it, or install its package."
+            " in the folder of the module, or install its package."
         ) from error
     if not hasattr(module, name):
-        names = [each for each in vars(module) if not each.startswith("_")]
+        names = [attribute for attribute in vars(module) if not attribute.startswith("_")]
         raise HfCmimError(
-            f"Module {module_name!r} has no {name!r}, which {flag} {reference} names."
+            f"Module {module_name!r} has no {name!r} for {flag} {reference}."
             f" {nearest(name, names, otherwise=f'It has {_listed(names)}.')}"
         )
     return getattr(module, name)
 
 
 def split_settings(words: Sequence[str], flag: str) -> tuple[str, list[dict[str, Any]]]:
-    """Return the name in the words of a flag, and the settings after it, each a JSON object.
+    """Split the words of a flag into a name and the JSON objects after it.
 
     >>> split_settings(['m:A', '{"weight": 2}', '{"weight": 3}'], "--attack")
     ('m:A', [{'weight': 2}, {'weight': 3}])
@@ -77,10 +82,12 @@ def split_settings(words: Sequence[str], flag: str) -> tuple[str, list[dict[str,
     ('m:A', [{'weight': 2}])
 
     Raises:
-        HfCmimError: something else than JSON objects.
+        HfCmimError: settings that are no JSON objects.
     """
-    name, brace, rest = " ".join(words).partition("{")
-    decoder, settings, text = json.JSONDecoder(), [], f"{brace}{rest}".strip()
+    name, brace, after_brace = " ".join(words).partition("{")
+    text = f"{brace}{after_brace}".strip()
+    decoder, settings = json.JSONDecoder(), []
+    # raw_decode reads one object and returns its end, so that several may follow each other.
     while text:
         try:
             values, end = decoder.raw_decode(text)
@@ -97,16 +104,16 @@ def split_settings(words: Sequence[str], flag: str) -> tuple[str, list[dict[str,
 
 
 def built(maker: Any, settings: Mapping[str, Any], reference: str, flag: str) -> Any:
-    """Return what a class or function makes of settings.
+    """Call a class or function with settings and return its result.
 
     Raises:
-        HfCmimError: settings that it does not take.
+        HfCmimError: settings that it does not accept.
     """
     try:
         inspect.signature(maker).bind(**settings)
     except TypeError as error:
         raise HfCmimError(
-            f"{flag} {reference} does not take the settings {dict(settings)}: {error}. It takes"
+            f"{flag} {reference} does not accept the settings {dict(settings)}: {error}. Its signature is"
             f" {reference.partition(':')[2]}{inspect.signature(maker)}."
         ) from error
     return maker(**settings)
@@ -116,70 +123,73 @@ def built(maker: Any, settings: Mapping[str, Any], reference: str, flag: str) ->
 
 
 def own_entries(words: Sequence[str]) -> list[SuiteEntry]:
-    """Return one attack as a family of a suite, an entry for each of its settings.
+    """Return the user's attack as a family of a suite, with one entry per setting.
 
     Args:
-        words: reference, then settings.
+        words: reference and settings of --attack.
 
     Raises:
-        HfCmimError: what it names is no attack.
+        HfCmimError: a reference to something that is no attack.
     """
     reference, settings = split_settings(words, "--attack")
     maker = load_object(reference, "--attack")
     if isinstance(maker, AttackPart | Composition):
         if settings:
-            raise HfCmimError(f"--attack {reference} is an attack already and takes no settings. Name its class.")
+            raise HfCmimError(
+                f"--attack {reference} is an instance and takes no settings. Give its class, or remove the settings."
+            )
         attacks = [maker]
     elif callable(maker):
-        attacks = [built(maker, each, reference, "--attack") for each in settings or [{}]]
+        attacks = [built(maker, values, reference, "--attack") for values in settings or [{}]]
     else:
         attacks = [maker]
-    return [SuiteEntry(reference.partition(":")[2], _composed(each, reference)) for each in attacks]
+    family = reference.partition(":")[2]
+    return [SuiteEntry(family, _composed(attack, reference)) for attack in attacks]
 
 
 def _composed(attack: Any, reference: str) -> Composition:
-    """Return an attack as a composition; what is no loss is added to plain distillation."""
+    """Return an attack as a composition; a part that is no loss is added to plain distillation."""
     if isinstance(attack, Composition | AbstractAttack):
         return Composition.of(attack)
     if isinstance(attack, AttackPart):
         return Composition(KD(), attack)
     raise HfCmimError(
-        f"--attack {reference} is no attack: it gives {type(attack).__name__}. Derive the class from"
+        f"--attack {reference} is no attack, but {type(attack).__name__}. Derive the class from"
         " hf_cmim.attacks.base.AbstractAttack, or return a Composition of such parts (docs/extend.md has examples)."
     )
 
 
 def composed_suite(suite: Suite, families: Sequence[str] | None, attacks: Sequence[Sequence[str]]) -> Suite:
-    """Return a suite with attacks added, then only some of its families, under a name that says so.
+    """Return a suite with the user's attacks and only the requested families, under a name that shows both.
 
     Args:
         suite: released suite.
-        families: names of the families to keep; None for all.
+        families: names of the requested families; None for all.
         attacks: words of each --attack.
 
     Raises:
-        HfCmimError: a family that there is not, or an attack of the name of another.
+        HfCmimError: an unknown family, or an attack with the name of another one.
     """
     added = [own_entries(words) for words in attacks]
     names = [entries[0].family for entries in added]
-    taken = [name for position, name in enumerate(names) if name in (*suite.families, *names[:position])]
-    if taken:
+    duplicates = [name for position, name in enumerate(names) if name in (*suite.families, *names[:position])]
+    if duplicates:
         raise HfCmimError(
-            f"--attack {taken[0]}: the suite has a family of that name, and their settings would compete with each"
-            " other. Rename the class or function."
+            f"--attack {duplicates[0]}: the suite already has a family of this name, and their settings would compete"
+            " with each other. Rename the class or function."
         )
-    whole = Suite(suite.name, (*suite.entries, *(entry for entries in added for entry in entries)))
+    composed = Suite(suite.name, (*suite.entries, *(entry for entries in added for entry in entries)))
     if families is not None:
         for family in families:
-            if family not in whole.families:
+            if family not in composed.families:
                 raise HfCmimError(
-                    f"No family {family!r} in {suite.name}: nothing could be tried."
-                    f" {nearest(family, whole.families, otherwise=f'It has {_listed(whole.families)}.')}"
+                    f"Unknown family {family!r} of {suite.name}: no attack has this name."
+                    f" {nearest(family, composed.families, otherwise=f'It has {_listed(composed.families)}.')}"
                 )
-        whole = whole.subset(families)
+        composed = composed.subset(families)
     if not added:
-        return whole
-    return Suite(f"{whole.name.removesuffix(' + own')} + own", whole.entries)
+        return composed
+    return Suite(f"{composed.name.removesuffix(' + own')} + own", composed.entries)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -190,18 +200,18 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def channel_of(words: Sequence[str]) -> AbstractChannel:
-    """Return the channel that the words of --channel name.
+    """Return the channel for the words of --channel.
 
     Raises:
-        HfCmimError: no such channel, or settings that it does not take.
+        HfCmimError: an unknown channel, or settings that it does not accept.
     """
     name, settings = split_settings(words, "--channel")
     if len(settings) > 1:
-        raise HfCmimError(f"--channel {name} takes one JSON object of settings, and got {len(settings)}.")
+        raise HfCmimError(f"--channel {name} takes one JSON object of settings, not {len(settings)}.")
     if name not in CHANNELS and ":" not in name:
         raise HfCmimError(
-            f"No channel {name!r}: answers would pass unchanged."
-            f" {nearest(name, CHANNELS, otherwise=f'There are {_listed([*CHANNELS])}')}, and channels of your own as"
+            f"Unknown channel {name!r}: answers would pass unchanged."
+            f" {nearest(name, CHANNELS, otherwise=f'There are {_listed([*CHANNELS])}.')} Give your own channel as"
             " PACKAGE.MODULE:NAME."
         )
     maker = CHANNELS.get(name) or load_object(name, "--channel")
@@ -210,7 +220,7 @@ def channel_of(words: Sequence[str]) -> AbstractChannel:
         channel = built(maker, settings[0] if settings else {}, name, "--channel")
     if not isinstance(channel, AbstractChannel):
         raise HfCmimError(
-            f"--channel {name} is no channel: it gives {type(channel or maker).__name__}. Derive the class from"
+            f"--channel {name} is no channel, but {type(channel or maker).__name__}. Derive the class from"
             " hf_cmim.functional.channels.AbstractChannel (docs/extend.md has an example)."
         )
     return channel

@@ -1,4 +1,4 @@
-"""Folders that a user named and that are not what a flag takes: what was meant."""
+"""Checks of folders given by a user, with suggestions for the folder that was meant."""
 
 import difflib
 import json
@@ -12,76 +12,79 @@ MODEL_CONFIG = "config.json"
 TRAINER_STATE = "trainer_state.json"
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 SHOWN = 8
+"""Number of paths that an error lists."""
 
 
 def check_model_folder(path: str, flag: str) -> None:
-    """Raise an `HfCmimError` for a folder that holds no model, or for a path that looks like a folder and is none.
+    """Raise an `HfCmimError` for a folder without a model, or for a path that resembles an existing folder.
 
-    An id of the Hub passes, and so does a folder with a model.
+    Hub ids and folders with a model pass.
 
     Args:
         path: folder or Hub id.
-        flag: flag that it was given to.
+        flag: flag of the path, for errors.
     """
     folder = Path(path)
     if folder.is_dir():
         if not (folder / MODEL_CONFIG).is_file():
-            raise HfCmimError(f"{flag} {path} holds no model (no {MODEL_CONFIG}): {_inside(folder)}")
+            raise HfCmimError(f"{flag} {path} contains no model (no {MODEL_CONFIG}): {_inside(folder)}")
         return
     if folder.is_file():
-        raise HfCmimError(f"{flag} {path} is a file: the folder of a model is needed, for instance {folder.parent}.")
+        raise HfCmimError(f"{flag} {path} is a file. Give the folder of a model, for instance {folder.parent}.")
     if similar := similar_paths(folder):
-        raise HfCmimError(f"{flag} {path}: there is no such folder. Did you mean {similar}?")
+        raise HfCmimError(f"{flag} {path}: no such folder. Did you mean {similar}?")
 
 
 def _inside(folder: Path) -> str:
-    """Return which models are in a folder's subfolders, and which one to take."""
-    models = [each for each in folder.iterdir() if (each / MODEL_CONFIG).is_file()]
+    """Return a sentence about the models in a folder's subfolders and the one to use."""
+    models = [subfolder for subfolder in folder.iterdir() if (subfolder / MODEL_CONFIG).is_file()]
     if not models:
         return "nor does a folder in it. Save one there with trainer.save_model or model.save_pretrained."
-    checkpoints = sorted((each for each in models if CHECKPOINT.fullmatch(each.name)), key=_step)
+    checkpoints = sorted((model for model in models if CHECKPOINT.fullmatch(model.name)), key=_step)
     if not checkpoints:
-        return f"it holds the models {_listed(sorted(models))}. Name one of them."
-    said = f"it holds {len(checkpoints)} checkpoints: {_listed(checkpoints)}. Name one of them:"
+        return f"it contains the models {_listed(sorted(models))}. Choose one of them."
+    choice = f"it contains {len(checkpoints)} checkpoints: {_listed(checkpoints)}. Choose one of them:"
     best = _best(checkpoints)
     if best is not None:
-        return f"{said} the best by its trainer is {best}, the last is {checkpoints[-1]}."
-    return f"{said} the last is {checkpoints[-1]}."
+        return f"{choice} the best by its trainer is {best}, the last is {checkpoints[-1]}."
+    return f"{choice} the last is {checkpoints[-1]}."
 
 
 def _step(checkpoint: Path) -> int:
-    matched = CHECKPOINT.fullmatch(checkpoint.name)
-    return int(matched[1]) if matched else 0
+    match = CHECKPOINT.fullmatch(checkpoint.name)
+    return int(match[1]) if match else 0
 
 
 def _best(checkpoints: list[Path]) -> Path | None:
-    """Return the checkpoint that the last one's trainer state calls the best, where it is still there."""
+    """Return the best checkpoint by the trainer state of the last one; None if it was deleted."""
     try:
         state = json.loads((checkpoints[-1] / TRAINER_STATE).read_text(encoding="utf-8"))
         name = Path(str(state["best_model_checkpoint"])).name
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return next((each for each in checkpoints if each.name == name), None)
+    return next((checkpoint for checkpoint in checkpoints if checkpoint.name == name), None)
 
 
 def check_audit_folder(path: Path) -> None:
-    """Raise an `HfCmimError` for a path that is not there, or that holds audits in its subfolders only."""
+    """Raise an `HfCmimError` for a missing path, or for a folder with audits only in its subfolders."""
     if not path.exists():
         similar = similar_paths(path)
         raise HfCmimError(
-            f"There is no {path}: no audit can be read from it."
-            f" {f'Did you mean {similar}?' if similar else 'Name the folder of an audit, or its audit.json.'}"
+            f"No such file or folder {path}: no audit can be read from it."
+            f" {f'Did you mean {similar}?' if similar else 'Give the folder of an audit, or its audit.json.'}"
         )
-    inside = sorted(each.parent for each in path.glob(f"*/{REPORT_NAME}")) if path.is_dir() else []
-    if inside and not any((path / name).is_file() for name in (REPORT_NAME, CERTIFICATE_NAME)):
-        raise HfCmimError(f"{path} is no audit, but holds {len(inside)}: {_listed(inside)}. Name one or more of them.")
+    audits = sorted(report.parent for report in path.glob(f"*/{REPORT_NAME}")) if path.is_dir() else []
+    if audits and not any((path / name).is_file() for name in (REPORT_NAME, CERTIFICATE_NAME)):
+        raise HfCmimError(
+            f"{path} is no audit, but contains {len(audits)}: {_listed(audits)}. Choose one or more of them."
+        )
 
 
 def similar_paths(path: Path) -> str:
-    """Return the paths beside a path that is not there whose names are spelt most like its own, or nothing."""
+    """Return the paths beside a missing path with the most similar names, or ""."""
     if not path.parent.is_dir():
         return ""
-    names = [each.name for each in path.parent.iterdir()]
+    names = [neighbour.name for neighbour in path.parent.iterdir()]
     similar = difflib.get_close_matches(path.name, names, n=2, cutoff=0.6)
     return " or ".join(str(path.parent / name) for name in similar)
 

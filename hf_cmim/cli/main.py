@@ -1,4 +1,4 @@
-"""`hf-cmim`: finds the command and reads its words. Nothing heavy is imported before a command runs."""
+"""Entry point of `hf-cmim`: reads the command line and runs the command, importing only what it needs."""
 
 import argparse
 import os
@@ -11,33 +11,36 @@ from hf_cmim.cli.words import refuse_unknown
 from hf_cmim.errors import HfCmimError
 
 COMMANDS = {
-    "audit": "find out whether a classifier can be distilled, by which attack, by how much, and how sure that is",
+    "audit": "test if a classifier can be distilled, by which attacks, by how much and how certainly",
     "report": "show an audit again, or compare several in one page",
-    "certify": "bind a model's files to its audit: write its certificate and its card",
-    "verify": "check that a certificate belongs to the weights, and its verdicts to its results",
-    "card": "write a model's card anew from its certificate",
-    "push": "put a model on the Hub with its certificate and its card",
-    "attacks": "list every attack with its source and settings, or show one",
+    "certify": "bind a model's files to its audit: write certificate and card",
+    "verify": "check that a certificate matches the weights, and its verdicts match its results",
+    "card": "write a model's card again from its certificate",
+    "push": "upload a model to the Hub with certificate and card",
+    "attacks": "list all attacks with source and settings, or show one",
     "demo": "audit two small models on real digits, in a few minutes",
 }
-"""What each command does. Each is a module of this folder with `add_arguments(parser)` and `run(options)`, which
-returns the exit status, or None for 0."""
+"""Descriptions of the commands.
+
+Each command is a module of this folder with `add_arguments(parser)` and `run(options)`, which returns the exit
+status, or None for 0.
+"""
 
 EXAMPLES = """\
 examples:
-  hf-cmim audit --help                    what an audit needs, and what it costs
+  hf-cmim audit --help                    flags of an audit, with examples and costs
   hf-cmim attacks dkd                     one attack: formula, settings, source
   hf-cmim report outputs/ce outputs/cmim  two finished audits in one page
-  hf-cmim push outputs/cmim user/name     the model on the Hub, with certificate and card
-  hf-cmim verify user/name                does its certificate belong to its weights?
+  hf-cmim push outputs/cmim user/name     upload a model with certificate and card
+  hf-cmim verify user/name                check that a certificate matches the weights
 """
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command that the words name, and return the exit status.
+    """Run the command in `words` and return the exit status.
 
     Args:
-        words: of the command line; None for those of this process.
+        words: words of the command line; None for those of this process.
     """
     words = sys.argv[1:] if words is None else list(words)
     parser = argparse.ArgumentParser(
@@ -49,7 +52,7 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    parsers = {name: _add_command(commands, name, asked=name in words[:1]) for name in COMMANDS}
+    parsers = {name: _add_command(commands, name, is_requested=name in words[:1]) for name in COMMANDS}
     options, unknown = parser.parse_known_args(words)
     if options.version:
         print(import_module("importlib.metadata").version("hf_cmim"))
@@ -62,25 +65,25 @@ def main(words: Sequence[str] | None = None) -> int:
         refuse_unknown(unknown, parsers[options.command])
         status = import_module(f"hf_cmim.cli.{options.command}").run(options)
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the output, `head` for instance, has seen enough
+    except BrokenPipeError:  # the reader of the output, `head` for instance, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except HfCmimError as error:  # any other error keeps its traceback: somebody has to find the fault
+    except HfCmimError as error:  # any other error is a bug and keeps its traceback
         say(f"hf-cmim {options.command}: {error}", file=sys.stderr)
         return 2
     return int(status or 0)
 
 
 def _add_command(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, *, asked: bool
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, *, is_requested: bool
 ) -> argparse.ArgumentParser:
-    """Add a command; only the one that is asked for is imported."""
+    """Add a command; its module is imported only if the command is requested."""
     parser = commands.add_parser(
         name,
         help=COMMANDS[name],
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    if asked:
+    if is_requested:
         module = import_module(f"hf_cmim.cli.{name}")
         parser.description, parser.epilog = module.__doc__, module.EXAMPLES
         module.add_arguments(parser)

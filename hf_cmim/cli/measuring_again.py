@@ -1,4 +1,4 @@
-"""What `hf-cmim verify` measures again: accuracy and CMI on given data, and students of the audit."""
+"""Repeated measurements of `hf-cmim verify`: accuracy and CMI on given data, and students of the audit."""
 
 import argparse
 import json
@@ -27,14 +27,14 @@ from hf_cmim.teachers import ModelTeacher, match_classes
 
 OUTPUT_DIR = "outputs/spot_check"
 TOGETHER = 256
-"""Samples that are asked about at once."""
+"""Number of samples per batch."""
 
 
 def remeasure(options: argparse.Namespace, folder: Path, certificate: Certificate) -> Iterator[Finding]:
-    """Yield what was found when the model was asked about the test data that the flags name.
+    """Measure the model on the test data of the flags, and yield findings against the certificate.
 
     Raises:
-        HfCmimError: no data, or data of other classes.
+        HfCmimError: missing data, or data of other classes.
     """
     flags = _audit_flags(options, folder)
     if certificate.audit is not None:
@@ -45,7 +45,7 @@ def remeasure(options: argparse.Namespace, folder: Path, certificate: Certificat
 
 
 def _measure(flags: argparse.Namespace, folder: Path, teacher: ModelTeacher) -> tuple[Measurement, set[str]]:
-    """Return the measurement, and the labels' fingerprints in the model's and in the data's order of classes."""
+    """Return the measurement, and the fingerprints of the labels in the model's and in the data's order of classes."""
     kind = kind_of(teacher)
     rows = open_rows(flags, kind, teacher.class_names)
     view = View.of(str(folder), kind).limited_to(usable_positions(teacher.model))
@@ -56,67 +56,72 @@ def _measure(flags: argparse.Namespace, folder: Path, teacher: ModelTeacher) -> 
     accumulator = MeasurementAccumulator()
     loader: Any = DataLoader(samples, TOGETHER, collate_fn=list)
     for batch in loader:
-        labels = torch.tensor([each["labels"] for each in batch])
-        accumulator.update(teacher(view.batch([each["teacher"] for each in batch])).cpu(), labels)
-    measured = accumulator.compute()
+        labels = torch.tensor([sample["labels"] for sample in batch])
+        answers = teacher(view.batch([sample["teacher"] for sample in batch]))
+        accumulator.update(answers.cpu(), labels)
+    measurement = accumulator.compute()
+    # A certificate made by a trainer numbers labels in the order of the data.
     positions = {value: number for number, value in enumerate(rows.classes)}
     ordered = torch.tensor([positions[value] for value in rows.test[rows.label_column]])
-    return measured, {measured.labels_fingerprint, labels_fingerprint(ordered)}
+    return measurement, {measurement.labels_fingerprint, labels_fingerprint(ordered)}
 
 
 def train_again(options: argparse.Namespace, folder: Path, certificate: Certificate) -> Iterator[Finding]:
-    """Yield what became of random students of the audit, trained again.
+    """Retrain random students of the audit, and yield one finding each.
 
     Raises:
-        HfCmimError: no audit, or other data or students than the audit's.
+        HfCmimError: a certificate without an audit, or data or students that differ from the audit's.
     """
     if certificate.audit is None:
         raise HfCmimError(
-            "Expected a certificate with an audit for --spot-check, got one without: there is no student to train"
-            " again. Leave the flag out."
+            "The certificate contains no audit, so --spot-check has no student to retrain. Remove the flag."
         )
     flags = _audit_flags(options, folder)
     _as_sampled(flags, certificate.audit)
     _as_audited(flags, certificate.audit)
     setup = AuditSetup.of(flags)
-    then, now = certificate.audit.reproduction.get("device"), describe_environment()["device"]
-    elsewhere = "" if then == now else f" (those on {then}, this one on {now}: a failure calls for a look)"
-    for each in setup.spot_check(certificate.audit, options.spot_check):
+    audit_device, this_device = certificate.audit.reproduction.get("device"), describe_environment()["device"]
+    device_note = (
+        ""
+        if audit_device == this_device
+        else f" (audited on {audit_device}, retrained on {this_device}: investigate a failure)"
+    )
+    for check in setup.spot_check(certificate.audit, options.spot_check):
         yield Finding(
             "trained again",
-            each.holds,
-            f"{each.arm}, seed {each.seed}: {100 * each.accuracy:.2f} %; its students foretell"
-            f" {100 * each.lower:.2f} to {100 * each.upper:.2f} %{elsewhere}",
+            check.holds,
+            f"{check.arm}, seed {check.seed}: {100 * check.accuracy:.2f} %; the audit predicts"
+            f" {100 * check.lower:.2f} to {100 * check.upper:.2f} %{device_note}",
         )
 
 
 def _audit_flags(options: argparse.Namespace, folder: Path) -> argparse.Namespace:
-    """Return the flags of `hf-cmim audit` for this model: those given here, over those of the file."""
+    """Return the flags of `hf-cmim audit` for this model; those of this command override those of the file."""
     parser = argparse.ArgumentParser(add_help=False)
     add_arguments(parser)
-    given = {name: value for name, value in vars(options).items() if value is not None}
-    flags = vars(parser.parse_args([]))
-    known = {name: given.get(name, value) for name, value in flags.items()}
-    merged = with_config(argparse.Namespace(**known), add_arguments)
+    command_flags = {name: value for name, value in vars(options).items() if value is not None}
+    defaults = vars(parser.parse_args([]))
+    audit_flags = {name: command_flags.get(name, default) for name, default in defaults.items()}
+    merged = with_config(argparse.Namespace(**audit_flags), add_arguments)
     merged.teacher, merged.twin, merged.control, merged.dry_run = str(folder), None, None, None
     merged.output_dir = options.output_dir or OUTPUT_DIR
     if merged.dataset is None:
         raise HfCmimError(
-            "Expected --dataset or --config with the data that the model was measured on, got neither: nothing could"
-            " be measured again."
+            "Expected --dataset or --config with the data that the model was measured on, got neither: nothing can"
+            " be measured. Give one of them."
         )
     return argparse.Namespace(**vars(merged))
 
 
 def _as_sampled(flags: argparse.Namespace, audit: AuditReport) -> None:
-    """Take as many samples as the audit did, where no flag says how many; the same number gives the same rows."""
+    """Set missing limits of samples to those of the audit; the same number gives the same rows."""
     limits = {
         "max_transfer_samples": audit.scope.num_transfer,
         "max_validation_samples": audit.scope.num_validation,
         "max_test_samples": audit.scope.num_test,
     }
     if not audit.scope.test_set.startswith(f"{Path(flags.dataset).name}: "):
-        return  # other data, perhaps those that the trainer measured on
+        return  # other data than the audit's, perhaps those that a trainer measured on
     for name, limit in limits.items():
         if getattr(flags, name) is None:
             setattr(flags, name, limit)
@@ -125,9 +130,10 @@ def _as_sampled(flags: argparse.Namespace, audit: AuditReport) -> None:
 
 
 def _as_audited(flags: argparse.Namespace, audit: AuditReport) -> None:
-    """Set plan and training to what the report says."""
+    """Set plan and training to those of the report."""
     plan: dict[str, Any] = audit.reproduction.get("plan", {})
-    if flags.families is None and flags.attack is None:  # else the suite is composed as the audit's was
+    # With one of these flags, the suite is composed as for the audit.
+    if flags.families is None and flags.attack is None:
         flags.suite, flags.families = _suite_of(audit)
     flags.criterion = audit.primary.criterion
     flags.margin_points, flags.looks = 100 * audit.margin, list(audit.design.looks)
@@ -141,10 +147,10 @@ def _as_audited(flags: argparse.Namespace, audit: AuditReport) -> None:
 
 
 def _suite_of(audit: AuditReport) -> tuple[str, list[str] | None]:
-    """Return the released suite that was tried, and its families where it was only a part of them.
+    """Return the audit's released suite, and its families if only some of them were tried.
 
     Raises:
-        HfCmimError: a suite with attacks that no release has.
+        HfCmimError: a suite with attacks of the user's own.
     """
     name = audit.scope.suite.partition(",")[0]
     if audit.scope.suite in SUITES:
@@ -152,6 +158,6 @@ def _suite_of(audit: AuditReport) -> tuple[str, list[str] | None]:
     if name in SUITES and not audit.scope.suite.endswith("+ own"):
         return name, [arm.family for arm in audit.arms if arm.role == "knockoff"]
     raise HfCmimError(
-        f"The audit tried the suite {audit.scope.suite!r}, which holds attacks of its author's own: they are not in"
-        " the report and cannot be trained again. Give the file of the audit with --config, with its attack: entries."
+        f"The suite {audit.scope.suite!r} of the audit contains its author's own attacks: their code is not in the"
+        " report, so they cannot be retrained. Give the file of the audit with --config, with its attack: entries."
     )

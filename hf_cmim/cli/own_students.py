@@ -1,4 +1,4 @@
-"""Students that a function of the user's builds."""
+"""Students built by the user's own function."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, final
@@ -13,37 +13,37 @@ from hf_cmim.errors import HfCmimError
 
 @final
 class OwnStudents:
-    """Builds students by a function of the user's.
+    """A builder of students that calls the user's function.
 
-    A student sees samples as the teacher does. Its classes are those that `config.id2label` names; where it has no
-    config, or one that names other classes, they are the data's, in the data's order.
+    A student shares the teacher's view of samples. Its classes are those of `config.id2label`; without a config, or
+    with one of other classes, they are the classes of the data in their order.
 
     Args:
-        reference: PACKAGE.MODULE:NAME of a function without arguments.
-        names: classes of the data, in their order.
-        theirs: how the teacher sees a sample.
+        reference: reference PACKAGE.MODULE:NAME of a function without arguments.
+        names: class names of the data, in their order.
+        teacher_view: view of the teacher.
 
     Attributes:
-        config: of every student.
-        view: how it sees a sample.
+        config: configuration of every student.
+        view: view of the student.
 
     Raises:
-        HfCmimError: no such function, or one that returns no model.
+        HfCmimError: a reference to no function, or to a function that returns no model.
     """
 
-    def __init__(self, reference: str, names: Sequence[str], theirs: View) -> None:
+    def __init__(self, reference: str, names: Sequence[str], teacher_view: View) -> None:
         self.reference = reference
-        self.view = theirs
+        self.view = teacher_view
         self.build = load_object(reference, "--student")
         student = self._built()
         self.config: Any = getattr(student, "config", None) or PretrainedConfig()
-        numbered = self.config.id2label or {}
-        own = [str(name) for _, name in sorted((int(number), name) for number, name in numbered.items())]
-        self.names = own if sorted(own) == sorted(names) else list(names)
+        id2label = {int(number): str(name) for number, name in (self.config.id2label or {}).items()}
+        student_names = [id2label[number] for number in sorted(id2label)]
+        self.names = student_names if sorted(student_names) == sorted(names) else list(names)
         self._name_classes(self.config)
 
     def __call__(self) -> nn.Module:
-        """Return a new student; whatever is random in it comes from the generators' present state."""
+        """Return a new student, initialised from the current random state."""
         student: Any = self._built()
         if getattr(student, "config", None) is None:
             student.config = PretrainedConfig()
@@ -52,17 +52,19 @@ class OwnStudents:
         return model
 
     def check(self, sample: Mapping[str, Any]) -> None:
-        """Raise an `HfCmimError` if a student does not take a sample as its view makes it."""
+        """Raise an `HfCmimError` if a student cannot read a sample in its view."""
         check_student(self, self.view, len(self.names), sample)
 
     def _built(self) -> nn.Module:
         if not callable(self.build):
-            raise HfCmimError(f"--student {self.reference} is no function that builds a student.")
+            raise HfCmimError(
+                f"--student {self.reference} is no function. Give a function without arguments that returns a student."
+            )
         student = built(self.build, {}, self.reference, "--student")
         if not isinstance(student, nn.Module):
             raise HfCmimError(
-                f"--student {self.reference} returned {type(student).__name__} instead of a torch.nn.Module: there is"
-                " no student to train."
+                f"--student {self.reference} returned {type(student).__name__} instead of a torch.nn.Module, so"
+                " there is no student to train. Return a new model."
             )
         return student
 

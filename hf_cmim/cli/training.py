@@ -1,4 +1,4 @@
-"""The students' training from the command line: settings of `DistillationConfig`, and the plan of the audit."""
+"""Training settings and plan of an audit from the command line."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -14,20 +14,26 @@ from hf_cmim.errors import HfCmimError
 from hf_cmim.trainers.distillation_config import DistillationConfig
 
 DEFAULTS: dict[str, Any] = {
-    "num_train_epochs": 20, "learning_rate": 1e-3, "weight_decay": 0.05, "warmup_steps": 0.1,
-    "per_device_train_batch_size": 64, "per_device_eval_batch_size": 256, "remove_unused_columns": False,
-    "report_to": "none", "save_strategy": "no",
-}  # fmt: skip
-"""What suits a small student trained from nothing; ours."""
+    "num_train_epochs": 20,
+    "learning_rate": 1e-3,
+    "weight_decay": 0.05,
+    "warmup_steps": 0.1,
+    "per_device_train_batch_size": 64,
+    "per_device_eval_batch_size": 256,
+    "remove_unused_columns": False,
+    "report_to": "none",
+    "save_strategy": "no",
+}
+"""Default settings for a small student with random initial weights; ours."""
 FINE_TUNING = {"num_train_epochs": 5, "learning_rate": 5e-5}
-"""Instead, where every student starts from a checkpoint; ours."""
+"""Defaults that differ if every student starts from a checkpoint; ours."""
 OWN = {
     "output_dir": "Give --output-dir.",
-    "seed": "An audit numbers its seeds itself: screening ones from 100000, confirming ones from 0.",
-    "data_seed": "An audit numbers its seeds itself: screening ones from 100000, confirming ones from 0.",
+    "seed": "An audit chooses its seeds itself: for screening from 100000, for confirming from 0.",
+    "data_seed": "An audit chooses its seeds itself: for screening from 100000, for confirming from 0.",
     "remove_unused_columns": "Choose columns with --image-column, --text-column and --label-column.",
 }
-"""Settings that are the audit's own."""
+"""Settings that an audit chooses itself, with the remedy for an error."""
 SHORT_NAMES = {
     "lr": "learning_rate", "epochs": "num_train_epochs", "epoch": "num_train_epochs", "steps": "max_steps",
     "batch_size": "per_device_train_batch_size", "bs": "per_device_train_batch_size",
@@ -37,37 +43,37 @@ SHORT_NAMES = {
     "accumulation": "gradient_accumulation_steps", "workers": "dataloader_num_workers", "cpu": "use_cpu",
     "device": "use_cpu",
 }  # fmt: skip
-"""Names by which people call settings, with the settings' own; ours."""
+"""Common short names of settings, for suggestions; ours."""
 SMALLEST_POINTS = 0.01
-"""A margin below this many points is taken for a fraction."""
+"""Smallest margin in points; a smaller number was probably meant as a fraction."""
 
 
 def training_settings(
-    given: Sequence[tuple[str, str]] | None, output_dir: str, *, from_checkpoint: bool
+    names_and_values: Sequence[tuple[str, str]] | None, output_dir: str, *, from_checkpoint: bool
 ) -> DistillationConfig:
-    """Return the settings of every student.
+    """Return the training settings of every student.
 
     Args:
-        given: names with their values; the last one counts.
-        output_dir: of the audit.
-        from_checkpoint: whether students start from trained weights.
+        names_and_values: settings by name; the last value of a name counts.
+        output_dir: folder of the audit.
+        from_checkpoint: True if students start from trained weights.
 
     Raises:
-        HfCmimError: a name that is no setting, or a value it cannot have.
+        HfCmimError: an unknown name, or a value that the setting does not accept.
     """
-    values = dict(given or ())
+    values = dict(names_and_values or ())
     names = [field.name for field in fields(DistillationConfig)]
     for name in values:
         if name not in names:
             raise HfCmimError(
-                f"Expected settings of DistillationConfig after --set, got {name!r}: nothing would read it."
+                f"Expected settings of DistillationConfig after --set, got {name!r}: it would have no effect."
                 f" {_meant(name, names)}"
             )
         if name in OWN:
             raise HfCmimError(
-                f"Expected no {name} after --set, got {values[name]!r}: it would do nothing. {OWN[name]}"
+                f"Expected no {name} after --set, got {values[name]!r}: it would have no effect. {OWN[name]}"
             )
-    # Mappings come in a sequence, because the annotation of Hugging Face's parser knows no single class.
+    # A list, because the annotation of HfArgumentParser does not allow a single class.
     parser = HfArgumentParser([DistillationConfig], exit_on_error=False)  # type: ignore[list-item]
     parser.set_defaults(**DEFAULTS, output_dir=output_dir)
     if from_checkpoint:
@@ -78,36 +84,36 @@ def training_settings(
         )
     except argparse.ArgumentError as error:
         raise HfCmimError(
-            f"Expected values that the settings after --set can have, got another: {error}. --set NAME=VALUE takes"
-            " them as DistillationConfig does."
+            f"A setting after --set does not accept its value: {error}. --set NAME=VALUE takes the same values as"
+            " DistillationConfig."
         ) from error
     except HfCmimError:
         raise
-    except ValueError as error:  # of TrainingArguments itself
-        raise HfCmimError(f"Expected settings after --set that go together, got others: {error}") from error
+    except ValueError as error:  # raised by TrainingArguments
+        raise HfCmimError(f"The settings after --set do not fit together: {error}") from error
     assert isinstance(settings, DistillationConfig)
     return settings
 
 
 def _meant(name: str, names: Sequence[str]) -> str:
-    """Return which setting was meant, by its usual short name or else by its spelling."""
+    """Return a sentence with the setting that was probably meant, by short name or spelling."""
     short = name.lower().lstrip("-").replace("-", "_")
     return f"Did you mean {SHORT_NAMES[short]}?" if short in SHORT_NAMES else nearest(short, names)
 
 
 def audit_plan(options: argparse.Namespace) -> AuditPlan:
-    """Return the plan that the flags describe.
+    """Return the plan for the flags.
 
     Raises:
-        HfCmimError: a value out of its range.
+        HfCmimError: a value outside its range.
     """
     names = ("suite", "criterion", "screening_seeds", "final_seeds", "null_families", "diagnosed")
     settings: Mapping[str, Any] = {
         name: getattr(options, name) for name in names if getattr(options, name) is not None
     }
     if options.families is not None or options.attack is not None:
-        plain = AuditPlan(**settings)
-        settings = {**settings, "suite": composed_suite(plain.attacks, options.families, options.attack or ())}
+        released_suite = AuditPlan(**settings).attacks
+        settings = {**settings, "suite": composed_suite(released_suite, options.families, options.attack or ())}
     if options.looks is not None:
         settings = {**settings, "looks": tuple(options.looks)}
     if options.margin_points is not None:
@@ -122,10 +128,10 @@ def audit_plan(options: argparse.Namespace) -> AuditPlan:
 
 
 def check_margin(plan: AuditPlan, num_test: int) -> None:
-    """Raise an `HfCmimError` if a margin is finer than a test set can tell."""
+    """Raise an `HfCmimError` if a margin is finer than three test samples."""
     if plan.margin < 3 / num_test:
         raise HfCmimError(
             f"Expected --margin-points of at least {300 / num_test:.2g} on {num_test} test samples, three of them, got"
-            f" {100 * plan.margin:g}: the audit would run to its end and could not decide. Test on at least"
-            f" {round(3 / plan.margin)} samples, for instance with --rest-as-test, or ask for a wider margin."
+            f" {100 * plan.margin:g}: the audit would run to its end without a verdict. Use at least"
+            f" {round(3 / plan.margin)} test samples, for instance with --rest-as-test, or a larger margin."
         )

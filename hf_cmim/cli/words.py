@@ -1,4 +1,4 @@
-"""The words of a command line: NAME=VALUE, names that nobody knows, and files that hold what flags would say."""
+"""Words of a command line: NAME=VALUE pairs, unknown flags, and YAML files with values for flags."""
 
 import argparse
 import difflib
@@ -11,10 +11,10 @@ from hf_cmim.errors import HfCmimError
 
 
 def name_and_value(word: str) -> tuple[str, str]:
-    """Return the two sides of NAME=VALUE.
+    """Split NAME=VALUE into name and value.
 
     Raises:
-        argparse.ArgumentTypeError: one of them is missing.
+        argparse.ArgumentTypeError: a missing name or value.
     """
     name, equals, value = word.partition("=")
     if not (name and equals and value):
@@ -23,30 +23,27 @@ def name_and_value(word: str) -> tuple[str, str]:
 
 
 def nearest(name: str, names: Iterable[str], otherwise: str = "--help lists them all.") -> str:
-    """Return a sentence with the names that are spelt most like this one, or another sentence where none is."""
+    """Return a suggestion of the most similar names, or the sentence `otherwise` if none is similar."""
     similar = difflib.get_close_matches(name, list(names), n=2, cutoff=0.5)
     return f"Did you mean {' or '.join(similar)}?" if similar else otherwise
 
 
 def refuse_unknown(words: list[str], parser: argparse.ArgumentParser) -> None:
-    """Raise an `HfCmimError` that names the first word no flag takes, and its nearest flag."""
+    """Raise an `HfCmimError` for the first unknown word, with the most similar flag."""
     if words:
         flag = words[0].partition("=")[0]
-        raise HfCmimError(
-            f"Expected flags that this command knows, got {words[0]!r}: it would do nothing."
-            f" {nearest(flag, _flags(parser))}"
-        )
+        raise HfCmimError(f"Unknown flag {words[0]!r}: it would have no effect. {nearest(flag, _flags(parser))}")
 
 
 def with_config(options: argparse.Namespace, add_arguments: Callable[[argparse.ArgumentParser], None]) -> Any:
-    """Return the options with what the file `options.config` says where no flag does; lists are added to.
+    """Return the options, with values from the file `options.config` for missing flags; lists of pairs are joined.
 
     Args:
-        options: of the command line; an option without a flag is None.
-        add_arguments: adds the command's flags to a parser.
+        options: options of the command line; a missing flag is None.
+        add_arguments: function that adds the command's flags to a parser.
 
     Raises:
-        HfCmimError: a file that cannot be read, or says what no flag can.
+        HfCmimError: a file that cannot be read, or has settings that no flag has.
     """
     if options.config is None:
         return options
@@ -54,12 +51,13 @@ def with_config(options: argparse.Namespace, add_arguments: Callable[[argparse.A
     add_arguments(parser)
     path = Path(options.config)
     try:
-        given, unknown = parser.parse_known_args([*_words(_settings(path), path, parser)])
+        file_options, unknown = parser.parse_known_args([*_words(_settings(path), path, parser)])
     except argparse.ArgumentError as error:
-        raise HfCmimError(f"Expected settings in {path} as --help lists them, got another: {error}.") from error
+        raise HfCmimError(f"A setting in {path} does not accept its value: {error}.") from error
     refuse_unknown(unknown, parser)
-    merged = vars(given)
+    merged = vars(file_options)
     for name, value in vars(options).items():
+        # Pairs NAME=VALUE of file and flags are joined, flags last, so that they count.
         if isinstance(value, list) and isinstance(merged.get(name), list) and value and isinstance(value[0], tuple):
             merged[name] = [*merged[name], *value]
         elif value is not None:
@@ -70,17 +68,17 @@ def with_config(options: argparse.Namespace, add_arguments: Callable[[argparse.A
 def _settings(path: Path) -> dict[str, Any]:
     if path.suffix not in (".yaml", ".yml"):
         raise HfCmimError(
-            f"Expected a YAML file (.yaml) before the flags, got {str(path)!r}: nothing else is read as one. The"
-            " classifier is --teacher, the data are --dataset."
+            f"Expected a YAML file (.yaml) before the flags, got {str(path)!r}. Give the classifier with --teacher and"
+            " the data with --dataset."
         )
     import yaml
 
     try:
         settings = yaml.safe_load(path.read_bytes())
     except (OSError, yaml.YAMLError) as error:
-        raise HfCmimError(f"Expected a YAML file at {path}, got none that can be read: {error}.") from error
+        raise HfCmimError(f"No YAML file can be read from {path}: {error}.") from error
     if not isinstance(settings, dict):
-        raise HfCmimError(f"Expected names with their values in {path}, got {type(settings).__name__}: no settings.")
+        raise HfCmimError(f"Expected settings as NAME: VALUE in {path}, got {type(settings).__name__}.")
     return {str(name): value for name, value in settings.items() if value is not None}
 
 
@@ -91,15 +89,13 @@ def _words(settings: dict[str, Any], path: Path, parser: argparse.ArgumentParser
     for name, value in settings.items():
         name = name.replace("_", "-")
         if name not in names:
-            raise HfCmimError(
-                f"Expected flags' names in {path}, got {name!r}: nothing would read it. {nearest(name, names)}"
-            )
+            raise HfCmimError(f"Unknown setting {name!r} in {path}: it would have no effect. {nearest(name, names)}")
         flag = "--set" if name == "training" else f"--{name}"
         if isinstance(value, bool):
             yield flag if value else f"--no-{name}"
         elif isinstance(value, dict):
-            for key, each in value.items():
-                yield f"{flag}={key}={each if isinstance(each, str) else json.dumps(each)}"
+            for key, entry in value.items():
+                yield f"{flag}={key}={entry if isinstance(entry, str) else json.dumps(entry)}"
         elif isinstance(value, list):
             yield from (flag, *map(str, value))
         else:

@@ -118,7 +118,7 @@ def test_a_damaged_student_says_so(content, tmp_path):
         folder.write("arm", "test", student())
         (path,) = (tmp_path / state.STUDENTS_NAME).iterdir()
         path.write_bytes(path.read_bytes()[:-3] if content is None else content)
-        with pytest.raises(ValueError, match="damaged file.*Delete the file") as caught:
+        with pytest.raises(ValueError, match="is damaged.*Delete the file") as caught:
             folder.read("arm", "test", 3)
         assert str(path) in str(caught.value)
         path.unlink()
@@ -131,7 +131,7 @@ def test_a_student_of_other_facts_is_damaged_too(tmp_path):
         folder.write("arm", "test", student())
         (path,) = (tmp_path / state.STUDENTS_NAME).iterdir()
         state.save_file({"other": np.zeros(1)}, path)
-        with pytest.raises(ValueError, match="damaged file"):
+        with pytest.raises(ValueError, match="is damaged"):
             folder.read("arm", "test", 3)
 
 
@@ -183,7 +183,7 @@ def test_the_other_processes_of_a_launch_follow(tmp_path):
 def test_another_manifest_is_refused_with_its_differences(now, named, tmp_path):
     """Catches a value that changed, went or came unnoticed, and a refusal that keeps the folder locked."""
     AuditFolder(tmp_path, MANIFEST).close()
-    with pytest.raises(ValueError, match="got another") as caught:
+    with pytest.raises(ValueError, match="belongs to another audit") as caught:
         AuditFolder(tmp_path, now)
     assert f"{named}. Its students" in str(caught.value)
     with AuditFolder(tmp_path, MANIFEST) as folder:
@@ -246,7 +246,7 @@ def test_every_kind_of_change_is_named(tmp_path, monkeypatch):
     """Catches settings, weights or data that determine a student and may change under its name."""
     start(tmp_path, monkeypatch, twin=1.0, controls={"argmax": 0.9})
     for named, change in CHANGES.items():
-        with pytest.raises(ValueError, match="got another") as caught:
+        with pytest.raises(ValueError, match="belongs to another audit") as caught:
             start(tmp_path, monkeypatch, **({"twin": 1.0, "controls": {"argmax": 0.9}} | change))
         differences = str(caught.value).split("belongs to another audit: ")[1]
         assert differences.startswith(f"{named}: "), change

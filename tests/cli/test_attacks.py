@@ -93,9 +93,9 @@ def test_one_family_of_a_suite(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nkdd"], "Expected a method that there is, got 'nkdd': there is nothing to show. Did you mean nkd"),
-        (["--suite", "standard"], "Expected a suite that there is, got 'standard'"),
-        (["--suite", "quick-v1", "nkd"], "Expected a family that there is, got 'nkd'"),
+        (["nkdd"], "Unknown method 'nkdd': there is nothing to show. Did you mean nkd"),
+        (["--suite", "standard"], "Unknown suite 'standard'"),
+        (["--suite", "quick-v1", "nkd"], "Unknown family 'nkd'"),
     ],
 )
 def test_unknown_name_is_refused_with_its_nearest(words, message, capsys):

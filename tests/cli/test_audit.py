@@ -188,17 +188,19 @@ def test_dry_run_says_what_would_be_done_and_keeps_nothing(config, tmp_path, cap
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "Expected --teacher and --dataset, got nothing"),
-        (["--teacher", "t"], "Expected --dataset, got nothing"),
-        (["--teacher", "t", "--dataset", "d"], "Expected one of --student"),
+        ([], "Missing --teacher and --dataset"),
+        (["--teacher", "t"], "Missing --dataset"),
+        (["--teacher", "t", "--dataset", "d"], "Expected either --student"),
         (["--teacher", "t", "--dataset", "d", "--student", "a", "--student-config", "b"], "got 'a' and 'b'"),
         (["--teacher", "t", "--dataset", "d", "--student", "a", "--control", "CE twin=t"], "is --twin"),
-        (["--teacher", "t", "--dataset", "d", "--student", "a", "--control", "teacher=t"], "than 'teacher'"),
+        (["--teacher", "t", "--dataset", "d", "--student", "a", "--control", "teacher=t"],
+         "A control is named 'teacher'"),
         (["--teacher", "t", "--dataset", "d", "--student", "a", "--validation-split", "v", "--validation-share", ".1"],
-         "Expected one of --validation-split and --validation-share"),
+         "Expected either --validation-split or --validation-share"),
         (["--teacher", "t", "--dataset", "d", "--student", "a", "--margin-points", "0.005"], "was a fraction meant"),
         (["--teacher", "t", "--dataset", "d", "--student", "a", "--set", "learning_rat=1"], "learning_rate"),
-        (["--teacher", "no/t", "--dataset", "d", "--student", "a", "--set", "use_cpu=true"], "Expected --teacher as"),
+        (["--teacher", "no/t", "--dataset", "d", "--student", "a", "--set", "use_cpu=true"],
+         "No classifier for --teacher"),
     ],
 )  # fmt: skip
 def test_flags_that_do_not_go_together_are_refused(words, message, capsys):
@@ -237,8 +239,8 @@ def test_classifiers_that_see_other_samples_or_know_other_classes_are_refused(
     """One collator serves all teachers; classes by position would be paired by chance."""
     other = shutil.copytree(teacher, tmp_path / "other")
     ViTImageProcessorPil(size={"height": 12, "width": 12}).save_pretrained(other)
-    refused(config, "Expected --twin to see samples as --teacher does", capsys, "--twin", other)
-    refused(config, "Expected --control b to see samples as", capsys, "--control", f"b={other}")
+    refused(config, "--twin has another processor in", capsys, "--twin", other)
+    refused(config, "--control b has another processor in", capsys, "--control", f"b={other}")
     renamed = shutil.copytree(teacher, tmp_path / "renamed")
     settings = json.loads((renamed / "config.json").read_text())
     settings |= {"id2label": {"0": "blue", "1": "red", "2": "cyan"}, "label2id": {"blue": 0, "red": 1, "cyan": 2}}
@@ -288,8 +290,8 @@ def test_a_budget_chooses_a_plan_says_what_it_leaves_out_and_keeps_it(config, tm
     printed = capsys.readouterr().out
     assert re.search(r"Within 1h: \d attacks?, last look at \d seeds, .* at most", printed)
     assert "Left out: " in printed
-    assert "The verdict says less: " in printed
-    assert "The same by flags: --families " in printed
+    assert "Limit of the verdict: " in printed
+    assert "The same plan as flags: --families " in printed
     assert preview_of(plans[0], costs).hours <= 1
     assert main(words) == 2
     assert plans[1] == plans[0]

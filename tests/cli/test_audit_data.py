@@ -101,12 +101,12 @@ def test_named_splits_are_used(folder, opened):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--test-split final", r"Expected --test-split among \['train', 'dev', 'test'\], got 'final'.*--rest-as-test"),
-        ("--train-split other", r"Expected --train-split among"),
-        ("--validation-split test", r"Expected different splits .*got train, test, test"),
-        ("--test-split train", r"Expected different splits"),
-        ("--validation-share 1.5", r"Expected --validation-share between 0 and 1.*got 1.5"),
-        ("--validation-share 0.001", r"leaves rows on both sides of 100"),
+        ("--test-split final", r"no split 'final' for --test-split, only \['train', 'dev', 'test'\].*--rest-as-test"),
+        ("--train-split other", r"no split 'other' for --train-split"),
+        ("--validation-split test", r"One split is used twice.* train, test, test"),
+        ("--test-split train", r"One split is used twice"),
+        ("--validation-share 1.5", r"--validation-share 1.5 of 100 rows.*between 0 and 1"),
+        ("--validation-share 0.001", r"--validation-share 0.001 of 100 rows"),
         ("--max-test-samples 0", r"'test': 0.*Change --max-test-samples"),
         ("--max-transfer-samples -3", r"'transfer': 0.*Change --max-transfer-samples"),
         ("--text-column words", r"Expected one column of texts among \['text', 'label'\], got words.*--text-column"),
@@ -122,15 +122,15 @@ def test_parts_that_cannot_be_are_refused(words, message, folder, opened):
 def test_data_without_a_test_split_show_the_way(tmp_path, opened):
     """Whoever has one file learns how to get a test set from it."""
     texts("train", 20).to_csv(tmp_path / "all.csv")
-    with pytest.raises(ValueError, match=r"Expected --test-split among \['train'\], got 'test'.*--rest-as-test"):
+    with pytest.raises(ValueError, match=r"no split 'test' for --test-split, only \['train'\].*--rest-as-test"):
         opened(tmp_path / "all.csv")
-    with pytest.raises(ValueError, match=r"'test': 0.*or leave a rest with a smaller --max-transfer-samples"):
+    with pytest.raises(ValueError, match=r"'test': 0.*or leave rows over with a smaller --max-transfer-samples"):
         opened(tmp_path / "all.csv", "--rest-as-test", "--max-validation-samples", "2")
 
 
 def test_data_that_are_not_there_are_refused(tmp_path, opened):
     """A traceback of a Hub's client does not say which flag is wrong."""
-    with pytest.raises(ValueError, match=r"Expected --dataset .*got 'no/such-data'"):
+    with pytest.raises(ValueError, match=r"cannot open --dataset 'no/such-data'"):
         opened("no/such-data")
     (tmp_path / "data.xlsx").write_text("")
     with pytest.raises(ValueError, match=r"ends in .parquet, .csv, .json, .jsonl"):
@@ -143,7 +143,7 @@ def test_rows_without_a_label_and_columns_of_other_types_are_refused(tmp_path, o
     texts("train", 20).to_parquet(tmp_path / "hidden" / "train.parquet")
     hidden = Dataset.from_dict({"text": ["a", "b"], "label": [1, -1]}, features=FEATURES)
     hidden.to_parquet(tmp_path / "hidden" / "test.parquet")
-    with pytest.raises(ValueError, match=r"Expected a class for every row in column 'label', got \{-1\}"):
+    with pytest.raises(ValueError, match=r"rows have no class in column 'label' but \{-1\}"):
         opened(tmp_path / "hidden")
 
 
@@ -153,7 +153,7 @@ def test_splits_stored_differently_are_not_put_together(audit_options, monkeypat
     data = DatasetDict({"train": texts("train", 20), "test": other})
     monkeypatch.setattr("hf_cmim.cli.audit_data._open", lambda name: data)
     options = audit_options("--dataset", "any", "--rest-as-test", "--max-transfer-samples", "10")
-    with pytest.raises(ValueError, match=r"Expected the same columns in the train and the test split"):
+    with pytest.raises(ValueError, match=r"Train and test split have different columns"):
         open_rows(options, "text")
 
 

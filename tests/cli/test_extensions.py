@@ -167,11 +167,14 @@ def test_instances_functions_and_transforms_are_attacks(name, reprs, written):
         (["my_atacks:TopTwoMargin"], "No module 'my_atacks' for --attack"),
         (["my_attacks.inner:TopTwoMargin"], "No module 'my_attacks.inner'"),
         (["my_attacks:TopTwoMargins"], "has no 'TopTwoMargins'.*Did you mean TopTwoMargin"),
-        (["others:number"], "is no attack: it gives int"),
-        (["my_students:build"], "is no attack: it gives SmallStudent"),
-        (["my_attacks:TopTwoMargin", '{"wait": 2}'], r"unexpected keyword argument 'wait'.*It takes TopTwoMargin\("),
+        (["others:number"], "is no attack, but int"),
+        (["my_students:build"], "is no attack, but SmallStudent"),
+        (
+            ["my_attacks:TopTwoMargin", '{"wait": 2}'],
+            r"unexpected keyword argument 'wait'.*Its signature is TopTwoMargin\(",
+        ),
         (["my_attacks:TopTwoMargin", '{"weight": -2}'], "weight at least 0"),
-        (["others:ready", "{}"], "is an attack already"),
+        (["others:ready", "{}"], "is an instance and takes no settings"),
     ],
 )
 def test_what_is_no_attack_is_refused_with_the_reason(name, message, written):
@@ -188,9 +191,9 @@ def test_an_error_inside_a_users_module_keeps_its_traceback(written):
 
 def test_a_family_that_is_there_already_or_is_not_there_is_refused(written):
     """Catches an attack of one's own that competes with the suite's as one of its settings."""
-    with pytest.raises(HfCmimError, match="--attack kd: the suite has a family of that name"):
+    with pytest.raises(HfCmimError, match="--attack kd: the suite already has a family of this name"):
         composed_suite(QUICK_V1, None, [["others:kd"]])
-    with pytest.raises(HfCmimError, match="No family 'dkdd' in quick-v1.*Did you mean dkd"):
+    with pytest.raises(HfCmimError, match="Unknown family 'dkdd' of quick-v1.*Did you mean dkd"):
         composed_suite(QUICK_V1, ["dkdd"], [])
     assert composed_suite(QUICK_V1, [*QUICK_V1.families], []) is not None
     assert composed_suite(QUICK_V1, [*QUICK_V1.families], []).name == "quick-v1"
@@ -206,11 +209,11 @@ def test_channels_by_name_and_of_ones_own(written):
     capped = channel_of(["my_channels:Capped", '{"largest": 0.5}'])(torch.tensor([[0.8, 0.1, 0.1]]).log())
     assert torch.allclose(capped.exp(), torch.tensor([[5 / 7, 1 / 7, 1 / 7]]))  # .5, .1, .1 scaled to sum to 1
     for wrong, message in (
-        (["roundd"], "No channel 'roundd'.*Did you mean rounded"),
-        (["rounded"], "does not take the settings {}.*It takes"),
+        (["roundd"], "Unknown channel 'roundd'.*Did you mean rounded"),
+        (["rounded"], "does not accept the settings {}.*Its signature is"),
         (["rounded", '{"decimals": 0}'], "at least 1 decimal"),
         (["rounded", "{}", "{}"], "one JSON object"),
-        (["my_students:build"], "is no channel: it gives SmallStudent"),
+        (["my_students:build"], "is no channel, but SmallStudent"),
     ):
         with pytest.raises(HfCmimError, match=message):
             channel_of(wrong)

@@ -35,7 +35,9 @@ def test_a_parent_of_checkpoints_says_which_are_inside(flag, parent, teacher, ca
     """Catches "there is none, or it cannot be reached" for a folder that is there."""
     value = f"other={parent}" if flag == "--control" else parent
     printed = audit(capsys, "--teacher", teacher, flag, value)
-    assert f"{parent} holds no model (no config.json): it holds 3 checkpoints: {parent}/checkpoint-50, " in printed
+    assert (
+        f"{parent} contains no model (no config.json): it contains 3 checkpoints: {parent}/checkpoint-50, " in printed
+    )
     assert f"the best by its trainer is {parent}/checkpoint-100, the last is {parent}/checkpoint-1000." in printed
 
 
@@ -43,18 +45,18 @@ def test_without_a_best_checkpoint_the_last_is_named(parent, capsys):
     """Catches checkpoints sorted as text, and a best one that was deleted."""
     (parent / "checkpoint-100" / "config.json").unlink()
     printed = audit(capsys, "--teacher", parent)
-    assert f"it holds 2 checkpoints: {parent}/checkpoint-50, {parent}/checkpoint-1000." in printed
-    assert f"Name one of them: the last is {parent}/checkpoint-1000." in printed
+    assert f"it contains 2 checkpoints: {parent}/checkpoint-50, {parent}/checkpoint-1000." in printed
+    assert f"Choose one of them: the last is {parent}/checkpoint-1000." in printed
 
 
 def test_a_mistyped_folder_of_a_model_says_its_neighbour(parent, capsys, tmp_path):
     """Catches a mistyped path that is asked for on the Hub."""
     printed = audit(capsys, "--teacher", tmp_path / "outputs" / "cmmi")
-    assert f"there is no such folder. Did you mean {parent}?" in printed
+    assert f"no such folder. Did you mean {parent}?" in printed
     (tmp_path / "empty").mkdir()
     assert "nor does a folder in it" in audit(capsys, "--teacher", tmp_path / "empty")
     (tmp_path / "model.safetensors").write_text("")
-    assert "is a file: the folder of a model is needed" in audit(capsys, "--teacher", tmp_path / "model.safetensors")
+    assert "is a file. Give the folder of a model" in audit(capsys, "--teacher", tmp_path / "model.safetensors")
 
 
 def test_report_of_a_mistyped_folder_names_its_neighbour(tmp_path, capsys):
@@ -63,10 +65,10 @@ def test_report_of_a_mistyped_folder_names_its_neighbour(tmp_path, capsys):
     (tmp_path / "audit-ce" / "audit.json").write_text("{}")
     assert main(["report", str(tmp_path / "audt-ce")]) == 2
     printed = capsys.readouterr().err
-    assert f"There is no {tmp_path}/audt-ce" in printed
+    assert f"No such file or folder {tmp_path}/audt-ce" in printed
     assert f"Did you mean {tmp_path}/audit-ce?" in printed
     assert main(["report", str(tmp_path)]) == 2
-    assert f"{tmp_path} is no audit, but holds 1: {tmp_path}/audit-ce." in capsys.readouterr().err
+    assert f"{tmp_path} is no audit, but contains 1: {tmp_path}/audit-ce." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -100,5 +102,5 @@ def test_attacks_of_the_authors_own_are_named_as_missing():
     """Catches "Expected a suite among standard-v1, quick-v1" for an audit that holds other attacks."""
     audit = report(attacks=2)
     own = replace(audit, scope=replace(audit.scope, suite="standard-v1, 2 of 32 families + own"))
-    with pytest.raises(HfCmimError, match="attacks of its author's own"):
+    with pytest.raises(HfCmimError, match="its author's own attacks"):
         _suite_of(own)

@@ -67,7 +67,7 @@ def test_comparison_is_written_anew_but_nothing_else_overwritten(audits, tmp_pat
 def test_what_cannot_be_shown_is_refused(audits, tmp_path, capsys, monkeypatch):
     """A missing report, an output that one audit does not have, pictures that cannot be drawn: each has a remedy."""
     assert main(["report", "nowhere"]) == 2
-    assert "There is no nowhere: no audit can be read from it" in capsys.readouterr().err
+    assert "No such file or folder nowhere: no audit can be read from it" in capsys.readouterr().err
     assert main(["report", "first", "--output", "page.html"]) == 2
     assert "Expected several audits beside --output" in capsys.readouterr().err
     monkeypatch.setattr(command, "find_spec", lambda name: None)
