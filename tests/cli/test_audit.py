@@ -256,7 +256,7 @@ def test_everything_is_opened_once_and_matched(config, teacher, audit_options):
     setup = AuditSetup.of(with_config(audit_options(config, "--margin-points", "1"), add_arguments))
     assert setup.plan.margin == 0.01
     assert setup.teacher.class_names == ("blue", "red", "green")
-    others = setup._others()
+    others = setup._keyword_arguments()
     assert others["teacher_collator"] is None
     samples = [setup.data.transfer[0], setup.data.transfer[1]]
     batch = others["data_collator"](samples)
