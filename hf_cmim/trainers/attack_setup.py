@@ -1,4 +1,4 @@
-"""What an attack needs before training: heads on the student, and a look at the teacher's answers."""
+"""Preparation of an attack before training: heads on the student, and a survey of the teacher's answers."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def _ordered_loader(trainer: "DistillationTrainer") -> DataLoader[Any]:
-    """The transfer set in order, whole on every process, so that all of them see the same."""
+    """Return a loader of the whole transfer set in order, the same on every process."""
     dataset: Any = trainer.train_dataset
     return DataLoader(dataset, batch_size=trainer.args.per_device_eval_batch_size, collate_fn=trainer.data_collator)
 
@@ -31,7 +31,7 @@ def count_classes(
     """Return the number of classes: from the student's config, the teacher, or the student's first logits.
 
     Raises:
-        HfCmimError: nothing tells.
+        HfCmimError: the student has no config, and there is neither a teacher nor a train_dataset.
     """
     if student_names is not None:
         return len(student_names)
@@ -39,7 +39,7 @@ def count_classes(
         return teacher.num_classes
     if trainer.train_dataset is None:
         raise HfCmimError(
-            "Nothing says how many classes there are: the student has no config, and there is neither a teacher nor a"
+            "The number of classes is unknown: the student has no config, and there is neither a teacher nor a"
             " train_dataset. Give one of them, or student.config = transformers.PreTrainedConfig(num_labels=...)."
         )
     with unchanged_random_states(trainer.args.device):
@@ -47,21 +47,21 @@ def count_classes(
 
 
 @torch.no_grad()
-def _first_outputs(trainer: "DistillationTrainer", **wanted: bool) -> Any:
-    """Return what the student answers to the first samples, in evaluation mode."""
+def _first_outputs(trainer: "DistillationTrainer", **output_flags: bool) -> Any:
+    """Return the student's outputs for the first samples, in evaluation mode."""
     student = trainer.accelerator.unwrap_model(trainer.model)
     was_training = student.training
     student.eval()
     batch = trainer._prepare_inputs(next(iter(_ordered_loader(trainer))))
     inputs = {name: value for name, value in batch.items() if name not in ("labels", INDEX_NAME, TEACHER_VIEW)}
-    outputs = student(**inputs, **wanted)
+    outputs = student(**inputs, **output_flags)
     student.train(was_training)
     return outputs
 
 
 @torch.no_grad()
 def attach_heads(trainer: "DistillationTrainer") -> None:
-    """Let the student's protocol build what it needs, from the hidden states of the first samples."""
+    """Build the heads of the student's protocol for the hidden states of the first samples."""
     protocol = trainer.attack.student_protocol
     if protocol is None:
         return
@@ -73,9 +73,10 @@ def attach_heads(trainer: "DistillationTrainer") -> None:
 
 @torch.no_grad()
 def survey_teacher(trainer: "DistillationTrainer") -> None:
-    """Show the attack the teacher's answers to the whole transfer set, in order; answers stay in memory meanwhile.
+    """Show the attack the teacher's answers to the whole transfer set, in order.
 
-    Random states are left as they were, so that the training after it does not depend on the survey.
+    All answers are in memory during the survey. Random states are restored: the survey does not change the training
+    that follows.
     """
     answers: list[tuple[Tensor, Tensor]] = []
     with unchanged_random_states(trainer.args.device):
@@ -83,9 +84,11 @@ def survey_teacher(trainer: "DistillationTrainer") -> None:
             inputs = dict(trainer._prepare_inputs(batch))
             labels, index = inputs.pop("labels", None), inputs.pop(INDEX_NAME)
             view = inputs.pop(TEACHER_VIEW, inputs)
-            # Every process looks at all answers, so that all know the same; the attacker pays for them once.
+            # Every process surveys all answers, so all reach the same state. Only one process pays for them.
             log_probs = trainer.queries.answers(view, labels, index, paid=trainer.is_world_process_zero())
+            # Without labels the teacher's most probable class is the label.
             labels = log_probs.argmax(dim=-1) if labels is None else labels
-            valid = labels.flatten() != IGNORE_INDEX
-            answers.append((log_probs.flatten(0, -2)[valid], labels.flatten()[valid]))
+            labels, log_probs = labels.flatten(), log_probs.flatten(0, -2)
+            valid = labels != IGNORE_INDEX
+            answers.append((log_probs[valid], labels[valid]))
     trainer.attack.survey(answers)

@@ -1,4 +1,4 @@
-"""One batch under attack: query, answer, loss."""
+"""One training batch of an attack: query, answer, loss."""
 
 from functools import partial
 from typing import Any
@@ -25,16 +25,16 @@ def attack_components(
     """Return the components of the attack's loss on a batch, the number of its valid labels, and the outputs.
 
     Args:
-        attack: what is run.
-        teacher: who is asked.
-        student: who learns, in training mode.
-        query: the batch as it was loaded.
+        attack: attack that computes the loss.
+        teacher: teacher with its ledger.
+        student: model that learns, in training mode.
+        query: batch as it was loaded.
         index: `(B,)` positions in the transfer set.
         progress: fraction of the optimizer steps done.
 
     Returns:
-        0-d components, each a mean over the batch's valid labels, and over the queries where there are several; the
-        number of valid labels, 0-d; the student's outputs for the last query.
+        Components, 0-d, each a mean over the batch's valid labels and over the queries; number of valid labels, 0-d;
+        student's outputs for the last query.
 
     Raises:
         HfCmimError: neither labels nor answers to learn from, or a student that returns probabilities.
@@ -42,14 +42,16 @@ def attack_components(
     if query.labels is None and (teacher.teacher is None or not attack.needs_teacher):
         raise HfCmimError(
             f"Expected labels for {attack!r}, which asks no teacher, got none in the transfer set: every sample would"
-            " be taken for class 0. Give labelled data, or an attack that learns from answers."
+            " count as class 0. Give labelled data, or an attack that learns from a teacher's answers."
         )
+    # A query protocol turns one batch into several queries, such as views of the same samples.
     queries = [query] if attack.query_protocol is None else attack.query_protocol(query)
     components: Components = {}
-    for each in queries:
-        parts, count, outputs = _one_query(attack, teacher, student, each, index, progress)
+    for protocol_query in queries:
+        parts, count, outputs = _one_query(attack, teacher, student, protocol_query, index, progress)
         for name, value in parts.items():
-            components[name] = components.get(name, torch.zeros_like(value)) + value / len(queries)
+            total = components.get(name, torch.zeros_like(value))
+            components[name] = total + value / len(queries)
     return components, count, outputs
 
 
@@ -61,9 +63,10 @@ def _one_query(
     index: Tensor | None,
     progress: float,
 ) -> tuple[Components, Tensor, Any]:
-    wants_hidden = {} if attack.student_protocol is None else {"output_hidden_states": True}
-    outputs = student(**query.student_inputs, **wants_hidden)
+    output_flags = {} if attack.student_protocol is None else {"output_hidden_states": True}
+    outputs = student(**query.student_inputs, **output_flags)
     logits = model_logits(outputs)
+    # The check waits for the device, so only the first step pays for it.
     if progress == 0:
         check_are_logits(logits)
     check_width(logits, teacher.num_classes)
@@ -75,13 +78,15 @@ def _one_query(
 
     def components_with(labels: Tensor) -> Components:
         loss = partial(attack, teacher_log_probs=log_probs, labels=labels, progress=progress)
-        protocol = attack.student_protocol
-        found: Components = (
-            loss(logits) if protocol is None else protocol(loss, logits, outputs["hidden_states"], labels)
-        )
-        return found
+        label_components: Components
+        if attack.student_protocol is None:
+            label_components = loss(logits)
+        else:
+            label_components = attack.student_protocol(loss, logits, outputs["hidden_states"], labels)
+        return label_components
 
     components = components_with(labels)
+    # A mixed sample has two labels: its loss mixes the losses of both in the same shares.
     if query.partner_labels is not None:
         share = query.share
         partner = components_with(query.partner_labels)

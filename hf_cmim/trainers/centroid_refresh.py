@@ -22,48 +22,53 @@ logger = logging.get_logger(__name__)
 
 
 class CentroidRefresh(TrainerCallback):
-    """Fill the bank by a pass over the training data, where it is asked for or where a checkpoint left it out.
+    """A callback that fills the bank by a pass over the training data.
 
-    `centroids="epoch"` asks for it before each epoch, `centroid_prefill` before the first one. Data without a
-    length may never end: of these the pass takes as many samples as training reads.
+    The pass runs before each epoch with `centroids="epoch"`, before the first one with `centroid_prefill`, and at once
+    when a resumed checkpoint holds no centroids. Data without a length may never end: then the pass takes as many
+    samples as training reads.
 
     Args:
-        trainer: the trainer whose bank, model and data these are.
+        trainer: trainer with the bank, the model and the data.
     """
 
     def __init__(self, trainer: "CMIMTrainer") -> None:
         self.trainer = trainer
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Fill where it is due; resuming inside an epoch keeps the checkpoint's centroids, if it holds them."""
+        """Fill the bank if a pass is due; resuming inside an epoch keeps centroids that the checkpoint holds."""
+        # A resumed run calls this in the middle of an epoch, too.
         epoch_starts = float(state.epoch or 0).is_integer()
-        asked = args.centroids == "epoch" or (args.centroid_prefill and state.global_step == 0)
+        is_prefill = args.centroid_prefill and state.global_step == 0
+        is_scheduled = epoch_starts and (args.centroids == "epoch" or is_prefill)
         loaded = self.trainer._state
-        if (epoch_starts and asked) or (loaded is not None and loaded.lacks_centroids):
+        if is_scheduled or (loaded is not None and loaded.lacks_centroids):
             self.fill_bank()
 
     @torch.no_grad()
     def fill_bank(self) -> None:
         """Replace the bank by the centroids of one pass in evaluation mode over all processes.
 
-        Random states are left as they were, so that the training after it does not depend on the pass.
+        Random states are restored: the pass does not change the training that follows.
         """
         model = self.trainer.model_wrapped
         model.eval()
         with unchanged_random_states(self.trainer.args.device):
             batches = self._outputs(model)
             first = next(batches, None)
-            if first is not None:  # it says how many classes there are
+            # The first batch tells the number of classes.
+            if first is not None:
                 state = self.trainer.hardening_state(first[0].shape[-1])
                 state.bank.fill(chain([first], batches))
                 state.lacks_centroids = False
         model.train()
 
     def _outputs(self, model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
-        """Logits and labels of the training data, batch by batch, gathered from all processes."""
+        """Yield logits and labels of the training data by batch, gathered from all processes."""
         trainer = self.trainer
         data: Any = _bounded(trainer)
-        dataloader = trainer.get_test_dataloader(data)  # not the eval loader: it may be cached for other data
+        # Not the evaluation loader: Trainer may have cached one for other data.
+        dataloader = trainer.get_test_dataloader(data)
         for batch in tqdm(dataloader, desc="Centroids", leave=False, disable=trainer.args.disable_tqdm):
             inputs = dict(trainer._prepare_inputs(batch))
             labels = inputs.pop("labels", None)
@@ -72,7 +77,7 @@ class CentroidRefresh(TrainerCallback):
 
 
 def _bounded(trainer: "CMIMTrainer") -> Any:
-    """Return the training data; of a stream that may never end, as many samples as training reads."""
+    """Return the training data; of a stream without a length only as many samples as training reads."""
     data: Any = trainer.train_dataset
     if has_length(data):
         return data
@@ -80,7 +85,7 @@ def _bounded(trainer: "CMIMTrainer") -> Any:
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     count = trainer.state.max_steps * batch
     logger.warning_once(
-        f"The training data have no length: exact centroids come from at most their first {count} samples, as many as"
+        f"The training data have no length: exact centroids use at most their first {count} samples, as many as"
         " training reads."
     )
     return _FirstSamples(data, count)
@@ -88,10 +93,10 @@ def _bounded(trainer: "CMIMTrainer") -> Any:
 
 @final
 class _FirstSamples(IterableDataset[Any]):
-    """The start of a stream.
+    """The first samples of a stream.
 
     Args:
-        dataset: stream.
+        dataset: stream of samples.
         count: number of samples after which it ends.
     """
 

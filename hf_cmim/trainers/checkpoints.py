@@ -1,8 +1,8 @@
-"""Checkpoints that say when they are whole.
+"""Markers that tell complete checkpoints from cut ones.
 
-`Trainer` writes straight into `checkpoint-N`. A write that was cut is later taken as the newest checkpoint, and one
-without optimizer state resumes silently with a fresh optimizer. A marker, written last, lists every file with its
-size; a folder without it, or that differs from it, is not resumed from.
+`Trainer` writes directly into `checkpoint-N`. After an interrupted write it takes the folder as the newest checkpoint,
+and without an optimizer state it resumes silently with a fresh optimizer. So we write a marker last, which lists every
+file with its size. Training resumes only from a folder that matches its marker.
 """
 
 import json
@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 MARKER_NAME = "checkpoint_complete.json"
-"""File written last into a checkpoint folder."""
+"""Name of the file written last into a checkpoint folder."""
 
 
 def clear_marker(folder: Path) -> None:
@@ -20,12 +20,12 @@ def clear_marker(folder: Path) -> None:
 
 
 def write_marker(folder: Path, global_step: int, resumable: bool) -> None:
-    """Declare the folder whole.
+    """Mark the folder as complete.
 
     Args:
         folder: checkpoint folder whose files are all written.
         global_step: optimizer steps done.
-        resumable: whether it holds the training state and not the model alone.
+        resumable: True if the folder holds the training state, not only the model.
     """
     sizes = {
         str(path.relative_to(folder)): path.stat().st_size
@@ -33,6 +33,7 @@ def write_marker(folder: Path, global_step: int, resumable: bool) -> None:
         if path.is_file() and path.name != MARKER_NAME
     }
     content = {"format": 1, "global_step": global_step, "resumable": resumable, "files": sizes}
+    # Synced before it gets its name: even after a power cut a marker is complete or absent.
     partial = folder / f"{MARKER_NAME}.partial"
     with partial.open("w") as file:
         json.dump(content, file, indent=1)
@@ -42,7 +43,7 @@ def write_marker(folder: Path, global_step: int, resumable: bool) -> None:
 
 
 def find_fault(folder: Path) -> str | None:
-    """Return why training cannot resume from the folder, or None when it can."""
+    """Return the reason why training cannot resume from the folder, or None if it can."""
     marker = folder / MARKER_NAME
     if not folder.is_dir():
         return "there is no such folder"
@@ -61,14 +62,15 @@ def find_fault(folder: Path) -> str | None:
 
 
 def last_complete_checkpoint(output_dir: Path) -> tuple[Path | None, dict[str, str]]:
-    """Return the newest folder that can be resumed from, and the newer ones passed over with the reason."""
+    """Return the newest folder to resume from, and the newer folders that were skipped, with the reasons."""
     skipped: dict[str, str] = {}
-    numbered = [
-        (int(match.group(1)), path)
-        for path in (output_dir.iterdir() if output_dir.is_dir() else ())
-        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and path.is_dir()
-    ]
-    for _, path in sorted(numbered, reverse=True):
+    checkpoints: list[tuple[int, Path]] = []
+    for path in output_dir.iterdir() if output_dir.is_dir() else ():
+        match = re.fullmatch(r"checkpoint-(\d+)", path.name)
+        if match and path.is_dir():
+            checkpoints.append((int(match.group(1)), path))
+    # By number: in the order of the names, checkpoint-9 would be newer than checkpoint-10.
+    for _, path in sorted(checkpoints, reverse=True):
         fault = find_fault(path)
         if fault is None:
             return path, skipped

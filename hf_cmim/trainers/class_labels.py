@@ -1,4 +1,4 @@
-"""Labels as users' data hold them: any integer type is converted, everything else refused."""
+"""Labels in users' data: any integer type is converted, everything else is refused."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ LABEL_COLUMNS = ("labels", "label", "label_ids")
 
 
 def with_integer_labels(batch: Any) -> Any:
-    """Return a batch whose labels are int64; a matrix of floats is left to the check of shapes.
+    """Return the batch with int64 labels; a matrix of floats passes here and fails at the check of shapes.
 
     Raises:
         HfCmimError: one floating-point or bool label per sample.
@@ -25,12 +25,19 @@ def with_integer_labels(batch: Any) -> Any:
     return batch if converted is labels else {**batch, "labels": converted}
 
 
+def find_label_column(sample: Any) -> str | None:
+    """Return the name of a sample's label column, or None if it has none."""
+    if not isinstance(sample, Mapping):
+        return None
+    return next((column for column in LABEL_COLUMNS if column in sample), None)
+
+
 def check_label_column(dataset: Any, name: str) -> None:
-    """Refuse labels that are strings, as far as a data set shows them without loading a sample.
+    """Refuse labels that are strings, without loading a sample from disk.
 
     Args:
-        dataset: features of a `datasets.Dataset` or the first sample of a list are looked at; None is let pass.
-        name: argument it was given as.
+        dataset: data set whose features (`datasets.Dataset`) or first sample (a list) are checked; None passes.
+        name: argument that holds the data set.
 
     Raises:
         HfCmimError: labels that are strings.
@@ -54,12 +61,13 @@ def check_label(label: Any, column: str, name: str) -> None:
 
 def _strings_in(column: str, name: str) -> HfCmimError:
     return HfCmimError(
-        f"The labels in column {column!r} of {name} are strings: a model has numbered outputs. Turn them into numbers"
-        f" with dataset.class_encode_column({column!r}), or with"
+        f"The labels in column {column!r} of {name} are strings, but a model numbers its outputs. Convert them to"
+        f" integers with dataset.class_encode_column({column!r}), or with"
         f" {{**sample, {column!r}: model.config.label2id[sample[{column!r}]]}}."
     )
 
 
 def _is_string(feature: Any) -> bool:
+    # Labels of tokens are a feature inside a list, or inside a Sequence or List of datasets.
     inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", feature)
     return getattr(inner, "dtype", None) in ("string", "large_string")

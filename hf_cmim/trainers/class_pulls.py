@@ -1,4 +1,4 @@
-"""Measure of how hard the CMI pulls on each class's outputs, relative to the cross-entropy."""
+"""Strength of the CMI's pull on each class's outputs, relative to the cross-entropy."""
 
 from collections.abc import Callable
 
@@ -8,17 +8,17 @@ from torch import Tensor, nn
 from hf_cmim.functional.divergence import IGNORE_INDEX
 
 PULL_WINDOW = 50.0
-"""Samples of a class over which its pulls are averaged; ours."""
+"""Number of samples of a class over which its pulls are averaged; ours."""
 
 
 class ClassPulls(nn.Module):
-    """Running ratio, class by class, of two gradients by the logits: that of the weighted CMI to the cross-entropy's.
+    """A running ratio, for each class, of two gradients by the logits: the weighted CMI's to the cross-entropy's.
 
-    A ratio of 1 says that concentration moves the outputs of a class as hard as its labels do; far below 0.1 a class
-    becomes what plain training makes of it. Root mean squares are taken over the samples of a class.
+    With a ratio of 1, concentration moves the outputs of a class as hard as its labels do. With a ratio far below 0.1,
+    the class becomes the same as in plain training. Gradients are root mean squares over the samples of a class.
 
     Args:
-        num_classes: `C`.
+        num_classes: number of classes `C`.
 
     Attributes:
         squares: `(2, C)` running sums of squared gradients, of the weighted CMI and of the cross-entropy.
@@ -35,7 +35,7 @@ class ClassPulls(nn.Module):
 
     @property
     def ratios(self) -> Tensor:
-        """Return the ratios, `(C,)`, 0 for a class not seen."""
+        """Ratios, `(C,)`; 0 for a class without samples."""
         return (self.squares[0] / self.squares[1].clamp_min(1e-12)).sqrt()
 
     def accumulate(self, cmi: Tensor, logits: Tensor, labels: Tensor, num_items: Tensor | int) -> None:
@@ -43,34 +43,39 @@ class ClassPulls(nn.Module):
 
         Args:
             cmi: 0-d weighted CMI part of the loss, with its graph.
-            logits: `(..., C)` the outputs it was computed from.
+            logits: `(..., C)` outputs from which `cmi` was computed.
             labels: `(...)` integers in [0, C), or -100 to ignore.
-            num_items: number by which the sum over samples in `cmi` was divided.
+            num_items: divisor of the sum over samples in `cmi`.
         """
         (gradient,) = torch.autograd.grad(cmi, logits, retain_graph=True)
         with torch.no_grad():
             classes = logits.shape[-1]
             pulls = gradient.reshape(-1, classes).float() * num_items
-            errors = logits.detach().reshape(-1, classes).float().softmax(dim=1)
             labels = labels.reshape(-1)
-            own = labels.clamp_min(0)
-            errors.scatter_add_(1, own.unsqueeze(1), errors.new_full((len(own), 1), -1.0))
-            rows = torch.stack([pulls.square().sum(dim=1), errors.square().sum(dim=1), torch.ones_like(pulls[:, 0])])
-            counts = (labels != IGNORE_INDEX) & rows.isfinite().all(dim=0)  # not those with a masked class
-            rows = torch.where(counts, rows, 0.0)
-            sums = rows.new_zeros(3, classes).index_add_(1, own, rows)
+            # Ignored labels are -100, which is no index; their rows become 0 below.
+            label_indices = labels.clamp_min(0)
+            # The gradient of the cross-entropy by the logits: probabilities minus the one-hot label.
+            errors = logits.detach().reshape(-1, classes).float().softmax(dim=1)
+            errors.scatter_add_(1, label_indices.unsqueeze(1), errors.new_full((len(labels), 1), -1.0))
+            squared_pulls, squared_errors = pulls.square().sum(dim=1), errors.square().sum(dim=1)
+            rows = torch.stack([squared_pulls, squared_errors, torch.ones_like(squared_pulls)])
+            # Samples with a masked class have infinite logits and do not count.
+            is_counted = (labels != IGNORE_INDEX) & rows.isfinite().all(dim=0)
+            rows = torch.where(is_counted, rows, 0.0)
+            sums = rows.new_zeros(3, classes).index_add_(1, label_indices, rows)
             self._pending = sums if self._pending is None else self._pending + sums
 
     @torch.no_grad()
     def step(self, reduce: Callable[[Tensor], Tensor] | None = None) -> None:
-        """Move the running sums by everything accumulated since the last step.
+        """Update the running sums with everything accumulated since the last step.
 
         Args:
-            reduce: adds up a tensor of all processes; None on one process.
+            reduce: function that adds up a tensor over all processes; None on one process.
         """
         if self._pending is None:
             return
         pending, self._pending = self._pending, None
-        *fresh, counts = (pending if reduce is None else reduce(pending)).unbind()
-        kept = (1 - counts / PULL_WINDOW).clamp_min(0.0)
-        self.squares.mul_(kept).add_(torch.stack(fresh))
+        *new_squares, counts = (pending if reduce is None else reduce(pending)).unbind()
+        # A class with PULL_WINDOW or more samples in one step forgets everything before.
+        decay = (1 - counts / PULL_WINDOW).clamp_min(0.0)
+        self.squares.mul_(decay).add_(torch.stack(new_squares))

@@ -1,6 +1,6 @@
 """Class weights that balance the classes of the training data."""
 
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Iterator, Sized
 from typing import Any
 
 import numpy as np
@@ -9,23 +9,24 @@ from torch.utils.data import IterableDataset
 
 from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import IGNORE_INDEX
-from hf_cmim.trainers.class_labels import LABEL_COLUMNS, check_label
+from hf_cmim.trainers.class_labels import LABEL_COLUMNS, check_label, find_label_column
 
 BALANCED = "balanced"
-"""Value of `class_weights` that asks for weights from the labels."""
+"""Value of `class_weights` for weights that come from the labels."""
 
 
 def balanced_weights(dataset: Any, num_classes: int | None) -> list[float]:
-    """Return n / (C n_c) for each of C classes with n_c of the n valid labels, as scikit-learn's "balanced" does.
+    """Return one weight per class that makes all classes count the same, as scikit-learn's "balanced" does.
 
-    A class without a sample gets 0. A `datasets.Dataset` is asked for its column; any other data are read once.
+    The weight is n / (C n_c) for each of C classes with n_c of the n valid labels, and 0 for a class without a sample.
+    Only the label column of a `datasets.Dataset` is read; any other data are read once.
 
     Args:
         dataset: map-style training data.
-        num_classes: `C`, or None for the largest label plus 1.
+        num_classes: number of classes `C`, or None for the largest label plus 1.
 
     Raises:
-        HfCmimError: no data set of a known length, or no valid label.
+        HfCmimError: data without a length, no valid label, or a label outside [0, C).
     """
     if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
         raise HfCmimError(
@@ -36,7 +37,7 @@ def balanced_weights(dataset: Any, num_classes: int | None) -> list[float]:
     labels = labels[labels != IGNORE_INDEX]
     if not len(labels):
         raise HfCmimError(
-            'class_weights="balanced" counts the labels of train_dataset, and it has none. Give the weights as a list,'
+            'class_weights="balanced" counts the labels of train_dataset, which has none. Give the weights as a list,'
             " one per class."
         )
     if labels.min() < 0 or (num_classes is not None and labels.max() >= num_classes):
@@ -52,13 +53,14 @@ def balanced_weights(dataset: Any, num_classes: int | None) -> list[float]:
 def _labels(dataset: Any) -> Iterator[NDArray[np.int64]]:
     column_names = getattr(dataset, "column_names", None)
     column = next((name for name in LABEL_COLUMNS if isinstance(column_names, list) and name in column_names), None)
+    # One column, without a format or a transform: no image is decoded.
     if column is not None:
         values: Any = dataset.with_format(None)[column]
         yield from (np.asarray(value, dtype=np.int64).reshape(-1) for value in values)
         return
     for position in range(len(dataset)):
         sample = dataset[position]
-        name = next((name for name in LABEL_COLUMNS if isinstance(sample, Mapping) and name in sample), None)
-        if name is not None:
-            check_label(sample[name], name, "train_dataset")
-            yield np.asarray(sample[name], dtype=np.int64).reshape(-1)
+        column = find_label_column(sample)
+        if column is not None:
+            check_label(sample[column], column, "train_dataset")
+            yield np.asarray(sample[column], dtype=np.int64).reshape(-1)

@@ -11,18 +11,18 @@ from hf_cmim.trainers.class_weights import BALANCED
 from hf_cmim.trainers.component_config import ComponentConfig
 
 PRESET_SETTINGS = ("temperatures", "temperature_weighting", "logit_scale", "reduction")
-"""Settings that come from the preset where they are unset."""
+"""Settings that the preset fills if they are unset."""
 
 
 @dataclass
 class CMIMConfig(ComponentConfig):
-    """Settings of `CMIMTrainer`: those of `TrainingArguments` and the hardening's own.
+    """Settings of `CMIMTrainer`: those of `TrainingArguments`, and those of the hardening.
 
-    `load_best_model_at_end` and early stopping look at a model only once the ramp has ended; `greater_is_better` is
-    False by default for every metric that should fall, not only for a loss. Settings that the preset filled follow it
-    when a search changes it.
+    `load_best_model_at_end` and early stopping consider a model only after the ramp has ended. `greater_is_better` is
+    False by default for every metric that should fall, not only for a loss. When a search changes the preset, the
+    settings that the preset filled change with it.
 
-    Every default below is ours, chosen on validation data; the paper's are not public.
+    Every default below is ours, chosen on validation data; the paper's defaults are not public.
 
     Raises:
         HfCmimError: a value outside its range, at construction.
@@ -35,7 +35,7 @@ class CMIMConfig(ComponentConfig):
     )
     cmi_warmup: float = field(
         default=0.2,
-        metadata={"help": "Fraction of training with weight 0, in which the centroids settle; in [0, 1]."},
+        metadata={"help": "Fraction of training with weight 0, while the centroids settle; in [0, 1]."},
     )
     cmi_ramp: float = field(
         default=0.3,
@@ -44,15 +44,15 @@ class CMIMConfig(ComponentConfig):
     cmi_follow_calibration: bool = field(
         default=False,
         metadata={
-            "help": "Raise the weight while the model is over-confident on eval_dataset: after each evaluation by"
-            " T^(24 f), T being the temperature that calibrates it and f the fraction of training since the last one;"
-            " it never falls below cmi_weight. Needs an eval_strategy."
+            "help": "Raise the weight while the model is over-confident on eval_dataset. Each evaluation multiplies it"
+            " by T^(24 f): T is the temperature that calibrates the model, f the fraction of training since the"
+            " previous evaluation. The weight never falls below cmi_weight. Needs an eval_strategy."
         },
     )
     preset: Literal["default", "reconstruction"] = field(
         default="default",
         metadata={
-            "help": "Where unset objective settings come from: 'default' (powers of two, max(1, T^2), mean, scale 4)"
+            "help": "Source of unset objective settings: 'default' (powers of two, max(1, T^2), mean, scale 4)"
             " or 'reconstruction' (our reading of the paper's relaxation: uniform powers 1/T, power mean, no T^2,"
             " no scale)."
         },
@@ -64,29 +64,29 @@ class CMIMConfig(ComponentConfig):
     temperature_weighting: TemperatureWeighting | None = field(
         default=None,
         metadata={
-            "help": "Factor of each temperature's CMI: 'squared' (max(1, T^2)), 'information' (1 over all that outputs"
-            " say, with the quotient's gradient: it keeps more back, and needs a larger cmi_weight, logit_scale 0,"
-            " and a warm-up or centroid_prefill) or 'none'; unset: the preset's."
+            "help": "Factor of each temperature's CMI: 'squared' (max(1, T^2)), 'information' (1 divided by all"
+            " information in the outputs, with the quotient's gradient: it leaks less, and needs a larger cmi_weight,"
+            " logit_scale 0, and a warm-up or centroid_prefill) or 'none'; unset: the preset's."
         },
     )
     logit_scale: float | None = field(
         default=None,
         metadata={
-            "help": "Root mean square of a sample's logits around their mean to which larger logits are brought before"
-            " the CMI is taken, which then leaves their own scale to the cross-entropy: shrinking all logits hides"
-            " nothing. 0 takes the CMI as it is; unset: the preset's."
+            "help": "Largest root mean square, around their mean, of a sample's logits in the CMI: larger logits are"
+            " scaled down to it first. The CMI then leaves the scale of the logits to the cross-entropy, because"
+            " shrinking all logits hides nothing. 0: no scaling; unset: the preset's."
         },
     )
     cmi_correct_only: bool = field(
         default=False,
         metadata={
-            "help": "Take the CMI of the samples alone that the model classifies correctly at that step, and leave the"
-            " others to the cross-entropy: to concentrate these means to memorise them."
+            "help": "Take the CMI only of samples that the model classifies correctly at that step. The others get"
+            " only the cross-entropy: to concentrate them means to memorise them."
         },
     )
     reduction: Reduction | None = field(
         default=None,
-        metadata={"help": "How temperatures combine: 'mean', 'power_mean' or 'max'; unset: the preset's."},
+        metadata={"help": "Combination of the temperatures: 'mean', 'power_mean' or 'max'; unset: the preset's."},
     )
     reduction_order: float = field(
         default=4.0, metadata={"help": "Exponent of the power mean over temperatures, at least 1."}
@@ -96,7 +96,8 @@ class CMIMConfig(ComponentConfig):
         metadata={
             "help": "One factor per class for the cross-entropy, or 'balanced': n / (C n_c) from the labels of"
             " train_dataset. The sum is divided by the number of labels.",
-            "nargs": "+",  # the type that HfArgumentParser takes from this annotation is one string
+            # HfArgumentParser would read this annotation as one string.
+            "nargs": "+",
         },
     )
 
@@ -104,39 +105,40 @@ class CMIMConfig(ComponentConfig):
     centroids: Literal["bank", "epoch", "batch"] = field(
         default="bank",
         metadata={
-            "help": "Where class centroids come from: 'bank' (running mean of the training outputs), 'epoch' (exact,"
-            " one extra pass over the data before each epoch) or 'batch' (this micro-batch's own: biased low by about"
+            "help": "Source of class centroids: 'bank' (running mean of the training outputs), 'epoch' (exact, one"
+            " extra pass over the data before each epoch) or 'batch' (only this micro-batch: biased low by about"
             " (n - 1) / n for n samples of a class, and not invariant to how a batch is split)."
         },
     )
     centroid_window: float = field(
         default=500.0,
-        metadata={"help": "Samples of a class over which the bank averages, above 1."},
+        metadata={"help": "Number of samples of a class over which the bank averages, above 1."},
     )
     centroid_prefill: bool = field(
         default=False,
-        metadata={"help": "Fill the bank by one pass over the data first; for models that are already trained."},
+        metadata={"help": "Fill the bank by one pass over the data before training; for trained models."},
     )
 
     # Guard
     collapse_guard: Literal["warn", "reduce", "stop", "off"] = field(
         default="warn",
         metadata={
-            "help": "What to do when classes merge: 'warn', 'reduce' (halve the weight from there on), 'stop'"
-            " (end training at this step) or 'off'."
+            "help": "Action when classes merge: 'warn', 'reduce' (halve the weight from this step on), 'stop' (end"
+            " training at this step) or 'off'."
         },
     )
 
     def __post_init__(self) -> None:
         """Fill unset objective settings from the preset, then check every range."""
         super().__post_init__()
+        # A command line gives words, also for numbers.
         if isinstance(self.class_weights, list) and all(isinstance(value, str) for value in self.class_weights):
             self.class_weights = _from_words(self.class_weights)
         self._from_preset: dict[str, Any] = {}
         self.derive()
 
     def unset_derived(self) -> None:
-        """Unset the objective settings that still hold what the preset gave them."""
+        """Unset the objective settings that still have the preset's value."""
         for name, value in self._from_preset.items():
             if getattr(self, name) == value:
                 setattr(self, name, None)
@@ -155,6 +157,7 @@ class CMIMConfig(ComponentConfig):
         self.temperature_weighting = self.temperature_weighting or ("none" if reconstructed else "squared")
         self.reduction = self.reduction or ("power_mean" if reconstructed else "mean")
         if self.logit_scale is None:
+            # The quotient needs no scale: shrinking all logits lowers both of its parts.
             needs_none = reconstructed or self.temperature_weighting == "information"
             self.logit_scale = 0.0 if needs_none else DEFAULT_LOGIT_SCALE
         self._from_preset = {name: getattr(self, name) for name in unset}
@@ -176,8 +179,8 @@ class CMIMConfig(ComponentConfig):
         judge = (self.metric_for_best_model or "loss").removeprefix("eval_")
         if self.cmi_follow_calibration and self.load_best_model_at_end and judge == "loss":
             raise HfCmimError(
-                'Expected a metric_for_best_model with cmi_follow_calibration=True, got "loss": the weight is in it,'
-                ' so that the least hardened model would count as the best. Use, for instance, "accuracy".'
+                'Expected a metric_for_best_model with cmi_follow_calibration=True, got "loss": it contains the'
+                ' weighted CMI, so the least hardened model would count as the best. Use, for instance, "accuracy".'
             )
         if not self.centroid_window > 1:
             raise HfCmimError(f"Expected centroid_window > 1 sample a class, got {self.centroid_window}.")
@@ -203,7 +206,11 @@ class CMIMConfig(ComponentConfig):
         self.build_objective()
 
     def build_objective(self, balanced_weights: list[float] | None = None) -> CMIMLoss:
-        """Return the loss these settings describe, with these weights where they ask for balanced ones."""
+        """Return the loss of these settings.
+
+        Args:
+            balanced_weights: one weight per class, used if `class_weights` is "balanced".
+        """
         return CMIMLoss(
             self.temperatures or DEFAULT_TEMPERATURES,
             temperature_weighting=self.temperature_weighting or "squared",
@@ -216,7 +223,7 @@ class CMIMConfig(ComponentConfig):
 
     @property
     def bank_settings(self) -> dict[str, Any]:
-        """What `CentroidBank` takes beside the number of classes."""
+        """Arguments of `CentroidBank`, without the number of classes."""
         return {
             "temperatures": self.temperatures or DEFAULT_TEMPERATURES,
             "window": self.centroid_window,
@@ -227,12 +234,12 @@ class CMIMConfig(ComponentConfig):
 
     @property
     def ramp_end(self) -> float:
-        """Fraction of training after which the weight is full; 0 when there is nothing to ramp."""
+        """Fraction of training after which the weight is full; 0 without a weight."""
         return self.cmi_warmup + self.cmi_ramp if self.cmi_weight else 0.0
 
 
 def _from_words(words: list[Any]) -> list[float] | str:
-    """Return what the words of a command line say: numbers, or the one word that asks for balanced weights."""
+    """Return the words of a command line as numbers, or the one word "balanced"."""
     if words == [BALANCED]:
         return BALANCED
     try:

@@ -46,7 +46,7 @@ SETTINGS_IN_LOSS = {"cmi_weight", "preset", *PRESET_SETTINGS, "reduction_order",
 
 
 class CMIMTrainer(ComponentTrainer):
-    """Train a classifier as `Trainer` would, with its output clusters concentrated at all temperatures.
+    """A `Trainer` that concentrates the output clusters of a classifier at all temperatures.
 
     A drop-in for `transformers.Trainer` on any single-label head that returns `logits` (image, text, audio, token
     classification). `label_smoothing_factor`, `class_weights` and `compute_loss_func` shape the cross-entropy part.
@@ -55,14 +55,14 @@ class CMIMTrainer(ComponentTrainer):
     no model counts as best before the ramp has ended.
 
     Args:
-        model: the classifier, or None with `model_init`.
-        args: settings.
-        others: further positional arguments of `transformers.Trainer`, in its order.
+        model: classifier, or None with `model_init`.
+        args: settings of the training and of the hardening.
+        trainer_arguments: further positional arguments of `transformers.Trainer`, in its order.
         keywords: further keyword arguments of `transformers.Trainer`.
 
     Attributes:
-        cmim_loss: the loss in training. It is not called `objective`, because a search keeps a trial's result there.
-        measurement: what the last evaluation measured, or None.
+        cmim_loss: loss in training. It is not called `objective`, because a search keeps a trial's result there.
+        measurement: measurement of the last evaluation, or None.
 
     Raises:
         HfCmimError: a head, a label, a setting or a launch that cannot be hardened, before anything is written.
@@ -75,11 +75,11 @@ class CMIMTrainer(ComponentTrainer):
     _state: HardeningState | None
 
     def __init__(
-        self, model: nn.Module | None = None, args: CMIMConfig | None = None, *others: Any, **keywords: Any
+        self, model: nn.Module | None = None, args: CMIMConfig | None = None, *trainer_arguments: Any, **keywords: Any
     ) -> None:
         args = CMIMConfig(output_dir="tmp_trainer") if args is None else args
         check_arguments(args, model)
-        super().__init__(model, args, *others, **keywords)
+        super().__init__(model, args, *trainer_arguments, **keywords)
         check_launch(self.args.world_size)
         check_head(self.accelerator.unwrap_model(self.model), self.label_names, args.class_weights)
         self.measurement: Measurement | None = None
@@ -99,7 +99,7 @@ class CMIMTrainer(ComponentTrainer):
         self._state = None
 
     def _balanced_weights(self) -> list[float] | None:
-        """Return weights that balance the classes, where the settings ask for them and there are training data."""
+        """Return weights that balance the classes, or None without training data or `class_weights="balanced"`."""
         if self.args.class_weights != BALANCED or self.train_dataset is None:
             return None
         names = class_names_of(self.accelerator.unwrap_model(self.model))
@@ -107,7 +107,7 @@ class CMIMTrainer(ComponentTrainer):
             return balanced_weights(self.train_dataset, None if names is None else len(names))
 
     def _inner_training_loop(self, batch_size: int | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
-        """Start from nothing, also for each trial of a search and each batch size tried; resuming loads its state."""
+        """Train from a new state, also for each trial of a search and each batch size; resuming loads its own."""
         self._start_hardening()
         result: TrainOutput = super()._inner_training_loop(batch_size, *args, **kwargs)
         return result
@@ -119,7 +119,7 @@ class CMIMTrainer(ComponentTrainer):
             smallest = "the smallest weight" if searched == ["cmi_weight"] else "the form with the smallest term"
             logger.warning(
                 f"{', '.join(searched)} is searched and eval_loss, which contains the CMI, is the objective:"
-                f" {smallest} would win. Pass compute_objective, for instance the accuracy less a penalty on"
+                f" {smallest} would win. Pass compute_objective, for instance the accuracy minus a penalty on"
                 " eval_cmi_sup."
             )
 
@@ -130,7 +130,7 @@ class CMIMTrainer(ComponentTrainer):
 
     @property
     def final_weight(self) -> float:
-        """Weight of the CMI after the ramp, as the guard and the calibration left it."""
+        """Weight of the CMI after the ramp, with the changes by the guard and the calibration."""
         return self.args.cmi_weight * (1.0 if self._state is None else self._state.weight_scale)
 
     @property
@@ -153,6 +153,7 @@ class CMIMTrainer(ComponentTrainer):
         labels = inputs.pop("labels", None)
         outputs = model(**inputs)
         logits, labels = logits_and_labels(outputs, labels, inputs)
+        # The check waits for the device: on a GPU only the first batch pays for it.
         if labels.device.type == "cpu" or self._state is None:
             check_label_range(labels, logits.shape[-1])
         if self._state is None:
@@ -180,7 +181,8 @@ class CMIMTrainer(ComponentTrainer):
         if num_items is None:
             num_items = (labels != IGNORE_INDEX).sum().clamp_min(1)
         elif isinstance(num_items, Tensor):
-            num_items = num_items.flatten()[0]  # Trainer repeats the count for each replica of nn.DataParallel
+            # Trainer repeats the count for each replica of nn.DataParallel.
+            num_items = num_items.flatten()[0]
         log_centroids = bank.log_centroids
         if self.args.centroids == "batch":
             log_centroids = self._batch_log_centroids(logits.detach(), labels, bank)
@@ -223,7 +225,8 @@ class CMIMTrainer(ComponentTrainer):
         if self.compute_loss_func is None:
             summed["ce"] = self._cross_entropy(None, every_logits, every_labels, 1)
             loss = (summed["ce"] + cmi) / count
-        else:  # it may look at any output of the model, so it is given this process's own batch
+        else:
+            # The user's loss may read any output of the model, so it gets only the batch of this process.
             own_count = (labels != IGNORE_INDEX).sum().clamp_min(1)
             loss = self._cross_entropy(outputs, logits, labels, own_count) + cmi / count
         if self._evaluation is not None:
@@ -268,22 +271,24 @@ class CMIMTrainer(ComponentTrainer):
         if result is not None and output.metrics is not None:
             self.measurement, metrics = result
             self._measured = (dataset_name(dataloader.dataset), weights_version(self.model))
-            named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-            exact_loss = {key: value for key, value in named.items() if key == f"{metric_key_prefix}_loss"}
-            output.metrics.update(named | output.metrics | exact_loss)  # what the user computes keeps name and value
+            prefixed = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+            exact_loss = {key: value for key, value in prefixed.items() if key == f"{metric_key_prefix}_loss"}
+            # A metric that the user computes keeps its name and value; only the loss is replaced by the exact one.
+            output.metrics.update(prefixed | output.metrics | exact_loss)
         return output
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         if self.state.global_step < self.args.ramp_end * self.state.max_steps:
-            return False  # not hardened yet: it must not be kept, and patience must not count it
+            # Not hardened yet: the model must not be kept, and patience must not count this evaluation.
+            return False
         return super()._determine_best_metric(metrics, trial)
 
     def training_record(self) -> Training:
-        """Return how the weights came about: the objective and every setting that determined it."""
+        """Return the record of this training: the objective and every setting that determined it."""
         return hardening_record(self, self.cmim_loss, self.args, self.final_weight)
 
     def hardening_summary(self) -> HardeningSummary:
-        """Return what the last training changed, which prints as five lines of words."""
+        """Return a summary of the last training, which prints as five lines of words."""
         return summary_of(self)
 
     def evaluation_record(self) -> Evaluation | None:

@@ -1,4 +1,4 @@
-"""Guard that looks for merging classes in training, says which figure shows it, and acts."""
+"""Guard that looks for merging classes in training, reports the figure that shows it, and acts."""
 
 import importlib
 from collections.abc import Mapping
@@ -16,23 +16,22 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 CHECKS = 100
-"""Checks in a whole training; ours."""
+"""Number of checks in a whole training; ours."""
 MEASURED_STEPS = 1000
-"""Steps of a whole training at which pulls are measured, at most about twice as many; ours."""
+"""Number of steps at which pulls are measured in a whole training, at most about twice as many; ours."""
 LISTED_PAIRS = 5
-"""Pairs that a warning lists."""
+"""Number of pairs that a warning lists."""
 COLLAPSED_PAIRS = "collapsed_pairs"
 """Logged name of the number of pairs that began to collapse at a step."""
 
 
 class CollapseGuard(TrainerCallback):
-    """Check for collapse a hundred times in a training, and warn, reduce the weight or stop.
+    """A callback that checks for collapse a hundred times in a training, and warns, reduces the weight or stops.
 
-    Each collapse also is one entry of the logs, `collapsed_pairs`, at its step; with `report_to="trackio"` it is an
-    alert, too.
+    Each collapse is also an entry `collapsed_pairs` in the logs, at its step, and an alert with `report_to="trackio"`.
 
     Args:
-        trainer: the trainer whose classes are watched.
+        trainer: trainer whose classes are watched.
     """
 
     def __init__(self, trainer: "CMIMTrainer") -> None:
@@ -40,18 +39,19 @@ class CollapseGuard(TrainerCallback):
 
     @property
     def is_on(self) -> bool:
-        """Whether collapse is looked for at all."""
+        """True if the guard looks for collapse at all."""
         return self.trainer.args.collapse_guard != "off" and self.trainer.args.cmi_weight > 0
 
     @property
     def measures_pulls(self) -> bool:
-        """Whether the pulls of the coming step are to be measured."""
+        """True if the pulls of the next step must be measured."""
         state = self.trainer.state
         is_due = state.global_step % max(1, state.max_steps // MEASURED_STEPS) == 0
         return is_due and self.is_on and self.trainer.current_weight > 0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Check where it is due: also before the weight rises, to know what cross-entropy reaches by itself."""
+        """Check for collapse if a check is due."""
+        # Checks before the weight rises record how well plain cross-entropy separates the classes.
         trainer, hardening = self.trainer, self.trainer._state
         is_due = state.global_step % max(1, state.max_steps // CHECKS) == 0
         if hardening is None or not is_due or not self.is_on:
@@ -72,7 +72,8 @@ class CollapseGuard(TrainerCallback):
         logger.warning(message)
         is_logged = control.should_log
         trainer.log({COLLAPSED_PAIRS: len(pairs)})
-        control.should_log = is_logged  # logging clears it, and the loss of this step is still to be logged
+        # Logging clears the flag, but the loss of this step must still be logged.
+        control.should_log = is_logged
         if "trackio" in args.report_to and state.is_world_process_zero:
             importlib.import_module("trackio").alert(title="Class collapse", text=message)
 
@@ -81,10 +82,10 @@ def warning(pairs: list[CollapsedPair], class_names: Mapping[int, str], step: in
     """Return the warning about pairs that began to collapse.
 
     Args:
-        pairs: the pairs, the most urgent first.
-        class_names: names of the classes; a class without one goes by its number.
+        pairs: collapsing pairs, the most urgent first.
+        class_names: names of the classes by number; a class without a name is shown by its number.
         step: optimizer steps done.
-        consequence: what the guard did about it.
+        consequence: action of the guard, in words.
     """
     listed = "; ".join(described(pair, class_names) for pair in pairs[:LISTED_PAIRS])
     more = f"; and {len(pairs) - LISTED_PAIRS} more" if len(pairs) > LISTED_PAIRS else ""
@@ -96,7 +97,7 @@ def warning(pairs: list[CollapsedPair], class_names: Mapping[int, str], step: in
 
 
 def described(pair: CollapsedPair, class_names: Mapping[int, str]) -> str:
-    """Return a pair's names and the figure that triggered the report: its value, its reference and its threshold."""
+    """Return the names of a pair and the figure that triggered the report, with its reference and its threshold."""
     first, second = (str(class_names.get(number, number)) for number in (pair.first, pair.second))
     lost = str(class_names.get(pair.lost, pair.lost))
     if pair.trigger == "recall":

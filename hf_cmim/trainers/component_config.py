@@ -1,4 +1,4 @@
-"""Settings that both trainers share beside those of publishing."""
+"""Settings that both trainers share, without those of publishing."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ class ComponentConfig(PublishingConfig):
     """Settings of any `ComponentTrainer`; `greater_is_better` follows from the metric's name where it is unset."""
 
     def __post_init__(self) -> None:
-        """Choose the direction of `metric_for_best_model`, and warn where the given one keeps the worst model."""
+        """Choose the direction of `metric_for_best_model`, and warn if the user's direction keeps the worst model."""
         falls = None if self.metric_for_best_model is None else is_falling(self.metric_for_best_model)
         if falls is not None and self.greater_is_better is None:
             self.greater_is_better = not falls
@@ -29,11 +29,11 @@ class ComponentConfig(PublishingConfig):
         super().__post_init__()
 
     def unset_derived(self) -> None:
-        """Unset every setting whose value was derived from others, so that it follows when those change."""
+        """Unset every setting that was derived from other settings, so that it follows when those change."""
 
     def derive(self) -> None:
-        """Derive unset settings from the others, then check every range; a search changes settings later.
+        """Derive unset settings from the others, then check every range; called again when a search changes settings.
 
         Raises:
-            HfCmimError: naming the first setting outside its range.
+            HfCmimError: a setting outside its range.
         """

@@ -1,4 +1,4 @@
-"""The distillation trainer: a student trained by any attack from a black-box teacher's answers."""
+"""The distillation trainer: any attack trains a student from the answers of a black-box teacher."""
 
 import copy
 from collections.abc import Mapping
@@ -40,44 +40,46 @@ from hf_cmim.trainers.validation import check_head, model_logits
 
 
 class DistillationTrainer(ComponentTrainer):
-    """Train a student as `Trainer` would, with an attack's loss in place of the cross-entropy.
+    """A `Trainer` for a student, with an attack's loss in place of the cross-entropy.
 
-    `train_dataset` is the transfer set: what the attacker asks about and learns from. Without labels (`Unlabelled`,
-    or data that have none) the teacher's most probable class stands in for them. Logs gain the components of the loss,
-    which add up to it. Evaluation gains accuracy, and where the teacher can answer evaluation samples `agreement`,
-    `teacher_accuracy` and `teacher_kl`, KL(teacher || student) in nats.
+    `train_dataset` is the transfer set: the samples that the attacker asks about and learns from. If it has no labels
+    (`Unlabelled`, or data without them), the teacher's most probable class is the label. Logs gain the components of
+    the loss, which add up to it. Evaluation gains accuracy; if the teacher can answer evaluation samples, also
+    `agreement`, `teacher_accuracy` and `teacher_kl`, KL(teacher || student) in nats.
 
     Args:
-        model: the student, or None with `model_init`.
-        args: settings.
-        others: further positional arguments of `transformers.Trainer`, in its order.
-        teacher: the black box; a `PreTrainedModel` or a path is wrapped in `ModelTeacher`; None for an attack that
-            needs none.
-        attack: a loss, transform, protocol, `Composition`, or a name of `hf_cmim.attacks.ATTACKS` such as "dkd"; it is
+        model: student, or None with `model_init`.
+        args: settings of the training and of the attacker.
+        trainer_arguments: further positional arguments of `transformers.Trainer`, in its order.
+        teacher: black box; a `PreTrainedModel` or a path is wrapped in `ModelTeacher`; None for an attack without a
+            teacher.
+        attack: loss, transform, protocol, `Composition`, or a name of `hf_cmim.attacks.ATTACKS` such as "dkd"; it is
             copied, so that the same object can be used again.
-        teacher_collator: collates the teacher's own view of the same samples (another size, normalisation or
-            tokenizer); None where it sees what the student sees.
+        teacher_collator: collator of the teacher's own view of the same samples (another size, normalisation or
+            tokenizer); None if teacher and student get the same inputs.
         keywords: further keyword arguments of `transformers.Trainer`.
 
     Attributes:
-        attack: the composition in training, with its own parameters; every `train()` starts it anew.
-        queries: the teacher with the account of what was asked, over all trainings: a budget belongs to one attacker.
-        correctness: `(N,)` bool, which samples of the last evaluation were right, in the data set's order, or None.
+        attack: composition in training, with its own parameters; every `train()` starts it anew.
+        queries: teacher with the ledger of all its trainings, because a budget belongs to one attacker.
+        correctness: `(N,)` bool, True for each sample of the last evaluation that was classified correctly, in the
+            order of the data set, or None.
 
     Raises:
-        HfCmimError: a student, teacher, attack, budget or launch that do not fit together, before anything is asked.
+        HfCmimError: a student, teacher, attack, budget or launch that do not fit together, before any query.
 
     Source: ours; each attack names its own.
     """
 
     args: DistillationConfig
-    optimizer: Any  # Trainer's own annotation leaves out that it is None at first
+    # Trainer's own annotation hides that the optimizer is None at first.
+    optimizer: Any
 
     def __init__(
         self,
         model: nn.Module | None = None,
         args: DistillationConfig | None = None,
-        *others: Any,
+        *trainer_arguments: Any,
         teacher: AbstractTeacher | nn.Module | str | None = None,
         attack: AttackPart | Composition | str,
         teacher_collator: Collator | None = None,
@@ -87,7 +89,7 @@ class DistillationTrainer(ComponentTrainer):
         check_distillation_arguments(args, keywords)
         if model is not None:
             check_is_classifier(model)
-        super().__init__(model, args, *others, **keywords)
+        super().__init__(model, args, *trainer_arguments, **keywords)
         check_launch(self.args.world_size)
         student = self.accelerator.unwrap_model(self.model)
         check_head(student, self.label_names, None)
@@ -98,12 +100,13 @@ class DistillationTrainer(ComponentTrainer):
         self._set_signature_columns_if_needed()
         columns = self._signature_columns if self.args.remove_unused_columns else None
         teacher = as_teacher(teacher)
-        theirs = (teacher.input_names or ()) if teacher is not None else ()
-        self.data_collator = DistillationCollator(self.data_collator, teacher_collator, columns, theirs)
+        teacher_columns = (teacher.input_names or ()) if teacher is not None else ()
+        self.data_collator = DistillationCollator(self.data_collator, teacher_collator, columns, teacher_columns)
         names = class_names_of(student)
         num_classes = count_classes(self, names, teacher)
         self.queries = TeacherQueries(teacher, names, num_classes, self.args.query_budget)
         self.attack.prepare(num_classes)
+        # A copy before any training: every later train() starts from it.
         self._prepared_attack = copy.deepcopy(self.attack)
         self._attack_is_new = True
         self.attack.to(self.args.device)
@@ -112,7 +115,7 @@ class DistillationTrainer(ComponentTrainer):
         self._take_transfer_set()
 
     def _take_transfer_set(self) -> None:
-        """Number the samples of a transfer set that was set since the last time, and check it against the plan."""
+        """Number the samples of a new transfer set, and check the plan with it."""
         if self.train_dataset is None or isinstance(self.train_dataset, IndexedDataset):
             return
         check_workers(self.args, self.train_dataset)
@@ -120,26 +123,28 @@ class DistillationTrainer(ComponentTrainer):
         self._check_plan(given_optimizer=self._optimizer_is_given)
 
     def _check_plan(self, *, given_optimizer: bool) -> None:
-        """Refuse what the attack cannot learn from, the teacher not answer, or the budget not pay."""
+        """Refuse a transfer set that the attack cannot use, the teacher cannot answer, or the budget cannot pay."""
         size = len(cast(IndexedDataset, self.train_dataset))
         check_attack(self.attack, self.args, size, given_optimizer=given_optimizer)
         self.queries.check(self.attack, size, planned_epochs(self.args, size))
 
     def _start_attack(self, *, is_resumed: bool) -> None:
-        """Put the attack back to where it was at construction, and check what is planned now.
+        """Reset the attack to its state at construction, and check the plan of this training.
 
-        The account of queries goes on: who trains twice, or searches, pays for each training.
+        The ledger is not reset: two trainings, or the trials of a search, each pay for their queries.
         """
         if self._attack_is_new:
             self._attack_is_new = False
             return
         self.attack = copy.deepcopy(self._prepared_attack).to(self.args.device)
-        if self.attack.owns_training:  # the optimizer holds what the attack before had of its own
+        if self.attack.owns_training:
+            # The optimizer still holds the parameters of the previous attack.
             self.optimizer, self.lr_scheduler = None, None
-        if not is_resumed:  # the checkpoint brings its own account
+        # A resumed run takes its ledger from the checkpoint instead.
+        if not is_resumed:
             self._check_plan(given_optimizer=False)
 
-    # Data: the collator chooses columns, because the teacher's view may need those the student's does not
+    # Data: the collator chooses columns, because the teacher may need columns that the student does not take.
 
     def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
         return dataset
@@ -148,12 +153,14 @@ class DistillationTrainer(ComponentTrainer):
         return data_collator
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """Sample by what the data set under the numbering says, such as its column of lengths."""
+        """Return the sampler for the user's data set."""
+        # A sampler by length reads a column that the wrapper with the positions does not have.
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         return super()._get_train_sampler(dataset.dataset if isinstance(dataset, IndexedDataset) else dataset)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
-        """Count valid labels, or samples where the transfer set has no labels."""
+        """Count valid labels, or samples if the transfer set has no labels."""
+        # Positions are never -100, so each sample counts as one label.
         if batch_samples and "labels" not in batch_samples[0] and INDEX_NAME in batch_samples[0]:
             batch_samples = [{"labels": batch[INDEX_NAME]} for batch in batch_samples]
         return super()._get_num_items_in_batch(batch_samples, device)
@@ -188,7 +195,9 @@ class DistillationTrainer(ComponentTrainer):
         if num_items is None:
             num_items = count.clamp_min(1)
         elif isinstance(num_items, Tensor):
-            num_items = num_items.flatten()[0]  # Trainer repeats the count for each replica of nn.DataParallel
+            # Trainer repeats the count for each replica of nn.DataParallel.
+            num_items = num_items.flatten()[0]
+        # Components are means over this micro-batch: `count` turns them into sums, `num_items` into the step's mean.
         scale = self.loss_scale * count / num_items
         components = {name: value * scale for name, value in components.items()}
         self.record_components(components)
@@ -200,7 +209,8 @@ class DistillationTrainer(ComponentTrainer):
     def _evaluation_loss(self, model: nn.Module, query: Query) -> tuple[Tensor, Any]:
         outputs = model(**query.student_inputs)
         logits, labels = model_logits(outputs), query.labels
-        assert labels is not None  # prediction_step comes here with labels alone
+        # prediction_step computes no loss without labels.
+        assert labels is not None
         log_probs = None
         if self.args.compare_with_teacher and self.queries.can_answer_any_sample:
             log_probs = self.queries.answers(query.teacher_inputs, labels, None, paid=False)
@@ -216,7 +226,8 @@ class DistillationTrainer(ComponentTrainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """Train on one micro-batch; after the last one of a step share the attack's own gradients among processes."""
+        """Train on one micro-batch; after the last one of a step average the attack's gradients over processes."""
+        # Trainer zeroes the gradients of the model, not those of the attack.
         if self._attack_step_is_over:
             self.attack.zero_grad()
         loss = super().training_step(model, inputs, num_items_in_batch)
@@ -227,6 +238,7 @@ class DistillationTrainer(ComponentTrainer):
 
     def _finish_gradients(self) -> None:
         protocol = self.attack.optimizer_protocol
+        # Data-parallel training averages the gradients of the model, not those of the attack.
         if self.num_processes > 1:
             for parameter in self.attack.parameters():
                 if parameter.grad is not None:
@@ -237,7 +249,7 @@ class DistillationTrainer(ComponentTrainer):
             protocol.seal()
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Build the optimizer of the student and, at the rates the attack asks for, of its own parameters."""
+        """Build the optimizer of the student and, at the attack's rates, of the attack's own parameters."""
         if self.optimizer is not None:
             return cast(torch.optim.Optimizer, self.optimizer)
         trained: Any = self.model if model is None else model
@@ -246,13 +258,15 @@ class DistillationTrainer(ComponentTrainer):
         if self.attack.optimizer_protocol is None:
             super().create_optimizer(model)
         else:
-            decayed = set(self.get_decay_parameter_names(trained))
-            groups = [
-                {"params": [value for name, value in trained.named_parameters()
-                            if value.requires_grad and (name in decayed) == decays],
-                 "weight_decay": self.args.weight_decay if decays else 0.0}
-                for decays in (True, False)
-            ]  # fmt: skip
+            decayed_names = set(self.get_decay_parameter_names(trained))
+            # The same two groups as in Trainer: biases and norms have no weight decay.
+            decayed: dict[str, Any] = {"params": [], "weight_decay": self.args.weight_decay}
+            undecayed: dict[str, Any] = {"params": [], "weight_decay": 0.0}
+            for name, parameter in trained.named_parameters():
+                group = decayed if name in decayed_names else undecayed
+                if parameter.requires_grad:
+                    group["params"].append(parameter)
+            groups = [decayed, undecayed]
             self.optimizer = self.attack.optimizer_protocol.build_optimizer(groups, learning_rate)
             learning_rate = self.optimizer.defaults["lr"]
         optimizer = cast(torch.optim.Optimizer, self.optimizer)
@@ -263,12 +277,12 @@ class DistillationTrainer(ComponentTrainer):
     # Evaluation
 
     def prediction_step(
-        self, model: nn.Module, inputs: dict[str, Any], *others: Any, **keywords: Any
+        self, model: nn.Module, inputs: dict[str, Any], *arguments: Any, **keywords: Any
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Predict as `Trainer` does; without labels the student alone is asked."""
+        """Predict as `Trainer` does; without labels only the student is asked."""
         if inputs.get("labels") is None:
             inputs = {name: value for name, value in inputs.items() if name not in (INDEX_NAME, TEACHER_VIEW)}
-        prediction: Any = super().prediction_step(model, inputs, *others, **keywords)
+        prediction: Any = super().prediction_step(model, inputs, *arguments, **keywords)
         return cast(tuple[Tensor | None, Tensor | None, Tensor | None], prediction)
 
     def evaluation_loop(
@@ -279,7 +293,7 @@ class DistillationTrainer(ComponentTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Evaluate as `Trainer` does, adding accuracy and, where the teacher can be asked, agreement with it."""
+        """Evaluate as `Trainer` does, adding accuracy and, if the teacher can be asked, agreement with it."""
         self._evaluation = StudentEvaluation()
         try:
             output = super().evaluation_loop(
@@ -290,9 +304,10 @@ class DistillationTrainer(ComponentTrainer):
         finally:
             self._evaluation = None
         if metrics and output.metrics is not None:
-            named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-            # A metric the user computes keeps its name and value.
-            output.metrics.update(named | output.metrics | {f"{metric_key_prefix}_loss": metrics["loss"]})
+            prefixed = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+            exact_loss = {f"{metric_key_prefix}_loss": metrics["loss"]}
+            # A metric that the user computes keeps its name and value; only the loss is replaced by the exact one.
+            output.metrics.update(prefixed | output.metrics | exact_loss)
             self.correctness = torch.cat(correctness)
             if self.args.save_correctness and self.args.should_save:
                 write_correctness(Path(str(self.args.output_dir)), metric_key_prefix, self.correctness)
@@ -301,31 +316,32 @@ class DistillationTrainer(ComponentTrainer):
     # Checkpoints and results
 
     def training_record(self) -> Training:
-        """Return how the weights came about: the attack, its teacher and every setting that determined it."""
+        """Return the record of this training: the attack, its teacher and every setting that determined it."""
         return attack_record(self, self.attack, self.queries.teacher)
 
-    def train(self, *others: Any, **keywords: Any) -> TrainOutput:
+    def train(self, *arguments: Any, **keywords: Any) -> TrainOutput:
         """Train, and write attack, teacher and queries to distillation.json in output_dir.
 
         A transfer set that was set after construction is numbered and checked first.
         """
         self._take_transfer_set()
-        result = super().train(*others, **keywords)
+        result = super().train(*arguments, **keywords)
+        # Before the condition: merging the ledgers needs every process.
         report = self.query_report()
         if self.args.should_save:
             write_report(Path(str(self.args.output_dir)), report)
         return result
 
-    def _inner_training_loop(self, *others: Any, **keywords: Any) -> TrainOutput:
+    def _inner_training_loop(self, *arguments: Any, **keywords: Any) -> TrainOutput:
         is_resumed = keywords.get("resume_from_checkpoint") is not None
         self._start_attack(is_resumed=is_resumed)
         if self.attack.needs_survey and not is_resumed:
             survey_teacher(self)
-        result: TrainOutput = super()._inner_training_loop(*others, **keywords)
+        result: TrainOutput = super()._inner_training_loop(*arguments, **keywords)
         return result
 
     def query_report(self) -> dict[str, Any]:
-        """Return what was run and asked, over all processes, ready for JSON."""
+        """Return attack, teacher and queries of all processes, ready for JSON."""
         teacher = self.queries.teacher
         record: Mapping[str, Any] = {"teacher": None} if teacher is None else teacher.record()
         return {"attack": repr(self.attack), **record, "queries": self.queries.merged_ledger().to_dict()}
@@ -340,5 +356,6 @@ class DistillationTrainer(ComponentTrainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             ledger = load_attack_state(Path(checkpoint), self.attack, self.args.query_budget)
-            if self.is_world_process_zero():  # it is that of all processes, and would count once for each
+            # It is the ledger of all processes, so only one process takes it over: merging adds them up.
+            if self.is_world_process_zero():
                 self.queries.ledger = ledger

@@ -12,17 +12,17 @@ from hf_cmim.measurement import Measurement, MeasurementAccumulator
 logger = logging.get_logger(__name__)
 
 LARGEST_MEASURED = 5000
-"""Classes above which evaluation does not measure: a curve of 32 temperatures keeps 68 C^2 numbers, here 13.6 GB."""
+"""Largest number of classes to measure: a curve of 32 temperatures keeps 68 C^2 numbers, here 13.6 GB."""
 
 
 class EvaluationAccumulator:
-    """Accumulate the measurement and the exact loss of an evaluation; of very many classes loss and accuracy alone.
+    """An accumulator of the measurement and the exact loss; above `LARGEST_MEASURED` classes only loss and accuracy.
 
-    The loss is a sum over all valid labels divided by their number, which the mean of batch means is not when batches
-    hold unequal numbers of them.
+    The loss is a sum over all valid labels divided by their number. The mean of batch means would differ if batches
+    have unequal numbers of valid labels.
 
     Args:
-        temperatures: temperatures whose CMI is reported.
+        temperatures: temperatures at which the CMI is reported.
     """
 
     def __init__(self, temperatures: Sequence[float]) -> None:
@@ -50,7 +50,7 @@ class EvaluationAccumulator:
             self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
 
     def compute(self) -> tuple[Measurement | None, dict[str, float]] | None:
-        """Return the measurement and the flat metrics without prefix, or None when fewer than 2 labels were seen."""
+        """Return the measurement and the flat metrics without prefix, or None after fewer than 2 valid labels."""
         if self._count < 2:
             return None
         components = {name: value.item() / self._count for name, value in self._sums.items()}

@@ -1,4 +1,4 @@
-"""Heads of transformers that are no classifier of one label a row, told apart by transformers' own mappings."""
+"""Detection of heads that do not classify rows into single labels, by transformers' own mappings."""
 
 from collections.abc import Iterator
 from typing import Any, NoReturn
@@ -15,9 +15,9 @@ CLASSIFIERS = {
     "VIDEO_CLASSIFICATION": "AutoModelForVideoClassification",
     "AUDIO_CLASSIFICATION": "AutoModelForAudioClassification",
 }
-"""Kinds of classification with the class that loads each."""
+"""Kinds of classification, with the class that loads each."""
 HEADLESS = ("IMAGE", "TEXT_ENCODING", "BACKBONE")
-"""Kinds whose models have no head at all; that they take no labels says it better."""
+"""Kinds of models without a head; the error about missing `labels` explains these better."""
 
 _SHIFTED = "its labels are tokens of the vocabulary, which its own loss shifts by one: here it would learn to copy"
 _VOCABULARY = "its labels are tokens of the vocabulary, not classes"
@@ -37,23 +37,23 @@ CONSEQUENCES = {
     "SEMANTIC_SEGMENTATION": _PIXELS,
     "IMAGE_SEGMENTATION": _PIXELS,
 }
-"""What would go wrong with the commonest heads."""
+"""Consequences of training with the commonest heads of other kinds."""
 
 _OTHERWISE = "its outputs are not one row of class logits for each label"
 
 
 def check_is_classifier(model: nn.Module) -> None:
-    """Refuse a model of transformers whose head does something else than to classify.
+    """Refuse a model of transformers whose head is not a classifier.
 
-    A class of your own is accepted: nobody but you knows what its logits are. A subclass counts as what it inherits
-    its `forward` from.
+    A class of your own is accepted: only its author knows the meaning of its logits. A subclass counts as the class
+    from which it inherits `forward`.
 
     Raises:
-        HfCmimError: a language model, a multiple-choice, question-answering or segmentation head, or another that is
-            in transformers' mappings and not in those of classification; or something that is no model.
+        HfCmimError: an object that is no model, or a model that transformers lists only for other tasks, such as a
+            language model or a multiple-choice, question-answering or segmentation head.
     """
     if not isinstance(model, nn.Module):
-        _refuse_what_is_no_model(model)
+        _refuse_no_model(model)
     model = _base_of(model)
     architecture = next((cls for cls in _up_to_forward(type(model)) if _kinds_of(cls)), None)
     if architecture is None:
@@ -68,10 +68,10 @@ def check_is_classifier(model: nn.Module) -> None:
     )
 
 
-def _refuse_what_is_no_model(model: object) -> NoReturn:
+def _refuse_no_model(model: object) -> NoReturn:
     if isinstance(model, str):
         raise HfCmimError(
-            f"Expected a model, got the name {model!r}, which does not tell what kind of head to load. Write, for"
+            f"Expected a model, got the name {model!r}, which does not tell the kind of head to load. Write, for"
             f" instance, model = AutoModelForSequenceClassification.from_pretrained({model!r}, num_labels=...), or use"
             " AutoModelForImageClassification, AutoModelForAudioClassification or AutoModelForTokenClassification."
         )
@@ -90,9 +90,9 @@ def _base_of(model: nn.Module) -> nn.Module:
 
 def _up_to_forward(model_class: type) -> Iterator[type]:
     """Yield a class and its bases, up to the one whose `forward` it uses."""
-    for each in model_class.__mro__:
-        yield each
-        if "forward" in vars(each):
+    for base_class in model_class.__mro__:
+        yield base_class
+        if "forward" in vars(base_class):
             return
 
 
@@ -100,24 +100,26 @@ def _kinds_of(model_class: type) -> list[str]:
     """Return the mappings that name a class of transformers, such as "CAUSAL_LM"."""
     if model_class.__module__.partition(".")[0] != "transformers":
         return []
-    return [
-        kind for kind, mapping in _mappings().items()
-        if any(model_class.__name__ in _names(value) for value in mapping.values())
-    ]  # fmt: skip
+    kinds: list[str] = []
+    for kind, mapping in _mappings().items():
+        if any(model_class.__name__ in _names(value) for value in mapping.values()):
+            kinds.append(kind)
+    return kinds
 
 
 def _mappings() -> dict[str, dict[str, Any]]:
-    start, end = "MODEL_FOR_", "_MAPPING_NAMES"
-    return {
-        kind: mapping
-        for name, mapping in vars(modeling_auto).items()
-        if name.startswith(start)
-        and name.endswith(end)
-        and (kind := name.removeprefix(start).removesuffix(end)) not in HEADLESS
-    }
+    """Return transformers' mappings from model types to class names, by kind of head."""
+    mappings: dict[str, dict[str, Any]] = {}
+    for name, mapping in vars(modeling_auto).items():
+        # "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES" is of the kind "CAUSAL_LM".
+        kind = name.removeprefix("MODEL_FOR_").removesuffix("_MAPPING_NAMES")
+        if name == f"MODEL_FOR_{kind}_MAPPING_NAMES" and kind not in HEADLESS:
+            mappings[kind] = mapping
+    return mappings
 
 
 def _names(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    # Some model types have several classes for the same task.
     return (value,) if isinstance(value, str) else tuple(value)
 
 
@@ -127,7 +129,7 @@ def _in_words(kinds: list[str]) -> str:
 
 
 def _remedy(model: nn.Module) -> str:
-    """Return which classes of transformers classify with a model of this type."""
+    """Return advice that names the classes of transformers that classify with a model of this type."""
     model_type = getattr(getattr(model, "config", None), "model_type", None)
     mappings = _mappings()
     fitting = [auto_class for kind, auto_class in CLASSIFIERS.items() if model_type in mappings[kind]]

@@ -1,4 +1,4 @@
-"""Refuse launches that would not train what was asked for."""
+"""Checks for launches that would not train as requested."""
 
 import os
 from itertools import pairwise
@@ -18,36 +18,36 @@ WORKING_COMMANDS = (
 
 
 def check_launch(num_processes: int) -> None:
-    """Refuse to train when fewer processes work together than were asked for.
+    """Refuse to train if fewer processes work together than were requested.
 
-    Two ways lead there on a machine without GPUs, both silent: `accelerate launch --cpu --num_processes 2` starts one
-    process, and two workers launched without `use_cpu=True` train two copies into the same folder.
+    On a machine without GPUs this happens silently in two ways. `accelerate launch --cpu --num_processes 2` starts one
+    process. Two workers launched without `use_cpu=True` train two models and write both into the same folder.
 
     Args:
-        num_processes: processes that really work together, `TrainingArguments.world_size`.
+        num_processes: number of processes that work together, `TrainingArguments.world_size`.
 
     Raises:
-        HfCmimError: the launcher was asked for more.
+        HfCmimError: the launch requested more processes.
     """
     workers = int(os.environ.get("WORLD_SIZE", "1"))
     if workers > num_processes:
         raise HfCmimError(
             f"Expected {workers} processes working together (WORLD_SIZE), got {num_processes}: each worker would train"
-            f" its own copy and write the same folder. Pass use_cpu=True. {WORKING_COMMANDS}"
+            f" a model of its own and write it to the same folder. Pass use_cpu=True. {WORKING_COMMANDS}"
         )
-    asked = _asked_of_accelerate(psutil.Process().parent())
-    if asked > num_processes:
+    requested = _requested_from_accelerate(psutil.Process().parent())
+    if requested > num_processes:
         raise HfCmimError(
-            f"Expected {asked} processes, as accelerate launch was asked for, got {num_processes}: on CPU accelerate"
-            f" starts one, and training would quietly be another than planned. {WORKING_COMMANDS}"
+            f"Expected {requested} processes, as requested from accelerate launch, got {num_processes}: on CPU"
+            f" accelerate starts only one, and the total batch would be smaller than planned. {WORKING_COMMANDS}"
         )
 
 
 def check_no_deepspeed(*, is_enabled: bool) -> None:
     """Refuse DeepSpeed, whose engine divides losses and steps the optimizer by itself.
 
-    Neither trainer has been tested with it: on two CPU processes even a plain `Trainer` with ZeRO-2 did not finish
-    four steps in 400 seconds.
+    Our trainers are not tested with it: on two CPU processes even a plain `Trainer` with ZeRO-2 did not finish four
+    steps in 400 seconds.
 
     Raises:
         HfCmimError: DeepSpeed is enabled.
@@ -60,8 +60,8 @@ def check_no_deepspeed(*, is_enabled: bool) -> None:
         )
 
 
-def _asked_of_accelerate(parent: psutil.Process | None) -> int:
-    """Number of processes on the command line or in the config file of `accelerate launch`, 1 if it is not that."""
+def _requested_from_accelerate(parent: psutil.Process | None) -> int:
+    """Return the number of processes in the command line or the config file of `accelerate launch`; 1 without it."""
     try:
         words = parent.cmdline() if parent is not None else []
     except psutil.Error:

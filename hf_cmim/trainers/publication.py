@@ -1,4 +1,4 @@
-"""How a trained model may leave the machine: with a certificate, without one, or not at all."""
+"""Ways to publish a trained model: with a certificate, without one, or not at all."""
 
 import tempfile
 from collections.abc import Iterable
@@ -18,12 +18,12 @@ from hf_cmim.hub.uncertified_card import Library
 
 @dataclass(frozen=True)
 class Publication:
-    """What may be said about a kind of model, and who can load it.
+    """A way to publish a kind of model.
 
     Attributes:
         kind: "certified" for a classifier of transformers; "adapter" for a PEFT model; "remote code" for a class whose
             Python files are saved with it; "unloadable" for everything that from_pretrained cannot load.
-        reason: why it gets no certificate; "" where it gets one.
+        reason: explanation why the model gets no certificate; "" if it gets one.
     """
 
     kind: Literal["certified", "adapter", "remote code", "unloadable"]
@@ -31,13 +31,13 @@ class Publication:
 
     @property
     def library(self) -> Library:
-        """What loads the model."""
+        """Library that loads the model."""
         libraries: dict[str, Library] = {"adapter": "peft", "unloadable": "pytorch"}
         return libraries.get(self.kind, "transformers")
 
 
 def publication_of(model: Any) -> Publication:
-    """Return how a model, without the wrappers of a launch, may be published."""
+    """Return the way to publish a model, given without the wrappers of a launch."""
     if is_adapter(model):
         return Publication(
             "adapter",
@@ -45,33 +45,34 @@ def publication_of(model: Any) -> Publication:
             " and can change: a certificate of these files would not bind them.",
         )
     # FSDP puts a class of its own in front of the model's.
-    own = next(each for each in type(model).__mro__ if not each.__module__.startswith("torch.distributed."))
-    if isinstance(model, PreTrainedModel) and getattr(own, "_auto_class", None):
+    model_classes = (cls for cls in type(model).__mro__ if not cls.__module__.startswith("torch.distributed."))
+    model_class = next(model_classes)
+    # register_for_auto_class sets _auto_class: saving then copies the Python files of the class.
+    if isinstance(model, PreTrainedModel) and getattr(model_class, "_auto_class", None):
         return Publication(
             "remote code",
             "Loading this model runs Python code that is published with it. Only models that plain transformers loads"
             " are certified.",
         )
-    if not isinstance(model, PreTrainedModel) or not own.__module__.startswith("transformers."):
+    name = model_class.__name__
+    if not isinstance(model, PreTrainedModel) or not model_class.__module__.startswith("transformers."):
         return Publication(
             "unloadable",
-            f"The model is a {own.__name__}, a class that transformers does not have: from_pretrained cannot load it.",
+            f"The model is a {name}, a class that transformers does not have: from_pretrained cannot load it.",
         )
-    if "Classification" not in own.__name__:
-        return Publication("unloadable", f"The model is a {own.__name__}. Only classifiers are certified.")
+    if "Classification" not in name:
+        return Publication("unloadable", f"The model is a {name}. Only classifiers are certified.")
     return Publication("certified", "")
 
 
 def is_adapter(model: Any) -> bool:
-    """Return whether a model is one of PEFT's."""
+    """Return True for a model of PEFT."""
     return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
 
 
 def name_adapter_base(model: Any) -> str:
-    """Return the id or path of an adapter's base model, or ""; the adapter's configuration is given it if it has none.
-
-    PEFT looks at the model's own name, which a model built from a configuration lacks.
-    """
+    """Return the id or path of an adapter's base model, or "", and write it into configurations that lack it."""
+    # PEFT reads a name that only a loaded model has; for a model built from a configuration it writes none.
     name = str(getattr(model.get_base_model().config, "_name_or_path", "") or "")
     for config in model.peft_config.values():
         config.base_model_name_or_path = config.base_model_name_or_path or name
@@ -91,21 +92,21 @@ def model_files(folder: Path, processor_files: Iterable[str]) -> list[str]:
 
 
 def rehearsed_files(model: Any, processor: Any, publication: Publication) -> frozenset[str]:
-    """Save model and processor into an empty folder and load them as a stranger would.
+    """Save model and processor into an empty folder, and check that another user could load them from there.
 
-    Random states stay as they are, so that a training that pushes equals one that does not.
+    Random states are restored, so a training that pushes equals one that does not.
 
     Returns:
         Names of the files that saving wrote.
 
     Raises:
-        HfCmimError: nobody could load what would be published.
+        HfCmimError: no other user could load the published files.
     """
     if publication.kind == "unloadable":
         raise HfCmimError(
-            f"Nobody could load what push_to_hub=True would publish. {publication.reason} Train with"
-            " push_to_hub=False, or make the model loadable: transformers' documentation on custom models"
-            " (register_for_auto_class) says how."
+            f"push_to_hub=True would publish a model that nobody could load. {publication.reason} Train with"
+            " push_to_hub=False, or make the model loadable as in transformers' documentation on custom models"
+            " (register_for_auto_class)."
         )
     if publication.kind == "adapter":
         _check_base_can_be_found(name_adapter_base(model))

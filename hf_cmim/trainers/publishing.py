@@ -1,4 +1,4 @@
-"""What every trainer of ours does when a model leaves it: certificate, card, upload."""
+"""Base class of our trainers for published models: certificate, card, upload."""
 
 import re
 import shutil
@@ -52,31 +52,34 @@ CHECKPOINT = re.compile(r"checkpoint-\d+")
 
 
 class PublishingTrainer(Trainer):
-    """Abstract `Trainer` whose saved models carry a certificate, and whose pushes send that, the model and a card.
+    """Abstract `Trainer` that saves each model with a certificate, and pushes model, certificate and card.
 
-    Whatever else lies in `output_dir` stays there: training arguments, optimizer states, centroids, results. A
+    All other files in `output_dir` are never uploaded: training arguments, optimizer states, centroids, results. A
     `hub_token` in the settings is written to no file.
     """
 
     args: PublishingConfig
-    push_in_progress: Any  # Trainer's own annotation leaves out that it comes to be something
-    _rehearsed: frozenset[str] | None = None  # files of a rehearsed push; set in Trainer's constructor
-    _obstacle: str | None = None  # why the saved model gets no certificate, "" for no reason; None before the first
+    # Trainer's own annotation allows only None.
+    push_in_progress: Any
+    # Files of a rehearsed push; set while Trainer's constructor runs.
+    _rehearsed: frozenset[str] | None = None
+    # Reason why the saved model gets no certificate; "" if it gets one, None before the first save.
+    _obstacle: str | None = None
 
     @abstractmethod
     def training_record(self) -> Training:
-        """Return how the weights came about."""
+        """Return the record of the training that made the weights."""
 
     def evaluation_record(self) -> Evaluation | None:
-        """Return what the last evaluation measured, if it measured the weights as they are now."""
+        """Return the last evaluation, if it measured the current weights."""
         return None
 
     # Saving
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model as `Trainer` does, with a certificate beside it where it can have one; checkpoints have none.
+        """Save the model as `Trainer` does, with a certificate unless the folder is a checkpoint.
 
-        A model that cannot be certified is saved all the same, with one warning.
+        A model that cannot be certified is saved without one, with one warning.
         """
         folder = Path(str(output_dir if output_dir is not None else self.args.output_dir))
         super().save_model(str(folder), _internal_call=True)
@@ -90,12 +93,12 @@ class PublishingTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         folder = Path(str(output_dir if output_dir is not None else self.args.output_dir))
-        with self.without_token(), _kept(folder / CARD_NAME if self.args.should_save else None):
+        with self.without_token(), _unchanged(folder / CARD_NAME if self.args.should_save else None):
             super()._save(output_dir, state_dict)
 
     @contextmanager
     def without_token(self) -> Iterator[None]:
-        """Take the Hub's token out of the settings while they are written to a file."""
+        """Remove the Hub's token from the settings while they are written to a file."""
         token, self.args.hub_token = self.args.hub_token, None
         try:
             yield
@@ -104,7 +107,7 @@ class PublishingTrainer(Trainer):
 
     @property
     def publication(self) -> Publication:
-        """How this trainer's model may be published."""
+        """Way to publish this trainer's model."""
         return publication_of(self._saved_model())
 
     def _saved_model(self) -> Any:
@@ -115,14 +118,15 @@ class PublishingTrainer(Trainer):
         return self.processing_class or getattr(self.data_collator, "tokenizer", None)
 
     def _certify(self, folder: Path, training: Training) -> Certificate | None:
-        """Write the certificate of a saved model, or return None for one that cannot have any."""
+        """Write the certificate of a saved model, or return None if the model cannot have one."""
         processor_files = files_of_processor(self._saved_processor())
         if self._obstacle is None:
             self._obstacle = self.publication.reason or loading_fault(folder, model_files(folder, processor_files))
             if self._obstacle:
                 logger.warning(f"The saved model gets no certificate. {self._obstacle}")
         if self._obstacle:
-            for name in (CERTIFICATE_NAME, SIGNATURE_NAME):  # of the weights that were here before
+            # An older certificate in the folder belongs to other weights.
+            for name in (CERTIFICATE_NAME, SIGNATURE_NAME):
                 (folder / name).unlink(missing_ok=True)
             return None
         return certify(folder, training=training, evaluation=self.evaluation_record(), processor_files=processor_files)
@@ -130,30 +134,34 @@ class PublishingTrainer(Trainer):
     # Publishing
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Make the repository where there is none, before training.
+        """Create the repository before training, if there is none.
 
-        Before that, model and processor are saved into an empty folder and loaded as a stranger would load them.
+        First, model and processor are saved into an empty folder, to check that another user could load them.
 
         Args:
-            token: None for that of the settings, or of the login.
-            private: whether a new repository is; Trainer takes it from transformers 5.23 on.
+            token: token of the Hub; None for that of the settings, or of the login.
+            private: visibility of a new repository; Trainer takes it from transformers 5.23 on.
 
         Raises:
-            HfCmimError: a model that nobody could load, another model there, no right to write, or no Hub.
+            HfCmimError: a model that nobody could load, another model in the repository, no right to write, or no
+                connection to the Hub.
         """
         if not self.is_world_process_zero():
             return
         folder = Path(str(self.args.output_dir))
         self._rehearsed = rehearsed_files(self._saved_model(), self._saved_processor(), self.publication)
-        known = Certificate.read(folder) if (folder / CERTIFICATE_NAME).is_file() else None
+        local_certificate = Certificate.read(folder) if (folder / CERTIFICATE_NAME).is_file() else None
+        # Older versions of transformers do not take the argument at all.
         options = {} if private is None else {"private": private}
         with explained(self.args.hub_model_id or folder.name, "write to"):
             super().init_hf_repo(token=token, **options)
         repository = Repository(
             str(self.hub_model_id), token=token or self.args.hub_token, branch=self.args.hub_revision
         )
-        is_earlier = bool(lineage := lineage_of(folder / CARD_NAME)) and lineage == published_lineage(repository)
-        repository.check_not_another(known, force=self.args.hub_overwrite or is_earlier)
+        # An uncertified model is recognised by the lineage in its card.
+        lineage = lineage_of(folder / CARD_NAME)
+        is_earlier = bool(lineage) and lineage == published_lineage(repository)
+        repository.check_not_another(local_certificate, force=self.args.hub_overwrite or is_earlier)
 
     def create_model_card(
         self,
@@ -163,20 +171,20 @@ class PublishingTrainer(Trainer):
         model_name: str | None = None,
         *ignored: Any,
         dataset: str | list[str] | None = None,
-        **others: Any,
+        **ignored_keywords: Any,
     ) -> None:
-        """Write the card of the model in `output_dir`, certified anew; sections that others wrote into it stay.
+        """Certify the model in `output_dir` again and write its card; sections added by hand stay in the card.
 
         The card of a model that cannot be certified says so and why.
 
         Args:
-            language: code of the Hub.
-            license: identifier of the Hub.
-            tags: further ones.
+            language: language code of the Hub.
+            license: license identifier of the Hub.
+            tags: further tags.
             model_name: user/name on the Hub; None for the repository of this trainer, or the folder's name.
-            ignored: what `Trainer` takes besides; task and base model are those of the certificate.
-            dataset: Hub id of the training data; None for the name that the data set itself has.
-            others: the same as `ignored`, by name.
+            ignored: further arguments of `Trainer`; task and base model come from the certificate instead.
+            dataset: Hub id of the training data; None for the data set's own name.
+            ignored_keywords: further arguments of `Trainer`, by name.
 
         Raises:
             HfCmimError: no saved classifier in `output_dir`, or a card there that cannot be read.
@@ -198,7 +206,7 @@ class PublishingTrainer(Trainer):
             write_uncertified_card(folder, model, training, self.evaluation_record(), **metadata)
 
     def _uncertified(self, lineage: str, training: Training) -> UncertifiedModel:
-        """Return what the card says of a model that cannot be certified."""
+        """Return the facts on the card of a model that cannot be certified."""
         model = self._saved_model()
         base = model.get_base_model() if is_adapter(model) else model
         return UncertifiedModel(
@@ -222,15 +230,15 @@ class PublishingTrainer(Trainer):
         """Upload model, processor, certificate and card in one commit, as `Trainer.push_to_hub` does.
 
         Args:
-            commit_message: of the commit.
-            blocking: whether to return only when it is done.
-            token: of the Hub; None for that of the settings or of the login.
+            commit_message: message of the commit.
+            blocking: True to return only after the upload.
+            token: token of the Hub; None for that of the settings or of the login.
             revision: branch to write to.
-            private: whether a new repository is private.
-            keywords: of `create_model_card`.
+            private: visibility of a new repository.
+            keywords: keyword arguments of `create_model_card`.
 
         Returns:
-            The commit, or a future of it.
+            Commit, or a future of it.
 
         Raises:
             HfCmimError: another model in the repository, or an error of the Hub. Nothing is published then.
@@ -241,7 +249,8 @@ class PublishingTrainer(Trainer):
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None
-        keywords.pop("model_name", None)  # a card's commands name the repository
+        # The commands on a card must name the repository.
+        keywords.pop("model_name", None)
         self.create_model_card(**keywords)
         self._check_published(Path(str(self.args.output_dir)))
         self._finish_current_push()
@@ -255,7 +264,8 @@ class PublishingTrainer(Trainer):
         return sorted(name for name in names if (folder / name).is_file())
 
     def _check_published(self, folder: Path) -> None:
-        """Load what is about to be uploaded as a stranger would; an adapter's base is not here to be loaded."""
+        """Check that another user could load the files of the upload."""
+        # The base model of an adapter is not among the files.
         kind = self.publication.kind
         if kind != "adapter":
             check_loads_alone(folder, self._published_files(folder), trust_remote_code=kind == "remote code")
@@ -280,31 +290,32 @@ class PublishingTrainer(Trainer):
 
     @cached_property
     def _background_api(self) -> HfApi:
-        """The client of all uploads that run while training goes on: it does one after the other."""
+        """Client of all uploads during training: it runs one upload after the other."""
         return HfApi(token=self.args.hub_token)
 
     def _finish_current_push(self) -> None:
-        """Wait for uploads that are under way, and say which failed: upstream never looks."""
+        """Wait for running uploads, and warn about those that failed."""
+        # Trainer waits too, but never looks at the errors.
         super()._finish_current_push()
         if getattr(self, "push_in_progress", None) is None:
             return
         for job in self.push_in_progress.jobs:
             if error := job.exception():
                 logger.warning(
-                    f"An upload to {self.hub_model_id} failed while training went on: {error} What it should have sent"
-                    " is still in the output folder; push_to_hub() sends the model again."
+                    f"An upload to {self.hub_model_id} failed while training went on: {error} Its files are still in"
+                    " the output folder; push_to_hub() sends the model again."
                 )
         self.push_in_progress = None
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Upload the model of a checkpoint that was just written, unless an earlier upload is still under way."""
+        """Upload the model of a checkpoint that was just written, unless an earlier upload is still running."""
         if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
             return
-        under_way = self.push_in_progress is not None and not self.push_in_progress.is_done()
-        if under_way and not self.args.hub_always_push:
+        is_running = self.push_in_progress is not None and not self.push_in_progress.is_done()
+        if is_running and not self.args.hub_always_push:
             return
-        earlier = self.push_in_progress.jobs if under_way else []
-        if not under_way:
+        earlier_jobs = self.push_in_progress.jobs if is_running else []
+        if not is_running:
             self._finish_current_push()
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         folder, checkpoint = Path(str(self.args.output_dir)), Path(checkpoint_folder)
@@ -320,23 +331,24 @@ class PublishingTrainer(Trainer):
         when = f"step {self.state.global_step}" if by_steps else f"epoch {int(self.state.epoch or 0)}"
         jobs: Any = [self._upload(f"Training in progress, {when}", token=None, revision=None, blocking=False)]
         if self.args.hub_strategy != HubStrategy.EVERY_SAVE:
-            is_last_alone = self.args.hub_strategy == HubStrategy.CHECKPOINT
+            is_last_only = self.args.hub_strategy == HubStrategy.CHECKPOINT
             jobs.append(
                 self._background_api.upload_folder(
                     repo_id=str(self.hub_model_id),
                     folder_path=checkpoint_folder,
-                    path_in_repo="last-checkpoint" if is_last_alone else Path(checkpoint_folder).name,
+                    path_in_repo="last-checkpoint" if is_last_only else Path(checkpoint_folder).name,
                     commit_message=f"Training in progress, {when}, checkpoint",
                     revision=self.args.hub_revision,
                     run_as_future=True,
                 )
             )
-        self.push_in_progress = PushInProgress(cast(Any, [*earlier, *jobs]))
+        self.push_in_progress = PushInProgress(cast(Any, [*earlier_jobs, *jobs]))
 
 
 @contextmanager
-def _kept(card: Path | None) -> Iterator[None]:
-    """Leave a card as it was, or away: PEFT writes one of placeholders, with the base model's path, at every save."""
+def _unchanged(card: Path | None) -> Iterator[None]:
+    """Restore a card, or its absence, after a save."""
+    # At every save PEFT writes a card of placeholders, with the path of the base model.
     earlier = card.read_bytes() if card is not None and card.is_file() else None
     yield
     if card is not None and earlier is not None:

@@ -10,10 +10,10 @@ from hf_cmim.errors import HfCmimError
 
 @dataclass
 class PublishingConfig(TrainingArguments):
-    """`TrainingArguments` that publish a model, its certificate and its card, and nothing else unless asked to.
+    """`TrainingArguments` that by default publish only a model, its certificate and its card.
 
     Raises:
-        HfCmimError: a strategy that uploads whole checkpoints without their opt-in, at construction.
+        HfCmimError: a strategy that uploads whole checkpoints, without the opt-in `hub_whole_checkpoints`.
     """
 
     # A dataclass shows every field in its repr; TrainingArguments masks the token in its own repr only.
@@ -22,26 +22,26 @@ class PublishingConfig(TrainingArguments):
     )
     hub_overwrite: bool = field(
         default=False,
-        metadata={"help": "Push even where the repository on the Hub holds the weights of another model."},
+        metadata={"help": "Push even if the repository on the Hub holds the weights of another model."},
     )
     hub_whole_checkpoints: bool = field(
         default=False,
         metadata={
             "help": "Allow the strategies 'checkpoint' and 'all_checkpoints', which upload whole checkpoints:"
-            " optimizer states, the centroids of every class, and training arguments, which name folders of this"
-            " machine, too."
+            " optimizer states, the centroids of every class, and training arguments with folder names of this"
+            " machine."
         },
     )
 
     def __post_init__(self) -> None:
-        """Check that whole checkpoints are meant to leave the machine."""
+        """Check that whole checkpoints are uploaded only with the opt-in."""
         super().__post_init__()  # type: ignore[no-untyped-call]  # upstream leaves it unannotated
         strategy = HubStrategy(self.hub_strategy)
-        whole = strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
-        if self.push_to_hub and whole and not self.hub_whole_checkpoints:
+        uploads_checkpoints = strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
+        if self.push_to_hub and uploads_checkpoints and not self.hub_whole_checkpoints:
             raise HfCmimError(
                 f"Expected hub_whole_checkpoints=True beside hub_strategy={strategy.value!r}, got"
                 " False: whole checkpoints hold optimizer states, training arguments and class centroids, which would"
-                ' be published unseen. Set it if you mean that, or use hub_strategy="every_save", which uploads the'
-                " model alone."
+                ' be published unnoticed. Set it to publish them, or use hub_strategy="every_save", which uploads only'
+                " the model."
             )

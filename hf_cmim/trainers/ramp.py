@@ -1,8 +1,8 @@
-"""How the weight of the CMI rises in training."""
+"""Rise of the weight of the CMI in training."""
 
 
 def ramped_weight(weight: float, progress: float, warmup: float, ramp: float) -> float:
-    """Return w(t): 0 up to `warmup`, then rising linearly over `ramp`, then `weight`.
+    """Return the weight at a point of training: 0 up to `warmup`, then rising linearly over `ramp`, then `weight`.
 
     Args:
         weight: final weight.

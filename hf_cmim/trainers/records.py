@@ -1,4 +1,4 @@
-"""What a trainer says in a certificate about the weights it saves."""
+"""Records of a training, for the certificate of the weights that it saves."""
 
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,33 @@ from hf_cmim.teachers.base import AbstractTeacher
 from hf_cmim.trainers.cmim_config import CMIMConfig
 
 HARDENING_SETTINGS = (
-    "cmi_weight", "cmi_warmup", "cmi_ramp", "cmi_follow_calibration", "logit_scale", "centroids", "centroid_window",
-    "centroid_prefill", "class_weights",
-)  # fmt: skip
+    "cmi_weight",
+    "cmi_warmup",
+    "cmi_ramp",
+    "cmi_follow_calibration",
+    "logit_scale",
+    "centroids",
+    "centroid_window",
+    "centroid_prefill",
+    "class_weights",
+)
 SETTINGS = (
-    "learning_rate", "optim", "weight_decay", "lr_scheduler_type", "warmup_steps", "max_grad_norm",
-    "label_smoothing_factor", "bf16", "fp16", "seed", "data_seed",
-)  # fmt: skip
+    "learning_rate",
+    "optim",
+    "weight_decay",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "max_grad_norm",
+    "label_smoothing_factor",
+    "bf16",
+    "fp16",
+    "seed",
+    "data_seed",
+)
 
 
 def hardening_record(trainer: Trainer, objective: CMIMLoss, args: CMIMConfig, final_weight: float) -> Training:
-    """Return the record of a hardening; the model counts as hardened once the full weight was reached."""
+    """Return the record of a hardening; the model counts as hardened after it has reached the full weight."""
     steps, planned = trainer.state.global_step, max(trainer.state.max_steps, 1)
     settings = {name: getattr(args, name) for name in HARDENING_SETTINGS} | {"final_cmi_weight": final_weight}
     return _public(
@@ -40,14 +56,15 @@ def hardening_record(trainer: Trainer, objective: CMIMLoss, args: CMIMConfig, fi
 
 
 def attack_record(trainer: Trainer, attack: Composition, teacher: AbstractTeacher | None) -> Training:
-    """Return the record of a student; without a teacher it is no knockoff. No process waits for another."""
-    record = (
-        None if teacher is None else {name: teacher.record()[name] for name in ("teacher", "fingerprint", "channel")}
-    )
+    """Return the record of a student, which is no knockoff without a teacher. No process waits for another."""
+    teacher_record = None
+    if teacher is not None:
+        facts = teacher.record()
+        teacher_record = {name: facts[name] for name in ("teacher", "fingerprint", "channel")}
     return _public(
         trainer="DistillationTrainer",
         objective=repr(attack),
-        settings={"taught by": record, **_settings(trainer)},
+        settings={"taught by": teacher_record, **_settings(trainer)},
         base_model=base_model_of(trainer.model),
         dataset=dataset_name(trainer.train_dataset),
         is_hardened=False,
@@ -56,37 +73,39 @@ def attack_record(trainer: Trainer, attack: Composition, teacher: AbstractTeache
 
 
 def _public(**facts: Any) -> Training:
-    """Return the record with the paths of this machine shortened: certificate and card are made of it."""
+    """Return the record with the paths of this machine shortened, because certificate and card publish it."""
     training: Training = public_record(Training(**facts))
     return training
 
 
 def _settings(trainer: Trainer) -> dict[str, Any]:
-    values = {name: getattr(trainer.args, name) for name in SETTINGS}
+    args = trainer.args
+    values = {name: getattr(args, name) for name in SETTINGS}
     return {
         "epochs": trainer.state.epoch,
         "steps": trainer.state.global_step,
-        "batch size": trainer.args.train_batch_size
-        * trainer.args.gradient_accumulation_steps
-        * max(trainer.args.world_size, 1),
+        "batch size": args.train_batch_size * args.gradient_accumulation_steps * max(args.world_size, 1),
+        # Some settings are enums, which JSON does not know.
         **{name: getattr(value, "value", value) for name, value in values.items()},
     }
 
 
 def base_model_of(model: Any) -> str:
-    """Return the Hub id that a model was loaded from, or "" for a new one or a folder."""
+    """Return the Hub id from which a model was loaded, or "" for a new model or a folder."""
     name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
     return name if "/" in name and HUB_ID.fullmatch(name) and not Path(name).exists() else ""
 
 
 def weights_version(model: Any) -> int:
-    """Return a number that changes whenever a weight of this process's model is written to."""
+    """Return a number that changes with every write to a weight of this process's model, or -1 for no module."""
+    # torch counts the in-place writes to each tensor.
     return sum(int(value._version) for value in model.parameters()) if isinstance(model, nn.Module) else -1
 
 
 def dataset_name(dataset: Any) -> str:
-    """Return the name of a data set and its split, or "" where it has none."""
-    while hasattr(dataset, "dataset"):  # ours and torch's wrappers
+    """Return the name of a data set and its split, or "" for a data set without a name."""
+    # Our wrappers and torch's hold the user's data set.
+    while hasattr(dataset, "dataset"):
         dataset = dataset.dataset
     info = getattr(dataset, "info", None)
     name = str(getattr(info, "dataset_name", None) or "")

@@ -1,4 +1,4 @@
-"""Settings that a hardening checkpoint was written with, compared with those it is resumed with."""
+"""Comparison of the settings in a hardening checkpoint with those of the resumed run."""
 
 import json
 from pathlib import Path
@@ -14,13 +14,19 @@ logger = logging.get_logger(__name__)
 
 SETTINGS = {
     "objective": (
-        "temperature_weighting", "reduction", "reduction_order", "cmi_correct_only", "class_weights",
-        "label_smoothing_factor", "centroids", "centroid_window",
+        "temperature_weighting",
+        "reduction",
+        "reduction_order",
+        "cmi_correct_only",
+        "class_weights",
+        "label_smoothing_factor",
+        "centroids",
+        "centroid_window",
     ),
     "schedule": ("cmi_weight", "cmi_warmup", "cmi_ramp", "cmi_follow_calibration"),
-}  # fmt: skip
-"""Settings by group: those that say what is optimised or what the centroids mean (temperatures and the scale of the
-logits are compared by the state itself), and those that say how strongly the same CMI pulls, and when."""
+}
+"""Settings by group. "objective": the loss and the meaning of the centroids (the hardening state itself compares
+temperatures and the scale of the logits). "schedule": strength and timing of the same CMI."""
 
 
 def settings_to_write(args: CMIMConfig) -> dict[str, str]:
@@ -29,15 +35,15 @@ def settings_to_write(args: CMIMConfig) -> dict[str, str]:
 
 
 def check_resumed_settings(state_file: Path, args: CMIMConfig) -> None:
-    """Compare the settings with those a checkpoint was written with.
+    """Compare the settings with those in a checkpoint.
 
-    Another objective is refused: a training's two halves would optimise two things, from centroids of only one. A
-    weight or a schedule may be changed on purpose, because a guard or a person saw that it was too strong, and is
-    warned of. Checkpoints of earlier versions, which do not say, are accepted.
+    Another objective is refused: the two halves of training would optimise different losses, with centroids of only
+    one. Another weight or schedule gives a warning: users change it on purpose, for instance after a warning of the
+    collapse guard. Checkpoints of earlier versions without settings are accepted.
 
     Args:
-        state_file: hardening state in the checkpoint; a missing one is left to who loads it.
-        args: settings to resume with.
+        state_file: hardening state in the checkpoint; a missing file is reported by its loader.
+        args: settings of the resumed run.
 
     Raises:
         HfCmimError: settings of the objective or of the centroids differ.
@@ -50,20 +56,25 @@ def check_resumed_settings(state_file: Path, args: CMIMConfig) -> None:
     if changes["objective"]:
         raise HfCmimError(
             f"The checkpoint {state_file.parent} was written with other settings: {'; '.join(changes['objective'])}."
-            " Resumed with these, the rest of training would optimise another objective than its beginning, from"
-            " centroids that belong to the first. Resume with the settings it was written with, or load its weights"
-            " with from_pretrained and train anew."
+            " The resumed training would optimise another objective than its beginning, with centroids that belong to"
+            " the first one. Resume with the settings of the checkpoint, or load its weights with from_pretrained and"
+            " train from the start."
         )
     if changes["schedule"]:
         logger.warning(
             f"The checkpoint {state_file.parent} was written with another weight of the CMI:"
-            f" {'; '.join(changes['schedule'])}. Training goes on with the new one, and is no longer the run that was"
-            " interrupted."
+            f" {'; '.join(changes['schedule'])}. Training goes on with the new one: it is no longer the interrupted"
+            " run."
         )
 
 
 def _changes(written: dict[str, Any], args: CMIMConfig) -> list[str]:
-    now = {name: getattr(args, name, None) for name in written}
-    if now.get("reduction") != "power_mean" and written.get("reduction") != "power_mean":
-        written = {name: value for name, value in written.items() if name != "reduction_order"}  # nothing reads it
-    return [f"{name} was {value!r} and is now {now[name]!r}" for name, value in written.items() if value != now[name]]
+    current = {name: getattr(args, name, None) for name in written}
+    changes: list[str] = []
+    for name, value in written.items():
+        # Only the power mean reads its order.
+        uses_order = "power_mean" in (current.get("reduction"), written.get("reduction"))
+        is_unused = name == "reduction_order" and not uses_order
+        if value != current[name] and not is_unused:
+            changes.append(f"{name} was {value!r} and is now {current[name]!r}")
+    return changes

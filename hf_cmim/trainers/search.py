@@ -1,4 +1,4 @@
-"""Objective of a hyper-parameter search that names none."""
+"""Default objective of a hyper-parameter search."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,7 +17,9 @@ def evaluation_accuracy(metrics: dict[str, float]) -> float:
 
 
 def default_objective(direction: str | list[str], eval_dataset: Any) -> Callable[[dict[str, float]], float]:
-    """Return the loss to minimize or the accuracy to maximize; Trainer's own default adds up all metrics.
+    """Return the objective of a search: the loss to minimize or the accuracy to maximize.
+
+    `Trainer`'s own default adds up all metrics.
 
     Args:
         direction: "minimize" or "maximize".
@@ -40,7 +42,7 @@ def default_objective(direction: str | list[str], eval_dataset: Any) -> Callable
     if isinstance(eval_dataset, Mapping):
         names = list(eval_dataset)
         raise HfCmimError(
-            f"The evaluation sets are {names}, and nothing says which of them judges a trial. Choose one, for instance"
-            f' compute_objective=lambda metrics: metrics["eval_{names[0] if names else "name"}_{metric}"].'
+            f"The evaluation sets are {names}, and it is unclear which of them judges a trial. Choose one, for"
+            f' instance compute_objective=lambda metrics: metrics["eval_{names[0] if names else "name"}_{metric}"].'
         )
     return evaluation_loss if direction == "minimize" else evaluation_accuracy

@@ -15,10 +15,11 @@ from hf_cmim.functional.divergence import (
 
 
 class StudentEvaluation:
-    """Accumulate accuracy, cross-entropy, and agreement with the teacher, over valid labels.
+    """An accumulator of accuracy, cross-entropy, and agreement with the teacher, over valid labels.
 
     Attributes:
-        correctness: batches of `(N,)` bool, which valid samples were right, in the order seen.
+        correctness: batches of `(N,)` bool, True for each valid sample that was classified correctly, in the order of
+            evaluation.
     """
 
     def __init__(self) -> None:
@@ -37,24 +38,30 @@ class StudentEvaluation:
         """
         valid = labels.flatten() != IGNORE_INDEX
         labels, logits = labels.flatten()[valid], logits.flatten(0, -2)[valid]
-        right = logits.argmax(dim=-1) == labels
-        self.correctness.append(right.cpu())
-        sums = {"accuracy": right.sum(), "loss": summed_cross_entropy(logits, labels)}
+        predictions = logits.argmax(dim=-1)
+        is_correct = predictions == labels
+        self.correctness.append(is_correct.cpu())
+        sums = {"accuracy": is_correct.sum(), "loss": summed_cross_entropy(logits, labels)}
         if teacher_log_probs is not None:
             answers = teacher_log_probs.flatten(0, -2)[valid]
-            sums["agreement"] = (logits.argmax(dim=-1) == answers.argmax(dim=-1)).sum()
-            sums["teacher_accuracy"] = (answers.argmax(dim=-1) == labels).sum()
+            teacher_predictions = answers.argmax(dim=-1)
+            sums["agreement"] = (predictions == teacher_predictions).sum()
+            sums["teacher_accuracy"] = (teacher_predictions == labels).sum()
             sums["teacher_kl"] = kl_divergence(answers, softened_log_probs(logits, 1.0)).sum()
         self._count += len(labels)
+        # float64, so that the sums hardly depend on the batch size.
         for name, value in sums.items():
-            self._sums[name] = self._sums.get(name, torch.zeros_like(value, dtype=torch.float64)) + value.double()
+            total = self._sums.get(name, torch.zeros_like(value, dtype=torch.float64))
+            self._sums[name] = total + value.double()
 
     def compute(self) -> dict[str, float]:
-        """Return the means over valid labels, without prefix; nothing when there was none."""
-        return {name: value.item() / self._count for name, value in self._sums.items()} if self._count else {}
+        """Return the means over valid labels, without prefix; an empty dict without valid labels."""
+        if not self._count:
+            return {}
+        return {name: value.item() / self._count for name, value in self._sums.items()}
 
 
 def write_correctness(folder: Path, prefix: str, correctness: Tensor) -> None:
-    """Write which evaluation samples were right, `(N,)` bool, to PREFIX_correctness.npy in a folder."""
+    """Write `(N,)` bools, True for each correctly classified sample, to PREFIX_correctness.npy in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / f"{prefix}_correctness.npy", correctness.numpy())

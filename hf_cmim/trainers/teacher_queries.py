@@ -1,4 +1,4 @@
-"""The attacker's side of a black box: what is asked, what it costs, and answers in the student's order of classes."""
+"""The attacker's side of a black box: queries, their cost, and answers in the student's order of classes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,18 +16,18 @@ from hf_cmim.teachers.ledger import QueryLedger
 
 
 class TeacherQueries:
-    """Ask one teacher for one student, and keep the account.
+    """The queries of one student to one teacher, with their ledger.
 
     Args:
-        teacher: the black box; None for an arm without one.
-        student_names: classes in the order of the student's logits, or None where the student has no names; then the
-            teacher's answers are taken in the order of the labels' numbers, if it has no names of its own either.
-        num_classes: `C` of the student.
-        budget: answers that may be paid for, or None.
+        teacher: black box; None for an arm without a teacher.
+        student_names: classes in the order of the student's logits, or None for a student without names. Then the
+            teacher must have no names either, and its logits must have the order of the label numbers.
+        num_classes: number of classes `C` of the student.
+        budget: largest number of answers to pay for, or None.
 
     Attributes:
-        ledger: the account of this student.
-        ask: what passes a question on to the teacher; students trained side by side share one that asks it once.
+        ledger: account of this student's queries.
+        ask: function that passes a query to the teacher; students trained side by side share one that asks only once.
 
     Raises:
         HfCmimError: classes that do not match.
@@ -58,21 +58,22 @@ class TeacherQueries:
         elif names is not None and not are_default_names(names):
             listed = ", ".join(f"{number}: {name!r}" for number, name in enumerate(names[:3]))
             raise HfCmimError(
-                f"The student has no config that names its classes, and the teacher's are {list(names)[:8]}: another"
-                " order of the labels would teach the wrong classes. Say in which order the student's labels number"
-                f" them: student.config = transformers.PreTrainedConfig(id2label={{{listed}, ...}})."
+                f"The student has no config that names its classes, and the teacher's are {list(names)[:8]}: if the"
+                " labels have another order, the student learns the wrong classes. Give the order of the student's"
+                f" labels: student.config = transformers.PreTrainedConfig(id2label={{{listed}, ...}})."
             )
 
     def check(self, attack: Composition, samples: int, epochs: float) -> None:
-        """Refuse before training what the teacher cannot answer or the budget cannot pay.
+        """Refuse, before training, queries that the teacher cannot answer or the budget cannot pay.
 
         Args:
-            attack: what will ask.
+            attack: attack that will ask.
             samples: size of the transfer set.
-            epochs: passes over it.
+            epochs: number of passes over the transfer set.
 
         Raises:
-            HfCmimError: an attack without its teacher, or one this teacher's answers are of no use to.
+            HfCmimError: an attack without its teacher, an attack that cannot use this teacher's answers, or a budget
+                that is too small.
         """
         if attack.needs_teacher and self.teacher is None:
             raise HfCmimError(
@@ -85,27 +86,31 @@ class TeacherQueries:
             raise HfCmimError(
                 f"Expected answers with a probability for every class, got {type(self.teacher).__name__} with channel"
                 f" {self.teacher.channel!r}, which hides some: {attack!r} would learn from made-up numbers. Use an"
-                " attack that copes (LabelOnly, Knockoff, KD), or put PartialBayes or Restoration before the loss."
+                " attack for partial answers (LabelOnly, Knockoff, KD), or put PartialBayes or Restoration before the"
+                " loss."
             )
         if attack.query_protocol is not None and self.teacher.wants_index:
             raise HfCmimError(
                 f"Expected a teacher that answers live, got {type(self.teacher).__name__}: {attack.query_protocol!r}"
-                " asks about inputs that no stored answer knows. Give the model itself."
+                " asks about new inputs, which have no stored answer. Give the model itself."
             )
         once, each_epoch = self._cost(attack, samples)
         self.ledger.check_plan(once + each_epoch, once + round(each_epoch * epochs))
 
     def _cost(self, attack: Composition, samples: int) -> tuple[int, int]:
-        """Answers paid once, and in each epoch: stored ones once, live ones each time, the survey's once more.
+        """Return the number of answers paid once, and the number paid in each epoch.
 
-        A live teacher is paid for the same view again, since nobody can tell here whether it is the same.
+        Stored answers are paid once, live answers each time. A survey of a live teacher costs one more pass.
         """
         if not self._is_asked:
             return 0, 0
         if self.teacher is not None and self.teacher.wants_index:
-            return max(0, samples - self.ledger.num_samples), 0  # an earlier training may have paid for some
+            # An earlier training may have paid for some samples.
+            return max(0, samples - self.ledger.num_samples), 0
+        # A repeated view is paid again: the trainer cannot see whether random augmentation changed it.
         views = attack.query_protocol.queries_per_sample if attack.query_protocol is not None else 1
-        return (samples if attack.needs_survey else 0), samples * views
+        survey = samples if attack.needs_survey else 0
+        return survey, samples * views
 
     def answers(
         self, inputs: Mapping[str, Any], labels: Tensor | None, index: Tensor | None, *, paid: bool = True
@@ -113,10 +118,10 @@ class TeacherQueries:
         """Return `(B, ..., C)` fp32 log-probabilities in the student's order of classes.
 
         Args:
-            inputs: the teacher's view of the batch.
+            inputs: teacher's view of the batch.
             labels: `(B, ...)` true labels, for teachers that answer from them.
             index: `(B,)` positions in the transfer set.
-            paid: whether the attacker learns from the answers and so pays for them.
+            paid: True if the attacker learns from the answers and pays for them.
         """
         assert self.teacher is not None
         assert self.ask is not None
@@ -134,20 +139,21 @@ class TeacherQueries:
 
     @property
     def _is_asked(self) -> bool:
-        """Whether anybody is asked: a null that answers from the true labels costs nothing."""
+        """True if queries cost something: a null teacher that answers from the true labels is free."""
         return self.teacher is not None and not self.teacher.wants_labels
 
     def merged_ledger(self) -> QueryLedger:
-        """Return the account of all processes together; every process has to call it."""
-        return QueryLedger.merged(QueryLedger.from_dict(each) for each in gather_object([self.ledger.to_dict()]))
+        """Return the ledger of all processes together; every process must call it."""
+        process_ledgers = gather_object([self.ledger.to_dict()])
+        return QueryLedger.merged(QueryLedger.from_dict(ledger) for ledger in process_ledgers)
 
     @property
     def can_answer_any_sample(self) -> bool:
-        """Whether it can be asked about samples outside the transfer set."""
+        """True if the teacher can answer samples outside the transfer set."""
         return self.teacher is not None and not self.teacher.wants_index
 
     def uniform(self, logits: Tensor) -> Tensor:
-        """Return answers that say nothing, for an arm without a teacher."""
+        """Return uniform answers, for an arm without a teacher."""
         return torch.full_like(logits, 1 / self.num_classes, dtype=torch.float32).log()
 
 

@@ -1,4 +1,4 @@
-"""The attacker's data: which samples are asked about, and each model's own view of them."""
+"""The attacker's data: samples to ask about, and the views of them for student and teacher."""
 
 import hashlib
 import random
@@ -12,18 +12,19 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from hf_cmim.errors import HfCmimError
 from hf_cmim.teachers.base import INDEX_NAME
+from hf_cmim.trainers.class_labels import LABEL_COLUMNS
 from hf_cmim.trainers.components import unchanged_random_states
 
 Collator = Callable[[list[Any]], Mapping[str, Any]]
 TEACHER_VIEW = "teacher_inputs"
-"""Key of the teacher's own view in a batch, where it has one."""
+"""Key of the teacher's view in a batch, if it differs from the student's."""
 
 
 class IndexedDataset(Dataset[dict[str, Any]]):
-    """A map-style data set whose samples say where they stand, under `sample_index`.
+    """A map-style data set whose samples carry their position, under `sample_index`.
 
     Args:
-        dataset: yields mappings of names to values, by position.
+        dataset: data set that returns mappings of names to values, by position.
 
     Raises:
         HfCmimError: no length or no positions (an iterable data set).
@@ -33,7 +34,8 @@ class IndexedDataset(Dataset[dict[str, Any]]):
         if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
             raise HfCmimError(
                 f"Expected a transfer set with a length and positions, got {type(dataset).__name__}: queries could not"
-                " be counted, and precomputed answers not be found. Load it whole, or take a part of it into a list."
+                " be counted, and precomputed answers could not be looked up. Load the set, or a part of it, into a"
+                " list."
             )
         self.dataset: Any = dataset
         self._size = len(dataset)
@@ -45,13 +47,17 @@ class IndexedDataset(Dataset[dict[str, Any]]):
         return _indexed(self.dataset[position], position)
 
     def __getitems__(self, positions: list[int]) -> list[dict[str, Any]]:
-        """Return a batch at once, as data loaders ask for it: much faster where the data set can do so."""
-        together = getattr(self.dataset, "__getitems__", None)
-        samples = [self.dataset[each] for each in positions] if together is None else together(positions)
+        """Return the samples of a batch."""
+        # datasets.Dataset reads a batch much faster at once than sample by sample; data loaders look for this method.
+        get_batch = getattr(self.dataset, "__getitems__", self._one_by_one)
+        samples = get_batch(positions)
         return [_indexed(sample, position) for sample, position in zip(samples, positions, strict=True)]
 
+    def _one_by_one(self, positions: list[int]) -> list[Any]:
+        return [self.dataset[position] for position in positions]
+
     def set_epoch(self, epoch: int) -> None:
-        """Tell the data set which pass over it comes, where it wants to know."""
+        """Tell the data set the number of the pass, if it has a method for that."""
         if hasattr(self.dataset, "set_epoch"):
             self.dataset.set_epoch(epoch)
 
@@ -60,22 +66,22 @@ def _indexed(sample: Any, position: int) -> dict[str, Any]:
     if not isinstance(sample, Mapping):
         raise HfCmimError(
             f"Expected samples that are mappings of names to values, got {type(sample).__name__}: labels and"
-            " inputs could not be told apart. Yield {'pixel_values': ..., 'labels': ...}."
+            " inputs could not be told apart. Return {'pixel_values': ..., 'labels': ...}."
         )
     return {**sample, INDEX_NAME: int(position)}
 
 
 class Repeatable(Dataset[Any]):
-    """A data set whose random augmentation depends on (seed, epoch, position) alone, not on who asked what before.
+    """A data set whose random augmentation depends only on (seed, epoch, position), not on earlier samples.
 
-    So a sample looks the same to every student of one seed, in whatever order, process or worker it is loaded.
+    So all students of one seed see the same sample, independent of order, process and worker.
 
     Args:
         dataset: any map-style data set; its transforms may draw from the generators of Python, NumPy and torch.
         seed: seed of the augmentation.
 
     Attributes:
-        epoch: the pass over the data; trainers set it.
+        epoch: number of the pass over the data; trainers set it.
     """
 
     def __init__(self, dataset: Any, seed: int) -> None:
@@ -87,47 +93,49 @@ class Repeatable(Dataset[Any]):
         return len(self.dataset)
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to another pass over the data."""
+        """Set the number of the pass over the data."""
         self.epoch = epoch
 
     def __getitem__(self, position: int) -> Any:
         return self.__getitems__([position])[0]
 
     def __getitems__(self, positions: list[int]) -> list[Any]:
-        """Return a batch at once; the random states outside stay as they were."""
+        """Return the samples of a batch, and restore the random states."""
         samples = []
         with unchanged_random_states(torch.device("cpu")):
             for position in positions:
+                # A hash, because neighbouring seeds give related numbers in some generators.
                 text = f"{self.seed} {self.epoch} {int(position)}".encode()
                 seed = int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big")
                 random.seed(seed)
                 np.random.seed(seed)
-                torch.default_generator.manual_seed(seed)  # torch.manual_seed would also wake every accelerator
+                # torch.manual_seed would also initialise every accelerator, in each worker.
+                torch.default_generator.manual_seed(seed)
                 samples.append(self.dataset[position])
         return samples
 
 
 class EpochTeller(TrainerCallback):
-    """A callback that tells the transfer set the epoch; under several processes Accelerate tells the sampler only."""
+    """A callback that tells the transfer set the epoch: with several processes Accelerate tells only the sampler."""
 
     def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **keywords: Any
     ) -> None:
-        """Tell it."""
-        dataset = getattr(others.get("train_dataloader"), "dataset", None)
+        """Tell the transfer set the epoch."""
+        dataset = getattr(keywords.get("train_dataloader"), "dataset", None)
         if isinstance(dataset, IndexedDataset):
             dataset.set_epoch(int(state.epoch or 0))
 
 
 class Unlabelled(Dataset[dict[str, Any]]):
-    """A transfer set without its labels: the attacker has inputs alone, and takes the teacher's answers as labels.
+    """A transfer set without labels: the attacker has only inputs, and uses the teacher's answers as labels.
 
     Args:
-        dataset: yields mappings of names to values, by position.
-        label_names: what is left out of each sample.
+        dataset: data set that returns mappings of names to values, by position.
+        label_names: names to leave out of each sample.
     """
 
-    def __init__(self, dataset: Any, label_names: Sequence[str] = ("label", "labels", "label_ids")) -> None:
+    def __init__(self, dataset: Any, label_names: Sequence[str] = LABEL_COLUMNS) -> None:
         self.dataset = dataset
         self.label_names = tuple(label_names)
 
@@ -139,7 +147,7 @@ class Unlabelled(Dataset[dict[str, Any]]):
 
 
 class Fraction(Dataset[Any]):
-    """A random part of a transfer set, the same for the same seed: what an attacker with few samples has.
+    """A random part of a transfer set, the same for the same seed, for an attacker with few samples.
 
     Args:
         dataset: any map-style data set.
@@ -154,8 +162,8 @@ class Fraction(Dataset[Any]):
         count = round(share * len(dataset)) if 0 < share <= 1 else 0
         if count < 1:
             raise HfCmimError(
-                f"Expected a share in (0, 1] that leaves a sample of {len(dataset)}, got {share}: there would be"
-                " nothing to ask."
+                f"Expected a share in (0, 1] that leaves a sample of {len(dataset)}, got {share}: the attacker would"
+                f" have nothing to ask about. Use at least {1 / max(len(dataset), 1):.2g}."
             )
         self.dataset = dataset
         self.share = share
@@ -171,14 +179,14 @@ class Fraction(Dataset[Any]):
 
 
 class DistillationCollator:
-    """Collate a batch for the student, and for the teacher where its view of the same samples is another.
+    """A collator of the student's batch, and of the teacher's view of the same samples if it differs.
 
     Args:
-        student_collator: makes the student's batch.
-        teacher_collator: makes the teacher's batch of the same samples, or None where it sees what the student sees.
-        student_columns: columns the student's batch keeps, or None for all.
+        student_collator: collator of the student's batch.
+        teacher_collator: collator of the teacher's batch of the same samples; None if both get the same inputs.
+        student_columns: columns of the student's batch, or None for all.
         teacher_columns: names of inputs that the teacher can use. Without a `teacher_collator` the student's collator
-            makes these too, and only the teacher's view holds those that the student does not take.
+            makes these too; those that the student does not take are only in the teacher's view.
     """
 
     def __init__(
@@ -194,13 +202,14 @@ class DistillationCollator:
         self.teacher_columns = set() if teacher_collator is not None else set(teacher_columns)
 
     def __call__(self, samples: list[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return the student's batch, with `sample_index` and `teacher_inputs` where there are such."""
+        """Return the student's batch, with `sample_index` and `teacher_inputs` if there are any."""
+        # A collator would take the positions for an input.
         plain = [{name: value for name, value in sample.items() if name != INDEX_NAME} for sample in samples]
-        batch = dict(self.student_collator([self._kept(sample) for sample in plain]))
-        teachers_own = self._teachers_own & batch.keys()
-        if teachers_own:
+        batch = dict(self.student_collator([self._with_used_columns(sample) for sample in plain]))
+        teacher_only = self._teacher_only_columns & batch.keys()
+        if teacher_only:
             view = {name: value for name, value in batch.items() if name != "labels"}
-            batch = {name: value for name, value in batch.items() if name not in teachers_own}
+            batch = {name: value for name, value in batch.items() if name not in teacher_only}
             batch[TEACHER_VIEW] = view
         if INDEX_NAME in samples[0]:
             batch[INDEX_NAME] = torch.tensor([sample[INDEX_NAME] for sample in samples])
@@ -210,23 +219,25 @@ class DistillationCollator:
 
     @property
     def tokenizer(self) -> Any:
-        """The student collator's tokenizer, which `Trainer` saves where it was given no processing class, or None."""
+        """Tokenizer of the student's collator, or None; `Trainer` saves it if it has no processing class."""
         return getattr(self.student_collator, "tokenizer", None)
 
     @property
-    def _teachers_own(self) -> set[str]:
-        """Columns that only the teacher takes; none where the student's batch keeps all."""
+    def _teacher_only_columns(self) -> set[str]:
+        """Columns that only the teacher takes; none if the student's batch keeps all."""
         return set() if self.student_columns is None else self.teacher_columns - self.student_columns
 
-    def _kept(self, sample: dict[str, Any]) -> dict[str, Any]:
+    def _with_used_columns(self, sample: dict[str, Any]) -> dict[str, Any]:
         if self.student_columns is None:
             return sample
-        kept = self.student_columns | self._teachers_own
-        return {name: value for name, value in sample.items() if name in kept}
+        used_columns = self.student_columns | self._teacher_only_columns
+        return {name: value for name, value in sample.items() if name in used_columns}
 
 
 def share_teacher_columns(trainers: Iterable[Any]) -> None:
-    """Let the collator of each trainer make what any of their teachers can use: all learn from the batches of one.
+    """Make the collator of each trainer provide the inputs of all their teachers.
+
+    All these students learn from the batches of one trainer.
 
     Args:
         trainers: `DistillationTrainer` objects of students that see the same batches.

@@ -1,4 +1,4 @@
-"""What can be hardened, checked before training and at the first batch."""
+"""Checks of arguments and model, before training and at the first batch."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,11 +13,11 @@ from hf_cmim.trainers.cmim_config import CMIMConfig
 from hf_cmim.trainers.heads import check_is_classifier
 
 PROBABILITY_TOLERANCE = 1e-2
-"""Distance of a row's sum from 1 that bfloat16 may leave."""
+"""Largest distance of a row's sum from 1, because bfloat16 rounds."""
 
 
 def check_arguments(args: object, model: nn.Module | None) -> None:
-    """Check what is known before a Trainer exists.
+    """Check the arguments before a Trainer exists.
 
     Raises:
         HfCmimError: settings of another class, or a head that is not single-label.
@@ -32,23 +32,23 @@ def check_arguments(args: object, model: nn.Module | None) -> None:
 
 
 def check_head(model: nn.Module, label_names: Sequence[str], class_weights: Sequence[float] | str | None) -> None:
-    """Check the model's head as far as its class and its config tell.
+    """Check the model's head by its class and its config.
 
     Raises:
         HfCmimError: a head that does not classify, a multi-label or regression head, fewer than 2 classes, class names
-            that contradict each other, labels under another name, or class weights of another number than the classes.
+            that contradict each other, labels under another name, or a wrong number of class weights.
     """
     check_is_classifier(model)
     if not label_names:
         raise HfCmimError(
-            f"Expected a model whose forward takes 'labels', got {type(model).__name__}, which takes none: the base"
-            " model without its head? Use an AutoModelFor...Classification class. A classifier whose forward does not"
-            " name them needs label_names=['labels'] in its settings."
+            f"Expected a model whose forward takes 'labels', got {type(model).__name__}, which takes none. Is it the"
+            " base model without its head? Use an AutoModelFor...Classification class. If it is a classifier whose"
+            " forward does not name them, set label_names=['labels'] in its settings."
         )
     if list(label_names) != ["labels"]:
         raise HfCmimError(
-            f"Expected one target named 'labels', got {list(label_names)}: Trainer counts labels under that name only,"
-            " and the loss would be scaled by gradient accumulation. Rename the column."
+            f"Expected one target named 'labels', got {list(label_names)}: Trainer counts only labels with that name,"
+            " so gradient accumulation would change the scale of the loss. Rename the column."
         )
     config = getattr(model, "config", None)
     problem = getattr(config, "problem_type", None)
@@ -61,8 +61,8 @@ def check_head(model: nn.Module, label_names: Sequence[str], class_weights: Sequ
     num_labels = None if names is None else len(names)
     if num_labels is not None and num_labels < 2:
         raise HfCmimError(
-            f"Expected at least 2 classes, got num_labels={num_labels}: one class has nothing to hide. Build the model"
-            " with num_labels >= 2."
+            f"Expected at least 2 classes, got num_labels={num_labels}: with one class there is nothing to learn."
+            " Build the model with num_labels >= 2."
         )
     weights = () if class_weights is None or isinstance(class_weights, str) else class_weights
     if weights and num_labels is not None and len(weights) != num_labels:
@@ -72,15 +72,15 @@ def check_head(model: nn.Module, label_names: Sequence[str], class_weights: Sequ
 
 
 def logits_and_labels(outputs: Any, labels: Tensor | None, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """Return the logits of a model's output and the labels of its batch, as they belong together.
+    """Return the logits of a model's output and the labels of its batch, after checking that their shapes agree.
 
     Raises:
         HfCmimError: no labels, no logits, or shapes that do not fit.
     """
     if labels is None:
         raise HfCmimError(
-            f"Expected 'labels' in every batch, got only {sorted(inputs)}: without them there is no cluster to"
-            " concentrate. Name the label column 'label' or 'labels', and see that remove_unused_columns keeps it."
+            f"Expected 'labels' in every batch, got only {sorted(inputs)}: without labels there is no cluster to"
+            " concentrate. Name the label column 'label' or 'labels', and check that remove_unused_columns keeps it."
         )
     logits = model_logits(outputs)
     flatten_samples(logits, labels)
@@ -95,7 +95,7 @@ def model_logits(outputs: Any) -> Tensor:
     """
     if isinstance(outputs, Mapping) and "logits" not in outputs:
         raise HfCmimError(
-            f"Expected a model that returns 'logits', got {sorted(outputs)}: the base model without its head?"
+            f"Expected a model that returns 'logits', got {sorted(outputs)}. Is it the base model without its head?"
             " Use an AutoModelFor...Classification class."
         )
     logits: Tensor = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
@@ -103,32 +103,35 @@ def model_logits(outputs: Any) -> Tensor:
 
 
 def check_are_logits(outputs: Tensor) -> None:
-    """Refuse outputs that are probabilities, as a model with a softmax at its end gives them. Waits for the device.
+    """Refuse outputs that are probabilities, such as those of a model with a softmax at its end.
+
+    The check waits for the device.
 
     Args:
-        outputs: `(..., C)` outputs of a first batch; a single row is not looked at, since it may sum to 1 by chance.
+        outputs: `(..., C)` outputs of a first batch; a single row is not checked, because it may sum to 1 by chance.
 
     Raises:
-        HfCmimError: every row is at least 0 and sums to 1.
+        HfCmimError: all outputs are at least 0, and each row sums to 1.
     """
     rows = outputs.detach().flatten(0, -2).float()
     if len(rows) < 2 or rows.shape[1] < 2:
         return
     sums_to_one = (rows.sum(dim=1) - 1).abs() < PROBABILITY_TOLERANCE
     if bool(((rows >= 0).all(dim=1) & sums_to_one).all()):
+        # A second softmax sees at most 1 for one class and 0 for all others.
         largest = math.e / (math.e + rows.shape[1] - 1)
         raise HfCmimError(
             f"The model returns probabilities, not logits: all {len(rows)} rows of the first batch are at least 0 and"
-            f" sum to 1. The loss takes a softmax itself, so that no class could ever get more than {largest:.2f} of"
-            " the probability. Return what goes into the last softmax, or the logarithm of the probabilities."
+            " sum to 1. The loss applies a second softmax, after which no class could get a probability above"
+            f" {largest:.2f}. Return the inputs of the model's last softmax, or the logarithm of the probabilities."
         )
 
 
 def check_width(logits: Tensor, num_classes: int | None) -> None:
-    """Check that the head has a logit for each class that its configuration names.
+    """Check that the head has one logit for each class in its configuration.
 
     Raises:
-        HfCmimError: another number.
+        HfCmimError: the numbers differ.
     """
     if num_classes is not None and logits.shape[-1] != num_classes:
         raise HfCmimError(

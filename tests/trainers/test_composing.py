@@ -122,7 +122,7 @@ class TestPlainStudents:
 
     def test_nothing_to_count_from(self, tmp_path):
         """Catches a raw error where neither data nor a teacher were given."""
-        with pytest.raises(ValueError, match="Nothing says how many classes there are"):
+        with pytest.raises(ValueError, match="The number of classes is unknown"):
             tiny.distillation_trainer(Plain(), None, tmp_path, CrossEntropy())
 
 

@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader
 from trainers.epoch_job import Augmented, Recorder, train
 from two_processes import on_two_processes
 
-from hf_cmim.trainers.transfer_data import IndexedDataset, Repeatable
+from hf_cmim.trainers.class_labels import LABEL_COLUMNS
+from hf_cmim.trainers.transfer_data import IndexedDataset, Repeatable, Unlabelled
 
 JOB = Path(__file__).with_name("epoch_job.py")
 SIZE = 24
@@ -122,3 +123,10 @@ def test_two_processes_tell_the_epoch(tmp_path):
     first, second = on_two_processes(JOB, tmp_path, {"num_train_epochs": 2})["epochs"]
     assert [len(views) for views in (*first, *second)] == [SIZE // 2] * 4
     assert [one | other for one, other in zip(first, second, strict=True)] == expected_of(2)
+
+
+def test_unlabelled_hides_every_column_that_trainer_reads_labels_from():
+    """Catches an attacker without labels who still gets them, under one of the names that Trainer reads."""
+    sample = {"pixel_values": torch.zeros(1), **dict.fromkeys(LABEL_COLUMNS, 3)}
+    assert set(Unlabelled([sample])[0]) == {"pixel_values"}
+    assert set(Unlabelled([sample], label_names=["label"])[0]) == set(sample) - {"label"}
