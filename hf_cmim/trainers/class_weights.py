@@ -46,13 +46,17 @@ def balanced_weights(dataset: Any, num_classes: int | None) -> list[float]:
             f" {labels.max()} in train_dataset. Check num_labels and the mapping label2id."
         )
     counts = np.bincount(labels, minlength=num_classes or 0)
-    weights = np.divide(len(labels), len(counts) * counts, out=np.zeros(len(counts)), where=counts > 0)
+    # A class without a sample keeps the 0 of `out`.
+    no_weights = np.zeros(len(counts))
+    weights = np.divide(len(labels), len(counts) * counts, out=no_weights, where=counts > 0)
     return [float(weight) for weight in weights]
 
 
 def _labels(dataset: Any) -> Iterator[NDArray[np.int64]]:
+    # Only a datasets.Dataset has a list here; samples of other data are read one by one.
     column_names = getattr(dataset, "column_names", None)
-    column = next((name for name in LABEL_COLUMNS if isinstance(column_names, list) and name in column_names), None)
+    columns = column_names if isinstance(column_names, list) else []
+    column = next((name for name in LABEL_COLUMNS if name in columns), None)
     # One column, without a format or a transform: no image is decoded.
     if column is not None:
         values: Any = dataset.with_format(None)[column]

@@ -98,7 +98,8 @@ def warning(pairs: list[CollapsedPair], class_names: Mapping[int, str], step: in
 
 def described(pair: CollapsedPair, class_names: Mapping[int, str]) -> str:
     """Return the names of a pair and the figure that triggered the report, with its reference and its threshold."""
-    first, second = (str(class_names.get(number, number)) for number in (pair.first, pair.second))
+    first = str(class_names.get(pair.first, pair.first))
+    second = str(class_names.get(pair.second, pair.second))
     lost = str(class_names.get(pair.lost, pair.lost))
     if pair.trigger == "recall":
         figure = (

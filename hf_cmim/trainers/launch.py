@@ -67,10 +67,12 @@ def _requested_from_accelerate(parent: psutil.Process | None) -> int:
     except psutil.Error:
         return 1
     # `accelerate launch`, `accelerate-launch`, `python -m accelerate.commands.launch`
-    launcher = [Path(word).name for word in words[:4]]
-    if not any("accelerate" in name for name in launcher) or not any("launch" in name for name in launcher):
+    launcher = " ".join(Path(word).name for word in words[:4])
+    if "accelerate" not in launcher or "launch" not in launcher:
         return 1
-    options = dict(pairwise(words)) | dict(word.split("=", 1) for word in words if "=" in word)
+    # Options come as two words (`--num_processes 2`) or as one (`--num_processes=2`).
+    joined_words = [word.split("=", 1) for word in words if "=" in word]
+    options = dict(pairwise(words)) | dict(joined_words)
     number = options.get("--num_processes") or options.get("--num-processes")
     config_file = options.get("--config_file") or options.get("--config-file")
     config_file = config_file or default_config_file

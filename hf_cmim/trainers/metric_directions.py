@@ -45,4 +45,6 @@ def is_falling(metric: str) -> bool | None:
     matches = [name for name in candidates if plain == name or plain.endswith(f"_{name}")]
     # The longest match: "eval_teacher_accuracy" also ends in "accuracy".
     longest = max(matches, key=len, default=None)
-    return None if longest is None or longest in WITHOUT_DIRECTION else longest in FALLING
+    if longest is None or longest in WITHOUT_DIRECTION:
+        return None
+    return longest in FALLING

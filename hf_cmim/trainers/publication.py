@@ -87,8 +87,10 @@ def auto_model_name(model: Any) -> str:
 
 def model_files(folder: Path, processor_files: Iterable[str]) -> list[str]:
     """Return the names of the files in a folder that are its model and its processor, sorted."""
-    weights = {path.name for path in folder.iterdir() if path.name == CONFIG_NAME or WEIGHTS.fullmatch(path.name)}
-    return sorted(weights.union(name for name in processor_files if (folder / name).is_file()))
+    names = {path.name for path in folder.iterdir()}
+    of_model = {name for name in names if name == CONFIG_NAME or WEIGHTS.fullmatch(name)}
+    of_processor = {name for name in processor_files if (folder / name).is_file()}
+    return sorted(of_model | of_processor)
 
 
 def rehearsed_files(model: Any, processor: Any, publication: Publication) -> frozenset[str]:

@@ -92,14 +92,18 @@ def _settings(trainer: Trainer) -> dict[str, Any]:
 
 def base_model_of(model: Any) -> str:
     """Return the Hub id from which a model was loaded, or "" for a new model or a folder."""
-    name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
-    return name if "/" in name and HUB_ID.fullmatch(name) and not Path(name).exists() else ""
+    config = getattr(model, "config", None)
+    name = str(getattr(config, "_name_or_path", "") or "")
+    is_hub_id = "/" in name and HUB_ID.fullmatch(name) and not Path(name).exists()
+    return name if is_hub_id else ""
 
 
 def weights_version(model: Any) -> int:
     """Return a number that changes with every write to a weight of this process's model, or -1 for no module."""
+    if not isinstance(model, nn.Module):
+        return -1
     # torch counts the in-place writes to each tensor.
-    return sum(int(value._version) for value in model.parameters()) if isinstance(model, nn.Module) else -1
+    return sum(int(parameter._version) for parameter in model.parameters())
 
 
 def dataset_name(dataset: Any) -> str:

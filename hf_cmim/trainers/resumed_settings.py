@@ -31,7 +31,10 @@ temperatures and the scale of the logits). "schedule": strength and timing of th
 
 def settings_to_write(args: CMIMConfig) -> dict[str, str]:
     """Return the settings as metadata of a checkpoint, JSON by group."""
-    return {group: json.dumps({name: getattr(args, name) for name in names}) for group, names in SETTINGS.items()}
+    metadata: dict[str, str] = {}
+    for group, names in SETTINGS.items():
+        metadata[group] = json.dumps({name: getattr(args, name) for name in names})
+    return metadata
 
 
 def check_resumed_settings(state_file: Path, args: CMIMConfig) -> None:
@@ -52,7 +55,10 @@ def check_resumed_settings(state_file: Path, args: CMIMConfig) -> None:
         return
     with safe_open(state_file, framework="pt") as file:
         metadata = file.metadata() or {}
-    changes = {group: _changes(json.loads(metadata.get(group, "{}")), args) for group in SETTINGS}
+    changes: dict[str, list[str]] = {}
+    for group in SETTINGS:
+        written = json.loads(metadata.get(group, "{}"))
+        changes[group] = _changes(written, args)
     if changes["objective"]:
         raise HfCmimError(
             f"The checkpoint {state_file.parent} was written with other settings: {'; '.join(changes['objective'])}."

@@ -36,8 +36,9 @@ class StudentEvaluation:
             labels: `(...)` integers in [0, C), or -100 to ignore.
             teacher_log_probs: `(..., C)` answers of the teacher, or None.
         """
-        valid = labels.flatten() != IGNORE_INDEX
-        labels, logits = labels.flatten()[valid], logits.flatten(0, -2)[valid]
+        labels, logits = labels.flatten(), logits.flatten(0, -2)
+        valid = labels != IGNORE_INDEX
+        labels, logits = labels[valid], logits[valid]
         predictions = logits.argmax(dim=-1)
         is_correct = predictions == labels
         self.correctness.append(is_correct.cpu())

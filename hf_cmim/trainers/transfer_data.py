@@ -168,8 +168,9 @@ class Fraction(Dataset[Any]):
         self.dataset = dataset
         self.share = share
         self.seed = seed
-        chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:count]
-        self.positions: list[int] = sorted(chosen.tolist())
+        generator = torch.Generator().manual_seed(seed)
+        shuffled = torch.randperm(len(dataset), generator=generator)
+        self.positions: list[int] = sorted(shuffled[:count].tolist())
 
     def __len__(self) -> int:
         return len(self.positions)

@@ -202,7 +202,7 @@ class TestBalancedWeights:
         assert balanced_weights([{"label": 0}, {"label": 2}], 3) == pytest.approx([2 / 3, 0, 2 / 3])
 
     @pytest.mark.parametrize(("data", "message"), [
-        (Endless(), "Endless has no length"), ([{"x": 1}], "it has none"),
+        (Endless(), "Endless has no length"), ([{"x": 1}], "train_dataset, which has none"),
         ([{"label": 7}], r"Expected labels in \[0, 4\)"), ([{"label": "cat"}], "are strings"),
     ], ids=["stream", "no labels", "another class", "strings"])  # fmt: skip
     def test_refused(self, data, message):

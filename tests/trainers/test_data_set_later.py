@@ -102,7 +102,7 @@ def labelled():
 class TestNoLabel:
     """Not one valid label in the whole set."""
 
-    MESSAGE = "All labels of the 12 training samples are -100 .ignored.: there is nothing to learn"
+    MESSAGE = "All labels of the 12 training samples are -100 .ignored.: the model would learn nothing"
 
     @pytest.mark.parametrize("when", ["at construction", "later"])
     def test_is_refused_by_both_trainers(self, when, tmp_path):

@@ -87,5 +87,5 @@ def test_accelerate_that_starts_one_process_on_cpu(way: str, tmp_path):
         capture_output=True, text=True, timeout=120, env=os.environ | {"HF_HOME": str(tmp_path)}, check=False,
     )  # fmt: skip
     assert "went on" not in done.stdout
-    assert "Expected 2 processes, as accelerate launch was asked for, got 1" in done.stderr, done.stderr[-2000:]
+    assert "Expected 2 processes, as requested from accelerate launch, got 1" in done.stderr, done.stderr[-2000:]
     assert "torchrun --nproc_per_node" in done.stderr

@@ -10,7 +10,7 @@ from hf_cmim.audit.pool import StudentPool
 from hf_cmim.audit.pooled import PooledArm
 from hf_cmim.trainers.validation import check_are_logits
 
-MESSAGE = "returns probabilities, not logits: all 8 rows .* more than 0.48 .*Return what goes into the last softmax"
+MESSAGE = "returns probabilities, not logits: all 8 rows .* above 0.48.*Return the inputs of the model.s last softmax"
 
 
 def answering_with(activation) -> torch.nn.Module:
