@@ -50,9 +50,10 @@ demo: $(VENV)/.installed-demo
 test: $(VENV)/.installed-test
 	$(PYTEST) -m 'not slow and not gpu' -n $(WORKERS) --doctest-modules tests $(DOCTESTED)
 
-# Not shared between workers: these tests start several processes themselves.
+# Only the architectures are shared between workers: the other slow tests start several processes themselves.
 test-slow: $(VENV)/.installed-test
-	$(PYTEST) -m 'slow and not gpu' tests
+	$(PYTEST) -m 'slow and not gpu' -n $(WORKERS) tests/test_architectures.py
+	$(PYTEST) -m 'slow and not gpu' tests --ignore tests/test_architectures.py
 
 test-gpu: $(VENV)/.installed-test
 	$(PYTEST) -m gpu tests

@@ -75,7 +75,7 @@ def test_report_of_a_mistyped_folder_names_its_neighbour(tmp_path, capsys):
     ("setting", "meant"),
     [("lr", "learning_rate"), ("epochs", "num_train_epochs"), ("batch_size", "per_device_train_batch_size"),
      ("wd", "weight_decay"), ("warmup", "warmup_steps"), ("scheduler", "lr_scheduler_type"),
-     ("optimizer", "optim"), ("lerning_rate", "learning_rate")],
+     ("optimizer", "optim"), ("learningrate", "learning_rate")],
 )  # fmt: skip
 def test_a_setting_by_its_short_name_is_understood(setting, meant, capsys):
     """Catches "Did you mean lr_scheduler_type?" for lr."""
