@@ -41,22 +41,22 @@ class AuditProgress:
         self._started = self._last_line = time.monotonic()
         self._stage = self._wave = ""
 
-    def begin_stage(self, what: str, missing: int, present: int, *, is_expected: bool) -> None:
+    def begin_stage(self, stage: str, missing: int, present: int, *, is_expected: bool) -> None:
         """Begin a stage.
 
         Args:
-            what: name of the stage.
+            stage: name of the stage.
             missing: number of students to train.
             present: number of students of the stage that an earlier sitting finished.
             is_expected: True if the students are among those expected from the start.
         """
-        self._stage = what
+        self._stage = stage
         self.done += present
         self.total = max(self.total + (0 if is_expected else missing + present), self.done + missing)
         if self._bar is not None:
             # tqdm leaves the initial count out of its estimate of the speed.
             self._bar.initial += present
-            self._bar.set_description(what, refresh=False)
+            self._bar.set_description(stage, refresh=False)
         self._show(present)
 
     def begin_wave(self, arms: Sequence[str], seed: int) -> None:

@@ -78,9 +78,9 @@ class TeacherAudit:
     def _nulls_of(self, arms: Iterable[Arm]) -> list[Arm]:
         return [null for arm in arms for null in arm.nulls(self.subject.teacher.num_classes)]
 
-    def _score(self, arms: Sequence[Arm], what: str, final: bool = False) -> None:
+    def _score(self, arms: Sequence[Arm], stage: str, final: bool = False) -> None:
         seeds = screening_seeds(self.plan, final)
-        self.trainees.train(self.subject, [(arm, seed) for arm in arms for seed in seeds], "validation", what)
+        self.trainees.train(self.subject, [(arm, seed) for arm in arms for seed in seeds], "validation", stage)
         for arm in arms:
             accuracies = self.trainees.accuracies(self.subject, arm, "validation", seeds)
             self.scores[arm] = self.scores.get(arm, []) + accuracies

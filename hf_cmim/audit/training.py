@@ -80,7 +80,7 @@ class Trainees:
         return self._query_obstacles[protocol]
 
     def train(
-        self, subject: Subject, runs: Sequence[tuple[Arm, int]], data: str, what: str, *, is_expected: bool = True
+        self, subject: Subject, runs: Sequence[tuple[Arm, int]], data: str, stage: str, *, is_expected: bool = True
     ) -> None:
         """Train and store the students that are missing.
 
@@ -88,7 +88,7 @@ class Trainees:
             subject: audited teacher.
             runs: pairs of arm and seed.
             data: name of the evaluation set.
-            what: name of the stage for the progress display.
+            stage: name of the stage for the progress display.
             is_expected: True if these students were expected when the audit began.
         """
         self.processes.wait_for_everyone()
@@ -101,7 +101,7 @@ class Trainees:
         self.processes.wait_for_everyone()
         waves = _waves(missing, self.wave_size)
         waves_of_process = waves[self.processes.process_index :: self.processes.num_processes]
-        self.progress.begin_stage(f"{subject.name}: {what}", len(missing), present, is_expected=is_expected)
+        self.progress.begin_stage(f"{subject.name}: {stage}", len(missing), present, is_expected=is_expected)
         # The display is that of one process; each of its steps also counts for the other processes.
         steps_counted = len(missing) / max(1, sum(len(arms) for arms, _ in waves_of_process))
         for arms, seed in waves_of_process:
