@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import scipy.stats
 from hub.certified import NAMES, genuine_audit, save_model
 from pages.reports import FAMILIES
 
@@ -175,8 +176,8 @@ LIES = [
     (lie(["design", "error_rate"], 0.4999999), "its error rate is 0.5, verdicts are given at 0.05"),
     (lie(["design", "error_rate"], 0.06), "its error rate is 0.06"),
     (lie(["design", "error_rate"], 0.7), "error_rate in (0, 0.5)"),
-    (lie(["design", "looks"], [5, 3]), "looks that rise"),
-    (lie(["design", "looks"], [1]), "looks that rise"),
+    (lie(["design", "looks"], [5, 3]), "looks that increase"),
+    (lie(["design", "looks"], [1]), "looks that increase"),
     (lie(["design", "looks"], [2, 15]), "its plan says looks"),
     (lie(["design", "reference_multiple"], 1), "its plan says reference_multiple"),
     (margin(0.5), "its margin is 50 points: a gain of at most 5 may be called none"),
@@ -241,6 +242,16 @@ def test_an_audit_that_lies_is_noticed(honest, change, said):
 def test_an_honest_audit_holds(honest):
     """Catches rules that refuse everything."""
     assert list(faults(honest)) == []
+
+
+def test_a_difference_of_two_seeds_may_have_bounds_beyond_one(honest):
+    """Catches an honest short audit refused: a t interval of two seeds is 12.7 standard errors wide to each side."""
+    values = copy.deepcopy(honest)
+    difference = values["controls"][0]["differences"][0]
+    lower, upper = scipy.stats.t.interval(0.95, 1, loc=0.1, scale=0.1)
+    assert lower < -1 < 1 < upper
+    difference["seeds"], difference["difference"] = 2, {"estimate": 0.1, "lower": lower, "upper": upper}
+    assert list(faults(values)) == []
 
 
 def test_an_accounting_that_its_arms_do_not_give_is_noticed(honest):
