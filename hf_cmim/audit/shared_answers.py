@@ -71,6 +71,8 @@ class SharedAnswers:
 
     def _table(self, teacher: AbstractTeacher) -> Tensor | None:
         """Return the teacher's `(N, C)` answers to the whole transfer set, or None if they cannot be stored."""
+        if teacher.wants_labels or teacher.wants_index:
+            return None  # its answers are a function of the label, or already stored
         for stored_teacher, table in self._tables:
             if stored_teacher is teacher:
                 return table
@@ -81,8 +83,6 @@ class SharedAnswers:
 
     @torch.no_grad()
     def _stored(self, teacher: AbstractTeacher, batches: Iterator[dict[str, Any]]) -> Tensor | None:
-        if teacher.wants_labels or teacher.wants_index:
-            return None  # its answers are a function of the label, or already stored
         answers: list[Tensor] = []
         num_bytes = 0
         for batch in batches:

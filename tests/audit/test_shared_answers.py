@@ -131,6 +131,19 @@ def test_stacked_students_share_answers_that_are_stored_once(tmp_path):
         assert tiny.largest_difference(tiny.weights(stored.model), tiny.weights(live.model)) < 2e-5
 
 
+def test_a_null_does_not_load_the_transfer_set_to_store_its_answers():
+    """Catches a pass over the whole transfer set for each of the many nulls of an audit."""
+
+    def load():
+        raise AssertionError("the transfer set was loaded")
+
+    shared, (inputs, labels) = SharedAnswers(load), question()
+    for teacher in (Recorder("labels"), Recorder("index")):
+        inputs = inputs | {"sample_index": labels}
+        shared.show([inputs])
+        shared.ask(teacher, inputs, labels)
+
+
 class Undecided(Recorder):
     """Answers differently each time."""
 
