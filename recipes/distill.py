@@ -34,8 +34,8 @@ from transformers.hf_argparser import HfArg, HfArgumentParser
 
 from hf_cmim import Composition, DistillationConfig, DistillationTrainer, Fraction, Relative, Unlabelled, check_launch
 from hf_cmim.attacks import ATTACKS
+from hf_cmim.channels import Argmax, ReverseSigmoid, Rounded, Sharpened, TopK
 from hf_cmim.class_names import class_names_of
-from hf_cmim.functional.channels import Argmax, ReverseSigmoid, Rounded, Sharpened, TopK
 from hf_cmim.positions import usable_positions
 from hf_cmim.tasks import IMAGE, task_of
 from hf_cmim.teachers import ModelTeacher, QueryLedger, cache_answers, match_classes

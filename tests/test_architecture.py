@@ -16,14 +16,15 @@ FLOORS = {
     "functional": 0,
     "statistics": 0,
     "centroids": 1,
+    "channels": 1,
     "class_names": 1,
     "objective": 1,
     "measurement": 1,
-    "attacks": 1,
     "names": 1,
     "plain_data": 1,
     "positions": 1,
     "private_paths": 1,
+    "attacks": 2,
     "checkpoint_redirects": 2,
     "checkpoint_sizes": 2,
     "collapse": 2,
@@ -40,6 +41,7 @@ FLOORS = {
     "metrics": 7,
     "cli": 8,
 }
+MATHS = {name for name, floor in FLOORS.items() if floor <= 1} | {"attacks"}
 ABOVE_THE_MATHS = {"accelerate", "datasets", "evaluate", "huggingface_hub", "matplotlib", "transformers"}
 
 
@@ -73,7 +75,7 @@ def floor_violations(root: Path) -> list[str]:
             continue
         for module in imported_modules(path, source):
             package, there = (*module.split("."), "")[:2]
-            if FLOORS[here] <= 1 and package in ABOVE_THE_MATHS:
+            if here in MATHS and package in ABOVE_THE_MATHS:
                 violations.append(f"{path} is maths but imports {module}")
             if package != "hf_cmim" or there == here:
                 continue

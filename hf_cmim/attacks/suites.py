@@ -44,7 +44,7 @@ from hf_cmim.attacks.sp import SP
 from hf_cmim.attacks.ttm import TTM, WTTM
 from hf_cmim.attacks.wkd import WKD
 from hf_cmim.attacks.wsld import WSLD
-from hf_cmim.functional.channels import ReverseSigmoid, Rounded
+from hf_cmim.channels import ReverseSigmoid, Rounded
 
 NULL_CONFIDENCES = (0.3, 0.5, 0.7, 0.9, 0.99)
 """Confidences of the label-only null teacher; validation data choose one."""

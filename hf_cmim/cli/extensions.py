@@ -13,9 +13,9 @@ from hf_cmim.attacks.base import AbstractAttack, AttackPart
 from hf_cmim.attacks.composition import Composition
 from hf_cmim.attacks.kd import KD
 from hf_cmim.attacks.suites import Suite, SuiteEntry
+from hf_cmim.channels import AbstractChannel, Argmax, ReverseSigmoid, Rounded, Sharpened, TopK
 from hf_cmim.cli.words import nearest
 from hf_cmim.errors import HfCmimError
-from hf_cmim.functional.channels import AbstractChannel, Argmax, ReverseSigmoid, Rounded, Sharpened, TopK
 
 CHANNELS: dict[str, type[AbstractChannel]] = {
     "rounded": Rounded,
@@ -221,6 +221,6 @@ def channel_of(words: Sequence[str]) -> AbstractChannel:
     if not isinstance(channel, AbstractChannel):
         raise HfCmimError(
             f"--channel {name} is no channel, but {type(channel or maker).__name__}. Derive the class from"
-            " hf_cmim.functional.channels.AbstractChannel (docs/extend.md has an example)."
+            " hf_cmim.channels.AbstractChannel (docs/extend.md has an example)."
         )
     return channel

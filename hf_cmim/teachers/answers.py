@@ -5,8 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from hf_cmim.channels.base import label_log_probs, normalized, raise_zeros
 from hf_cmim.errors import HfCmimError
-from hf_cmim.functional.channels import label_log_probs, normalized, raise_zeros
 
 Representation = Literal["log_probs", "probs", "logits", "labels"]
 """Log-probabilities, probabilities or logits `(B, ..., C)`, or only labels `(B, ...)`."""

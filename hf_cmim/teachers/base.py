@@ -11,9 +11,9 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from hf_cmim.channels.base import AbstractChannel
 from hf_cmim.class_names import check_names_differ
 from hf_cmim.errors import HfCmimError
-from hf_cmim.functional.channels import AbstractChannel
 from hf_cmim.teachers.answers import (
     Representation,
     answer_log_probs,

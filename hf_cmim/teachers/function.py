@@ -6,7 +6,7 @@ from typing import Any, final
 
 from torch import Tensor
 
-from hf_cmim.functional.channels import AbstractChannel
+from hf_cmim.channels.base import AbstractChannel
 from hf_cmim.teachers.answers import Representation
 from hf_cmim.teachers.base import AbstractTeacher
 from hf_cmim.teachers.fingerprints import digest

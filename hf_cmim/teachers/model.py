@@ -10,9 +10,9 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 
+from hf_cmim.channels.base import AbstractChannel
 from hf_cmim.class_names import class_names_of
 from hf_cmim.errors import HfCmimError
-from hf_cmim.functional.channels import AbstractChannel
 from hf_cmim.names import safe_text
 from hf_cmim.tasks import TASKS, task_of
 from hf_cmim.teachers.base import INDEX_NAME, AbstractTeacher

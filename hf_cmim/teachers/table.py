@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hf_cmim.channels.base import AbstractChannel
 from hf_cmim.errors import HfCmimError
-from hf_cmim.functional.channels import AbstractChannel
 from hf_cmim.teachers.answers import Representation
 from hf_cmim.teachers.base import INDEX_NAME, AbstractTeacher
 from hf_cmim.teachers.fingerprints import digest

@@ -6,10 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from hf_cmim import attacks
+from hf_cmim import attacks, channels
 from hf_cmim.attacks import ATTACKS, Composition
 from hf_cmim.attacks.suites import NULL_CONFIDENCES, QUICK_V1, STANDARD_V1
-from hf_cmim.functional import channels
 
 NAMES = vars(attacks) | vars(channels)
 NUM_CLASSES = 5

@@ -17,7 +17,7 @@ from hf_cmim.attacks.kd import kd_loss
 from hf_cmim.attacks.markov_kd import MarkovKD
 from hf_cmim.attacks.partial_bayes import PartialBayes, recovered_probs
 from hf_cmim.attacks.restoration import Restoration
-from hf_cmim.functional.channels import Argmax, ReverseSigmoid, Rounded, Sharpened
+from hf_cmim.channels import Argmax, ReverseSigmoid, Rounded, Sharpened
 
 NUM_CLASSES = 5
 QUICK = {"samples": 2_000}, {"steps": 20}

@@ -9,12 +9,11 @@ import pytest
 import reference
 import torch
 
-from hf_cmim import attacks
+from hf_cmim import attacks, channels
 from hf_cmim.attacks import DKD, JSD, KD, MLKD, ClassCentroid, Composition, LogitStandardization, MarkovKD, Relative
 from hf_cmim.attacks.composition import Answers
 from hf_cmim.attacks.suites import NULL_CONFIDENCES, QUICK_V1, STANDARD_V1, SuiteEntry
 from hf_cmim.audit.arms import Arm, knockoffs, references, with_numbers
-from hf_cmim.functional import channels
 
 NAMES = vars(attacks) | vars(channels)
 NUM_CLASSES = 5

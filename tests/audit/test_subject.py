@@ -18,7 +18,7 @@ from hf_cmim.audit.pool import StudentPool
 from hf_cmim.audit.pooled import PooledArm
 from hf_cmim.audit.subject import ASKED_TWICE, AuditData, StoredAnswers, Subject
 from hf_cmim.audit.workplace import Workplace
-from hf_cmim.functional.channels import TopK
+from hf_cmim.channels import TopK
 from hf_cmim.teachers.function import FunctionTeacher
 from hf_cmim.teachers.table import TableTeacher
 

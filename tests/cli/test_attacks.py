@@ -5,12 +5,11 @@ import re
 
 import pytest
 
-from hf_cmim import attacks
+from hf_cmim import attacks, channels
 from hf_cmim.attacks import ATTACKS
 from hf_cmim.attacks.suites import QUICK_V1, STANDARD_V1
 from hf_cmim.cli.attacks import source_of
 from hf_cmim.cli.main import main
-from hf_cmim.functional import channels
 
 PARTS = {
     name: value for module in (attacks, channels) for name, value in vars(module).items() if inspect.isclass(value)

@@ -12,13 +12,13 @@ import yaml
 from hf_cmim.attacks.kd import KD
 from hf_cmim.attacks.suites import QUICK_V1
 from hf_cmim.audit.subject import AuditData
+from hf_cmim.channels import Argmax, Rounded, TopK
 from hf_cmim.cli.audit import add_arguments
 from hf_cmim.cli.audit_setup import AuditSetup
 from hf_cmim.cli.extensions import channel_of, composed_suite, load_object, own_entries, split_settings
 from hf_cmim.cli.main import main
 from hf_cmim.cli.words import with_config
 from hf_cmim.errors import HfCmimError
-from hf_cmim.functional.channels import Argmax, Rounded, TopK
 from hf_cmim.report import AuditReport
 
 PAGE = Path(__file__).parents[2] / "docs" / "extend.md"

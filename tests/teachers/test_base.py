@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_cmim.functional.channels import FLOOR, Argmax, Rounded, TopK
+from hf_cmim.channels import FLOOR, Argmax, Rounded, TopK
 from hf_cmim.teachers import FunctionTeacher, LabelOnlyTeacher, TableTeacher
 from hf_cmim.teachers.fingerprints import digest
 

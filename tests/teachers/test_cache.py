@@ -12,7 +12,7 @@ import tiny
 import torch
 from datasets import Dataset
 
-from hf_cmim.functional.channels import TopK
+from hf_cmim.channels import TopK
 from hf_cmim.teachers import FunctionTeacher, LabelOnlyTeacher, ModelTeacher, QueryLedger, TableTeacher, cache_answers
 
 NAMES = ("a", "b", "c")

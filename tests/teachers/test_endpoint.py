@@ -14,8 +14,8 @@ import torch
 from huggingface_hub import InferenceClient
 from PIL import Image
 
+from hf_cmim.channels import FLOOR
 from hf_cmim.errors import HfCmimError
-from hf_cmim.functional.channels import FLOOR
 from hf_cmim.teachers import EndpointTeacher, endpoint
 
 NAMES = ("cat", "dog", "owl")

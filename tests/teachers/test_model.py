@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import Wav2Vec2Config, Wav2Vec2ForSequenceClassification
 
-from hf_cmim.functional.channels import TopK
+from hf_cmim.channels import TopK
 from hf_cmim.teachers import ModelTeacher
 from hf_cmim.teachers.model import load_classifier
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from hf_cmim.functional.channels import Argmax
+from hf_cmim.channels import Argmax
 from hf_cmim.teachers import TableTeacher
 
 NAMES = ("cat", "dog", "owl")

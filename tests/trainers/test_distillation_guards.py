@@ -20,7 +20,7 @@ from hf_cmim.attacks import (
     PerturbedQueries,
     ShiftedViews,
 )
-from hf_cmim.functional.channels import Argmax, TopK
+from hf_cmim.channels import Argmax, TopK
 from hf_cmim.teachers import FunctionTeacher, ModelTeacher, TableTeacher
 
 NAMES = tuple(f"LABEL_{number}" for number in range(tiny.NUM_LABELS))

@@ -6,7 +6,7 @@ import pytest
 import reference
 import torch
 
-from hf_cmim.functional.channels import (
+from hf_cmim.channels import (
     FLOOR,
     Argmax,
     ReverseSigmoid,
