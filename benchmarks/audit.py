@@ -38,8 +38,8 @@ from transformers import PretrainedConfig, TrainingArguments, ViTConfig, ViTForI
 
 from hf_cmim import Composition, DistillationConfig, DistillationTrainer
 from hf_cmim.attacks import KD
-from hf_cmim.audit.pool import StudentPool
-from hf_cmim.audit.pooled import PooledArm
+from hf_cmim.audit.engine.pool import StudentPool
+from hf_cmim.audit.engine.pooled import PooledArm
 from hf_cmim.teachers import ModelTeacher
 
 NUM_SAMPLES = 1280

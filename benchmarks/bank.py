@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from hf_cmim import CentroidBank
 from hf_cmim.objective import DEFAULT_LOGIT_SCALE
-from hf_cmim.trainers.hardening_state import STATE_NAME, HardeningState
+from hf_cmim.trainers.hardening.hardening_state import STATE_NAME, HardeningState
 
 SHAPES = ("64x10", "64x100", "256x100", "64x1000", "1024x1000", "64x4096")
 

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from hf_cmim.measurement import Measurement, MeasurementAccumulator
     from hf_cmim.objective import CMIMLoss
     from hf_cmim.report import AuditReport
-    from hf_cmim.trainers.cmim_config import CMIMConfig
-    from hf_cmim.trainers.cmim_trainer import CMIMTrainer
-    from hf_cmim.trainers.distillation_config import DistillationConfig
-    from hf_cmim.trainers.distillation_trainer import DistillationTrainer
-    from hf_cmim.trainers.launch import check_launch
-    from hf_cmim.trainers.transfer_data import Fraction, Repeatable, Unlabelled
+    from hf_cmim.trainers.distillation.distillation_config import DistillationConfig
+    from hf_cmim.trainers.distillation.distillation_trainer import DistillationTrainer
+    from hf_cmim.trainers.distillation.transfer_data import Fraction, Repeatable, Unlabelled
+    from hf_cmim.trainers.hardening.cmim_config import CMIMConfig
+    from hf_cmim.trainers.hardening.cmim_trainer import CMIMTrainer
+    from hf_cmim.trainers.shared.launch import check_launch
 
     __version__: str
 
@@ -55,22 +55,22 @@ _MODULES = {
     "AuditData": "hf_cmim.audit.subject",
     "AuditPlan": "hf_cmim.audit.plan",
     "AuditReport": "hf_cmim.report",
-    "CMIMConfig": "hf_cmim.trainers.cmim_config",
+    "CMIMConfig": "hf_cmim.trainers.hardening.cmim_config",
     "CMIMLoss": "hf_cmim.objective",
-    "CMIMTrainer": "hf_cmim.trainers.cmim_trainer",
+    "CMIMTrainer": "hf_cmim.trainers.hardening.cmim_trainer",
     "CentroidBank": "hf_cmim.centroids",
     "CollapseDetector": "hf_cmim.collapse",
     "Composition": "hf_cmim.attacks.composition",
-    "DistillationConfig": "hf_cmim.trainers.distillation_config",
-    "DistillationTrainer": "hf_cmim.trainers.distillation_trainer",
-    "Fraction": "hf_cmim.trainers.transfer_data",
+    "DistillationConfig": "hf_cmim.trainers.distillation.distillation_config",
+    "DistillationTrainer": "hf_cmim.trainers.distillation.distillation_trainer",
+    "Fraction": "hf_cmim.trainers.distillation.transfer_data",
     "HfCmimError": "hf_cmim.errors",
     "Measurement": "hf_cmim.measurement",
     "MeasurementAccumulator": "hf_cmim.measurement",
     "Relative": "hf_cmim.attacks.base",
-    "Repeatable": "hf_cmim.trainers.transfer_data",
-    "Unlabelled": "hf_cmim.trainers.transfer_data",
-    "check_launch": "hf_cmim.trainers.launch",
+    "Repeatable": "hf_cmim.trainers.distillation.transfer_data",
+    "Unlabelled": "hf_cmim.trainers.distillation.transfer_data",
+    "check_launch": "hf_cmim.trainers.shared.launch",
     "run_audit": "hf_cmim.audit.runner",
 }
 

@@ -3,7 +3,7 @@
 import torch
 
 from hf_cmim import CentroidBank, CMIMLoss
-from hf_cmim.trainers.ramp import ramped_weight
+from hf_cmim.trainers.hardening.ramp import ramped_weight
 
 
 def trained_classifier(weight, logit_scale=0.0, *, forgets_pull=False, temperature_weighting="squared"):

@@ -117,7 +117,7 @@ def test_code_base_keeps_the_rule(check):
     ("check", "path", "source", "named"),
     [
         (floor_violations, "functional/a.py", "from hf_cmim.centroids import CentroidBank", "centroids"),
-        (floor_violations, "functional/a.py", "def f():\n    import hf_cmim.trainers.components", "trainers"),
+        (floor_violations, "functional/a.py", "def f():\n    import hf_cmim.trainers.shared.components", "trainers"),
         (floor_violations, "functional/a.py", "from ..trainers import components", "trainers"),
         (floor_violations, "functional/a.py", "from transformers import Trainer", "transformers"),
         (floor_violations, "centroids.py", "from hf_cmim import objective", "objective"),
@@ -150,6 +150,6 @@ def test_floors_allow_what_they_should(tmp_path):
     trainers.mkdir(parents=True)
     (trainers / "a.py").write_text(
         "import torch\nfrom transformers import Trainer\nfrom hf_cmim.objective import CMIMLoss\n"
-        "from hf_cmim.trainers.components import b\nfrom .components import c\n"
+        "from hf_cmim.trainers.shared.components import b\nfrom .components import c\n"
     )
     assert floor_violations(tmp_path) == []

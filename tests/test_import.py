@@ -97,7 +97,7 @@ def test_maths_loads_without_transformers():
     assert not {"transformers", "accelerate", "datasets", "evaluate", "huggingface_hub"} & loaded
 
 
-@pytest.mark.parametrize("module", ["hf_cmim.trainers.cmim_trainer", "hf_cmim.audit.runner"])
+@pytest.mark.parametrize("module", ["hf_cmim.trainers.hardening.cmim_trainer", "hf_cmim.audit.runner"])
 def test_training_loads_without_datasets_and_evaluate(module):
     """GPU images carry neither; training and auditing must not need them."""
     assert module in probe([module], blocked=["datasets", "evaluate"])[1]

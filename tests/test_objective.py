@@ -14,7 +14,7 @@ from hf_cmim.functional import class_centroids, cmi_curve, conditional_mutual_in
 from hf_cmim.functional.label_information import label_information
 from hf_cmim.functional.scaling import Scaling
 from hf_cmim.functional.temperatures import DEFAULT_TEMPERATURES, reconstruction_temperatures
-from hf_cmim.trainers.ramp import ramped_weight
+from hf_cmim.trainers.hardening.ramp import ramped_weight
 
 CLASSES = 5
 OCTAVES = [2.0**k for k in range(-2, 5)]  # both sides of max(1, T^2)

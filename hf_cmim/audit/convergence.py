@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from hf_cmim.attacks.composition import Composition
 from hf_cmim.attacks.teacher_free import CrossEntropy
-from hf_cmim.audit.pool import StudentPool
-from hf_cmim.audit.pooled import PooledArm
+from hf_cmim.audit.engine.pool import StudentPool
+from hf_cmim.audit.engine.pooled import PooledArm
+from hf_cmim.audit.engine.student import PooledStudent
 from hf_cmim.audit.progress import AuditProgress
-from hf_cmim.audit.student import PooledStudent
 from hf_cmim.plain_data import from_plain, read_json, to_plain
 from hf_cmim.report import Interval, LearningCurve
-from hf_cmim.trainers.components import unchanged_random_states
-from hf_cmim.trainers.distillation_config import DistillationConfig
+from hf_cmim.trainers.distillation.distillation_config import DistillationConfig
+from hf_cmim.trainers.shared.components import unchanged_random_states
 from hf_cmim.whole_files import write_whole
 
 CURVE_NAME = "learning_curve.json"

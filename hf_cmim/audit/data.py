@@ -15,7 +15,7 @@ from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import IGNORE_INDEX
 from hf_cmim.teachers.base import INDEX_NAME
 from hf_cmim.teachers.fingerprints import digest
-from hf_cmim.trainers.transfer_data import TEACHER_VIEW, Repeatable
+from hf_cmim.trainers.distillation.transfer_data import TEACHER_VIEW, Repeatable
 
 _SAMPLED_FOR_CHANGE = 32
 """Number of samples that are read twice to detect changes."""

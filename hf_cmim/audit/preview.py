@@ -25,18 +25,18 @@ from hf_cmim.audit.counting import (
     screen_students,
     screened_settings,
 )
+from hf_cmim.audit.engine.pool import StudentPool
+from hf_cmim.audit.engine.pooled import PooledArm
 from hf_cmim.audit.plan import AuditPlan
-from hf_cmim.audit.pool import StudentPool
-from hf_cmim.audit.pooled import PooledArm
 from hf_cmim.audit.subject import AuditData
 from hf_cmim.audit.training import LARGEST_WAVE
 from hf_cmim.statistics import reachable_margin
 from hf_cmim.teachers.base import INDEX_NAME, AbstractTeacher
 from hf_cmim.teachers.nulls import LabelOnlyTeacher
-from hf_cmim.trainers.components import unchanged_random_states
-from hf_cmim.trainers.distillation_checks import as_teacher
-from hf_cmim.trainers.distillation_config import DistillationConfig
-from hf_cmim.trainers.transfer_data import TEACHER_VIEW, Collator
+from hf_cmim.trainers.distillation.distillation_checks import as_teacher
+from hf_cmim.trainers.distillation.distillation_config import DistillationConfig
+from hf_cmim.trainers.distillation.transfer_data import TEACHER_VIEW, Collator
+from hf_cmim.trainers.shared.components import unchanged_random_states
 
 SPREADS = (0.002, 0.003, 0.0045)
 """Standard deviations of an arm's accuracy over seeds, fractions, for which margins are predicted."""

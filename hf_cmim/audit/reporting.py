@@ -8,9 +8,9 @@ from typing import Any
 
 from hf_cmim.attacks.references import LABEL_SMOOTHING
 from hf_cmim.audit.checks import Evidence, find_faults, find_faults_of_control, is_void
+from hf_cmim.audit.engine.pooled import StudentResult
 from hf_cmim.audit.findings import account, criterion_results, leak_differences
 from hf_cmim.audit.plan import strongest
-from hf_cmim.audit.pooled import StudentResult
 from hf_cmim.audit.subject import Subject
 from hf_cmim.audit.teacher_audit import TeacherAudit
 from hf_cmim.audit.workplace import Workplace, fingerprints_of, training_settings

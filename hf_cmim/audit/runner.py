@@ -10,8 +10,8 @@ from torch import nn
 from hf_cmim.audit.checks import convergence_warning
 from hf_cmim.audit.convergence import STUDENTS, kept_learning_curve
 from hf_cmim.audit.counting import confirming_students, screen_students
+from hf_cmim.audit.engine.pool import StudentPool
 from hf_cmim.audit.plan import AuditPlan
-from hf_cmim.audit.pool import StudentPool
 from hf_cmim.audit.progress import AuditProgress
 from hf_cmim.audit.reporting import TWIN, build_report, sitting
 from hf_cmim.audit.state import AuditFolder
@@ -22,9 +22,9 @@ from hf_cmim.audit.workplace import Teacher, Workplace
 from hf_cmim.errors import HfCmimError
 from hf_cmim.private_paths import public_path
 from hf_cmim.report import REPORT_NAME, AuditReport
-from hf_cmim.trainers.distillation_config import DistillationConfig
-from hf_cmim.trainers.launch import check_launch
-from hf_cmim.trainers.transfer_data import Collator
+from hf_cmim.trainers.distillation.distillation_config import DistillationConfig
+from hf_cmim.trainers.distillation.transfer_data import Collator
+from hf_cmim.trainers.shared.launch import check_launch
 from hf_cmim.whole_files import write_whole
 
 

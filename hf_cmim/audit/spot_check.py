@@ -12,8 +12,8 @@ from torch import nn
 
 from hf_cmim.attacks.suites import NULL_CONFIDENCES
 from hf_cmim.audit.arms import Arm
+from hf_cmim.audit.engine.pool import StudentPool
 from hf_cmim.audit.plan import AuditPlan
-from hf_cmim.audit.pool import StudentPool
 from hf_cmim.audit.state import AuditFolder
 from hf_cmim.audit.subject import AuditData
 from hf_cmim.audit.teacher_audit import TeacherAudit
@@ -22,8 +22,8 @@ from hf_cmim.audit.workplace import Teacher, Workplace, fingerprints_of, trainin
 from hf_cmim.errors import HfCmimError
 from hf_cmim.report import ArmResult, AuditReport
 from hf_cmim.statistics import arm_means
-from hf_cmim.trainers.distillation_config import DistillationConfig
-from hf_cmim.trainers.transfer_data import Collator
+from hf_cmim.trainers.distillation.distillation_config import DistillationConfig
+from hf_cmim.trainers.distillation.transfer_data import Collator
 
 FIRST_SEED = 200_000
 """First seed of spot checks, above all seeds of an audit."""

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from hf_cmim.audit.pooled import StudentResult
+from hf_cmim.audit.engine.pooled import StudentResult
 from hf_cmim.errors import HfCmimError
 from hf_cmim.plain_data import read_json, read_mapping
 from hf_cmim.whole_files import write_whole

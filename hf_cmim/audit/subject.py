@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from hf_cmim.attacks.composition import Composition
 from hf_cmim.attacks.teacher_free import CrossEntropy
 from hf_cmim.audit.arms import Arm
-from hf_cmim.audit.pool import StudentPool
-from hf_cmim.audit.pooled import PooledArm
+from hf_cmim.audit.engine.pool import StudentPool
+from hf_cmim.audit.engine.pooled import PooledArm
 from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import IGNORE_INDEX
 from hf_cmim.measurement import Measurement, MeasurementAccumulator
@@ -23,8 +23,8 @@ from hf_cmim.teachers.base import INDEX_NAME, AbstractTeacher
 from hf_cmim.teachers.fingerprints import digest
 from hf_cmim.teachers.model import ModelTeacher
 from hf_cmim.teachers.nulls import ArgmaxNull, CentroidNull, LabelOnlyTeacher
-from hf_cmim.trainers.distillation_checks import as_teacher
-from hf_cmim.trainers.transfer_data import TEACHER_VIEW
+from hf_cmim.trainers.distillation.distillation_checks import as_teacher
+from hf_cmim.trainers.distillation.transfer_data import TEACHER_VIEW
 
 ASKED_TWICE = 4
 """Batches of the transfer set that the teacher answers twice."""

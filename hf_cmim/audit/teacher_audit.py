@@ -6,9 +6,9 @@ from typing import final
 import numpy as np
 
 from hf_cmim.audit.arms import Arm, knockoffs, references
+from hf_cmim.audit.engine.pooled import StudentResult
 from hf_cmim.audit.findings import decide_under
 from hf_cmim.audit.plan import AuditPlan, Confirmation, finalists, screening_seeds, strongest
-from hf_cmim.audit.pooled import StudentResult
 from hf_cmim.audit.subject import Subject
 from hf_cmim.audit.training import Trainees
 from hf_cmim.report import ArmResult

@@ -15,9 +15,9 @@ from torch import nn
 from hf_cmim.attacks.composition import Composition
 from hf_cmim.attacks.teacher_free import CrossEntropy
 from hf_cmim.audit.arms import Arm
-from hf_cmim.audit.pool import StudentPool
-from hf_cmim.audit.pooled import PooledArm, StudentResult
-from hf_cmim.audit.probe import bytes_of_student, query_obstacle, shows_hidden_states
+from hf_cmim.audit.engine.pool import StudentPool
+from hf_cmim.audit.engine.pooled import PooledArm, StudentResult
+from hf_cmim.audit.engine.probe import bytes_of_student, query_obstacle, shows_hidden_states
 from hf_cmim.audit.progress import AuditProgress
 from hf_cmim.audit.state import AuditFolder
 from hf_cmim.audit.subject import Subject

@@ -11,15 +11,15 @@ from torch import nn
 from hf_cmim.attacks.composition import Composition
 from hf_cmim.attacks.teacher_free import CrossEntropy
 from hf_cmim.audit.data import DataFacts, check_reads_alike, examine
+from hf_cmim.audit.engine.pool import StudentPool
+from hf_cmim.audit.engine.pooled import PooledArm
 from hf_cmim.audit.plan import AuditPlan
-from hf_cmim.audit.pool import StudentPool
-from hf_cmim.audit.pooled import PooledArm
 from hf_cmim.audit.state import CONTROL
 from hf_cmim.audit.subject import AuditData, Subject
 from hf_cmim.class_names import are_default_names, class_names_of
 from hf_cmim.teachers.base import AbstractTeacher
 from hf_cmim.teachers.fingerprints import digest
-from hf_cmim.trainers.distillation_config import DistillationConfig
+from hf_cmim.trainers.distillation.distillation_config import DistillationConfig
 
 Teacher = AbstractTeacher | nn.Module | str
 SETS = ("transfer set", "validation set", "test set")

@@ -28,8 +28,8 @@ from hf_cmim.errors import HfCmimError
 from hf_cmim.positions import usable_positions
 from hf_cmim.report import AuditReport
 from hf_cmim.teachers import ModelTeacher, match_classes
-from hf_cmim.trainers.distillation_config import DistillationConfig
-from hf_cmim.trainers.launch import check_launch
+from hf_cmim.trainers.distillation.distillation_config import DistillationConfig
+from hf_cmim.trainers.shared.launch import check_launch
 
 OUTPUT_DIR = "outputs/audit"
 MEMORY_SHARE = 0.25

@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
     from hf_cmim.hub.model_card import write_card
     from hf_cmim.pages.html import audit_page
     from hf_cmim.pages.terminal import audit_table
-    from hf_cmim.trainers.distillation_config import DistillationConfig
+    from hf_cmim.trainers.distillation.distillation_config import DistillationConfig
 
     torch.set_num_threads(1)  # so small a student is not faster with more threads
     logging.disable_progress_bar()  # progress of loading a checkpoint

@@ -11,7 +11,7 @@ from hf_cmim.audit.plan import AuditPlan
 from hf_cmim.cli.extensions import composed_suite
 from hf_cmim.cli.words import nearest
 from hf_cmim.errors import HfCmimError
-from hf_cmim.trainers.distillation_config import DistillationConfig
+from hf_cmim.trainers.distillation.distillation_config import DistillationConfig
 
 DEFAULTS: dict[str, Any] = {
     "num_train_epochs": 20,

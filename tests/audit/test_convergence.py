@@ -16,13 +16,13 @@ from hf_cmim.attacks.suites import Suite, SuiteEntry
 from hf_cmim.attacks.teacher_free import CrossEntropy
 from hf_cmim.audit.checks import convergence_warning, find_faults
 from hf_cmim.audit.convergence import CURVE_NAME, SEED, STUDENTS, kept_learning_curve, learning_curve
+from hf_cmim.audit.engine.pool import StudentPool
 from hf_cmim.audit.plan import AuditPlan
-from hf_cmim.audit.pool import StudentPool
 from hf_cmim.audit.progress import AuditProgress
 from hf_cmim.audit.runner import run_audit
 from hf_cmim.audit.subject import AuditData
 from hf_cmim.report import NOT_CONVERGED, AuditReport, Interval, LearningCurve
-from hf_cmim.trainers.transfer_data import Repeatable
+from hf_cmim.trainers.distillation.transfer_data import Repeatable
 
 MARGIN = 0.005
 VALIDATION = planted.Samples(4_000, 3)

@@ -21,11 +21,11 @@ from hf_cmim.attacks.kd import KD
 from hf_cmim.attacks.mixup_queries import MixupQueries
 from hf_cmim.attacks.suites import STANDARD_V1
 from hf_cmim.attacks.teacher_free import CrossEntropy
-from hf_cmim.audit import graphs, pool
 from hf_cmim.audit.arms import with_numbers
-from hf_cmim.audit.graphs import ReplayedForward
-from hf_cmim.audit.pool import StudentPool
-from hf_cmim.audit.pooled import PooledArm
+from hf_cmim.audit.engine import graphs, pool
+from hf_cmim.audit.engine.graphs import ReplayedForward
+from hf_cmim.audit.engine.pool import StudentPool
+from hf_cmim.audit.engine.pooled import PooledArm
 from hf_cmim.teachers.model import ModelTeacher
 
 ATTACKS = {"ce": CrossEntropy(), "kd": KD(), "ctkd": CTKD(), "mixup": Composition(KD(), MixupQueries()),

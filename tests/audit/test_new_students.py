@@ -8,7 +8,7 @@ import tiny
 from torch import nn
 
 from hf_cmim import DistillationConfig
-from hf_cmim.audit.new_students import NewStudents
+from hf_cmim.audit.engine.new_students import NewStudents
 from hf_cmim.audit.preview import preview_audit
 from hf_cmim.audit.runner import run_audit
 from hf_cmim.audit.subject import AuditData

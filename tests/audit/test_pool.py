@@ -16,13 +16,13 @@ from hf_cmim.attacks.markov_kd import MarkovKD
 from hf_cmim.attacks.mixup_queries import MixupQueries
 from hf_cmim.attacks.skeptical import Skeptical
 from hf_cmim.attacks.teacher_free import CrossEntropy, LabelSmoothing
-from hf_cmim.audit.pool import StudentPool
-from hf_cmim.audit.pooled import PooledArm
-from hf_cmim.audit.probe import bytes_of_student
-from hf_cmim.audit.stack import StudentStack
+from hf_cmim.audit.engine.pool import StudentPool
+from hf_cmim.audit.engine.pooled import PooledArm
+from hf_cmim.audit.engine.probe import bytes_of_student
+from hf_cmim.audit.engine.stack import StudentStack
 from hf_cmim.teachers.model import ModelTeacher
 from hf_cmim.teachers.nulls import LabelOnlyTeacher
-from hf_cmim.trainers.transfer_data import Repeatable
+from hf_cmim.trainers.distillation.transfer_data import Repeatable
 
 ATTACKS = {
     "ce": CrossEntropy(), "ls": LabelSmoothing(), "kd": KD(), "relative": KD(temperature=Relative(1.0)),

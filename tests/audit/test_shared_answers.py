@@ -9,9 +9,9 @@ from torch import Tensor
 
 from hf_cmim import DistillationConfig, Relative
 from hf_cmim.attacks import DKD, KD, Composition, CrossEntropy, MixupQueries, PerturbedQueries
-from hf_cmim.audit.pool import StudentPool
-from hf_cmim.audit.pooled import PooledArm
-from hf_cmim.audit.shared_answers import SharedAnswers
+from hf_cmim.audit.engine.pool import StudentPool
+from hf_cmim.audit.engine.pooled import PooledArm
+from hf_cmim.audit.engine.shared_answers import SharedAnswers
 from hf_cmim.teachers.base import AbstractTeacher
 
 SIZE, BATCH = 28, 8

@@ -16,8 +16,8 @@ from trainers.killing import lives
 
 from hf_cmim import DistillationConfig, whole_files
 from hf_cmim.audit import runner, state
+from hf_cmim.audit.engine.pooled import StudentResult
 from hf_cmim.audit.plan import AuditPlan
-from hf_cmim.audit.pooled import StudentResult
 from hf_cmim.audit.state import MANIFEST_NAME, AuditFolder
 from hf_cmim.audit.subject import AuditData
 from hf_cmim.whole_files import write_whole

@@ -14,8 +14,8 @@ from torch.nn.utils.rnn import pad_sequence
 from hf_cmim import DistillationConfig
 from hf_cmim.attacks import KD, TTM, Composition, CrossEntropy, Knockoff, MixupQueries
 from hf_cmim.audit.arms import Arm
-from hf_cmim.audit.pool import StudentPool
-from hf_cmim.audit.pooled import PooledArm
+from hf_cmim.audit.engine.pool import StudentPool
+from hf_cmim.audit.engine.pooled import PooledArm
 from hf_cmim.audit.subject import ASKED_TWICE, AuditData, StoredAnswers, Subject
 from hf_cmim.audit.workplace import Workplace
 from hf_cmim.channels import TopK

@@ -19,7 +19,7 @@ from accelerate.utils import gather_object
 from hf_cmim import DistillationTrainer
 from hf_cmim.attacks import KD
 from hf_cmim.teachers.function import FunctionTeacher
-from hf_cmim.trainers.transfer_data import Repeatable
+from hf_cmim.trainers.distillation.transfer_data import Repeatable
 
 SIZE = 24
 View = tuple[int, tuple[float, ...]]

@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 
-from hf_cmim.trainers import attack_state, checkpoints, hardening_state
-from hf_cmim.trainers.checkpoints import find_fault
+from hf_cmim.trainers.distillation import attack_state
+from hf_cmim.trainers.hardening import hardening_state
+from hf_cmim.trainers.shared import checkpoints
+from hf_cmim.trainers.shared.checkpoints import find_fault
 
 fork = multiprocessing.get_context("fork")  # spares each of many short lives the seconds of importing
 

@@ -9,7 +9,7 @@ from huggingface_hub import HfApi, ModelCard, snapshot_download
 
 from hf_cmim import CMIMConfig, CMIMTrainer
 from hf_cmim.hub.verification import check_certificate
-from hf_cmim.trainers.checkpoints import find_fault
+from hf_cmim.trainers.shared.checkpoints import find_fault
 
 SETTINGS = {
     "per_device_train_batch_size": 8,

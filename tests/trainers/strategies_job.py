@@ -16,7 +16,7 @@ from transformers import AutoModelForImageClassification
 from hf_cmim import CMIMConfig, CMIMTrainer, DistillationConfig
 from hf_cmim.attacks import KD
 from hf_cmim.hub.verification import check_certificate
-from hf_cmim.trainers.checkpoints import find_fault
+from hf_cmim.trainers.shared.checkpoints import find_fault
 
 API = HfApi()
 STRATEGIES = ("end", "every_save", "checkpoint", "all_checkpoints")

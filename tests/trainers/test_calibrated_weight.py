@@ -4,7 +4,7 @@ import pytest
 import tiny
 import torch
 
-from hf_cmim.trainers.calibrated_weight import CalibratedWeight
+from hf_cmim.trainers.hardening.calibrated_weight import CalibratedWeight
 
 FOLLOWING = {"cmi_follow_calibration": True, "eval_strategy": "epoch"}
 KEEPING = {"load_best_model_at_end": True, "save_strategy": "epoch"}

@@ -14,9 +14,9 @@ from transformers import AutoModelForImageClassification, EarlyStoppingCallback,
 from hf_cmim import CentroidBank
 from hf_cmim.functional import class_centroids
 from hf_cmim.functional.label_information import label_information
-from hf_cmim.trainers import hardening_state
-from hf_cmim.trainers.checkpoints import MARKER_NAME, find_fault, write_marker
-from hf_cmim.trainers.hardening_state import STATE_NAME
+from hf_cmim.trainers.hardening import hardening_state
+from hf_cmim.trainers.hardening.hardening_state import STATE_NAME
+from hf_cmim.trainers.shared.checkpoints import MARKER_NAME, find_fault, write_marker
 
 RUN = {
     "save_strategy": "steps", "save_steps": 5, "num_train_epochs": 3, "optim": "adamw_torch", "learning_rate": 3e-3,

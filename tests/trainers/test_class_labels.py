@@ -9,7 +9,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from hf_cmim.attacks import KD, WKD, Averager, CrossEntropy
 from hf_cmim.functional.divergence import summed_cross_entropy
 from hf_cmim.functional.inputs import integer_labels
-from hf_cmim.trainers.class_labels import check_label_column
+from hf_cmim.trainers.shared.class_labels import check_label_column
 
 DATA, EVALUATION = tiny.images(32), tiny.images(16, seed=1)
 

@@ -6,7 +6,7 @@ from torch.nn.functional import cross_entropy
 
 from hf_cmim import CMIMLoss
 from hf_cmim.functional.information import class_centroids
-from hf_cmim.trainers.class_pulls import ClassPulls
+from hf_cmim.trainers.hardening.class_pulls import ClassPulls
 
 CLASSES = 4
 

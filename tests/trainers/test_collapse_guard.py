@@ -13,8 +13,8 @@ from transformers import PretrainedConfig, TrainerCallback, set_seed
 
 from hf_cmim import CollapseDetector
 from hf_cmim.collapse import CollapsedPair
-from hf_cmim.trainers.collapse_guard import described, warning
-from hf_cmim.trainers.hardening_state import STATE_NAME, HardeningState
+from hf_cmim.trainers.hardening.collapse_guard import described, warning
+from hf_cmim.trainers.hardening.hardening_state import STATE_NAME, HardeningState
 
 FORMS = {
     "scaled": {},

@@ -8,10 +8,10 @@ from transformers import DataCollatorWithPadding, DistilBertConfig, DistilBertFo
 
 from hf_cmim import DistillationConfig
 from hf_cmim.attacks import KD, ClassCentroid, Composition, CrossEntropy
-from hf_cmim.audit.pool import StudentPool
-from hf_cmim.audit.pooled import PooledArm
+from hf_cmim.audit.engine.pool import StudentPool
+from hf_cmim.audit.engine.pooled import PooledArm
 from hf_cmim.teachers import AbstractTeacher, ArgmaxNull, ModelTeacher, cache_answers
-from hf_cmim.trainers.transfer_data import TEACHER_VIEW, DistillationCollator
+from hf_cmim.trainers.distillation.transfer_data import TEACHER_VIEW, DistillationCollator
 
 KINDS = 2
 

@@ -15,7 +15,7 @@ from transformers import HfArgumentParser, PreTrainedConfig, ViTConfig
 from hf_cmim import CMIMConfig, CMIMTrainer, Composition, DistillationConfig, DistillationTrainer
 from hf_cmim.attacks import ATTACKS, DKD, KD, Averager, CrossEntropy, PartialBayes
 from hf_cmim.teachers import ModelTeacher
-from hf_cmim.trainers.class_weights import balanced_weights
+from hf_cmim.trainers.hardening.class_weights import balanced_weights
 
 DATA = tiny.images(32)
 

@@ -7,7 +7,7 @@ from torch.utils.data import IterableDataset
 
 from hf_cmim import DistillationConfig, Repeatable
 from hf_cmim.attacks import DIST, KD, CrossEntropy
-from hf_cmim.audit.pool import StudentPool
+from hf_cmim.audit.engine.pool import StudentPool
 from hf_cmim.teachers import TableTeacher
 
 NAMES = tuple(f"LABEL_{number}" for number in range(tiny.NUM_LABELS))

@@ -12,8 +12,8 @@ from trainers.killing import assert_a_cut_checkpoint_is_passed_over, die_in_writ
 
 from hf_cmim import Composition, Relative
 from hf_cmim.attacks import KD, MarkovKD
-from hf_cmim.trainers.attack_state import REPORT_NAME
-from hf_cmim.trainers.checkpoints import find_fault, last_complete_checkpoint
+from hf_cmim.trainers.distillation.attack_state import REPORT_NAME
+from hf_cmim.trainers.shared.checkpoints import find_fault, last_complete_checkpoint
 
 pytestmark = pytest.mark.slow
 WRITES_OF_A_CHECKPOINT = 10

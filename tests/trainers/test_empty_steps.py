@@ -12,8 +12,8 @@ from two_processes import on_two_processes
 
 from hf_cmim import Composition, DistillationConfig
 from hf_cmim.attacks import DIST, DKD, KD, LabelSmoothing
-from hf_cmim.audit.pool import StudentPool
-from hf_cmim.audit.pooled import PooledArm
+from hf_cmim.audit.engine.pool import StudentPool
+from hf_cmim.audit.engine.pooled import PooledArm
 from hf_cmim.teachers import ModelTeacher
 
 JOB = Path(__file__).parent / "empty_step_job.py"

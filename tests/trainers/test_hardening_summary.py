@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import tiny
 
-from hf_cmim.trainers.hardening_summary import EvaluationFigures, HardeningSummary
+from hf_cmim.trainers.hardening.hardening_summary import EvaluationFigures, HardeningSummary
 
 BEFORE = EvaluationFigures("eval", 200, 0.903, 0.08, 1.5, 0.12)
 NOW = EvaluationFigures("eval", 1000, 0.931, 0.013, 1.04, 0.03)

@@ -30,9 +30,9 @@ from transformers import (
 
 from hf_cmim import Composition, DistillationConfig
 from hf_cmim.attacks import CrossEntropy
-from hf_cmim.audit.pool import StudentPool
-from hf_cmim.audit.pooled import PooledArm
-from hf_cmim.trainers.heads import check_is_classifier
+from hf_cmim.audit.engine.pool import StudentPool
+from hf_cmim.audit.engine.pooled import PooledArm
+from hf_cmim.trainers.shared.heads import check_is_classifier
 
 GPT2 = GPT2Config(vocab_size=20, n_positions=16, n_embd=16, n_layer=1, n_head=2, num_labels=4, pad_token_id=0)
 BART = BartConfig(vocab_size=20, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,

@@ -12,7 +12,7 @@ import torch
 from trainers.killing import assert_a_cut_checkpoint_is_passed_over, die_in_write, lives
 from transformers import TrainerCallback
 
-from hf_cmim.trainers.checkpoints import find_fault, last_complete_checkpoint
+from hf_cmim.trainers.shared.checkpoints import find_fault, last_complete_checkpoint
 
 pytestmark = pytest.mark.slow
 WRITES_OF_A_CHECKPOINT = 9

@@ -16,7 +16,7 @@ from hf_cmim.hub.certificate import Certificate
 from hf_cmim.hub.certify import certify
 from hf_cmim.hub.verification import check_certificate
 from hf_cmim.teachers import ModelTeacher
-from hf_cmim.trainers.publication import publication_of, rehearsed_files
+from hf_cmim.trainers.shared.publication import publication_of, rehearsed_files
 
 # peft 0.21 reads an attribute that transformers 5.23 deprecates.
 pytestmark = [

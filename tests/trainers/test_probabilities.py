@@ -6,9 +6,9 @@ import torch
 
 from hf_cmim import Composition, DistillationConfig
 from hf_cmim.attacks import KD, CrossEntropy
-from hf_cmim.audit.pool import StudentPool
-from hf_cmim.audit.pooled import PooledArm
-from hf_cmim.trainers.validation import check_are_logits
+from hf_cmim.audit.engine.pool import StudentPool
+from hf_cmim.audit.engine.pooled import PooledArm
+from hf_cmim.trainers.shared.validation import check_are_logits
 
 MESSAGE = "returns probabilities, not logits: all 8 rows .* above 0.48.*Return the inputs of the model.s last softmax"
 

@@ -17,7 +17,7 @@ from hf_cmim import CMIMConfig, DistillationConfig
 from hf_cmim.attacks import KD
 from hf_cmim.hub.certificate import Certificate
 from hf_cmim.hub.verification import check_certificate
-from hf_cmim.trainers import publishing
+from hf_cmim.trainers.shared import publishing
 
 JOB = Path(__file__).with_name("publishing_job.py")
 

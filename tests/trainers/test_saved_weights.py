@@ -12,7 +12,7 @@ from transformers import ConvNextForImageClassification, TrainerCallback, ViTFor
 
 from hf_cmim import DistillationConfig, DistillationTrainer
 from hf_cmim.attacks import KD
-from hf_cmim.trainers.saved_weights import restore_renamed_weights
+from hf_cmim.trainers.shared.saved_weights import restore_renamed_weights
 
 BEST = {
     "eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True, "num_train_epochs": 3,

@@ -6,7 +6,7 @@ import tiny
 
 from hf_cmim import CMIMConfig, CMIMTrainer, DistillationConfig, DistillationTrainer
 from hf_cmim.attacks import CTKD, KD
-from hf_cmim.trainers.metric_directions import FALLING, RISING, WITHOUT_DIRECTION, is_falling
+from hf_cmim.trainers.shared.metric_directions import FALLING, RISING, WITHOUT_DIRECTION, is_falling
 
 EVALUATION = tiny.images(32, seed=1)
 ADAM = {"optim": "adamw_torch", "num_train_epochs": 3, "per_device_train_batch_size": 8}

@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader
 from trainers.epoch_job import Augmented, Recorder, train
 from two_processes import on_two_processes
 
-from hf_cmim.trainers.class_labels import LABEL_COLUMNS
-from hf_cmim.trainers.transfer_data import IndexedDataset, Repeatable, Unlabelled
+from hf_cmim.trainers.distillation.transfer_data import IndexedDataset, Repeatable, Unlabelled
+from hf_cmim.trainers.shared.class_labels import LABEL_COLUMNS
 
 JOB = Path(__file__).with_name("epoch_job.py")
 SIZE = 24

@@ -1,0 +1,1 @@
+"""The engine of an audit: trains many students of one architecture at once."""

@@ -1,0 +1,1 @@
+"""The hardening trainer: settings, loss, collapse guard, summary."""

@@ -1,0 +1,311 @@
+"""The hardening trainer: `transformers.Trainer` with the CMI of all tempered output clusters in its loss."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+from transformers.utils import logging
+
+from hf_cmim.centroids import CentroidBank
+from hf_cmim.class_names import class_names_of
+from hf_cmim.functional.divergence import IGNORE_INDEX
+from hf_cmim.functional.information import class_centroids
+from hf_cmim.functional.inputs import check_label_range
+from hf_cmim.hub.certificate import Evaluation, Training
+from hf_cmim.measurement import Measurement
+from hf_cmim.objective import CMIMLoss
+from hf_cmim.trainers.hardening.calibrated_weight import CalibratedWeight
+from hf_cmim.trainers.hardening.centroid_refresh import CentroidRefresh
+from hf_cmim.trainers.hardening.class_weights import BALANCED, balanced_weights
+from hf_cmim.trainers.hardening.cmim_config import PRESET_SETTINGS, CMIMConfig
+from hf_cmim.trainers.hardening.collapse_guard import CollapseGuard
+from hf_cmim.trainers.hardening.evaluation import EvaluationAccumulator
+from hf_cmim.trainers.hardening.hardening_state import STATE_NAME, HardeningState
+from hf_cmim.trainers.hardening.hardening_summary import HardeningSummary, SummaryPrinter, summary_of
+from hf_cmim.trainers.hardening.ramp import ramped_weight
+from hf_cmim.trainers.hardening.resumed_settings import check_resumed_settings, settings_to_write
+from hf_cmim.trainers.shared.components import ComponentTrainer, unchanged_random_states
+from hf_cmim.trainers.shared.launch import check_launch
+from hf_cmim.trainers.shared.records import dataset_name, hardening_record, weights_version
+from hf_cmim.trainers.shared.search import evaluation_loss
+from hf_cmim.trainers.shared.validation import (
+    check_are_logits,
+    check_arguments,
+    check_head,
+    check_width,
+    logits_and_labels,
+)
+
+logger = logging.get_logger(__name__)
+
+SETTINGS_IN_LOSS = {"cmi_weight", "preset", *PRESET_SETTINGS, "reduction_order", "cmi_correct_only"}
+"""Settings that decide how large the CMI term of the loss is."""
+
+
+class CMIMTrainer(ComponentTrainer):
+    """A `Trainer` that concentrates the output clusters of a classifier at all temperatures.
+
+    A drop-in for `transformers.Trainer` on any single-label head that returns `logits` (image, text, audio, token
+    classification). `label_smoothing_factor`, `class_weights` and `compute_loss_func` shape the cross-entropy part.
+    Logs gain `ce` and `cmi`, which add up to `loss`, the current `cmi_weight`, and the CMI of the scaled logits at
+    each temperature. Evaluation gains accuracy, calibration and the CMI curve; `eval_loss` uses the final weight, and
+    no model counts as best before the ramp has ended.
+
+    Args:
+        model: classifier, or None with `model_init`.
+        args: settings of the training and of the hardening.
+        trainer_arguments: further positional arguments of `transformers.Trainer`, in its order.
+        keywords: further keyword arguments of `transformers.Trainer`.
+
+    Attributes:
+        cmim_loss: loss in training. It is not called `objective`, because a search keeps a trial's result there.
+        measurement: measurement of the last evaluation, or None.
+
+    Raises:
+        HfCmimError: a head, a label, a setting or a launch that cannot be hardened, before anything is written.
+
+    Source: arXiv 2507.00012 for the objective's idea; schedule, bank, guard and defaults are ours.
+    """
+
+    args: CMIMConfig
+    cmim_loss: CMIMLoss
+    _state: HardeningState | None
+
+    def __init__(
+        self, model: nn.Module | None = None, args: CMIMConfig | None = None, *trainer_arguments: Any, **keywords: Any
+    ) -> None:
+        args = CMIMConfig(output_dir="tmp_trainer") if args is None else args
+        check_arguments(args, model)
+        super().__init__(model, args, *trainer_arguments, **keywords)
+        check_launch(self.args.world_size)
+        check_head(self.accelerator.unwrap_model(self.model), self.label_names, args.class_weights)
+        self.measurement: Measurement | None = None
+        self._evaluation: EvaluationAccumulator | None = None
+        self._measured: tuple[str, int] | None = None
+        self.add_callback(CentroidRefresh(self))
+        self.add_callback(CalibratedWeight(self))
+        self._guard = CollapseGuard(self)
+        self.add_callback(self._guard)
+        self.add_callback(SummaryPrinter(self))
+        self._start_hardening()
+
+    def _start_hardening(self) -> None:
+        """Forget all training state."""
+        self.args.derive()
+        self.cmim_loss = self.args.build_objective(self._balanced_weights()).to(self.args.device)
+        self._state = None
+
+    def _balanced_weights(self) -> list[float] | None:
+        """Return weights that balance the classes, or None without training data or `class_weights="balanced"`."""
+        if self.args.class_weights != BALANCED or self.train_dataset is None:
+            return None
+        names = class_names_of(self.accelerator.unwrap_model(self.model))
+        with unchanged_random_states(self.args.device):
+            return balanced_weights(self.train_dataset, None if names is None else len(names))
+
+    def _inner_training_loop(self, batch_size: int | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Train from a new state, also for each trial of a search and each batch size; resuming loads its own."""
+        self._start_hardening()
+        result: TrainOutput = super()._inner_training_loop(batch_size, *args, **kwargs)
+        return result
+
+    def _hp_search_setup(self, trial: Any) -> None:
+        super()._hp_search_setup(trial)
+        searched = sorted(SETTINGS_IN_LOSS & self._searched.keys())
+        if trial is not None and searched and getattr(self, "compute_objective", None) is evaluation_loss:
+            smallest = "the smallest weight" if searched == ["cmi_weight"] else "the form with the smallest term"
+            logger.warning(
+                f"{', '.join(searched)} is searched and eval_loss, which contains the CMI, is the objective:"
+                f" {smallest} would win. Pass compute_objective, for instance the accuracy minus a penalty on"
+                " eval_cmi_sup."
+            )
+
+    @property
+    def bank(self) -> CentroidBank | None:
+        """Centroids so far, None before the first batch."""
+        return self._state.bank if self._state is not None else None
+
+    @property
+    def final_weight(self) -> float:
+        """Weight of the CMI after the ramp, with the changes by the guard and the calibration."""
+        return self.args.cmi_weight * (1.0 if self._state is None else self._state.weight_scale)
+
+    @property
+    def current_weight(self) -> float:
+        """Weight of the CMI at the current step."""
+        progress = self.state.global_step / max(self.state.max_steps, 1)
+        return ramped_weight(self.final_weight, progress, self.args.cmi_warmup, self.args.cmi_ramp)
+
+    # Loss
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Return cross-entropy plus weighted CMI; in training also remember the outputs for the bank."""
+        inputs = dict(inputs)
+        labels = inputs.pop("labels", None)
+        outputs = model(**inputs)
+        logits, labels = logits_and_labels(outputs, labels, inputs)
+        # The check waits for the device: on a GPU only the first batch pays for it.
+        if labels.device.type == "cpu" or self._state is None:
+            check_label_range(labels, logits.shape[-1])
+        if self._state is None:
+            check_are_logits(logits)
+            names = class_names_of(self.model)
+            check_width(logits, None if names is None else len(names))
+        state = self.hardening_state(logits.shape[-1])
+        if model.training:
+            loss = self._training_loss(outputs, logits, labels, num_items_in_batch, state)
+        else:
+            loss = self._evaluation_loss(outputs, logits, labels, state)
+        # Trainer takes the loss off the front of a tuple.
+        return (loss, outputs if isinstance(outputs, dict) else (loss, *outputs)) if return_outputs else loss
+
+    def hardening_state(self, num_classes: int) -> HardeningState:
+        """Return the state of this training, creating it once the number of classes is known."""
+        if self._state is None:
+            self._state = HardeningState(num_classes, self.args.bank_settings, self.args.device)
+        return self._state
+
+    def _training_loss(
+        self, outputs: Any, logits: Tensor, labels: Tensor, num_items: Tensor | int | None, state: HardeningState
+    ) -> Tensor:
+        bank = state.bank
+        if num_items is None:
+            num_items = (labels != IGNORE_INDEX).sum().clamp_min(1)
+        elif isinstance(num_items, Tensor):
+            # Trainer repeats the count for each replica of nn.DataParallel.
+            num_items = num_items.flatten()[0]
+        log_centroids = bank.log_centroids
+        if self.args.centroids == "batch":
+            log_centroids = self._batch_log_centroids(logits.detach(), labels, bank)
+        cross_entropy = self._cross_entropy(outputs, logits, labels, num_items)
+        cmi, terms, scale_sums = self.cmim_loss.concentration(
+            logits, labels, log_centroids, self.current_weight, num_items, *state.known
+        )
+        if self._guard.measures_pulls:
+            state.pulls.accumulate(cmi, logits, labels, num_items)
+        bank.accumulate(logits, labels, {"cmi_per_temperature": terms, "scale_sums": scale_sums})
+        parts = torch.cat([torch.stack([cross_entropy.detach(), cmi.detach()]), terms]) * self.loss_scale
+        self.record_components({("ce", "cmi", *(f"cmi_T{t:g}" for t in bank.temperatures)): parts})
+        return (cross_entropy + cmi) * self.loss_scale
+
+    def _batch_log_centroids(self, logits: Tensor, labels: Tensor, bank: CentroidBank) -> Tensor:
+        """Return the log centroids of this micro-batch, `(K, C, C)`; -inf for classes without a sample that counts."""
+        counted_labels = self.cmim_loss.counting(logits, labels)
+        if not bool((counted_labels != IGNORE_INDEX).any()):
+            return torch.full_like(bank.log_centroids, -torch.inf)
+        return class_centroids(bank.shown(logits), counted_labels, bank.temperatures).log()
+
+    def _cross_entropy(self, outputs: Any, logits: Tensor, labels: Tensor, num_items: Tensor | int) -> Tensor:
+        loss: Tensor
+        if self.compute_loss_func is not None:
+            loss = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items)
+        elif self.label_smoother is not None and self.args.class_weights is None:
+            loss = self.label_smoother({"logits": logits}, labels, num_items_in_batch=num_items)
+        else:
+            loss = self.cmim_loss.cross_entropy(logits, labels, num_items)
+        return loss
+
+    def _evaluation_loss(self, outputs: Any, logits: Tensor, labels: Tensor, state: HardeningState) -> Tensor:
+        every_logits, every_labels = self.gather_samples(logits, labels)
+        count = (every_labels != IGNORE_INDEX).sum().clamp_min(1)
+        loss: Tensor
+        cmi = self.cmim_loss.concentration(
+            every_logits, every_labels, state.bank.log_centroids, self.final_weight, 1, *state.known
+        ).cmi
+        summed = {"cmi": cmi}
+        if self.compute_loss_func is None:
+            summed["ce"] = self._cross_entropy(None, every_logits, every_labels, 1)
+            loss = (summed["ce"] + cmi) / count
+        else:
+            # The user's loss may read any output of the model, so it gets only the batch of this process.
+            own_count = (labels != IGNORE_INDEX).sum().clamp_min(1)
+            loss = self._cross_entropy(outputs, logits, labels, own_count) + cmi / count
+        if self._evaluation is not None:
+            self._evaluation.update(every_logits, every_labels, summed)
+        return loss
+
+    # Steps
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Train on one micro-batch; after the last one of an optimizer step move the bank."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not self.accelerator.sync_gradients or self._state is None:
+            return loss
+        is_alone = self.num_processes == 1
+        self._state.pulls.step(None if is_alone else self.accelerator.reduce)
+        gather = None if is_alone else self.gather_rows
+        self._state.bank.step(gather, move_centroids=self.args.centroids != "epoch")
+        self.record_components({"cmi_weight": self.current_weight})
+        return loss
+
+    # Evaluation and selection
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader[Any],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Evaluate as `Trainer` does, adding accuracy, calibration and the CMI curve to the metrics."""
+        self._evaluation = EvaluationAccumulator(self.cmim_loss.temperatures)
+        try:
+            output = super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
+            result = self._evaluation.compute()
+        finally:
+            self._evaluation = None
+        if result is not None and output.metrics is not None:
+            self.measurement, metrics = result
+            self._measured = (dataset_name(dataloader.dataset), weights_version(self.model))
+            prefixed = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+            exact_loss = {key: value for key, value in prefixed.items() if key == f"{metric_key_prefix}_loss"}
+            # A metric that the user computes keeps its name and value; only the loss is replaced by the exact one.
+            output.metrics.update(prefixed | output.metrics | exact_loss)
+        return output
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        if self.state.global_step < self.args.ramp_end * self.state.max_steps:
+            # Not hardened yet: the model must not be kept, and patience must not count this evaluation.
+            return False
+        return super()._determine_best_metric(metrics, trial)
+
+    def training_record(self) -> Training:
+        """Return the record of this training: the objective and every setting that determined it."""
+        return hardening_record(self, self.cmim_loss, self.args, self.final_weight)
+
+    def hardening_summary(self) -> HardeningSummary:
+        """Return a summary of the last training, which prints as five lines of words."""
+        return summary_of(self)
+
+    def evaluation_record(self) -> Evaluation | None:
+        """Return the last measurement, if it is of the weights as they are now."""
+        if self.measurement is None or self._measured is None or self._measured[1] != weights_version(self.model):
+            return None
+        return Evaluation(self._measured[0], self.measurement)
+
+    # Checkpoints
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save and self._state is not None:
+            self._state.save(Path(output_dir), settings_to_write(self.args))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            check_resumed_settings(Path(checkpoint) / STATE_NAME, self.args)
+            self._state = HardeningState.load(Path(checkpoint), self.args.bank_settings, self.args.device)

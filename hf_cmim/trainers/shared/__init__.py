@@ -1,0 +1,1 @@
+"""What concerns any trainer: checkpoints, labels, checks, publishing."""
