@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hf_cmim.audit.runner import run_audit
     from hf_cmim.audit.subject import AuditData
     from hf_cmim.centroids import CentroidBank
+    from hf_cmim.channels.class_answers import ClassAnswers
     from hf_cmim.collapse import CollapseDetector
     from hf_cmim.errors import HfCmimError
     from hf_cmim.measurement import Measurement, MeasurementAccumulator
@@ -35,6 +36,7 @@ __all__ = [
     "CMIMLoss",
     "CMIMTrainer",
     "CentroidBank",
+    "ClassAnswers",
     "CollapseDetector",
     "Composition",
     "DistillationConfig",
@@ -59,6 +61,7 @@ _MODULES = {
     "CMIMLoss": "hf_cmim.objective",
     "CMIMTrainer": "hf_cmim.trainers.hardening.cmim_trainer",
     "CentroidBank": "hf_cmim.centroids",
+    "ClassAnswers": "hf_cmim.channels.class_answers",
     "CollapseDetector": "hf_cmim.collapse",
     "Composition": "hf_cmim.attacks.composition",
     "DistillationConfig": "hf_cmim.trainers.distillation.distillation_config",

@@ -19,6 +19,7 @@ PUBLIC = {
     "CMIMLoss",
     "CMIMTrainer",
     "CentroidBank",
+    "ClassAnswers",
     "CollapseDetector",
     "Composition",
     "DistillationConfig",
@@ -36,7 +37,10 @@ PUBLIC = {
 }
 FACE = Path(hf_cmim.__file__)
 PACKAGE_PATH = str(FACE.parents[1])
-MATHS = [f"hf_cmim.{name}" for name in ("functional", "attacks", "objective", "centroids", "collapse", "measurement")]
+MATHS = [
+    f"hf_cmim.{name}"
+    for name in ("functional", "channels", "attacks", "objective", "centroids", "collapse", "measurement")
+]
 LARGEST_SECONDS = 0.1
 
 PROBE = """

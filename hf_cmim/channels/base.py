@@ -63,7 +63,10 @@ def label_log_probs(labels: Tensor, num_classes: int) -> Tensor:
 
 @dataclass(frozen=True)
 class AbstractChannel(ABC):
-    """Abstract channel. Evaluating its `repr` rebuilds it.
+    """Abstract channel. Its `repr` tells it from every other channel.
+
+    The repr enters fingerprints and reports. Evaluating it rebuilds the channel, unless the channel is fitted to data:
+    then it holds a digest of them.
 
     Attributes:
         hides_classes: flag for channels after which some classes have no probability of their own.

@@ -2,6 +2,8 @@
 
 from hf_cmim.teachers.base import AbstractTeacher as AbstractTeacher
 from hf_cmim.teachers.cache import cache_answers as cache_answers
+from hf_cmim.teachers.channels import ChannelTeacher as ChannelTeacher
+from hf_cmim.teachers.channels import fit_class_answers as fit_class_answers
 from hf_cmim.teachers.classes import match_classes as match_classes
 from hf_cmim.teachers.endpoint import EndpointTeacher as EndpointTeacher
 from hf_cmim.teachers.function import FunctionTeacher as FunctionTeacher

@@ -20,6 +20,8 @@ from hf_cmim.audit.engine.pool import StudentPool
 from hf_cmim.audit.engine.pooled import PooledArm
 from hf_cmim.audit.engine.probe import bytes_of_student
 from hf_cmim.audit.engine.stack import StudentStack
+from hf_cmim.channels import ClassAnswers
+from hf_cmim.teachers import ChannelTeacher, FunctionTeacher
 from hf_cmim.teachers.model import ModelTeacher
 from hf_cmim.teachers.nulls import LabelOnlyTeacher
 from hf_cmim.trainers.distillation.transfer_data import Repeatable
@@ -94,6 +96,31 @@ def test_a_pooled_student_is_the_student_trained_alone(settings, tmp_path):
     for arm, pooled in zip(arms(names), together, strict=True):
         expected = alone(arm, samples, tmp_path, 3, **changes)
         assert tiny.largest_difference(expected, tiny.weights(pooled.model)) == 0, arm.name
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_pooled_students_behind_class_answers_are_those_of_the_labels(stacked, tmp_path):
+    """Catches an answer that reaches a student around the channel, in lockstep or in a stack."""
+    model = tiny.vit(seed=50).eval()
+    channel = ClassAnswers(0.1 + 0.6 * torch.eye(tiny.NUM_LABELS))
+    names = tuple(f"LABEL_{number}" for number in range(tiny.NUM_LABELS))
+
+    def rows_of_labels(inputs: Any) -> torch.Tensor:
+        with torch.no_grad():
+            return channel.log_probs[model(**inputs).logits.argmax(-1)]
+
+    behind, labelled = (
+        StudentPool(lambda: tiny.vit(seed=torch.initial_seed()), args, tiny.images(44), stacked=stacked).train(
+            [PooledArm(name, Composition.of(ATTACKS[name]), teacher) for name in ("kd", "skeptical")], seed=3
+        )
+        for args in [DistillationConfig(**tiny.settings(tmp_path))]
+        for teacher in (
+            ChannelTeacher(ModelTeacher(model), channel),
+            FunctionTeacher(rows_of_labels, class_names=names),
+        )
+    )
+    for first, second in zip(behind, labelled, strict=True):
+        assert tiny.largest_difference(tiny.weights(first.model), tiny.weights(second.model)) == 0
 
 
 STACKED = ["ce", "ls", "kd", "relative", "null", "mixup", "ctkd"]
