@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hf_cmim.channels.class_answers import ClassAnswers
     from hf_cmim.collapse import CollapseDetector
     from hf_cmim.errors import HfCmimError
+    from hf_cmim.guarded_pipeline import guard, pipeline_answers
     from hf_cmim.measurement import Measurement, MeasurementAccumulator
     from hf_cmim.objective import CMIMLoss
     from hf_cmim.report import AuditReport
@@ -50,6 +51,8 @@ __all__ = [
     "Unlabelled",
     "__version__",
     "check_launch",
+    "guard",
+    "pipeline_answers",
     "run_audit",
 ]
 
@@ -74,6 +77,8 @@ _MODULES = {
     "Repeatable": "hf_cmim.trainers.distillation.transfer_data",
     "Unlabelled": "hf_cmim.trainers.distillation.transfer_data",
     "check_launch": "hf_cmim.trainers.shared.launch",
+    "guard": "hf_cmim.guarded_pipeline",
+    "pipeline_answers": "hf_cmim.guarded_pipeline",
     "run_audit": "hf_cmim.audit.runner",
 }
 

@@ -32,6 +32,7 @@ FLOORS = {
     "environment": 2,
     "report": 2,
     "tasks": 2,
+    "guarded_pipeline": 3,
     "plots": 3,
     "teachers": 3,
     "pages": 4,

@@ -33,6 +33,8 @@ PUBLIC = {
     "Unlabelled",
     "__version__",
     "check_launch",
+    "guard",
+    "pipeline_answers",
     "run_audit",
 }
 FACE = Path(hf_cmim.__file__)
