@@ -83,7 +83,7 @@ def learning_curve(
             points.append((epoch, float(np.mean(pool.predict(students, dataset)[0] == labels))))
 
     args, setting = _trained_longer(pool.args)
-    longer_pool = StudentPool(pool.build_student, args, pool.transfer_set, pool.data_collator, pool.teacher_collator)
+    longer_pool = pool.with_settings(args)
     arm = PooledArm("CE", Composition(CrossEntropy()), None)
     with unchanged_random_states(pool.args.device):
         predictions = pool.predict(pool.train([arm], SEED, on_step=on_step, on_epoch=note), dataset)[0]

@@ -171,7 +171,7 @@ def preview_audit(
         batch_size=min(len(data.transfer), args.per_device_train_batch_size),
         seconds=_seconds_of_student(pool, data, wrapped.num_classes),
         asking_seconds=_seconds_of_asking(pool, wrapped),
-        varies=pool.varies(data.transfer),
+        varies=pool.batches.varies(data.transfer),
         num_classes=wrapped.num_classes,
         teachers=1 + (twin is not None) + len(controls or {}),
         sizes=(len(data.transfer), len(data.validation), len(data.test)),
@@ -221,13 +221,13 @@ def _seconds_of_student(pool: StudentPool, data: AuditData, num_classes: int) ->
     device = pool.args.device
     short_args = copy.copy(pool.args)
     short_args.max_steps = MEASURED_STEPS
-    short_pool = StudentPool(
-        pool.build_student, short_args, pool.transfer_set, pool.data_collator, pool.teacher_collator
-    )
+    short_pool = pool.with_settings(short_args)
     # A null teacher answers as quickly as stored answers.
     null = LabelOnlyTeacher(num_classes, confidence=0.9, temperature=4.0)
     arms = [PooledArm("CE", Composition(CrossEntropy()), None), PooledArm("KD", Composition(KD()), null)]
     with unchanged_random_states(device):
+        # Once without timing: samples that never change are collated once for all students.
+        next(short_pool.batches.epoch(short_pool.batches.loader(0, [null]), 0, 0))
         moments = [_now(device)]
         students = short_pool.train(arms, 0, on_step=lambda _: moments.append(_now(device)))
     # The first duration includes building the students.
@@ -246,16 +246,16 @@ def _seconds_of_student(pool: StudentPool, data: AuditData, num_classes: int) ->
 
 def _seconds_of_asking(pool: StudentPool, teacher: AbstractTeacher) -> float:
     """Return the seconds in which a teacher answers one training batch."""
-    probe = pool.student(PooledArm("probe", Composition(KD()), teacher), 0)
+    queries = pool.template.queries(teacher)
     size = min(len(pool.transfer_set), pool.args.per_device_train_batch_size)
-    batch = next(pool.ordered_batches(probe, Subset(pool.transfer_set, range(size))))
+    batch = next(pool.batches.ordered(Subset(pool.transfer_set, range(size)), teachers=[teacher]))
     labels = batch.pop("labels")
     batch.pop(INDEX_NAME)
     view = batch.pop(TEACHER_VIEW, batch)
     seconds = []
     for _ in range(3):
         started = _now(pool.args.device)
-        probe.queries.answers(view, labels, None, paid=False)
+        queries.answers(view, labels, None, paid=False)
         seconds.append(_now(pool.args.device) - started)
     return min(seconds)
 

@@ -9,11 +9,8 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from hf_cmim.attacks.composition import Composition
-from hf_cmim.attacks.teacher_free import CrossEntropy
 from hf_cmim.audit.arms import Arm
 from hf_cmim.audit.engine.pool import StudentPool
-from hf_cmim.audit.engine.pooled import PooledArm
 from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import IGNORE_INDEX
 from hf_cmim.measurement import Measurement, MeasurementAccumulator
@@ -102,8 +99,8 @@ class Subject:
         self.path = public_path(teacher if isinstance(teacher, str) else str(getattr(model, "name_or_path", "")))
         self.pool = pool
         self.data = data
-        # Cross-entropy asks no teacher: these questions are the audit's, and no attacker pays for them.
-        self._probe = pool.student(PooledArm("probe", Composition(CrossEntropy()), wrapped), seed=0)
+        # These questions are the audit's, and no attacker pays for them.
+        self._queries = pool.template.queries(wrapped)
         self.asked_twice = self._ask_twice()
 
     @cached_property
@@ -115,19 +112,17 @@ class Subject:
 
     def _answers_to(self, dataset: Any) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield pairs of `(B, ..., C)` answers, in the student's order of classes, and `(B, ...)` labels."""
-        for batch in self.pool.ordered_batches(self._probe, dataset):
+        for batch in self.pool.batches.ordered(dataset, teachers=[self.teacher]):
             yield self._answers_to_batch(batch), batch["labels"]
 
     def _answers_to_batch(self, batch: Mapping[str, Any]) -> Tensor:
         inputs = {name: value for name, value in batch.items() if name not in ("labels", INDEX_NAME)}
         view = inputs.pop(TEACHER_VIEW, inputs)
-        answers = self._probe.queries.answers(view, batch["labels"], None, paid=False)
-        self.pool.shared.forget()
-        return answers
+        return self._queries.answers(view, batch["labels"], None, paid=False)
 
     def _ask_twice(self) -> float:
         """Return the largest difference of a probability between two answers to the same inputs."""
-        batches = islice(self.pool.ordered_batches(self._probe, self.data.transfer), ASKED_TWICE)
+        batches = islice(self.pool.batches.ordered(self.data.transfer, teachers=[self.teacher]), ASKED_TWICE)
         return max(
             float((self._answers_to_batch(batch).exp() - self._answers_to_batch(batch).exp()).abs().max())
             for batch in batches
@@ -172,7 +167,7 @@ class Subject:
     @cached_property
     def stored(self) -> StoredAnswers | None:
         """Stored answers to the transfer set, or None if its samples change from epoch to epoch."""
-        if self.pool.varies(self.data.transfer) or self._transfer_answers[0][0].ndim > 2:
+        if self.pool.batches.varies(self.data.transfer) or self._transfer_answers[0][0].ndim > 2:
             return None  # token labels: each batch is padded to a different length
         log_probs = torch.cat([log_probs for log_probs, _ in self._transfer_answers])
         return StoredAnswers(log_probs, hides_classes=self.teacher.hides_classes)

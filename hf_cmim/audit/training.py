@@ -3,14 +3,13 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, cast, final
+from typing import Any, final
 
 import numpy as np
 import psutil
 import torch
 from accelerate import PartialState
 from numpy.typing import NDArray
-from torch import nn
 
 from hf_cmim.attacks.composition import Composition
 from hf_cmim.attacks.teacher_free import CrossEntropy
@@ -125,7 +124,7 @@ class Trainees:
         """Train and return a cross-entropy student of another seed, the teacher of self-distillation."""
         arm = PooledArm("self", Composition(CrossEntropy()), None)
         (student,) = self.pool.train([arm], seed + SELF_TEACHER_SEEDS)
-        return ModelTeacher(cast(nn.Module, student.model).eval(), device=self.pool.args.device)
+        return ModelTeacher(student.model.eval(), device=self.pool.args.device)
 
     # Results
 

@@ -8,11 +8,8 @@ import torch
 from accelerate import PartialState
 from torch import nn
 
-from hf_cmim.attacks.composition import Composition
-from hf_cmim.attacks.teacher_free import CrossEntropy
 from hf_cmim.audit.data import DataFacts, check_reads_alike, examine
 from hf_cmim.audit.engine.pool import StudentPool
-from hf_cmim.audit.engine.pooled import PooledArm
 from hf_cmim.audit.plan import AuditPlan
 from hf_cmim.audit.state import CONTROL
 from hf_cmim.audit.subject import AuditData, Subject
@@ -66,11 +63,10 @@ def _examine_student(pool: StudentPool, name: str) -> StudentFacts:
 
 
 def _examine_data(pool: StudentPool, data: AuditData) -> tuple[DataFacts, DataFacts, DataFacts]:
-    probe = pool.student(PooledArm("probe", Composition(CrossEntropy()), None), 0)
     quiet = pool.args.disable_tqdm or not PartialState().is_main_process
     sets = (data.transfer, data.validation, data.test)
     transfer, validation, test = (
-        examine(pool.ordered_batches(probe, dataset), len(dataset), name, quiet=quiet)
+        examine(pool.batches.ordered(dataset), len(dataset), name, quiet=quiet)
         for dataset, name in zip(sets, data.names, strict=True)
     )
     return transfer, validation, test

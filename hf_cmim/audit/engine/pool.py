@@ -5,43 +5,31 @@ step of its own. A pooled student ends with the same bits as under `Distillation
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import chain, islice
-from typing import Any, cast, final
+from itertools import islice
+from typing import Any, final
 
 import numpy as np
 import torch
-from accelerate.data_loader import SeedableRandomSampler
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader
 from transformers import set_seed
 
-from hf_cmim.attacks.composition import Composition
-from hf_cmim.attacks.teacher_free import CrossEntropy
-from hf_cmim.audit.data import varies
+from hf_cmim.audit.engine.batches import PoolBatches
 from hf_cmim.audit.engine.graphs import has_graphs
 from hf_cmim.audit.engine.new_students import NewStudents
-from hf_cmim.audit.engine.pooled import PooledArm, StudentResult, check_can_be_pooled, pooled_arguments
+from hf_cmim.audit.engine.pooled import PooledArm, StudentResult, check_can_be_pooled
 from hf_cmim.audit.engine.shared_answers import SharedAnswers
 from hf_cmim.audit.engine.stack import StudentStack, can_be_stacked, stacks_faithfully
 from hf_cmim.audit.engine.student import PooledStudent, student_inputs
+from hf_cmim.audit.engine.template import StudentTemplate
 from hf_cmim.functional.divergence import IGNORE_INDEX
-from hf_cmim.teachers.base import INDEX_NAME
+from hf_cmim.teachers.base import INDEX_NAME, AbstractTeacher
 from hf_cmim.trainers.distillation.distillation_config import DistillationConfig
-from hf_cmim.trainers.distillation.transfer_data import (
-    TEACHER_VIEW,
-    Collator,
-    IndexedDataset,
-    Repeatable,
-    share_teacher_columns,
-)
+from hf_cmim.trainers.distillation.transfer_data import TEACHER_VIEW, Collator
 from hf_cmim.trainers.shared.components import unchanged_random_states
 from hf_cmim.trainers.shared.valid_labels import check_has_valid_label
-
-LARGEST_KEPT = 2**28
-"""Largest size of a collated evaluation set that stays in memory, in bytes."""
 
 
 @final
@@ -84,44 +72,48 @@ class StudentPool:
         self.teacher_collator = teacher_collator
         self.stacked = stacked
         self.shared = SharedAnswers(self._unchanging_transfer_set if stacked else None)
-        self._varies: dict[int, tuple[Any, bool]] = {}
-        self._kept: dict[int, tuple[Any, list[dict[str, Any]]]] = {}
 
-    def varies(self, dataset: Any) -> bool:
-        """Return True if a data set's samples change from epoch to epoch."""
-        if id(dataset) not in self._varies:
-            # Keeping the data set alive reserves its id.
-            self._varies[id(dataset)] = (dataset, varies(dataset))
-        return self._varies[id(dataset)][1]
+    @cached_property
+    def template(self) -> StudentTemplate:
+        """Facts that all students share; the first use builds one student."""
+        with unchanged_random_states(self.args.device):
+            set_seed(0)
+            student = self.build_student()
+            return StudentTemplate(student, self.args, self.transfer_set, self.data_collator, self.teacher_collator)
 
-    def _repeatable(self, dataset: Any, seed: int) -> Any:
-        return Repeatable(dataset, seed) if self.varies(dataset) else dataset
+    @cached_property
+    def batches(self) -> PoolBatches:
+        """Batches for training and evaluation."""
+        return PoolBatches(self.template, self.transfer_set)
+
+    def with_settings(self, args: DistillationConfig) -> "StudentPool":
+        """Return a pool of the same students, trained for another number of steps one by one, on the same batches."""
+        pool = StudentPool(self.build_student, args, self.transfer_set, self.data_collator, self.teacher_collator)
+        pool.batches = self.batches
+        return pool
 
     @cached_property
     def num_steps(self) -> int:
         """Optimizer steps of one student."""
-        student = self.student(PooledArm("probe", Composition(CrossEntropy()), None), 0)
-        return int(student.set_initial_training_values(student.args, self._training_loader(student, 0))[-1])
+        return self.template.plan(self.batches.loader(0))[-1]
+
+    def _unchanging_transfer_set(self, teacher: AbstractTeacher) -> Iterator[dict[str, Any]] | None:
+        return self.batches.unchanging_transfer_set([teacher])
 
     # Students
 
     def untrained(self, seed: int) -> nn.Module:
-        """Return the untrained model of the student of a seed."""
-        return cast(nn.Module, self.student(PooledArm("untrained", Composition(CrossEntropy()), None), seed).model)
+        """Return the untrained model of the student of a seed, on the device."""
+        device = self.template.args.device
+        self.template.set_seed(seed)
+        return self.build_student().to(device)
 
     def student(self, arm: PooledArm, seed: int) -> PooledStudent:
         """Return the untrained student of an arm and a seed."""
-        set_seed(seed)
-        return PooledStudent(
-            self.build_student(),
-            shared=self.shared,
-            args=pooled_arguments(self.args, seed),
-            train_dataset=self._repeatable(self.transfer_set, seed),
-            data_collator=self.data_collator,
-            teacher_collator=self.teacher_collator,
-            teacher=arm.teacher,
-            attack=arm.attack,
-        )
+        model = self.untrained(seed)
+        # Trainer seeds the generators once more when it gets its model.
+        self.template.set_seed(seed)
+        return PooledStudent(model, arm.attack, arm.teacher, self.template, self.shared)
 
     def train(
         self,
@@ -141,30 +133,28 @@ class StudentPool:
                 Students in a stack have their weights only after the last epoch.
         """
         students = [self.student(arm, seed) for arm in arms]
-        share_teacher_columns(students)
-        loader = self._training_loader(students[0], seed)
-        epochs, steps_in_epoch, *_, max_steps = students[0].set_initial_training_values(students[0].args, loader)
+        teachers = [arm.teacher for arm in arms]
+        loader = self.batches.loader(seed, teachers)
+        epochs, steps_in_epoch, max_steps = self.template.plan(loader)
         self._survey(students, seed)
-        batch = self._first_batch(students[0], seed)
+        first_batch = next(self.batches.ordered(self.transfer_set, seed, teachers))
+        batch = _cut(first_batch, self.args.per_device_train_batch_size)
         units = self._units(students, batch)
         for unit in units:
-            unit.begin(max_steps)
+            unit.begin(max_steps, student_inputs(first_batch))
         # Graphs are recorded before a data loader starts threads that could use the GPU.
         if has_graphs(self.args.device):
             memory = torch.cuda.graph_pool_handle()
             for unit in units:
                 unit.record_passes(student_inputs(batch), memory)
         for epoch in range(epochs):
-            # DataLoader declares only base types for its data set and sampler.
-            loader.dataset.set_epoch(epoch)  # type: ignore[attr-defined]
-            loader.batch_sampler.sampler.set_epoch(epoch)  # type: ignore[union-attr]
             for unit in units:
                 unit.begin_epoch()
-            batches = iter(loader)
+            batches = self.batches.epoch(loader, seed, epoch)
             for step in range(steps_in_epoch):
                 if epoch * steps_in_epoch + step == max_steps:
                     break
-                self._step(students[0], units, list(islice(batches, self.args.gradient_accumulation_steps)))
+                self._step(units, list(islice(batches, self.args.gradient_accumulation_steps)))
                 if on_step is not None:
                     on_step(len(students))
             if on_epoch is not None:
@@ -172,13 +162,8 @@ class StudentPool:
         # Stacks first: they give their students the weights.
         for unit_or_student in (*units, *students):
             unit_or_student.end()
+        self.template.release()
         return students
-
-    def _first_batch(self, student: PooledStudent, seed: int) -> dict[str, Any]:
-        """Return a batch of the size of a training batch."""
-        batch = next(self.ordered_batches(student, self.transfer_set, seed))
-        size = self.args.per_device_train_batch_size
-        return {name: value[:size] if isinstance(value, Tensor) else value for name, value in batch.items()}
 
     def _units(self, students: list[PooledStudent], batch: dict[str, Any]) -> list[PooledStudent | StudentStack]:
         """Return the units that take steps: a stack of the students that allow it, and all others one by one."""
@@ -191,48 +176,12 @@ class StudentPool:
             return list(students)
         return [StudentStack(stackable), *(student for student in students if student not in stackable)]
 
-    def _step(
-        self, first: PooledStudent, units: Sequence[PooledStudent | StudentStack], batches: Sequence[dict[str, Any]]
-    ) -> None:
-        moved = [dict(first._prepare_inputs(batch)) for batch in batches]
-        num_items = first._get_num_items_in_batch(moved, self.args.device)
-        self.shared.show(moved)
+    def _step(self, units: Sequence[PooledStudent | StudentStack], batches: Sequence[dict[str, Any]]) -> None:
+        num_items = self.template.num_items(batches)
+        self.shared.show(batches)
         for unit in units:
-            unit.take_step(moved, num_items)
+            unit.take_step(batches, num_items)
         self.shared.forget()
-
-    def _training_loader(self, student: PooledStudent, seed: int) -> DataLoader[Any]:
-        """Return a loader of the batches that `Trainer` loads under this seed, in the same order."""
-        dataset: Any = student.train_dataset
-        sampler = SeedableRandomSampler(dataset, generator=torch.Generator(), data_seed=seed)
-        return DataLoader(
-            dataset,
-            batch_sampler=BatchSampler(sampler, self.args.per_device_train_batch_size, self.args.dataloader_drop_last),
-            collate_fn=student.data_collator,
-            generator=torch.Generator().manual_seed(seed),
-            **_loading(self.args),
-        )
-
-    def ordered_batches(self, student: PooledStudent, dataset: Any, seed: int = 0) -> Iterator[dict[str, Any]]:
-        """Yield the collated batches of a data set in order, on the device, as in epoch 0 of a seed."""
-        indexed: Any = IndexedDataset(self._repeatable(dataset, seed))
-        loader = DataLoader(
-            indexed,
-            batch_size=self.args.per_device_eval_batch_size,
-            collate_fn=student.data_collator,
-            generator=torch.Generator().manual_seed(0),
-            **_loading(self.args),
-        )
-        for batch in loader:
-            yield dict(student._prepare_inputs(batch))
-
-    def _unchanging_transfer_set(self) -> Iterator[dict[str, Any]] | None:
-        """Return the batches of the transfer set in order, or None if samples or collation vary."""
-        if self.varies(self.transfer_set):
-            return None
-        student = self.student(PooledArm("probe", Composition(CrossEntropy()), None), 0)
-        first, second = (next(self.ordered_batches(student, self.transfer_set)) for _ in range(2))
-        return self.ordered_batches(student, self.transfer_set) if _is_equal(first, second) else None
 
     @torch.no_grad()
     def _survey(self, students: Sequence[PooledStudent], seed: int) -> None:
@@ -241,7 +190,8 @@ class StudentPool:
         if not surveying:
             return
         answers: list[list[tuple[Tensor, Tensor]]] = [[] for _ in surveying]
-        for batch in self.ordered_batches(surveying[0], self.transfer_set, seed):
+        teachers = [student.queries.teacher for student in surveying]
+        for batch in self.batches.ordered(self.transfer_set, seed, teachers):
             self.shared.show([batch])
             labels, index = batch.pop("labels"), batch.pop(INDEX_NAME)
             view = batch.pop(TEACHER_VIEW, batch)
@@ -259,26 +209,12 @@ class StudentPool:
     def predict(self, students: Sequence[PooledStudent], dataset: Any) -> list[NDArray[np.int32]]:
         """Return each student's predicted classes for the valid labels of a data set, in its order."""
         predictions: list[list[Tensor]] = [[] for _ in students]
-        for stored_batch in self._evaluation_batches(students[0], dataset):
+        for stored_batch in self.batches.kept_in_order(dataset):
             batch = dict(stored_batch)  # a copy, because stored batches are used again
             valid = batch.pop("labels").flatten() != IGNORE_INDEX
             for student, student_predictions in zip(students, predictions, strict=True):
                 student_predictions.append(student.classify(student_inputs(batch)).flatten()[valid].cpu())
         return [torch.cat(batches).numpy().astype(np.int32) for batches in predictions]
-
-    def _evaluation_batches(self, student: PooledStudent, dataset: Any) -> Iterable[dict[str, Any]]:
-        """Return the batches of an evaluation set, stored for the next wave if they are small."""
-        if id(dataset) in self._kept:
-            return self._kept[id(dataset)][1]
-        batches = self.ordered_batches(student, dataset)
-        first = list(islice(batches, 1))
-        values = (value for batch in first for value in batch.values() if isinstance(value, Tensor))
-        batch_bytes = sum(value.numel() * value.element_size() for value in values)
-        sample_bytes = batch_bytes / self.args.per_device_eval_batch_size
-        if sample_bytes * len(dataset) > LARGEST_KEPT:
-            return chain(first, batches)
-        self._kept[id(dataset)] = (dataset, [*first, *batches])
-        return self._kept[id(dataset)][1]
 
     def run(
         self,
@@ -306,7 +242,7 @@ class StudentPool:
                 name=arm.name,
                 seed=seed,
                 predictions=student_predictions,
-                steps=student.state.global_step,
+                steps=student.num_steps,
                 queries=student.queries.ledger.num_paid,
                 has_diverged=student.has_diverged,
                 seconds=seconds,
@@ -315,15 +251,6 @@ class StudentPool:
         ]
 
 
-def _is_equal(first: Any, second: Any) -> bool:
-    """Return True if two batches have the same values."""
-    if isinstance(first, Mapping):
-        return all(_is_equal(value, second[name]) for name, value in first.items())
-    return torch.equal(first, second) if isinstance(first, Tensor) else bool(first == second)
-
-
-def _loading(args: DistillationConfig) -> dict[str, Any]:
-    return {
-        "num_workers": args.dataloader_num_workers,
-        "pin_memory": args.dataloader_pin_memory and args.device.type == "cuda",
-    }
+def _cut(batch: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """Return the first samples of a batch, with the values of a batch that are no tensors."""
+    return {name: value[:size] if isinstance(value, Tensor) else value for name, value in batch.items()}

@@ -1,16 +1,14 @@
 """Probes with one untrained student and one batch: hidden states, memory, and queries that cannot be made."""
 
 import copy
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hf_cmim.attacks.composition import Composition
 from hf_cmim.attacks.protocols import Query
-from hf_cmim.attacks.teacher_free import CrossEntropy
 from hf_cmim.audit.engine.pool import StudentPool
-from hf_cmim.audit.engine.pooled import PooledArm
 from hf_cmim.audit.engine.student import student_inputs
 from hf_cmim.errors import HfCmimError
 from hf_cmim.teachers.base import INDEX_NAME
@@ -20,13 +18,12 @@ from hf_cmim.trainers.shared.components import unchanged_random_states
 
 def _untrained_with_inputs(pool: StudentPool) -> tuple[nn.Module, dict[str, Any]]:
     """Return an untrained student and its inputs of one training batch."""
-    student = pool.student(PooledArm("probe", Composition(CrossEntropy()), None), 0)
-    batch = next(pool.ordered_batches(student, pool.transfer_set))
+    batch = next(pool.batches.ordered(pool.transfer_set))
     size = pool.args.per_device_train_batch_size
     inputs = {
         name: value[:size] if isinstance(value, Tensor) else value for name, value in student_inputs(batch).items()
     }
-    return cast(nn.Module, student.model), inputs
+    return pool.untrained(0), inputs
 
 
 def shows_hidden_states(pool: StudentPool) -> bool:
@@ -43,8 +40,7 @@ def query_obstacle(pool: StudentPool, attack: Composition) -> str:
     """Return the reason why an attack cannot make its queries from these inputs, or ""; texts cannot be mixed."""
     if attack.query_protocol is None:
         return ""
-    student = pool.student(PooledArm("probe", Composition(CrossEntropy()), None), 0)
-    batch = next(pool.ordered_batches(student, pool.transfer_set))
+    batch = next(pool.batches.ordered(pool.transfer_set))
     labels = batch.pop("labels")
     batch.pop(INDEX_NAME)
     view = batch.pop(TEACHER_VIEW, batch)

@@ -12,6 +12,9 @@ from hf_cmim.trainers.distillation.transfer_data import TEACHER_VIEW
 LARGEST_TABLE = 2**28
 """Largest size of one teacher's stored answers, in bytes."""
 
+OrderedBatches = Callable[[AbstractTeacher], Iterator[dict[str, Any]] | None]
+"""A function from a teacher to the transfer set's batches in order, with its inputs, or to None if samples change."""
+
 
 @final
 class SharedAnswers:
@@ -22,15 +25,17 @@ class SharedAnswers:
     student's query. If samples never change, the answers to the whole transfer set are stored before training.
 
     Args:
-        ordered_batches: function that returns the collated batches of the transfer set in order, on the device, or
-            None if samples change. Without it nothing is stored. Stored answers do not depend on the order of
-            training, but may differ in rounding from answers to other batches.
+        ordered_batches: function that returns the batches of the transfer set on the device; without it nothing is
+            stored. Stored answers do not depend on the order of training, but may differ in rounding from answers to
+            other batches.
 
     Attributes:
         num_asked: number of samples that a teacher has really answered.
     """
 
-    def __init__(self, ordered_batches: Callable[[], Iterator[dict[str, Any]] | None] | None = None) -> None:
+    def __init__(
+        self, ordered_batches: Callable[[AbstractTeacher], Iterator[dict[str, Any]] | None] | None = None
+    ) -> None:
         self.num_asked = 0
         self._ordered_batches = ordered_batches
         self._remembered: list[tuple[AbstractTeacher, list[Any], Tensor]] = []
@@ -76,7 +81,7 @@ class SharedAnswers:
         for stored_teacher, table in self._tables:
             if stored_teacher is teacher:
                 return table
-        batches = None if self._ordered_batches is None else self._ordered_batches()
+        batches = None if self._ordered_batches is None else self._ordered_batches(teacher)
         table = None if batches is None else self._stored(teacher, batches)
         self._tables.append((teacher, table))
         return table

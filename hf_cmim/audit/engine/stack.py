@@ -1,7 +1,7 @@
 """Stacks of students: one forward and backward pass for all students of one architecture."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
 import torch
@@ -9,12 +9,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from transformers.utils import logging
 
-from hf_cmim.attacks.protocols import Query
 from hf_cmim.audit.engine.graphs import ReplayedForward, graph_obstacle
 from hf_cmim.audit.engine.student import PooledStudent, student_inputs
-from hf_cmim.functional.inputs import check_label_range
-from hf_cmim.teachers.base import INDEX_NAME
-from hf_cmim.trainers.distillation.transfer_data import TEACHER_VIEW
+from hf_cmim.trainers.distillation.student_step import read_batch
 from hf_cmim.trainers.shared.validation import model_logits
 
 logger = logging.get_logger(__name__)
@@ -42,6 +39,7 @@ class StudentStack:
 
     def __init__(self, students: Sequence[PooledStudent]) -> None:
         self.students = students
+        self.template = students[0].template
         models: list[Any] = [student.model for student in students]
         self._skeleton = _skeleton(models[0])
         parameters, self._buffers = stack_module_state(models)
@@ -52,55 +50,45 @@ class StudentStack:
         }
         self._trained = {name: value for name, value in self._parameters.items() if value.requires_grad}
         self._passes = ReplayedForward(self.logits, list(self._parameters.values()), list(self._buffers.values()))
-        self._is_finite = torch.ones(len(students), dtype=torch.bool, device=students[0].args.device)
+        self._is_finite = torch.ones(len(students), dtype=torch.bool, device=self.template.args.device)
         self._optimizer: torch.optim.Optimizer
         self._schedule: Any
 
-    def begin(self, max_steps: int) -> None:
+    def begin(self, max_steps: int, first_inputs: Mapping[str, Any]) -> None:
         """Create optimizer and schedule, as `Trainer` does for one student."""
-        first = self.students[0]
-        model: Any = first.model
-        decayed = set(first.get_decay_parameter_names(model))
-        with_decay = [value for name, value in self._trained.items() if name in decayed]
-        without_decay = [value for name, value in self._trained.items() if name not in decayed]
-        groups = [
-            {"params": with_decay, "weight_decay": first.args.weight_decay},
-            {"params": without_decay, "weight_decay": 0.0},
-        ]
-        kind, settings = first.get_optimizer_cls_and_kwargs(first.args, model)
-        self._optimizer = kind(groups, **settings)
-        self._schedule = first.create_scheduler(max_steps, optimizer=self._optimizer)
+        template = self.template
+        self._optimizer = template.stacked_optimizer(self.students[0].model, self._parameters.items())
+        self._schedule = template.schedule(self._optimizer, max_steps)
         for student in self.students:
             student.stand_by(max_steps)
 
     def begin_epoch(self) -> None:
         """Do nothing: no student of a stack draws random numbers."""
 
-    def take_step(self, batches: Sequence[dict[str, Any]], num_items: Tensor | int | None) -> None:
+    def take_step(self, batches: Sequence[Mapping[str, Any]], num_items: Tensor | int | None) -> None:
         """Take one optimizer step of all students."""
         for batch in batches:
-            inputs, labels = student_inputs(batch), batch["labels"]
-            if labels.device.type == "cpu":
-                check_label_range(labels, self.students[0].queries.num_classes)
-            query = Query(inputs, batch.get(TEACHER_VIEW, inputs), labels)
-            logits = self._passes(inputs)
-            with self.students[0].compute_loss_context_manager():
+            query, index = read_batch(batch, self.template.num_classes)
+            logits = self._passes(query.student_inputs)
+            with self.template.autocast():
                 losses = torch.stack(
                     [
-                        student.loss_of(student_logits, query, batch.get(INDEX_NAME), num_items)
+                        student.step.loss(
+                            _returning(student_logits), query, index, num_items, progress=student.progress
+                        ).total
                         for student, student_logits in zip(self.students, logits.unbind(), strict=True)
                     ]
                 )
             self._is_finite = self._is_finite & torch.isfinite(losses.detach())
             # The gradient of the sum gives each student the gradient of its own loss.
             losses.sum().backward()
-        if self.students[0].args.max_grad_norm > 0:
-            self._clip(self.students[0].args.max_grad_norm)
+        if self.template.args.max_grad_norm > 0:
+            self._clip(self.template.args.max_grad_norm)
         self._optimizer.step()
         self._schedule.step()
         self._optimizer.zero_grad(set_to_none=True)
         for student in self.students:
-            student.state.global_step += 1
+            student.num_steps += 1
 
     def record_passes(self, inputs: Mapping[str, Any], memory: Any) -> None:
         """Record the passes as CUDA graphs and replay them from now on, if possible.
@@ -109,8 +97,7 @@ class StudentStack:
             inputs: batch like those that `take_step` will get.
             memory: memory pool, shared by all units that take steps in turn.
         """
-        first = self.students[0]
-        self._passes.record(inputs, memory, graph_obstacle(first.attack, first.args))
+        self._passes.record(inputs, memory, graph_obstacle(self.students[0].attack, self.template.args))
 
     def logits(self, inputs: Mapping[str, Any]) -> Tensor:
         """Return `(S, ..., C)` logits of all students."""
@@ -118,7 +105,7 @@ class StudentStack:
         def forward(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
             return model_logits(functional_call(self._skeleton, (parameters, buffers), kwargs=dict(inputs)))
 
-        with self.students[0].compute_loss_context_manager():
+        with self.template.autocast():
             logits: Tensor = vmap(forward, in_dims=(self._stacked_along, 0))(self._parameters, self._buffers)
         return logits
 
@@ -150,6 +137,11 @@ class StudentStack:
                 value.copy_(self._buffers[name][position])
 
 
+def _returning(logits: Tensor) -> Callable[..., dict[str, Tensor]]:
+    """Return a forward pass whose logits are already computed."""
+    return lambda **_: {"logits": logits}
+
+
 def _embedding_tables(model: nn.Module) -> set[str]:
     """Return the names of the weights of a model's embedding layers."""
     # The root module has the prefix "".
@@ -175,7 +167,7 @@ def _skeleton(model: nn.Module) -> nn.Module:
 
 def can_be_stacked(student: PooledStudent) -> bool:
     """Return True if a student's attack and settings allow a shared forward pass and optimizer."""
-    attack, args = student.attack, student.args
+    attack, args = student.attack, student.template.args
     return (
         not attack.has_protocols
         and next(iter(attack.parameters()), None) is None
@@ -195,7 +187,7 @@ def stacks_faithfully(students: Sequence[PooledStudent], batch: Mapping[str, Any
     model: Any = copy.deepcopy(students[0].model)
     model.train()
     try:
-        with students[0].compute_loss_context_manager():
+        with students[0].template.autocast():
             stacked = StudentStack(students).logits(student_inputs(batch))[0]
             separate = model_logits(model(**student_inputs(batch)))
     except Exception as error:  # torch.func raises many kinds of errors for operations that it does not support

@@ -1,23 +1,27 @@
-"""One student of a pool: the training step of `DistillationTrainer` without its loop."""
+"""One student of a pool: a model with its step, which trains as `DistillationTrainer` would."""
 
 import copy
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, cast, final
+from typing import Any, final
 
-import numpy as np
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.state import GradientState
 from torch import Tensor, nn
-from transformers import TrainerState
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
-from hf_cmim.attacks.protocols import Query
+from hf_cmim.attacks.composition import Composition
 from hf_cmim.audit.engine.graphs import ReplayedForward, ReplayedModel, graph_obstacle
+from hf_cmim.audit.engine.random_states import RandomStates
 from hf_cmim.audit.engine.shared_answers import SharedAnswers
-from hf_cmim.teachers.base import INDEX_NAME
-from hf_cmim.trainers.distillation.attack_step import attack_components
-from hf_cmim.trainers.distillation.distillation_trainer import DistillationTrainer
+from hf_cmim.audit.engine.template import StudentTemplate
+from hf_cmim.teachers.base import INDEX_NAME, AbstractTeacher
+from hf_cmim.trainers.distillation.attack_setup import attach_heads
+from hf_cmim.trainers.distillation.student_step import read_batch
+from hf_cmim.trainers.distillation.teacher_queries import TeacherQueries
 from hf_cmim.trainers.distillation.transfer_data import TEACHER_VIEW
 from hf_cmim.trainers.shared.components import unchanged_random_states
 from hf_cmim.trainers.shared.validation import model_logits
@@ -29,59 +33,95 @@ def student_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @final
-class PooledStudent(DistillationTrainer):
+class PooledStudent:
     """A student that takes single training steps on batches shared with other students.
 
     It belongs to one process and has its own random state, so its result does not depend on the other students or
-    processes. Loss, gradients, clipping, optimizer, schedule and precision are those of Trainer.
+    processes. Its step, gradients, clipping, optimizer, schedule and precision are those of `DistillationTrainer`, and
+    so are its weights at the end, bit for bit.
 
     Args:
         model: student model, just initialised under its seed.
+        attack: attack; the student gets a copy.
+        teacher: teacher that answers, or None.
+        template: template of the pool's students.
         shared: memory of the teachers' answers.
-        keywords: keyword arguments of `DistillationTrainer`.
 
     Attributes:
+        num_steps: optimizer steps taken.
+        max_steps: optimizer steps of the whole training.
         has_diverged: True if a loss was not finite; the student then takes no further steps.
+
+    Raises:
+        HfCmimError: an attack that the settings, the teacher or the budget do not allow.
     """
 
-    def __init__(self, model: nn.Module, *, shared: SharedAnswers, **keywords: Any) -> None:
-        super().__init__(model, **keywords)
-        if self.queries.teacher is not None:
-            self.queries.ask = partial(shared.ask, self.queries.teacher)
+    def __init__(
+        self,
+        model: nn.Module,
+        attack: Composition,
+        teacher: AbstractTeacher | None,
+        template: StudentTemplate,
+        shared: SharedAnswers,
+    ) -> None:
+        self.model = model
+        self.template = template
+        self.step = template.step(attack, teacher)
+        if teacher is not None:
+            self.step.queries.ask = partial(shared.ask, teacher)
+        self.num_steps = 0
+        self.max_steps = 1
         self.has_diverged = False
-        self._learner: Any = self.model
-        self._parameters_in_order: list[nn.Parameter] = []
-        self._random_states = _RandomStates.now(self.args.device)
+        self._learner: Any = model
+        self._parameters: list[nn.Parameter] = []
+        self._optimizer: Optimizer
+        self._schedule: LRScheduler
+        self._scaler: Any = None
+        self._is_finite: Tensor | None = None
+        self._random_states = RandomStates.now(template.args.device)
 
     @property
-    def num_processes(self) -> int:
-        """One: the arms are divided among processes, not the batches."""
-        return 1
+    def attack(self) -> Composition:
+        """Attack in training."""
+        return self.step.attack
 
-    def check_loss_is_finite(self) -> None:
-        """Set `has_diverged` instead of raising: one diverged student must not end an audit."""
-        finite, self._loss_is_finite = self._loss_is_finite, None
-        self.has_diverged = self.has_diverged or (finite is not None and not bool(finite))
+    @property
+    def queries(self) -> TeacherQueries:
+        """Teacher with this student's ledger."""
+        return self.step.queries
+
+    @property
+    def progress(self) -> float:
+        """Fraction of the optimizer steps done."""
+        return self.num_steps / max(self.max_steps, 1)
 
     @contextmanager
     def own_randomness(self) -> Iterator[None]:
         """Use this student's random states inside; the pool restores the outer ones after training."""
         self._random_states.restore()
         yield
-        self._random_states = _RandomStates.now(self.args.device)
+        self._random_states = RandomStates.now(self.template.args.device)
 
-    def begin(self, max_steps: int) -> None:
-        """Create optimizer and schedule, as `Trainer.train` does before its first step."""
+    # Training
+
+    def begin(self, max_steps: int, first_inputs: Mapping[str, Any]) -> None:
+        """Create heads, optimizer and schedule, as `Trainer.train` does before its first step.
+
+        Args:
+            max_steps: optimizer steps of the whole training.
+            first_inputs: student's inputs of the first samples of the transfer set.
+        """
+        template = self.template
         with self.own_randomness():
-            self.create_optimizer()
-            # Not prepare(): with several processes it would wrap the model for training on all of them together.
-            self.model_wrapped = self.accelerator.prepare_model(self.model, evaluation_mode=True)
-            if self.accelerator.scaler is not None:  # without a scaler, the wrapper only costs time
-                self.optimizer = self.accelerator.prepare(self.optimizer)
-            self.create_scheduler(num_training_steps=max_steps)
-            self.state = TrainerState(max_steps=max_steps)
-            self._learner = self.model_wrapped
-            self._parameters_in_order = list(self.model_wrapped.parameters())
+            attach_heads(self.attack, self.model, lambda: first_inputs, template.args.device)
+            self._optimizer = template.optimizer(self.attack, self.model)
+            self._learner = template.learner(self.model)
+            self._scaler = template.new_scaler()
+            self._schedule = template.schedule(self._optimizer, max_steps)
+            if self._scaler is not None:
+                self._optimizer = AcceleratedOptimizer(self._optimizer, scaler=self._scaler)
+            self._parameters = list(self._learner.parameters())
+            self.max_steps = max_steps
             self._forget_gradients()
 
     def record_passes(self, inputs: Mapping[str, Any], memory: Any) -> None:
@@ -91,60 +131,17 @@ class PooledStudent(DistillationTrainer):
             inputs: batch like those that `take_step` will get.
             memory: memory pool, shared by all units that take steps in turn.
         """
-        model = self.model_wrapped.train()
-        passes = ReplayedForward(
-            lambda inputs: model_logits(model(**inputs)), self._parameters_in_order, list(model.buffers())
-        )
-        if passes.record(inputs, memory, graph_obstacle(self.attack, self.args)):
+        model = self._learner.train()
+        passes = ReplayedForward(lambda inputs: model_logits(model(**inputs)), self._parameters, list(model.buffers()))
+        if passes.record(inputs, memory, graph_obstacle(self.attack, self.template.args)):
             self._learner = ReplayedModel(model, passes)
-
-    def stand_by(self, max_steps: int) -> None:
-        """Prepare for training in a stack, which has the weights and the optimizer; losses stay with the student."""
-        self.model_wrapped = cast(nn.Module, self.model)
-        self.state = TrainerState(max_steps=max_steps)
-
-    def draws_random_numbers(self, labels: Tensor) -> bool:
-        """Return True if the attack's loss draws random numbers, by computing it once.
-
-        Args:
-            labels: `(B, ...)` labels of a batch.
-        """
-        attack = copy.deepcopy(self.attack)
-        logits = torch.zeros(*labels.shape, self.queries.num_classes, device=labels.device, requires_grad=True)
-        with unchanged_random_states(self.args.device):
-            before = _RandomStates.now(self.args.device)
-            attack(logits, self.queries.uniform(logits), labels)
-            return not before.equals(_RandomStates.now(self.args.device))
-
-    def loss_of(self, logits: Tensor, query: Query, index: Tensor | None, num_items: Tensor | int | None) -> Tensor:
-        """Return this student's loss on logits that a stack computed.
-
-        Args:
-            logits: `(B, ..., C)` logits of this student.
-            query: micro-batch.
-            index: `(B,)` positions in the transfer set.
-            num_items: number of valid labels in the whole step, or None to average over this micro-batch.
-        """
-        progress = self.state.global_step / max(self.state.max_steps, 1)
-        components, count, _ = attack_components(self.attack, self.queries, _Logits(logits), query, index, progress)
-        loss = torch.stack(list(components.values())).sum()
-        return loss if num_items is None else loss * (count / num_items)
-
-    def end(self) -> None:
-        """Check that every loss was finite, and drop recorded passes."""
-        self.check_loss_is_finite()
-        self._learner = self.model
-
-    def _forget_gradients(self) -> None:
-        for parameter in self._parameters_in_order:
-            parameter.grad = None
 
     def begin_epoch(self) -> None:
         """Draw the number that Trainer's data loader draws at the start of an epoch: random states stay equal."""
         with self.own_randomness():
             torch.empty((), dtype=torch.int64).random_()
 
-    def take_step(self, batches: Sequence[dict[str, Any]], num_items: Tensor | int | None) -> None:
+    def take_step(self, batches: Sequence[Mapping[str, Any]], num_items: Tensor | int | None) -> None:
         """Take one optimizer step.
 
         Args:
@@ -152,72 +149,79 @@ class PooledStudent(DistillationTrainer):
             num_items: number of valid labels in all micro-batches.
         """
         with self.own_randomness():
+            self.step.begin()
             for position, batch in enumerate(batches):
+                # The optimizer of fp16 skips its step unless this says that the gradients are complete.
+                GradientState()._set_sync_gradients(position == len(batches) - 1)
                 if not self.has_diverged:
-                    self.accelerator.gradient_state._set_sync_gradients(position == len(batches) - 1)
-                    self.training_step(self._learner, batch, num_items)
+                    self._learn_from(batch, num_items)
             if not self.has_diverged:
+                self.step.finish()
                 self._update()
 
+    def _learn_from(self, batch: Mapping[str, Any], num_items: Tensor | int | None) -> None:
+        self._learner.train()
+        query, index = read_batch(batch, self.template.num_classes)
+        with self.template.autocast():
+            loss = self.step.loss(self._learner, query, index, num_items, progress=self.progress)
+            self.step.collect_gradients(loss, self.model)
+        (loss.total if self._scaler is None else self._scaler.scale(loss.total)).backward()
+        is_finite = torch.isfinite(loss.total.detach())
+        self._is_finite = is_finite if self._is_finite is None else self._is_finite & is_finite
+        # Reading the result waits for a GPU, so there it is read after the first step and at the end.
+        if is_finite.device.type == "cpu" or self.num_steps == 0:
+            self._note_divergence()
+
+    def _note_divergence(self) -> None:
+        is_finite, self._is_finite = self._is_finite, None
+        self.has_diverged = self.has_diverged or (is_finite is not None and not bool(is_finite))
+
     def _update(self) -> None:
-        if self.args.max_grad_norm > 0:
-            if self.accelerator.scaler is not None:
-                self.accelerator.unscale_gradients(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self._parameters_in_order, self.args.max_grad_norm)
-        self.optimizer.step()
-        assert self.lr_scheduler is not None  # begin() made it
-        if not self.accelerator.optimizer_step_was_skipped:
-            self.lr_scheduler.step()
+        args = self.template.args
+        if args.max_grad_norm > 0:
+            if self._scaler is not None:
+                self._scaler.unscale_(self._optimizer.optimizer)  # type: ignore[attr-defined]  # an AcceleratedOptimizer
+            nn.utils.clip_grad_norm_(self._parameters, args.max_grad_norm)
+        self._optimizer.step()
+        if not getattr(self._optimizer, "step_was_skipped", False):
+            self._schedule.step()
         self._forget_gradients()
-        self.state.global_step += 1
+        self.num_steps += 1
+
+    def _forget_gradients(self) -> None:
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def end(self) -> None:
+        """Check that every loss was finite, and drop recorded passes."""
+        self._note_divergence()
+        if isinstance(self._learner, ReplayedModel):
+            self._learner = self._learner.model
+
+    # In a stack
+
+    def stand_by(self, max_steps: int) -> None:
+        """Prepare for training in a stack, which has the weights and the optimizer; losses stay with the student."""
+        self.max_steps = max_steps
+
+    def draws_random_numbers(self, labels: Tensor) -> bool:
+        """Return True if the attack's loss draws random numbers, by computing it once.
+
+        Args:
+            labels: `(B, ...)` labels of a batch.
+        """
+        attack, device = copy.deepcopy(self.attack), self.template.args.device
+        logits = torch.zeros(*labels.shape, self.template.num_classes, device=labels.device, requires_grad=True)
+        with unchanged_random_states(device):
+            before = RandomStates.now(device)
+            attack(logits, self.queries.uniform(logits), labels)
+            return not before.equals(RandomStates.now(device))
+
+    # Results
 
     @torch.no_grad()
-    def classify(self, inputs: dict[str, Any]) -> Tensor:
+    def classify(self, inputs: Mapping[str, Any]) -> Tensor:
         """Return `(B, ...)` predicted classes."""
-        self.model_wrapped.eval()
-        with self.compute_loss_context_manager():
-            outputs = self.model_wrapped(**inputs)
-        logits: Tensor = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
-        return logits.argmax(dim=-1)
-
-
-class _Logits(nn.Module):
-    """A stand-in for a model whose logits are already computed."""
-
-    def __init__(self, logits: Tensor) -> None:
-        super().__init__()
-        self.logits = logits
-
-    def forward(self, **_: Any) -> dict[str, Tensor]:
-        return {"logits": self.logits}
-
-
-class _RandomStates:
-    """States of all random generators that a student may use."""
-
-    def __init__(self, python: Any, numpy: Any, cpu: Tensor, device: tuple[torch.device, Tensor] | None) -> None:
-        self.python = python
-        self.numpy = numpy
-        self.cpu = cpu
-        self.device = device
-
-    @classmethod
-    def now(cls, device: torch.device) -> "_RandomStates":
-        on_device = (device, torch.cuda.get_rng_state(device)) if device.type == "cuda" else None
-        return cls(random.getstate(), np.random.get_state(), torch.get_rng_state(), on_device)
-
-    def equals(self, other: "_RandomStates") -> bool:
-        on_device = [] if self.device is None or other.device is None else [(self.device[1], other.device[1])]
-        return (
-            self.python == other.python
-            and np.array_equal(self.numpy[1], other.numpy[1])
-            and self.numpy[2] == other.numpy[2]
-            and all(torch.equal(first, second) for first, second in [(self.cpu, other.cpu), *on_device])
-        )
-
-    def restore(self) -> None:
-        random.setstate(self.python)
-        np.random.set_state(self.numpy)
-        torch.set_rng_state(self.cpu)
-        if self.device is not None:
-            torch.cuda.set_rng_state(self.device[1], self.device[0])
+        self._learner.eval()
+        with self.template.autocast():
+            return model_logits(self._learner(**inputs)).argmax(dim=-1)

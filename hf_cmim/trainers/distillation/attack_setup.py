@@ -1,13 +1,14 @@
 """Preparation of an attack before training: heads on the student, and a survey of the teacher's answers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from hf_cmim.attacks.composition import Composition
 from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import IGNORE_INDEX
 from hf_cmim.teachers.base import INDEX_NAME, AbstractTeacher
@@ -43,32 +44,45 @@ def count_classes(
             " train_dataset. Give one of them, or student.config = transformers.PreTrainedConfig(num_labels=...)."
         )
     with unchanged_random_states(trainer.args.device):
-        return int(model_logits(_first_outputs(trainer)).shape[-1])
+        student = trainer.accelerator.unwrap_model(trainer.model)
+        return int(model_logits(_evaluated(student, first_inputs(trainer))).shape[-1])
+
+
+def first_inputs(trainer: "DistillationTrainer") -> dict[str, Any]:
+    """Return the student's inputs of the first samples of the transfer set, on its device."""
+    batch = trainer._prepare_inputs(next(iter(_ordered_loader(trainer))))
+    return {name: value for name, value in batch.items() if name not in ("labels", INDEX_NAME, TEACHER_VIEW)}
 
 
 @torch.no_grad()
-def _first_outputs(trainer: "DistillationTrainer", **output_flags: bool) -> Any:
-    """Return the student's outputs for the first samples, in evaluation mode."""
-    student = trainer.accelerator.unwrap_model(trainer.model)
+def _evaluated(student: nn.Module, inputs: Mapping[str, Any], **output_flags: bool) -> Any:
+    """Return a student's outputs in evaluation mode."""
     was_training = student.training
     student.eval()
-    batch = trainer._prepare_inputs(next(iter(_ordered_loader(trainer))))
-    inputs = {name: value for name, value in batch.items() if name not in ("labels", INDEX_NAME, TEACHER_VIEW)}
     outputs = student(**inputs, **output_flags)
     student.train(was_training)
     return outputs
 
 
 @torch.no_grad()
-def attach_heads(trainer: "DistillationTrainer") -> None:
-    """Build the heads of the student's protocol for the hidden states of the first samples."""
-    protocol = trainer.attack.student_protocol
-    if protocol is None:
+def attach_heads(
+    attack: Composition, student: nn.Module, inputs: Callable[[], Mapping[str, Any]], device: torch.device
+) -> None:
+    """Build the heads of the student's protocol for the hidden states of the first samples.
+
+    Args:
+        attack: attack; nothing happens if it has no such protocol.
+        student: model that gets the heads.
+        inputs: function that returns the student's inputs of the first samples.
+        device: device whose random states stay unchanged.
+    """
+    if attack.student_protocol is None:
         return
-    student = trainer.accelerator.unwrap_model(trainer.model)
-    with unchanged_random_states(trainer.args.device):
-        outputs = _first_outputs(trainer, output_hidden_states=True)
-        protocol.attach(student, outputs["hidden_states"], model_logits(outputs).shape[-1])
+    with unchanged_random_states(device):
+        outputs = _evaluated(student, inputs(), output_hidden_states=True)
+    # Apart from the first, so that new heads do not depend on how the samples were loaded.
+    with unchanged_random_states(device):
+        attack.student_protocol.attach(student, outputs["hidden_states"], model_logits(outputs).shape[-1])
 
 
 @torch.no_grad()

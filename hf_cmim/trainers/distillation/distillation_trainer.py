@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,12 +16,11 @@ from hf_cmim.attacks.composition import Composition
 from hf_cmim.attacks.protocols import Query
 from hf_cmim.class_names import class_names_of
 from hf_cmim.functional.divergence import IGNORE_INDEX, summed_cross_entropy
-from hf_cmim.functional.inputs import check_label_range, integer_labels
 from hf_cmim.hub.certificate import Training
 from hf_cmim.teachers.base import INDEX_NAME, AbstractTeacher
-from hf_cmim.trainers.distillation.attack_setup import attach_heads, count_classes, survey_teacher
+from hf_cmim.trainers.distillation.attack_optimizer import attack_optimizer
+from hf_cmim.trainers.distillation.attack_setup import attach_heads, count_classes, first_inputs, survey_teacher
 from hf_cmim.trainers.distillation.attack_state import load_attack_state, save_attack_state, write_report
-from hf_cmim.trainers.distillation.attack_step import attack_components
 from hf_cmim.trainers.distillation.distillation_checks import (
     as_teacher,
     check_attack,
@@ -30,6 +30,7 @@ from hf_cmim.trainers.distillation.distillation_checks import (
 )
 from hf_cmim.trainers.distillation.distillation_config import DistillationConfig
 from hf_cmim.trainers.distillation.student_evaluation import StudentEvaluation, write_correctness
+from hf_cmim.trainers.distillation.student_step import StudentStep, read_batch
 from hf_cmim.trainers.distillation.teacher_queries import TeacherQueries
 from hf_cmim.trainers.distillation.transfer_data import (
     TEACHER_VIEW,
@@ -99,7 +100,6 @@ class DistillationTrainer(ComponentTrainer):
         check_launch(self.args.world_size)
         student = self.accelerator.unwrap_model(self.model)
         check_head(student, self.label_names, None)
-        self.attack = copy.deepcopy(Composition.of(attack))
         self.correctness: Tensor | None = None
         self._evaluation: StudentEvaluation | None = None
         self._attack_step_is_over = True
@@ -110,7 +110,8 @@ class DistillationTrainer(ComponentTrainer):
         self.data_collator = DistillationCollator(self.data_collator, teacher_collator, columns, teacher_columns)
         names = class_names_of(student)
         num_classes = count_classes(self, names, teacher)
-        self.queries = TeacherQueries(teacher, names, num_classes, self.args.query_budget)
+        queries = TeacherQueries(teacher, names, num_classes, self.args.query_budget)
+        self.student_step = StudentStep(copy.deepcopy(Composition.of(attack)), queries)
         self.attack.prepare(num_classes)
         # A copy before any training: every later train() starts from it.
         self._prepared_attack = copy.deepcopy(self.attack)
@@ -119,6 +120,16 @@ class DistillationTrainer(ComponentTrainer):
         self.add_callback(EpochTeller())
         self._optimizer_is_given = self.optimizer is not None
         self._take_transfer_set()
+
+    @property
+    def attack(self) -> Composition:
+        """Composition in training, with its own parameters; every `train()` starts it anew."""
+        return self.student_step.attack
+
+    @property
+    def queries(self) -> TeacherQueries:
+        """Teacher with the ledger of all trainings of this trainer."""
+        return self.student_step.queries
 
     def _take_transfer_set(self) -> None:
         """Number the samples of a new transfer set, and check the plan with it."""
@@ -142,7 +153,7 @@ class DistillationTrainer(ComponentTrainer):
         if self._attack_is_new:
             self._attack_is_new = False
             return
-        self.attack = copy.deepcopy(self._prepared_attack).to(self.args.device)
+        self.student_step.attack = copy.deepcopy(self._prepared_attack).to(self.args.device)
         if self.attack.owns_training:
             # The optimizer still holds the parameters of the previous attack.
             self.optimizer, self.lr_scheduler = None, None
@@ -181,12 +192,7 @@ class DistillationTrainer(ComponentTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Return the attack's loss in training, the cross-entropy on the labels in evaluation."""
-        student_inputs = dict(inputs)
-        labels, index = student_inputs.pop("labels", None), student_inputs.pop(INDEX_NAME, None)
-        labels = None if labels is None else integer_labels(labels)
-        query = Query(student_inputs, student_inputs.pop(TEACHER_VIEW, student_inputs), labels)
-        if labels is not None and labels.device.type == "cpu":
-            check_label_range(labels, self.queries.num_classes)
+        query, index = read_batch(inputs, self.queries.num_classes)
         if model.training:
             loss, outputs = self._training_loss(model, query, index, num_items_in_batch)
         else:
@@ -196,21 +202,14 @@ class DistillationTrainer(ComponentTrainer):
     def _training_loss(
         self, model: nn.Module, query: Query, index: Tensor | None, num_items: Tensor | int | None
     ) -> tuple[Tensor, Any]:
-        progress = self.state.global_step / max(self.state.max_steps, 1)
-        components, count, outputs = attack_components(self.attack, self.queries, model, query, index, progress)
-        if num_items is None:
-            num_items = count.clamp_min(1)
-        elif isinstance(num_items, Tensor):
+        if isinstance(num_items, Tensor):
             # Trainer repeats the count for each replica of nn.DataParallel.
             num_items = num_items.flatten()[0]
-        # Components are means over this micro-batch: `count` turns them into sums, `num_items` into the step's mean.
-        scale = self.loss_scale * count / num_items
-        components = {name: value * scale for name, value in components.items()}
-        self.record_components(components)
-        if self.attack.optimizer_protocol is not None:
-            trained: list[Tensor] = [parameter for parameter in model.parameters() if parameter.requires_grad]
-            self.attack.optimizer_protocol.collect(components["ce"], trained)
-        return torch.stack(list(components.values())).sum(), outputs
+        progress = self.state.global_step / max(self.state.max_steps, 1)
+        loss = self.student_step.loss(model, query, index, num_items, progress=progress, scale=self.loss_scale)
+        self.record_components(loss.components)
+        self.student_step.collect_gradients(loss, model)
+        return loss.total, loss.outputs
 
     def _evaluation_loss(self, model: nn.Module, query: Query) -> tuple[Tensor, Any]:
         outputs = model(**query.student_inputs)
@@ -235,7 +234,7 @@ class DistillationTrainer(ComponentTrainer):
         """Train on one micro-batch; after the last one of a step average the attack's gradients over processes."""
         # Trainer zeroes the gradients of the model, not those of the attack.
         if self._attack_step_is_over:
-            self.attack.zero_grad()
+            self.student_step.begin()
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._attack_step_is_over = self.accelerator.sync_gradients
         if self._attack_step_is_over:
@@ -251,33 +250,24 @@ class DistillationTrainer(ComponentTrainer):
                     parameter.grad.copy_(self.accelerator.reduce(parameter.grad, reduction="mean"))
             for gradient in ({} if protocol is None else protocol.task_gradients).values():
                 gradient.copy_(self.accelerator.reduce(gradient, reduction="mean"))
-        if protocol is not None:
-            protocol.seal()
+        self.student_step.finish()
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Build the optimizer of the student and, at the attack's rates, of the attack's own parameters."""
         if self.optimizer is not None:
             return cast(torch.optim.Optimizer, self.optimizer)
         trained: Any = self.model if model is None else model
-        attach_heads(self)
-        learning_rate = self.args.learning_rate
-        if self.attack.optimizer_protocol is None:
-            super().create_optimizer(model)
-        else:
-            decayed_names = set(self.get_decay_parameter_names(trained))
-            # The same two groups as in Trainer: biases and norms have no weight decay.
-            decayed: dict[str, Any] = {"params": [], "weight_decay": self.args.weight_decay}
-            undecayed: dict[str, Any] = {"params": [], "weight_decay": 0.0}
-            for name, parameter in trained.named_parameters():
-                group = decayed if name in decayed_names else undecayed
-                if parameter.requires_grad:
-                    group["params"].append(parameter)
-            groups = [decayed, undecayed]
-            self.optimizer = self.attack.optimizer_protocol.build_optimizer(groups, learning_rate)
-            learning_rate = self.optimizer.defaults["lr"]
-        optimizer = cast(torch.optim.Optimizer, self.optimizer)
-        for group in self.attack.parameter_groups(learning_rate):
-            optimizer.add_param_group(group)
+        student = self.accelerator.unwrap_model(self.model)
+        attach_heads(self.attack, student, partial(first_inputs, self), self.args.device)
+        optimizer = attack_optimizer(
+            self.attack,
+            trained,
+            learning_rate=self.args.learning_rate,
+            weight_decay=self.args.weight_decay,
+            decayed_names=self.get_decay_parameter_names(trained),
+            new_optimizer=super().create_optimizer,
+        )
+        self.optimizer = optimizer
         return optimizer
 
     # Evaluation

@@ -233,17 +233,3 @@ class DistillationCollator:
             return sample
         used_columns = self.student_columns | self._teacher_only_columns
         return {name: value for name, value in sample.items() if name in used_columns}
-
-
-def share_teacher_columns(trainers: Iterable[Any]) -> None:
-    """Make the collator of each trainer provide the inputs of all their teachers.
-
-    All these students learn from the batches of one trainer.
-
-    Args:
-        trainers: `DistillationTrainer` objects of students that see the same batches.
-    """
-    collators: list[DistillationCollator] = [trainer.data_collator for trainer in trainers]
-    columns = set().union(*(collator.teacher_columns for collator in collators))
-    for collator in collators:
-        collator.teacher_columns = columns

@@ -1,0 +1,209 @@
+"""The batches of a pool: the same as Trainer's, but read and collated as rarely as possible."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from typing import Any, final
+
+import torch
+from accelerate.data_loader import SeedableRandomSampler
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader
+from transformers.utils import logging
+
+from hf_cmim.audit.data import varies
+from hf_cmim.audit.engine.collated_rows import CollatedRows
+from hf_cmim.audit.engine.template import StudentTemplate
+from hf_cmim.teachers.base import AbstractTeacher
+from hf_cmim.trainers.distillation.transfer_data import DistillationCollator, IndexedDataset, Repeatable
+
+logger = logging.get_logger(__name__)
+
+LARGEST_KEPT = 2**28
+"""Largest size of each kept data set: the transfer set, one seed's batches of it, an evaluation set; in bytes."""
+Teachers = Sequence[AbstractTeacher | None]
+
+
+@final
+class PoolBatches:
+    """The batches of a transfer set for training, and of any data set in order, on the device.
+
+    A transfer set that never changes is collated once (`CollatedRows`). Of any other, the batches of the present seed
+    are kept: its waves of students see the same samples again. Sets that are too large are read each time.
+
+    Args:
+        template: template of the students.
+        transfer_set: labelled map-style data set.
+    """
+
+    def __init__(self, template: StudentTemplate, transfer_set: Any) -> None:
+        self.template = template
+        self.args = template.args
+        self.transfer_set = transfer_set
+        self._varies: dict[int, tuple[Any, bool]] = {}
+        self._kept: dict[int, tuple[Any, list[dict[str, Any]]]] = {}
+        self._rows: dict[frozenset[str], CollatedRows | None] = {}
+        self._batches_of_seed = _SeedBatches()
+
+    def varies(self, dataset: Any) -> bool:
+        """Return True if a data set's samples change from epoch to epoch."""
+        if id(dataset) not in self._varies:
+            # Keeping the data set alive reserves its id.
+            self._varies[id(dataset)] = (dataset, varies(dataset))
+        return self._varies[id(dataset)][1]
+
+    def _repeatable(self, dataset: Any, seed: int) -> IndexedDataset:
+        return IndexedDataset(Repeatable(dataset, seed) if self.varies(dataset) else dataset)
+
+    # In order
+
+    def ordered(self, dataset: Any, seed: int = 0, teachers: Teachers = ()) -> Iterator[dict[str, Any]]:
+        """Yield the batches of a data set in order, as in epoch 0 of a seed.
+
+        Args:
+            dataset: map-style data set.
+            seed: seed of its augmentation.
+            teachers: teachers whose inputs the batches need.
+        """
+        indexed: Any = self._repeatable(dataset, seed)
+        loader = DataLoader(
+            indexed,
+            batch_size=self.args.per_device_eval_batch_size,
+            collate_fn=self.template.collator(teachers),
+            generator=torch.Generator().manual_seed(0),
+            **self._loading(),
+        )
+        for batch in loader:
+            yield self.template.on_device(batch)
+
+    def kept_in_order(self, dataset: Any) -> Iterable[dict[str, Any]]:
+        """Return the batches of an evaluation set in order, kept for the next call if they are small."""
+        if id(dataset) in self._kept:
+            return self._kept[id(dataset)][1]
+        batches = self.ordered(dataset)
+        first = list(islice(batches, 1))
+        sample_bytes = sum(map(_num_bytes, first)) / self.args.per_device_eval_batch_size
+        if sample_bytes * len(dataset) > LARGEST_KEPT:
+            return chain(first, batches)
+        self._kept[id(dataset)] = (dataset, [*first, *batches])
+        return self._kept[id(dataset)][1]
+
+    def unchanging_transfer_set(self, teachers: Teachers) -> Iterator[dict[str, Any]] | None:
+        """Return the batches of the transfer set in order, or None if samples or collation vary."""
+        if self.varies(self.transfer_set):
+            return None
+        first, second = (next(self.ordered(self.transfer_set, 0, teachers)) for _ in range(2))
+        return self.ordered(self.transfer_set, 0, teachers) if _is_equal(first, second) else None
+
+    # For training
+
+    def loader(self, seed: int, teachers: Teachers = ()) -> DataLoader[Any]:
+        """Return a loader of the batches that `Trainer` loads under this seed, in the same order."""
+        dataset: Any = self._repeatable(self.transfer_set, seed)
+        sampler = SeedableRandomSampler(dataset, generator=torch.Generator(), data_seed=seed)
+        return DataLoader(
+            dataset,
+            batch_sampler=BatchSampler(sampler, self.args.per_device_train_batch_size, self.args.dataloader_drop_last),
+            collate_fn=self.template.collator(teachers),
+            generator=torch.Generator().manual_seed(seed),
+            **self._loading(),
+        )
+
+    def epoch(self, loader: DataLoader[Any], seed: int, number: int) -> Iterator[dict[str, Any]]:
+        """Yield the training batches of an epoch of a seed.
+
+        Args:
+            loader: loader of this seed.
+            seed: seed of data order and augmentation.
+            number: number of the epoch, from 0.
+        """
+        columns = frozenset(_collator(loader).teacher_columns)
+        rows = self._rows_of(loader, columns)
+        # DataLoader declares only base types for its data set and sampler. The sampler counts its passes itself, so
+        # its epoch is set last.
+        loader.dataset.set_epoch(number)  # type: ignore[attr-defined]
+        loader.batch_sampler.sampler.set_epoch(number)  # type: ignore[union-attr]
+        if rows is not None:
+            return (rows.batch(positions) for positions in loader.batch_sampler)  # type: ignore[union-attr]
+        return self._batches_of_seed.epoch((seed, columns), number, self._loaded(loader))
+
+    def _loaded(self, loader: DataLoader[Any]) -> Iterator[dict[str, Any]]:
+        return (self.template.on_device(batch) for batch in loader)
+
+    def _rows_of(self, loader: DataLoader[Any], columns: frozenset[str]) -> CollatedRows | None:
+        """Return the rows of a transfer set that never changes, if an epoch of them equals the loader's batches."""
+        if columns not in self._rows:
+            rows = None
+            if not self.varies(self.transfer_set):
+                collator = _collator(loader)
+                rows = CollatedRows.of(
+                    loader.dataset,
+                    lambda samples: self.template.on_device(collator(samples)),
+                    self.args.per_device_eval_batch_size,
+                    LARGEST_KEPT,
+                )
+            if rows is not None and not all(map(rows.agrees_with, self._loaded(loader))):
+                logger.info("Batches are collated anew each time: they are no selections of rows.")
+                rows = None
+            self._rows[columns] = rows
+        return self._rows[columns]
+
+    def _loading(self) -> dict[str, Any]:
+        return {
+            "num_workers": self.args.dataloader_num_workers,
+            "pin_memory": self.args.dataloader_pin_memory and self.args.device.type == "cuda",
+        }
+
+
+class _SeedBatches:
+    """The batches of one seed, epoch by epoch; those of another seed replace them."""
+
+    def __init__(self) -> None:
+        self._of: Any = None
+        self._epochs: dict[int, list[dict[str, Any]]] = {}
+        self._num_bytes = 0
+
+    def epoch(self, seed: Any, number: int, loaded: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Yield the batches of an epoch: kept ones, or loaded ones, which are kept while there is room.
+
+        Args:
+            seed: seed, and whatever else determines the batches.
+            number: number of the epoch.
+            loaded: batches to load if none are kept.
+        """
+        if seed != self._of:
+            self._of, self._epochs, self._num_bytes = seed, {}, 0
+        if number in self._epochs:
+            yield from self._epochs[number]
+            return
+        batches: list[dict[str, Any]] | None = []
+        for batch in loaded:
+            self._num_bytes += _num_bytes(batch)
+            if batches is not None and self._num_bytes <= LARGEST_KEPT:
+                batches.append(batch)
+            else:
+                batches = None
+            yield batch
+        if batches is not None:
+            self._epochs[number] = batches
+
+
+def _collator(loader: DataLoader[Any]) -> DistillationCollator:
+    collator: Any = loader.collate_fn
+    assert isinstance(collator, DistillationCollator)
+    return collator
+
+
+def _num_bytes(batch: Mapping[str, Any]) -> int:
+    """Return the size of a batch's tensors in bytes."""
+    return sum(
+        _num_bytes(value) if isinstance(value, Mapping) else value.numel() * value.element_size()
+        for value in batch.values()
+        if isinstance(value, Mapping | Tensor)
+    )
+
+
+def _is_equal(first: Any, second: Any) -> bool:
+    """Return True if two batches have the same values."""
+    if isinstance(first, Mapping):
+        return all(_is_equal(value, second[name]) for name, value in first.items())
+    return torch.equal(first, second) if isinstance(first, Tensor) else bool(first == second)
