@@ -33,6 +33,7 @@ FLOORS = {
     "report": 2,
     "tasks": 2,
     "guarded_pipeline": 3,
+    "data": 3,
     "plots": 3,
     "teachers": 3,
     "pages": 4,

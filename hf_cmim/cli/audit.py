@@ -122,6 +122,12 @@ def add_data(group: "argparse._ArgumentGroup") -> None:
         help="instead of --validation-split: share of the train split to hold out, always the same rows (0.1)",
     )
     group.add_argument("--test-split", metavar="NAME", help="split that the verdict is about (test)")
+    group.add_argument(
+        "--test-share",
+        metavar="SHARE",
+        type=float,
+        help="share of the remaining train rows to hold out for testing if the data have no test split",
+    )
     group.add_argument("--max-transfer-samples", metavar="N", type=int, help="largest number of samples to ask about")
     group.add_argument(
         "--max-validation-samples", metavar="N", type=int, help="largest number of samples to choose settings on"
@@ -134,6 +140,7 @@ def add_data(group: "argparse._ArgumentGroup") -> None:
     )
     group.add_argument("--image-column", metavar="NAME", help="column of images (the only one, or 'image')")
     group.add_argument("--text-column", metavar="NAME", help="column of texts (the only one, or 'text')")
+    group.add_argument("--audio-column", metavar="NAME", help="column of sounds (the only one, or 'audio')")
     group.add_argument(
         "--label-column", metavar="NAME", help="column of labels (the only column of classes, or 'label')"
     )

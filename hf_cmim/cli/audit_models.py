@@ -1,38 +1,28 @@
-"""Models of an audit from the command line, and their views of a sample."""
+"""Models of an audit from the command line."""
 
 import argparse
 import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
 import torch
 import transformers
-from torch import Tensor, nn
-from torch.utils.data import Dataset
-from tqdm.auto import tqdm
+from torch import nn
 
 from hf_cmim.class_names import class_names_of
+from hf_cmim.data.views import TASKS, View, kind_of
 from hf_cmim.errors import HfCmimError
 from hf_cmim.positions import usable_positions
-from hf_cmim.tasks import IMAGE, TEXT, task_of
 from hf_cmim.teachers import ModelTeacher
-
-TASKS = {"image": IMAGE, "text": TEXT}
-"""Tasks whose samples the command line can prepare."""
-LONGEST_TEXT = 512
-"""Largest number of tokens of a text; ours."""
-TOGETHER = 256
-"""Number of samples that are prepared at once."""
 
 
 def open_classifier(path: str, flag: str, device: torch.device) -> ModelTeacher:
     """Return the classifier in a folder or on the Hub.
 
     Raises:
-        HfCmimError: a path without a classifier, or a classifier of other inputs than images or texts.
+        HfCmimError: a path without a classifier, or a classifier of other inputs than images, texts or sounds.
     """
     try:
         teacher = ModelTeacher(path, device=device)
@@ -41,176 +31,8 @@ def open_classifier(path: str, flag: str, device: torch.device) -> ModelTeacher:
             f"No classifier for {flag} at {path!r}: it is no folder or Hub id, or cannot be reached. Check the path; a"
             " Hub id needs a network, or a copy from an earlier run."
         ) from error
-    kind_of(teacher)
+    kind_of(teacher.model)
     return teacher
-
-
-def kind_of(teacher: ModelTeacher) -> str:
-    """Return the kind of a classifier's input, "image" or "text"."""
-    name = type(teacher.model).__name__
-    task = task_of(name, getattr(getattr(teacher.model, "config", None), "model_type", None))
-    for kind, prepared in TASKS.items():
-        if task == prepared:
-            return kind
-    raise HfCmimError(
-        f"Expected a classifier of images or texts, got {name}{f' ({task.name})' if task is not None else ''}: the"
-        " command line cannot prepare other samples. Audit it from Python with hf_cmim.audit.runner.run_audit, which"
-        " supports any."
-    )
-
-
-@final
-@dataclass(frozen=True)
-class View:
-    """A model's view of samples, through its image processor or tokenizer.
-
-    Args:
-        processor: processor of the checkpoint.
-        kind: kind of the samples, "image" or "text".
-    """
-
-    processor: Any
-    kind: str
-
-    @classmethod
-    def of(cls, path: str, kind: str) -> "View":
-        """Return the view of the model in a folder or on the Hub.
-
-        Raises:
-            HfCmimError: a path without a processor.
-        """
-        auto = transformers.AutoImageProcessor if kind == "image" else transformers.AutoTokenizer
-        try:
-            processor = auto.from_pretrained(path, trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            missing = "an image processor (preprocessor_config.json)" if kind == "image" else "a tokenizer"
-            raise HfCmimError(
-                f"Expected {missing} beside the model in {path}, got none: samples prepared with other sizes or"
-                " statistics than in training would spoil its answers. Save the processor of its training there:"
-                " processor.save_pretrained(...)."
-            ) from error
-        if kind == "text":
-            # Tokenizers of generative models have no token for padding.
-            processor.pad_token = processor.pad_token or processor.eos_token
-            processor.model_max_length = min(processor.model_max_length, LONGEST_TEXT)
-        return cls(processor, kind)
-
-    def limited_to(self, positions: int | None) -> "View":
-        """Return a view that cuts texts to the number of positions of a model."""
-        if self.kind == "image" or positions is None or positions >= self.processor.model_max_length:
-            return self
-        processor = copy.deepcopy(self.processor)
-        processor.model_max_length = positions
-        return View(processor, self.kind)
-
-    def settings(self) -> dict[str, Any]:
-        """Return the settings that two equal views share, wherever they were loaded from."""
-        if self.kind == "image":
-            values: dict[str, Any] = json.loads(self.processor.to_json_string())
-            return values
-        return {
-            "vocabulary": self.processor.get_vocab(),
-            "longest": self.processor.model_max_length,
-            "special": self.processor.special_tokens_map,
-        }
-
-    def prepare(self, samples: Sequence[Any]) -> list[dict[str, Any]]:
-        """Return the model's inputs for each sample; grey images become RGB, so that one processor fits all."""
-        if self.kind == "text":
-            _check_texts(samples)
-            columns = dict(self.processor(list(samples), truncation=True))
-        else:
-            columns = dict(self.processor([sample.convert("RGB") for sample in samples], return_tensors="pt"))
-        return [{name: values[row] for name, values in columns.items()} for row in range(len(samples))]
-
-    def batch(self, prepared: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """Return prepared samples as one batch."""
-        if self.kind == "text":
-            return dict(transformers.DataCollatorWithPadding(self.processor)([dict(sample) for sample in prepared]))
-        return {name: torch.stack([sample[name] for sample in prepared]) for name in prepared[0]}
-
-
-@final
-class PreparedSamples(Dataset[dict[str, Any]]):
-    """Rows in the models' views, prepared once if they fit into memory.
-
-    Args:
-        rows: rows with the two columns.
-        columns: names of the sample column and the label column.
-        numbers: number of the class for each label.
-        views: different views by name.
-        room: memory for prepared samples, in bytes.
-        name: name for the progress bar, or "" for no bar.
-    """
-
-    def __init__(
-        self,
-        rows: Any,
-        columns: tuple[str, str],
-        numbers: Mapping[Any, int],
-        views: Mapping[str, View],
-        *,
-        room: float,
-        name: str = "",
-    ) -> None:
-        self.rows = rows
-        self.columns = columns
-        self.numbers = numbers
-        self.views = views
-        self._kept: list[dict[str, Any]] | None = None
-        if _size_of(self[0]) * len(self) <= room:
-            starts = tqdm(range(0, len(self), TOGETHER), desc=f"Preparing the {name}", leave=False, disable=not name)
-            batches = (range(start, min(start + TOGETHER, len(self))) for start in starts)
-            self._kept = [sample for positions in batches for sample in self.__getitems__(list(positions))]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, position: int) -> dict[str, Any]:
-        return self.__getitems__([position])[0]
-
-    def __getitems__(self, positions: list[int]) -> list[dict[str, Any]]:
-        """Return several samples at once."""
-        if self._kept is not None:
-            return [self._kept[position] for position in positions]
-        rows = self.rows[positions]
-        prepared = {name: view.prepare(rows[self.columns[0]]) for name, view in self.views.items()}
-        _check_not_empty(prepared, self.columns[0])
-        labels = [self.numbers[label] for label in rows[self.columns[1]]]
-        return [
-            {"labels": label, **{name: samples[row] for name, samples in prepared.items()}}
-            for row, label in enumerate(labels)
-        ]
-
-
-def _check_texts(samples: Sequence[Any]) -> None:
-    """Refuse samples that are no strings; a tokenizer would read a list as words or as a pair of texts."""
-    no_text = next((sample for sample in samples if not isinstance(sample, str)), None)
-    if no_text is not None:
-        raise HfCmimError(
-            f"Expected texts, got {no_text!r}, a {type(no_text).__name__}: the tokenizer reads only strings. Choose"
-            " the column with --text-column, or store it as strings."
-        )
-
-
-def _check_not_empty(prepared: Mapping[str, Sequence[Mapping[str, Any]]], column: str) -> None:
-    """Refuse texts without a token, which models cannot read."""
-    for name, samples in prepared.items():
-        empty = sum("input_ids" in sample and len(sample["input_ids"]) == 0 for sample in samples)
-        if empty:
-            raise HfCmimError(
-                f"{empty} texts in column {column!r} are empty: the {name}'s tokenizer makes no tokens of them, and"
-                f" the model cannot read them. Remove them, for instance with dataset.filter(lambda row:"
-                f" row[{column!r}].strip()), and save the data again."
-            )
-
-
-def _size_of(value: Any) -> int:
-    if isinstance(value, Tensor):
-        return value.numel() * value.element_size()
-    if isinstance(value, Mapping):
-        return sum(map(_size_of, value.values()))
-    return 64 * len(value) if isinstance(value, list) else 64  # Python's numbers, with room to spare
 
 
 @final
@@ -306,7 +128,7 @@ def _config_of(path: Path, teacher_view: View, sample: Mapping[str, Any]) -> Any
     if teacher_view.kind == "text":
         from_data = {"vocab_size": len(teacher_view.processor), "pad_token_id": teacher_view.processor.pad_token_id}
     else:
-        from_data = {"image_size": tuple(sample["pixel_values"].shape[-2:])}
+        from_data = {"image_size": tuple(sample["pixel_values"].shape[-2:])} if "pixel_values" in sample else {}
     default_config = transformers.AutoConfig.for_model(name)
     settings = {key: value for key, value in from_data.items() if hasattr(default_config, key)} | settings
     return transformers.AutoConfig.for_model(name, **settings)
@@ -325,7 +147,7 @@ def _loaded_config(path: str) -> Any:
 def _own_view(path: str, teacher_view: View) -> View:
     """Return the view saved beside a student, or the teacher's if there is none or both are equal."""
     names = (
-        ["preprocessor_config.json"] if teacher_view.kind == "image" else ["tokenizer.json", "tokenizer_config.json"]
+        ["tokenizer.json", "tokenizer_config.json"] if teacher_view.kind == "text" else ["preprocessor_config.json"]
     )
     if Path(path).is_dir() and not any(Path(path, name).is_file() for name in names):
         return teacher_view

@@ -18,12 +18,14 @@ from hf_cmim.audit.reporting import TWIN
 from hf_cmim.audit.runner import run_audit
 from hf_cmim.audit.spot_check import SpotCheck, spot_check
 from hf_cmim.audit.subject import AuditData
-from hf_cmim.cli.audit_data import AuditRows, open_rows
-from hf_cmim.cli.audit_models import PreparedSamples, StudentBuilder, View, kind_of, open_classifier
+from hf_cmim.cli.audit_models import StudentBuilder, open_classifier
 from hf_cmim.cli.extensions import channel_of, is_reference
 from hf_cmim.cli.folders import check_model_folder
 from hf_cmim.cli.own_students import OwnStudents
 from hf_cmim.cli.training import audit_plan, check_margin, training_settings
+from hf_cmim.data.prepared import PreparedSamples
+from hf_cmim.data.rows import DataRows, DataSource, open_rows
+from hf_cmim.data.views import View, kind_of
 from hf_cmim.errors import HfCmimError
 from hf_cmim.positions import usable_positions
 from hf_cmim.report import AuditReport
@@ -34,6 +36,11 @@ from hf_cmim.trainers.shared.launch import check_launch
 OUTPUT_DIR = "outputs/audit"
 MEMORY_SHARE = 0.25
 """Share of the free memory for prepared samples, all processes of a machine together; ours."""
+
+
+def audited_source(options: argparse.Namespace) -> DataSource:
+    """Return the data given by flags, whose train split an attacker asks about."""
+    return DataSource.of(options, max_train_samples=options.max_transfer_samples, train_name="transfer")
 
 
 def student_batch(samples: list[dict[str, Any]], view: View) -> dict[str, Tensor]:
@@ -104,21 +111,21 @@ class AuditSetup:
             teacher = open_classifier(options.teacher, "--teacher", args.device)
             if channel is not None:
                 teacher = ModelTeacher(teacher.model, channel=channel)
-            kind = kind_of(teacher)
-            rows = open_rows(options, kind, teacher.class_names)
+            kind = kind_of(teacher.model)
+            rows = open_rows(audited_source(options), kind, teacher.class_names)
             opened = {name: open_classifier(path, flag, args.device) for name, (path, flag) in control_paths.items()}
             view = View.of(options.teacher, kind).limited_to(usable_positions(teacher.model))
             for name, control in opened.items():
                 path, flag = control_paths[name]
-                control_view = View.of(path, kind_of(control)).limited_to(usable_positions(control.model))
+                control_view = View.of(path, kind_of(control.model)).limited_to(usable_positions(control.model))
                 _check_same_view(view, control_view, path, flag)
         check_margin(plan, len(rows.test))
         names = list(rows.classes.values())
         for classifier in (teacher, *opened.values()):
             match_classes(classifier.class_names, names)
-        sample = view.prepare(rows.transfer[:1][rows.sample_column])[0]
+        sample = view.prepare(rows.train[:1][rows.sample_column])[0]
         student = _students(options, names, view, sample)
-        student.check(student.view.prepare(rows.transfer[:1][rows.sample_column])[0])
+        student.check(student.view.prepare(rows.train[:1][rows.sample_column])[0])
         data = _prepared(rows, student, view, quiet=args.disable_tqdm or not PartialState().is_main_process)
         twin = opened.pop(TWIN, None)
         return cls(bool(options.dry_run), plan, args, teacher, twin, opened, student, data, view)
@@ -208,13 +215,13 @@ def _check_same_view(view: View, control_view: View, path: str, flag: str) -> No
         )
 
 
-def _prepared(rows: AuditRows, student: StudentBuilder | OwnStudents, view: View, *, quiet: bool) -> AuditData:
+def _prepared(rows: DataRows, student: StudentBuilder | OwnStudents, view: View, *, quiet: bool) -> AuditData:
     """Return the samples prepared for student and teacher."""
     views = {"student": student.view}
     if student.view is not view:
         views["teacher"] = view
     numbers = {value: student.config.label2id[name] for value, name in rows.classes.items()}
-    parts = (rows.transfer, rows.validation, rows.test)
+    parts = (rows.train, rows.validation, rows.test)
     total = sum(map(len, parts))
     room = MEMORY_SHARE * psutil.virtual_memory().available / PartialState().num_processes
     transfer, validation, test = (

@@ -11,10 +11,12 @@ from torch.utils.data import DataLoader
 
 from hf_cmim.attacks.suites import SUITES
 from hf_cmim.cli.audit import add_arguments
-from hf_cmim.cli.audit_data import REST, open_rows
-from hf_cmim.cli.audit_models import PreparedSamples, View, kind_of, open_classifier
-from hf_cmim.cli.audit_setup import AuditSetup
+from hf_cmim.cli.audit_models import open_classifier
+from hf_cmim.cli.audit_setup import AuditSetup, audited_source
 from hf_cmim.cli.words import with_config
+from hf_cmim.data.prepared import PreparedSamples
+from hf_cmim.data.rows import REST, open_rows
+from hf_cmim.data.views import View, kind_of
 from hf_cmim.environment import describe_environment
 from hf_cmim.errors import HfCmimError
 from hf_cmim.hub.certificate import Certificate
@@ -46,8 +48,8 @@ def remeasure(options: argparse.Namespace, folder: Path, certificate: Certificat
 
 def _measure(flags: argparse.Namespace, folder: Path, teacher: ModelTeacher) -> tuple[Measurement, set[str]]:
     """Return the measurement, and the fingerprints of the labels in the model's and in the data's order of classes."""
-    kind = kind_of(teacher)
-    rows = open_rows(flags, kind, teacher.class_names)
+    kind = kind_of(teacher.model)
+    rows = open_rows(audited_source(flags), kind, teacher.class_names)
     view = View.of(str(folder), kind).limited_to(usable_positions(teacher.model))
     match_classes(teacher.class_names, list(rows.classes.values()))
     numbers = {value: list(teacher.class_names or ()).index(name) for value, name in rows.classes.items()}

@@ -6,8 +6,9 @@ from typing import Any, final
 from torch import nn
 from transformers import PretrainedConfig
 
-from hf_cmim.cli.audit_models import View, check_student
+from hf_cmim.cli.audit_models import check_student
 from hf_cmim.cli.extensions import built, load_object
+from hf_cmim.data.views import View
 from hf_cmim.errors import HfCmimError
 
 

@@ -1,10 +1,10 @@
-"""How models see samples, and which students are built, from the command line."""
+"""Which classifiers and students are built from the command line."""
 
 import json
 
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import Dataset
 from PIL import Image as PILImage
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -12,18 +12,16 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
-    BertConfig,
     BertForSequenceClassification,
     ConvNextImageProcessorPil,
     PreTrainedTokenizerFast,
     ViTConfig,
-    ViTForImageClassification,
     ViTImageProcessorPil,
     set_seed,
 )
 
-from hf_cmim.cli.audit_models import PreparedSamples, StudentBuilder, View, kind_of, open_classifier
-from hf_cmim.teachers import ModelTeacher
+from hf_cmim.cli.audit_models import StudentBuilder, open_classifier
+from hf_cmim.data.views import View
 
 COLOURS = ("red", "green", "blue")
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -57,77 +55,13 @@ def weights(model):
     return torch.cat([value.flatten() for value in model.state_dict().values()])
 
 
-# Views
-
-
-def test_view_is_the_processors_own_on_rgb(teacher, rows):
-    """Grey images as they come would have one channel, and another processor other statistics."""
-    view = View.of(str(teacher), "image")
-    grey = [PILImage.effect_noise((9, 7), 40.0), rows[0]["image"]]
-    prepared = view.batch(view.prepare(grey))
-    expected = AutoImageProcessor.from_pretrained(teacher)([each.convert("RGB") for each in grey], return_tensors="pt")
-    assert prepared.keys() == {"pixel_values"}
-    assert torch.equal(prepared["pixel_values"], expected["pixel_values"])
-    assert prepared["pixel_values"].shape == (2, 3, 12, 12)
-
-
-def test_texts_are_cut_and_padded(tokenizer, tmp_path):
-    """A longer text than a model has positions for would stop the audit at some batch."""
-    tokenizer.save_pretrained(tmp_path)
-    view = View.of(str(tmp_path), "text").limited_to(3)
-    batch = view.batch(view.prepare(["red sky red sky", "blue"]))
-    assert batch["input_ids"].tolist() == [[2, 5, 2], [4, 0, 0]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
-    assert View.of(str(tmp_path), "text").processor.model_max_length == 512
-    assert view.limited_to(7) is view
-
-
-def test_model_without_its_processor_is_refused(teacher, tmp_path):
-    """Statistics made up for it would spoil its answers."""
-    AutoModelForImageClassification.from_pretrained(teacher).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"Expected an image processor \(preprocessor_config.json\).*save_pretrained"):
-        View.of(str(tmp_path), "image")
-    with pytest.raises(ValueError, match="Expected a tokenizer beside the model"):
-        View.of(str(tmp_path / "none"), "text")
-
-
-@pytest.mark.parametrize("room", [0, 10**9])
-def test_samples_are_the_same_kept_and_prepared_anew(room, teacher, rows):
-    """Samples of one row under another's label, or a view under the other's name."""
-    small = View(ViTImageProcessorPil(size={"height": 8, "width": 8}), "image")
-    views = {"student": small, "teacher": View.of(str(teacher), "image")}
-    numbers = {0: 2, 1: 0, 2: 1}
-    samples = PreparedSamples(rows, ("image", "label"), numbers, views, room=room)
-    assert (samples._kept is None) == (room == 0)
-    assert len(samples) == 20
-    for position, sample in zip((7, 3, 7), samples.__getitems__([7, 3, 7]), strict=True):
-        row = rows[position]
-        assert sample["labels"] == numbers[row["label"]]
-        for name, view in views.items():
-            expected = view.prepare([row["image"]])[0]["pixel_values"]
-            assert torch.equal(sample[name]["pixel_values"], expected)
-    assert torch.equal(samples[-1]["student"]["pixel_values"], samples[19]["student"]["pixel_values"])
-
-
-def test_samples_that_do_not_fit_are_not_kept(teacher, rows):
-    """A data set larger than the memory would end the audit while it is prepared."""
-    size = 3 * 12 * 12 * 4 + 64  # fp32 pixels, and room for the label
-    views = {"student": View.of(str(teacher), "image")}
-    for room, is_kept in ((20 * size, True), (20 * size - 1, False)):
-        samples = PreparedSamples(rows, ("image", "label"), {0: 0, 1: 1, 2: 2}, views, room=room)
-        assert (samples._kept is not None) == is_kept
-
-
 # Classifiers
 
 
-def test_classifier_that_is_not_there_or_reads_something_else_is_refused(tmp_path):
+def test_classifier_that_is_not_there_is_refused():
     """A traceback of a Hub's client does not say which flag is wrong."""
     with pytest.raises(ValueError, match=r"No classifier for --twin at 'no/model'"):
         open_classifier("no/model", "--twin", torch.device("cpu"))
-    module = ModelTeacher(torch.nn.Linear(2, 2).eval(), class_names=["a", "b"])
-    with pytest.raises(ValueError, match=r"Expected a classifier of images or texts, got Linear.*run_audit"):
-        kind_of(module)
 
 
 # Students
@@ -239,26 +173,6 @@ def test_student_that_is_not_there_or_does_not_fit_is_refused(built, tmp_path):
         builder.check(view.prepare([PILImage.new("RGB", (12, 12))])[0])
 
 
-def test_text_samples_are_kept_as_lists_of_different_lengths(tokenizer, tmp_path):
-    """Texts padded when they are prepared would be padded to the longest of all."""
-    features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
-    rows = Dataset.from_dict({"text": ["red", "red sky blue"], "label": [1, 0]}, features=features)
-    samples = PreparedSamples(rows, ("text", "label"), {0: 1, 1: 0}, {"student": View(tokenizer, "text")}, room=10**6)
-    assert [sample["labels"] for sample in samples.__getitems__([0, 1])] == [0, 1]
-    assert samples[0]["student"]["input_ids"] == [2]
-    assert samples[1]["student"]["input_ids"] == [2, 5, 4]
-
-
-def test_texts_without_a_token_and_other_than_texts_are_refused(tokenizer):
-    """Catches a raw error of the tokenizer or of the model at some batch."""
-    view = View(tokenizer, "text")
-    rows = Dataset.from_dict({"text": ["red", "  "], "label": [0, 1]})
-    with pytest.raises(ValueError, match=r"1 texts in column 'text' are empty.*filter"):
-        PreparedSamples(rows, ("text", "label"), {0: 0, 1: 1}, {"student": view}, room=10**6)
-    with pytest.raises(ValueError, match="Expected texts, got 7, a int.*--text-column"):
-        view.prepare(["red", 7])
-
-
 def test_relatives_of_roberta_get_texts_that_fit(tokenizer, audit_options, tmp_path):
     """Catches texts cut to rows that such a model never uses, a raw IndexError."""
     tokenizer.save_pretrained(tmp_path)
@@ -283,21 +197,3 @@ def test_half_precision_checkpoints_are_asked_and_trained(dtype, built, rows, te
     assert answers.dtype == torch.float32
     builder, _ = built("--student", tmp_path)
     assert {weight.dtype for weight in builder().parameters()} == {torch.float32}
-
-
-@pytest.mark.parametrize(
-    ("name", "task"), [("Wav2Vec2ForSequenceClassification", "audio"), ("BertForTokenClassification", "token")]
-)
-def test_tasks_that_need_python_are_refused(name, task):
-    """Catches sounds shown to a tokenizer, because the name of their classifier ends like that of texts."""
-    module = type(name, (torch.nn.Module,), {"forward": lambda self, input_values: None})()
-    with pytest.raises(ValueError, match=rf"got {name} \({task}-classification\).*run_audit"):
-        kind_of(ModelTeacher(module.eval(), class_names=["a", "b"]))
-
-
-def test_models_of_this_file_are_what_the_tests_think():
-    """Twin: a ViT whose classes are named is what `kind_of` lets through."""
-    vit = ViTForImageClassification(ViTConfig(**SHAPE, image_size=8, patch_size=4)).eval()
-    assert kind_of(ModelTeacher(vit)) == "image"
-    bert = BertForSequenceClassification(BertConfig(**SHAPE, vocab_size=9)).eval()
-    assert kind_of(ModelTeacher(bert)) == "text"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback
 
 from hf_cmim.collapse import LARGEST_NUM_CLASSES
-from hf_cmim.tasks import IMAGE, TEXT, task_of
+from hf_cmim.tasks import AUDIO, IMAGE, TEXT, task_of
 from hf_cmim.trainers.hardening.collapse_guard import COLLAPSED_PAIRS
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class HardeningSummary:
         warmup_steps: steps with weight 0.
         collapses: steps at which classes began to collapse, with the number of pairs; None where nobody looked.
         output_dir: folder of the training.
-        has_audit_command: whether `hf-cmim audit` can prepare the samples of such a model: images or texts.
+        has_audit_command: whether `hf-cmim audit` can prepare the samples of such a model: images, texts or sounds.
     """
 
     before: EvaluationFigures | None
@@ -196,7 +196,7 @@ def summary_of(trainer: "CMIMTrainer") -> HardeningSummary:
         warmup_steps=warmup_steps,
         collapses=collapses if is_watched else None,
         output_dir=str(args.output_dir),
-        has_audit_command=task in (IMAGE, TEXT),
+        has_audit_command=task in (IMAGE, TEXT, AUDIO),
     )
 
 

@@ -3,8 +3,8 @@
 import pytest
 from datasets import ClassLabel, Dataset, Features, Sequence, Value
 
-from hf_cmim.cli.audit_data import open_rows
-from hf_cmim.cli.audit_labels import read_classes
+from hf_cmim.data.classes import read_classes
+from hf_cmim.data.rows import DataSource, open_rows
 
 NAMES = ("neg", "neu", "pos")
 
@@ -74,17 +74,17 @@ def test_several_labels_in_a_row_are_refused():
         read_classes([part([[0, 1], [2]], Sequence(Value("int64")))], "label", NAMES)
 
 
-def test_labels_of_a_csv_file_reach_the_models_classes(tmp_path, audit_options):
+def test_labels_of_a_csv_file_reach_the_models_classes(tmp_path):
     """Catches integer labels of a file, and a rare class that only one split has."""
     for split, labels in (("train", [0, 1, 2, 0, 1, 0, 1, 0, 1, 0]), ("test", [0, 1, 0])):
         lines = [f"text {number},{label}" for number, label in enumerate(labels)]
         (tmp_path / f"{split}.csv").write_text("\n".join(["text,label", *lines]))
-    rows = open_rows(audit_options("--dataset", tmp_path), "text", NAMES)
+    rows = open_rows(DataSource(str(tmp_path)), "text", NAMES)
     assert rows.classes == {0: "neg", 1: "neu", 2: "pos"}
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_rows_without_a_text_are_refused_by_number(split, tmp_path, audit_options):
+def test_rows_without_a_text_are_refused_by_number(split, tmp_path):
     """Catches a raw TypeError of the tokenizer, in the middle of an audit, for an empty cell."""
     for each in ("train", "test"):
         texts = [f"text {number}" for number in range(12)]
@@ -94,4 +94,4 @@ def test_rows_without_a_text_are_refused_by_number(split, tmp_path, audit_option
         (tmp_path / f"{each}.csv").write_text("\n".join(["text,label", *lines]))
     message = rf"2 of 12 rows of the split '{split}' have no text in column 'text' \(rows 3, 7, counted from 0.*filter"
     with pytest.raises(ValueError, match=message):
-        open_rows(audit_options("--dataset", tmp_path), "text", NAMES)
+        open_rows(DataSource(str(tmp_path)), "text", NAMES)

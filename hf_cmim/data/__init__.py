@@ -1,0 +1,1 @@
+"""Labelled data, opened in one way: splits, columns, classes, and what a model's processor makes of samples."""
