@@ -298,5 +298,8 @@ def valid_answers(student_logits: Tensor, teacher_log_probs: Tensor, labels: Ten
     # Half precision becomes fp32, and fp64 on either side makes both fp64.
     dtype = torch.promote_types(torch.promote_types(student_logits.dtype, teacher_log_probs.dtype), torch.float32)
     teacher_log_probs = teacher_log_probs.detach().reshape(student_logits.shape).to(dtype)
-    valid = labels != IGNORE_INDEX
-    return student_logits.to(dtype)[valid], teacher_log_probs[valid], labels[valid]
+    student_logits, valid = student_logits.to(dtype), labels != IGNORE_INDEX
+    # Selecting all samples would copy them, here and in the backward pass.
+    if bool(valid.all()):
+        return student_logits, teacher_log_probs, labels
+    return student_logits[valid], teacher_log_probs[valid], labels[valid]

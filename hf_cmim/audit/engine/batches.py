@@ -1,6 +1,6 @@
 """The batches of a pool: the same as Trainer's, but read and collated as rarely as possible."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any, final
 
@@ -40,7 +40,9 @@ class PoolBatches:
         self.args = template.args
         self.transfer_set = transfer_set
         self._varies: dict[int, tuple[Any, bool]] = {}
-        self._kept: dict[int, tuple[Any, list[dict[str, Any]]]] = {}
+        # Keeping the data set alive reserves its id.
+        self._kept: dict[tuple[int, frozenset[str]], tuple[Any, list[dict[str, Any]]]] = {}
+        self._collation_varies: dict[frozenset[str], bool] = {}
         self._rows: dict[frozenset[str], CollatedRows | None] = {}
         self._batches_of_seed = _SeedBatches()
 
@@ -57,42 +59,62 @@ class PoolBatches:
     # In order
 
     def ordered(self, dataset: Any, seed: int = 0, teachers: Teachers = ()) -> Iterator[dict[str, Any]]:
-        """Yield the batches of a data set in order, as in epoch 0 of a seed.
+        """Yield the batches of a data set in order, as in epoch 0 of a seed; small sets are read only once.
 
         Args:
             dataset: map-style data set.
             seed: seed of its augmentation.
             teachers: teachers whose inputs the batches need.
         """
+        collator = self.template.collator(teachers)
+        key = id(dataset), frozenset(collator.teacher_columns)
+        if key in self._kept:
+            yield from map(dict, self._kept[key][1])
+            return
+        batches = self._read(dataset, seed, collator)
+        if seed != 0 and self.varies(dataset):
+            yield from batches
+            return
+        first = list(islice(batches, 1))
+        if sum(map(_num_bytes, first)) / self.args.per_device_eval_batch_size * len(dataset) > LARGEST_KEPT:
+            yield from chain(first, batches)
+            return
+        kept = []
+        for batch in chain(first, batches):
+            kept.append(batch)
+            # A copy, because readers take labels and positions out of a batch.
+            yield dict(batch)
+        # Only now: a reader may have stopped before the end.
+        self._kept[key] = (dataset, kept)
+
+    def _read(self, dataset: Any, seed: int, collator: DistillationCollator) -> Iterator[dict[str, Any]]:
         indexed: Any = self._repeatable(dataset, seed)
         loader = DataLoader(
             indexed,
             batch_size=self.args.per_device_eval_batch_size,
-            collate_fn=self.template.collator(teachers),
+            collate_fn=collator,
             generator=torch.Generator().manual_seed(0),
             **self._loading(),
         )
-        for batch in loader:
-            yield self.template.on_device(batch)
+        return map(self.template.on_device, loader)
 
-    def kept_in_order(self, dataset: Any) -> Iterable[dict[str, Any]]:
-        """Return the batches of an evaluation set in order, kept for the next call if they are small."""
-        if id(dataset) in self._kept:
-            return self._kept[id(dataset)][1]
-        batches = self.ordered(dataset)
-        first = list(islice(batches, 1))
-        sample_bytes = sum(map(_num_bytes, first)) / self.args.per_device_eval_batch_size
-        if sample_bytes * len(dataset) > LARGEST_KEPT:
-            return chain(first, batches)
-        self._kept[id(dataset)] = (dataset, [*first, *batches])
-        return self._kept[id(dataset)][1]
+    def unchanging_transfer_set(
+        self, teachers: Teachers, *, only_if_kept: bool = False
+    ) -> Iterator[dict[str, Any]] | None:
+        """Return the batches of the transfer set in order, or None if samples or collation vary.
 
-    def unchanging_transfer_set(self, teachers: Teachers) -> Iterator[dict[str, Any]] | None:
-        """Return the batches of the transfer set in order, or None if samples or collation vary."""
-        if self.varies(self.transfer_set):
+        Args:
+            teachers: teachers whose inputs the batches need.
+            only_if_kept: True to return None also where samples would have to be read.
+        """
+        collator = self.template.collator(teachers)
+        columns = frozenset(collator.teacher_columns)
+        if self.varies(self.transfer_set) or (only_if_kept and (id(self.transfer_set), columns) not in self._kept):
             return None
-        first, second = (next(self.ordered(self.transfer_set, 0, teachers)) for _ in range(2))
-        return self.ordered(self.transfer_set, 0, teachers) if _is_equal(first, second) else None
+        if columns not in self._collation_varies:
+            first, second = (next(self._read(self.transfer_set, 0, collator)) for _ in range(2))
+            self._collation_varies[columns] = not _is_equal(first, second)
+        return None if self._collation_varies[columns] else self.ordered(self.transfer_set, 0, teachers)
 
     # For training
 
@@ -127,7 +149,7 @@ class PoolBatches:
         return self._batches_of_seed.epoch((seed, columns), number, self._loaded(loader))
 
     def _loaded(self, loader: DataLoader[Any]) -> Iterator[dict[str, Any]]:
-        return (self.template.on_device(batch) for batch in loader)
+        return map(self.template.on_device, loader)
 
     def _rows_of(self, loader: DataLoader[Any], columns: frozenset[str]) -> CollatedRows | None:
         """Return the rows of a transfer set that never changes, if an epoch of them equals the loader's batches."""

@@ -98,7 +98,9 @@ class StudentPool:
         return self.template.plan(self.batches.loader(0))[-1]
 
     def _unchanging_transfer_set(self, teacher: AbstractTeacher) -> Iterator[dict[str, Any]] | None:
-        return self.batches.unchanging_transfer_set([teacher])
+        # A null answers so quickly that its answers are worth storing only if no sample must be read for them.
+        is_null = teacher.wants_labels or teacher.wants_index
+        return self.batches.unchanging_transfer_set([teacher], only_if_kept=is_null)
 
     # Students
 
@@ -174,7 +176,10 @@ class StudentPool:
         ]
         if len(stackable) < 2 or not stacks_faithfully(stackable, batch):
             return list(students)
-        return [StudentStack(stackable), *(student for student in students if student not in stackable)]
+        return [
+            StudentStack(stackable, batch["labels"]),
+            *(student for student in students if student not in stackable),
+        ]
 
     def _step(self, units: Sequence[PooledStudent | StudentStack], batches: Sequence[dict[str, Any]]) -> None:
         num_items = self.template.num_items(batches)
@@ -209,8 +214,7 @@ class StudentPool:
     def predict(self, students: Sequence[PooledStudent], dataset: Any) -> list[NDArray[np.int32]]:
         """Return each student's predicted classes for the valid labels of a data set, in its order."""
         predictions: list[list[Tensor]] = [[] for _ in students]
-        for stored_batch in self.batches.kept_in_order(dataset):
-            batch = dict(stored_batch)  # a copy, because stored batches are used again
+        for batch in self.batches.ordered(dataset):
             valid = batch.pop("labels").flatten() != IGNORE_INDEX
             for student, student_predictions in zip(students, predictions, strict=True):
                 student_predictions.append(student.classify(student_inputs(batch)).flatten()[valid].cpu())

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, final
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -39,7 +40,8 @@ class SharedAnswers:
         self.num_asked = 0
         self._ordered_batches = ordered_batches
         self._remembered: list[tuple[AbstractTeacher, list[Any], Tensor]] = []
-        self._tables: list[tuple[AbstractTeacher, Tensor | None]] = []
+        # Weak: an audit makes new nulls for each wave, and their tables end with them.
+        self._tables: WeakKeyDictionary[AbstractTeacher, Tensor | None] = WeakKeyDictionary()
         self._views: list[Mapping[str, Any]] = []
 
     def show(self, batches: Sequence[Mapping[str, Any]]) -> None:
@@ -76,15 +78,10 @@ class SharedAnswers:
 
     def _table(self, teacher: AbstractTeacher) -> Tensor | None:
         """Return the teacher's `(N, C)` answers to the whole transfer set, or None if they cannot be stored."""
-        if teacher.wants_labels or teacher.wants_index:
-            return None  # its answers are a function of the label, or already stored
-        for stored_teacher, table in self._tables:
-            if stored_teacher is teacher:
-                return table
-        batches = None if self._ordered_batches is None else self._ordered_batches(teacher)
-        table = None if batches is None else self._stored(teacher, batches)
-        self._tables.append((teacher, table))
-        return table
+        if teacher not in self._tables:
+            batches = None if self._ordered_batches is None else self._ordered_batches(teacher)
+            self._tables[teacher] = None if batches is None else self._stored(teacher, batches)
+        return self._tables[teacher]
 
     @torch.no_grad()
     def _stored(self, teacher: AbstractTeacher, batches: Iterator[dict[str, Any]]) -> Tensor | None:
@@ -92,6 +89,8 @@ class SharedAnswers:
         num_bytes = 0
         for batch in batches:
             view = {name: value for name, value in batch.get(TEACHER_VIEW, batch).items() if name not in _NOT_ASKED}
+            if teacher.wants_index:
+                view[INDEX_NAME] = batch[INDEX_NAME]
             answer = self._live(teacher, view, batch["labels"])
             if answer.ndim != 2:
                 return None  # one answer per token: its shape depends on the batch

@@ -1,7 +1,7 @@
 """Stacks of students: one forward and backward pass for all students of one architecture."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import torch
@@ -10,6 +10,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from transformers.utils import logging
 
 from hf_cmim.audit.engine.graphs import ReplayedForward, graph_obstacle
+from hf_cmim.audit.engine.stacked_losses import grouped_by_loss
 from hf_cmim.audit.engine.student import PooledStudent, student_inputs
 from hf_cmim.trainers.distillation.student_step import read_batch
 from hf_cmim.trainers.shared.validation import model_logits
@@ -30,17 +31,21 @@ class StudentStack:
     lookup then reads one row of S x H numbers and its gradient is one scatter. With tables of shape `(S, V, H)`, every
     pass would copy all of them.
 
-    Every student keeps its own attack, loss, clipping and result, and none draws random numbers. Sums are computed in
-    another order than for a single student, so weights agree to rounding and not bit for bit.
+    Every student keeps its own attack, clipping and result, and none draws random numbers. Students with the same
+    attack get their losses in one call. Sums are computed in another order than for a student that trains alone, so
+    weights agree to rounding and not bit for bit.
 
     Args:
         students: at least two students that `can_be_stacked`.
+        labels: `(B, ...)` labels of a batch, to find out which losses one call can compute.
     """
 
-    def __init__(self, students: Sequence[PooledStudent]) -> None:
-        self.students = students
+    def __init__(self, students: Sequence[PooledStudent], labels: Tensor) -> None:
+        self._groups = grouped_by_loss(students, labels)
+        # In the order of the groups, so that the logits of a group lie side by side.
+        self.students = [student for group in self._groups for student in group.students]
         self.template = students[0].template
-        models: list[Any] = [student.model for student in students]
+        models: list[Any] = [student.model for student in self.students]
         self._skeleton = _skeleton(models[0])
         parameters, self._buffers = stack_module_state(models)
         tables = _embedding_tables(models[0])
@@ -70,18 +75,15 @@ class StudentStack:
         for batch in batches:
             query, index = read_batch(batch, self.template.num_classes)
             logits = self._passes(query.student_inputs)
+            self._note_divergence(logits)
+            logits.register_hook(self._note_divergence)
+            parts = logits.split([len(group.students) for group in self._groups])
             with self.template.autocast():
-                losses = torch.stack(
-                    [
-                        student.step.loss(
-                            _returning(student_logits), query, index, num_items, progress=student.progress
-                        ).total
-                        for student, student_logits in zip(self.students, logits.unbind(), strict=True)
-                    ]
-                )
-            self._is_finite = self._is_finite & torch.isfinite(losses.detach())
+                losses = [
+                    group.loss(part, query, index, num_items) for group, part in zip(self._groups, parts, strict=True)
+                ]
             # The gradient of the sum gives each student the gradient of its own loss.
-            losses.sum().backward()
+            torch.stack(losses).sum().backward()
         if self.template.args.max_grad_norm > 0:
             self._clip(self.template.args.max_grad_norm)
         self._optimizer.step()
@@ -89,6 +91,11 @@ class StudentStack:
         self._optimizer.zero_grad(set_to_none=True)
         for student in self.students:
             student.num_steps += 1
+
+    @torch.no_grad()
+    def _note_divergence(self, values: Tensor) -> None:
+        """Mark the students of whom a logit, or the loss's gradient by it, is not finite."""
+        self._is_finite &= torch.isfinite(values).flatten(1).all(dim=1)
 
     def record_passes(self, inputs: Mapping[str, Any], memory: Any) -> None:
         """Record the passes as CUDA graphs and replay them from now on, if possible.
@@ -120,6 +127,9 @@ class StudentStack:
             ]
         ).norm(dim=0)
         factors = (largest / (norms + 1e-6)).clamp_max(1.0)
+        # Reading the factors would wait for a GPU.
+        if factors.device.type == "cpu" and bool((factors == 1).all()):
+            return
         for name, gradient in gradients.items():
             shape = [1] * gradient.ndim
             shape[self._stacked_along[name]] = -1
@@ -135,11 +145,6 @@ class StudentStack:
                 value.copy_(self._parameters[name].select(self._stacked_along[name], position))
             for name, value in model.named_buffers():
                 value.copy_(self._buffers[name][position])
-
-
-def _returning(logits: Tensor) -> Callable[..., dict[str, Tensor]]:
-    """Return a forward pass whose logits are already computed."""
-    return lambda **_: {"logits": logits}
 
 
 def _embedding_tables(model: nn.Module) -> set[str]:
@@ -188,7 +193,7 @@ def stacks_faithfully(students: Sequence[PooledStudent], batch: Mapping[str, Any
     model.train()
     try:
         with students[0].template.autocast():
-            stacked = StudentStack(students).logits(student_inputs(batch))[0]
+            stacked = StudentStack(students, batch["labels"]).logits(student_inputs(batch))[0]
             separate = model_logits(model(**student_inputs(batch)))
     except Exception as error:  # torch.func raises many kinds of errors for operations that it does not support
         logger.info(f"Students are trained one after the other, not stacked: {error}")
