@@ -1,4 +1,4 @@
-"""Names that users chose, made fit to be shown: one line, no control characters, no longer than there is room."""
+"""Names of unknown origin in a form that is safe to print: one line, no control characters, a limited width."""
 
 import re
 import unicodedata
@@ -10,7 +10,7 @@ _TOKEN = re.compile(r"(\bhf_(?=[A-Za-z0-9]{16})|\b[Bb]earer )[A-Za-z0-9_.~+/-]{8
 
 
 def one_line(text: str) -> str:
-    r"""Return the text on one line; what cannot be printed, such as a terminal's escape, becomes a space.
+    r"""Return the text on one line, with a space for each unprintable character, such as a terminal's escape.
 
     >>> one_line("two\nlines")
     'two lines'
@@ -19,16 +19,16 @@ def one_line(text: str) -> str:
 
 
 def safe_text(text: str) -> str:
-    r"""Return a text of unknown origin as a terminal may show it: every character that acts, visibly escaped.
+    r"""Return a text of unknown origin that a terminal can print safely: control characters are shown as escapes.
 
-    Newlines could forge a line, escapes could hide one, and marks of direction could reverse one. Access tokens of the
-    Hub are masked.
+    A newline could forge a line of output, an escape could hide one, and a mark of direction could reverse one. Access
+    tokens of the Hub are masked.
 
     >>> print(safe_text("kd\nholds  files"))
     kd\nholds  files
     """
-    shown = "".join(letter if letter.isprintable() or letter in _SPACES else _escaped(letter) for letter in text)
-    return _TOKEN.sub(lambda match: f"{match[1]}***", shown)
+    printable = "".join(letter if letter.isprintable() or letter in _SPACES else _escaped(letter) for letter in text)
+    return _TOKEN.sub(lambda match: f"{match[1]}***", printable)
 
 
 def _escaped(letter: str) -> str:
@@ -36,7 +36,7 @@ def _escaped(letter: str) -> str:
 
 
 def cells(text: str) -> int:
-    """Return how many columns a text takes: wide letters and emoji take two, combining marks none.
+    """Return the width of a text in a terminal, in columns: wide letters and emoji take two, combining marks none.
 
     >>> cells("kd"), cells("蒸留"), cells("é")
     (2, 4, 1)

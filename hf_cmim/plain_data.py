@@ -1,4 +1,4 @@
-"""Dataclasses to and from plain JSON values, and files that are whole or not there."""
+"""Dataclasses to and from plain JSON values, and JSON of unknown origin."""
 
 import json
 import math
@@ -12,32 +12,33 @@ from hf_cmim.errors import HfCmimError
 from hf_cmim.whole_files import read_bounded
 
 Plain = dict[str, Any]
-"""Numbers, texts, None, and lists and mappings of them."""
+"""Mapping of names to numbers, texts, None, and lists and mappings of these."""
 LARGEST_INTEGER = 2**63
+"""Integers from here on are refused: numpy and torch cannot hold them."""
 DEEPEST = 64
-"""Lists and mappings inside each other that a JSON file may hold."""
+"""Largest number of nested lists and mappings in a JSON file."""
 
 
 def to_plain(record: Any) -> Plain:
-    """Return a dataclass as JSON would give it back: tuples become lists.
+    """Return a dataclass as the plain values that JSON would give back: tuples become lists.
 
     Raises:
-        HfCmimError: a number that is not finite, which JSON does not know.
+        ValueError: a number that is not finite, which JSON does not have.
     """
     values: Plain = json.loads(json.dumps(asdict(record), allow_nan=False))
     return values
 
 
 def from_plain(kind: Any, value: Any, where: str) -> Any:
-    """Return the value as an annotation says it is: dataclasses, tuples and mappings of them, or plain values.
+    """Return a value of JSON in the type of an annotation: a dataclass, a tuple, a mapping, or a plain value.
 
     Args:
         kind: a dataclass, or the annotation of one of its fields.
-        value: as JSON gave it.
-        where: its name, for errors.
+        value: value from JSON.
+        where: name of the value, for errors.
 
     Raises:
-        HfCmimError: fields that are missing or not known, or a value of another kind.
+        HfCmimError: missing or unknown fields, or a value of another type.
     """
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if is_dataclass(kind) and isinstance(kind, type):
@@ -49,16 +50,18 @@ def from_plain(kind: Any, value: Any, where: str) -> Any:
         kinds = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
         _require(len(kinds) == len(value), f"{len(kinds)} values", f"{len(value)}", where)
         return tuple(
-            from_plain(each, item, f"{where}[{position}]")
-            for position, (each, item) in enumerate(zip(kinds, value, strict=True))
+            from_plain(item_kind, item, f"{where}[{position}]")
+            for position, (item_kind, item) in enumerate(zip(kinds, value, strict=True))
         )
     if origin is dict and isinstance(value, dict):
         return {name: from_plain(parts[1], item, f"{where}[{name!r}]") for name, item in value.items()}
     if kind in (int, float, str, bool, tuple, dict) or origin in (tuple, dict):
         accepted = (int, float) if kind is float else (origin or kind)
-        is_truth = isinstance(value, bool) and kind is not bool
+        # In Python True is an integer; in JSON it is none.
+        is_boolean = isinstance(value, bool) and kind is not bool
         is_huge = isinstance(value, int) and abs(value) >= LARGEST_INTEGER
-        _require(isinstance(value, accepted) and not is_truth and not is_huge, str(kind), repr(value)[:80], where)
+        is_accepted = isinstance(value, accepted) and not is_boolean and not is_huge
+        _require(is_accepted, str(kind), repr(value)[:80], where)
     if origin is typing.Literal:
         _require(value in parts, " or ".join(map(repr, parts)), repr(value)[:80], where)
     return value
@@ -67,45 +70,48 @@ def from_plain(kind: Any, value: Any, where: str) -> Any:
 def _record(kind: type[Any], value: Any, where: str) -> Any:
     hints = typing.get_type_hints(kind)
     expected = {field.name for field in fields(kind)}
-    # A field that was added later has a default, and is missing in files written before it.
-    needed = {each.name for each in fields(kind) if each.default is MISSING and each.default_factory is MISSING}
+    # Files of an earlier release lack the fields that were added since. Those have a default.
+    required = {field.name for field in fields(kind) if field.default is MISSING and field.default_factory is MISSING}
     present = sorted(value) if isinstance(value, dict) else type(value).__name__
-    is_complete = isinstance(value, dict) and needed <= set(value) <= expected
+    is_complete = isinstance(value, dict) and required <= set(value) <= expected
     _require(is_complete, str(sorted(expected)), str(present), where)
-    return kind(**{name: from_plain(hints[name], each, f"{where}.{name}") for name, each in value.items()})
+    return kind(**{name: from_plain(hints[name], item, f"{where}.{name}") for name, item in value.items()})
 
 
 def _require(holds: bool, expected: str, got: str, where: str) -> None:
     if not holds:
         raise HfCmimError(
-            f"Expected {expected} as {where}, got {got}: read as it stands, it would mean something else than was"
-            " written. Was the file changed by hand? Take the original."
+            f"Expected {expected} as {where}, got {got}: the file was changed by hand, or another program wrote it."
+            " Use the original file."
         )
 
 
-def parsed_json(text: str | bytes, what: str, *, allows_constants: bool = False) -> Any:
-    """Return the values of a JSON text.
+def parsed_json(text: str | bytes, source: str, *, allows_constants: bool = False) -> Any:
+    """Return the values of a JSON text of unknown origin.
 
     Args:
         text: the text, or its bytes in UTF-8.
-        what: its name, for errors.
-        allows_constants: whether NaN and Infinity, which are no JSON but which Python writes, are read.
+        source: name of the text, for errors.
+        allows_constants: True to read NaN and Infinity, which Python writes although JSON does not have them.
 
     Raises:
-        HfCmimError: no JSON, or JSON that two readers could take for two things or that none should be fed: a name
-            given twice, numbers beyond all bounds, letters that no file can hold, hundreds of nested lists.
+        HfCmimError: a text that is no JSON, or that two programs could read differently: a name given twice, numbers
+            out of range, letters that UTF-8 cannot hold, too many nested lists.
     """
     hooks: dict[str, Any] = {} if allows_constants else {"parse_constant": _refuse_constant, "parse_float": _finite}
+    # ValueError covers broken JSON, other encodings and integers of too many digits.
     try:
         text = text.decode("utf-8") if isinstance(text, bytes) else text
         values = json.loads(text, object_pairs_hook=_without_doubles, **hooks)
-        if "\\u" in text:  # only an escape can name half a letter
+        # An escape such as \ud800 names half a letter, which passes here and fails when it is written or printed.
+        if "\\u" in text:
             json.dumps(values, ensure_ascii=False).encode("utf-8")
-    except (ValueError, RecursionError) as error:  # of which broken JSON, other encodings and endless digits are kinds
+    except (ValueError, RecursionError) as error:
         raise HfCmimError(
-            f"Expected {what} as JSON, got a text that is none ({error}): it was cut or changed. Take the original."
+            f"Expected {source} as JSON, got a text that is no JSON ({error}): it was cut or changed. Use the original"
+            " file."
         ) from None
-    _check_depth(values, what)
+    _check_depth(values, source)
     return values
 
 
@@ -124,61 +130,58 @@ def _refuse_constant(constant: str) -> float:
 def _finite(digits: str) -> float:
     value = float(digits)
     if not math.isfinite(value):
-        raise ValueError(f"{digits[:40]} is beyond all numbers")
+        raise ValueError(f"{digits[:40]} is too large for a number")
     return value
 
 
-def _check_depth(values: Any, what: str) -> None:
+def _check_depth(values: Any, source: str) -> None:
+    # Level by level without recursion, which deep nesting could exhaust.
     level = [values]
     for _ in range(DEEPEST):
-        level = [
-            inner
-            for each in level
-            if isinstance(each, dict | list)
-            for inner in (each.values() if isinstance(each, dict) else each)
-        ]
+        parts = [list(item.values()) if isinstance(item, dict) else item for item in level]
+        level = [item for part in parts if isinstance(part, list) for item in part]
         if not level:
             return
     raise HfCmimError(
-        f"Expected {what} of at most {DEEPEST} lists and mappings inside each other, got more: reading it could stop"
-        " this program. Take the original."
+        f"Expected {source} with at most {DEEPEST} nested lists and mappings, got more: reading it could stop this"
+        " program. Use the original file."
     )
 
 
-def read_json(path: Path, what: str, *, allows_constants: bool = False) -> Any:
+def read_json(path: Path, source: str, *, allows_constants: bool = False) -> Any:
     """Return the values in a JSON file of at most 64 MB.
 
     Args:
-        path: of the file.
-        what: its name, for errors.
-        allows_constants: as in `parsed_json`.
+        path: path of the file.
+        source: name of the file, for errors.
+        allows_constants: True to read NaN and Infinity, as in `parsed_json`.
 
     Raises:
-        HfCmimError: no such file, one that is too large, or one that `parsed_json` refuses.
+        HfCmimError: a missing file, a file that is too large, or a text that `parsed_json` refuses.
     """
-    return parsed_json(read_bounded(path), what, allows_constants=allows_constants)
+    return parsed_json(read_bounded(path), source, allows_constants=allows_constants)
 
 
-def read_mapping(path: Path, what: str) -> Plain:
+def read_mapping(path: Path, source: str) -> Plain:
     """Return the names and values in a JSON file.
 
     Raises:
-        HfCmimError: a file that `read_json` refuses, or one that holds something else.
+        HfCmimError: a file that `read_json` refuses, or one that holds no mapping.
     """
-    values = read_json(path, what)
+    values = read_json(path, source)
     if not isinstance(values, dict):
         raise HfCmimError(
-            f"Expected names and values in {what}, got {type(values).__name__}: it was changed by hand. Take the"
-            " original, or delete it to begin anew."
+            f"Expected names and values in {source}, got {type(values).__name__}: it was changed by hand. Use the"
+            " original file, or delete it to start again."
         )
     return values
 
 
-def check_schema(values: Plain | Any, known: int, what: str) -> None:
-    """Raise an `HfCmimError` unless JSON's values name a schema that is known."""
+def check_schema(values: Plain | Any, newest: int, source: str) -> None:
+    """Raise an `HfCmimError` unless the values name a schema from 1 to the newest."""
     schema = values.get("schema") if isinstance(values, dict) else None
-    if not isinstance(schema, int) or not 1 <= schema <= known:
+    if not isinstance(schema, int) or not 1 <= schema <= newest:
         raise HfCmimError(
-            f"Expected {what} of schema {known}, got {schema}: its fields could be misread. Install the release of"
+            f"Expected {source} of schema {newest}, got {schema}: its fields could be misread. Install the release of"
             " hf_cmim that wrote it, or a later one."
         )

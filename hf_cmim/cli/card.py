@@ -1,6 +1,6 @@
-"""Write a model's card anew from its certificate: README.md, its pictures, the audit's page.
+"""Write a model's card again from its certificate: README.md, its pictures, the audit's page.
 
-What you wrote into the card outside of hf_cmim's own part stays, and so does metadata of your own.
+Your own text outside of hf_cmim's part of the card is kept, and so are your own metadata.
 """
 
 import argparse
@@ -11,15 +11,15 @@ from hf_cmim.cli.printing import say
 EXAMPLES = """\
 examples:
   hf-cmim card outputs/cmim                                   seconds
-  hf-cmim card outputs/cmim --repo user/name --license mit    as it will stand on the Hub
+  hf-cmim card outputs/cmim --repo user/name --license mit    with commands for that repository
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.add_argument("folder", metavar="FOLDER", type=Path, help="a model with its certificate")
-    parser.add_argument("--repo", metavar="ID", default="", help="user/name that the card's commands show")
-    parser.add_argument("--license", metavar="ID", help="the Hub's identifier of a license; unset: what the card says")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder of a certified model")
+    parser.add_argument("--repo", metavar="ID", default="", help="user/name for the card's commands (folder name)")
+    parser.add_argument("--license", metavar="ID", help="license identifier of the Hub (the card's present one)")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -1,8 +1,8 @@
-"""Bind a model's files to what is said about it: write cmim_certificate.json and the card.
+"""Bind a model's files to its audit: write cmim_certificate.json and the model card.
 
-The certificate holds the SHA-256 of every file that determines the model's answers, what it was
-trained with, what was measured, and its audit with every student's result. `hf-cmim verify` checks
-it. An earlier certificate of the same files keeps what is not given anew.
+The certificate holds the SHA-256 of every file that determines the model's answers, the training
+settings, the measurements, and the audit with the result of every student. `hf-cmim verify` checks
+it. If the files are unchanged, the claims of an earlier certificate are kept.
 """
 
 import argparse
@@ -14,19 +14,19 @@ EXAMPLES = """\
 examples:
   hf-cmim certify outputs/cmim --audit outputs/audit     a few seconds, most of them for hashing
   hf-cmim certify outputs/cmim                           no audit: the card says "not audited"
-  hf-cmim certify outputs/cmim --sign key.pem            beside it, cmim_certificate.json.sig
+  hf-cmim certify outputs/cmim --sign key.pem            with a signature, cmim_certificate.json.sig
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.add_argument("folder", metavar="FOLDER", type=Path, help="a classifier as save_pretrained leaves it")
-    parser.add_argument("--audit", metavar="AUDIT", type=Path, help="folder of an audit of this very model")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder of a classifier, from save_pretrained")
+    parser.add_argument("--audit", metavar="AUDIT", type=Path, help="folder of an audit of this model")
     parser.add_argument(
         "--sign",
         metavar="KEY",
         type=Path,
-        help="Ed25519 private key in PEM: openssl genpkey -algorithm ed25519 -out key.pem",
+        help="sign with this Ed25519 private key in PEM; make one with: openssl genpkey -algorithm ed25519 -out KEY",
     )
 
 

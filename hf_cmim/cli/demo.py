@@ -66,8 +66,10 @@ def run(options: argparse.Namespace) -> None:
     from hf_cmim.pages.terminal import audit_table
     from hf_cmim.trainers.distillation.distillation_config import DistillationConfig
 
-    torch.set_num_threads(1)  # so small a student is not faster with more threads
-    logging.disable_progress_bar()  # progress of loading a checkpoint
+    # A student this small is slower with more threads.
+    torch.set_num_threads(1)
+    # Each checkpoint would show a bar of its own while it is loaded.
+    logging.disable_progress_bar()
     args = DistillationConfig(
         output_dir=str(options.output_dir),
         num_train_epochs=options.epochs,

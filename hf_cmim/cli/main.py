@@ -65,9 +65,11 @@ def main(words: Sequence[str] | None = None) -> int:
         refuse_unknown(unknown, parsers[options.command])
         status = import_module(f"hf_cmim.cli.{options.command}").run(options)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader of the output, `head` for instance, has ended
+    except BrokenPipeError:
+        # The reader of the output, `head` for instance, has ended. Python flushes once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except HfCmimError as error:  # any other error is a bug and keeps its traceback
+    # Any other error is a bug and keeps its traceback.
+    except HfCmimError as error:
         say(f"hf-cmim {options.command}: {error}", file=sys.stderr)
         return 2
     return int(status or 0)

@@ -122,8 +122,9 @@ def _as_sampled(flags: argparse.Namespace, audit: AuditReport) -> None:
         "max_validation_samples": audit.scope.num_validation,
         "max_test_samples": audit.scope.num_test,
     }
+    # Other data may be those that the trainer measured on, and have limits of their own.
     if not audit.scope.test_set.startswith(f"{Path(flags.dataset).name}: "):
-        return  # other data than the audit's, perhaps those that a trainer measured on
+        return
     for name, limit in limits.items():
         if getattr(flags, name) is None:
             setattr(flags, name, limit)

@@ -1,4 +1,4 @@
-"""The one way in which commands print: whatever a text holds, it can neither act on a terminal nor end a line."""
+"""Printing of all commands: no text can control the terminal or forge a line of output."""
 
 import sys
 from typing import TextIO
@@ -7,11 +7,11 @@ from hf_cmim.names import safe_text
 
 
 def say(line: str, file: TextIO | None = None) -> None:
-    """Print one line; what cannot be shown, by its kind or in the terminal's encoding, is escaped.
+    """Print one line, with escapes for control characters and for letters that the terminal's encoding lacks.
 
     Args:
-        line: may hold names, dates and messages of unknown origin.
-        file: to print to; None for the standard output.
+        line: text with names, dates and messages of unknown origin.
+        file: stream to print to; None for the standard output.
     """
     stream = sys.stdout if file is None else file
     encoding = stream.encoding or "utf-8"
@@ -20,6 +20,6 @@ def say(line: str, file: TextIO | None = None) -> None:
 
 
 def say_lines(text: str) -> None:
-    """Print a text of several lines, each as `say` does."""
+    """Print a text of several lines, each with `say`."""
     for line in text.split("\n"):
         say(line)

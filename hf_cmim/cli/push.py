@@ -1,8 +1,8 @@
-"""Put a model on the Hub with its certificate and its card, in one commit.
+"""Upload a model to the Hub with its certificate and its card, in one commit.
 
-Only the model leaves this machine: weights, configuration, processor or tokenizer, certificate,
-card, pictures. Training arguments, optimizer states, centroids, answers and data stay. Whoever
-downloads it needs neither hf_cmim nor remote code.
+Only these files leave this machine: weights, configuration, processor or tokenizer, certificate,
+card and pictures. Training arguments, optimizer states, centroids, answers and data stay. Users of
+the model need neither hf_cmim nor remote code.
 """
 
 import argparse
@@ -12,26 +12,26 @@ from hf_cmim.cli.printing import say
 
 EXAMPLES = """\
 examples:
-  hf-cmim push outputs/cmim user/name --dry-run        what would be sent; nothing is
-  hf-cmim push outputs/cmim user/name --license mit    seconds, and the upload of the weights
+  hf-cmim push outputs/cmim user/name --dry-run        list the files, upload nothing
+  hf-cmim push outputs/cmim user/name --license mit    seconds, plus the upload of the weights
   hf-cmim push outputs/cmim user/name --private --branch candidate
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.add_argument("folder", metavar="FOLDER", type=Path, help="a classifier as save_pretrained leaves it")
-    parser.add_argument("repo", metavar="ID", help="user/name; made where there is none")
-    parser.add_argument("--branch", metavar="NAME", help="to write to (main); made where there is none")
-    parser.add_argument("--private", action=argparse.BooleanOptionalAction, help="whether a new repository is private")
-    parser.add_argument("--license", metavar="ID", help="the Hub's identifier of a license; unset: what the card says")
-    parser.add_argument("--message", metavar="TEXT", default="Upload a certified model", help="of the commit")
-    parser.add_argument("--force", action="store_true", help="overwrite even another model; its commits remain")
-    parser.add_argument("--dry-run", action="store_true", help="list what would be sent and what not, and stop")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder of a classifier, from save_pretrained")
+    parser.add_argument("repo", metavar="ID", help="repository as user/name; created if it is missing")
+    parser.add_argument("--branch", metavar="NAME", help="branch to write to (main); created if it is missing")
+    parser.add_argument("--private", action=argparse.BooleanOptionalAction, help="make a new repository private")
+    parser.add_argument("--license", metavar="ID", help="license identifier of the Hub (the card's present one)")
+    parser.add_argument("--message", metavar="TEXT", default="Upload a certified model", help="message of the commit")
+    parser.add_argument("--force", action="store_true", help="overwrite a different model; its commits remain")
+    parser.add_argument("--dry-run", action="store_true", help="list the files that would be sent or stay, and stop")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Certify where there is no certificate, write the card, and upload."""
+    """Write a missing certificate and the card, and upload the model."""
     from hf_cmim.hub.certificate import Certificate
     from hf_cmim.hub.files import read_config
     from hf_cmim.hub.model_card import write_card
@@ -46,7 +46,8 @@ def run(options: argparse.Namespace) -> None:
         say(f"{CERTIFICATE_NAME} and README.md would be written first.")
     if not options.dry_run:
         if not (folder / CERTIFICATE_NAME).is_file():
-            from hf_cmim.hub.certify import certify  # seconds, which others need not wait
+            # Imported here: transformers takes seconds, and a certified model does not need it.
+            from hf_cmim.hub.certify import certify
 
             certify(folder)
         check_is_certified(folder)

@@ -1,7 +1,7 @@
 """Show an audit again, or compare several in one page.
 
-One audit: its page and its section for a model card are written anew beside it. Several: one page
-with the verdict, the gain of each attack and the worth of each model, side by side.
+For one audit, its page and its section of a model card are written again beside it. For several,
+one page shows verdicts, gains of each attack and accuracy of each model side by side.
 """
 
 import argparse
@@ -24,7 +24,7 @@ examples:
 """
 COMPARISON_NAME = "comparison.html"
 MARK = "<!-- written by hf-cmim report -->"
-"""Last line of a comparison, by which it is known as one that may be written anew."""
+"""Last line of a comparison. Only a file with this line is overwritten by the next comparison."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         metavar="FILE",
         type=Path,
-        help=f"page of a comparison, overwritten if it is one ({COMPARISON_NAME})",
+        help=f"page of a comparison; an earlier comparison is overwritten ({COMPARISON_NAME})",
     )
 
 
@@ -53,8 +53,8 @@ def run(options: argparse.Namespace) -> None:
         return
     if options.output is not None:
         raise HfCmimError(
-            f"Expected several audits beside --output, got one: its pages are written beside it. Leave --output"
-            f" {options.output} out, or name another audit to compare."
+            f"--output {options.output} is for comparisons, but there is one audit: its pages are written into its own"
+            " folder. Remove --output, or name another audit to compare."
         )
     ((path, report),) = reports.items()
     written = write_pages(report, path if path.is_dir() else path.parent)
@@ -63,20 +63,20 @@ def run(options: argparse.Namespace) -> None:
 
 
 def check_can_draw() -> None:
-    """Raise an `HfCmimError` where the pages' pictures cannot be drawn."""
+    """Raise an `HfCmimError` if the pictures of a page cannot be drawn."""
     if find_spec("matplotlib") is None:
         raise HfCmimError(
-            "Expected matplotlib for the pictures of a page, got none: the page could not be written. Install it with"
-            " pip install 'hf_cmim[plots]'."
+            "The pictures of a page need matplotlib, which is not installed: no page can be written. Install it with:"
+            " pip install 'hf_cmim[plots]'"
         )
 
 
 def write_pages(report: "AuditReport", folder: Path) -> list[Path]:
-    """Write an audit's page and its section of a model card, and return where they are.
+    """Write an audit's page and its section of a model card, and return their paths.
 
     Args:
-        report: what was found.
-        folder: where its audit.json is.
+        report: report of the audit.
+        folder: folder of its audit.json.
     """
     from hf_cmim.pages.html import audit_page
     from hf_cmim.pages.markdown import audit_markdown
@@ -92,8 +92,8 @@ def _write_comparison(reports: "dict[Path, AuditReport]", target: Path) -> Path:
 
     if target.exists() and not (target.is_file() and target.read_bytes().rstrip().endswith(MARK.encode())):
         raise HfCmimError(
-            f"Expected --output to be a new file or an earlier comparison, got {target}, which is neither: it would be"
-            " lost. Choose another name, or move it away."
+            f"Expected --output to be a new file or an earlier comparison, got {target}, which is neither: its content"
+            " would be lost. Choose another name, or move it away."
         )
     page = comparison_page({_name(path, reports): report for path, report in reports.items()})
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,8 @@ def _write_comparison(reports: "dict[Path, AuditReport]", target: Path) -> Path:
 
 
 def _name(path: Path, reports: "dict[Path, AuditReport]") -> str:
-    """Return the name of an audit's folder, or the whole path where another has the same."""
-    folders = {each: each.resolve() if each.is_dir() else each.resolve().parent for each in reports}
+    """Return the name of an audit's folder, or its whole path if another folder has the same name."""
+    folders = {audit: audit.resolve() if audit.is_dir() else audit.resolve().parent for audit in reports}
     name = folders[path].name
-    return name if sum(folder.name == name for folder in folders.values()) == 1 else str(path)
+    is_unique = sum(folder.name == name for folder in folders.values()) == 1
+    return name if is_unique else str(path)

@@ -35,14 +35,27 @@ OWN = {
 }
 """Settings that an audit chooses itself, with the remedy for an error."""
 SHORT_NAMES = {
-    "lr": "learning_rate", "epochs": "num_train_epochs", "epoch": "num_train_epochs", "steps": "max_steps",
-    "batch_size": "per_device_train_batch_size", "bs": "per_device_train_batch_size",
-    "eval_batch_size": "per_device_eval_batch_size", "wd": "weight_decay", "decay": "weight_decay",
-    "warmup": "warmup_steps", "warmup_ratio": "warmup_steps", "scheduler": "lr_scheduler_type",
-    "lr_scheduler": "lr_scheduler_type", "optimizer": "optim", "clip": "max_grad_norm", "grad_clip": "max_grad_norm",
-    "accumulation": "gradient_accumulation_steps", "workers": "dataloader_num_workers", "cpu": "use_cpu",
+    "accumulation": "gradient_accumulation_steps",
+    "batch_size": "per_device_train_batch_size",
+    "bs": "per_device_train_batch_size",
+    "clip": "max_grad_norm",
+    "cpu": "use_cpu",
+    "decay": "weight_decay",
     "device": "use_cpu",
-}  # fmt: skip
+    "epoch": "num_train_epochs",
+    "epochs": "num_train_epochs",
+    "eval_batch_size": "per_device_eval_batch_size",
+    "grad_clip": "max_grad_norm",
+    "lr": "learning_rate",
+    "lr_scheduler": "lr_scheduler_type",
+    "optimizer": "optim",
+    "scheduler": "lr_scheduler_type",
+    "steps": "max_steps",
+    "warmup": "warmup_steps",
+    "warmup_ratio": "warmup_steps",
+    "wd": "weight_decay",
+    "workers": "dataloader_num_workers",
+}
 """Common short names of settings, for suggestions; ours."""
 SMALLEST_POINTS = 0.01
 """Smallest margin in points; a smaller number was probably meant as a fraction."""

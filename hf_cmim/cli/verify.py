@@ -1,8 +1,8 @@
-"""Check that a certificate belongs to the weights beside it, and its verdicts to its results.
+"""Check that a certificate matches the weights, and that its verdicts follow from its results.
 
-TARGET is a folder or a Hub id, of which only the files that the certificate names are downloaded.
-The exit status is 0 only if everything holds. That shows that nothing was changed since the owner
-wrote it; whether the numbers are true shows only measuring again.
+TARGET is a folder or a Hub id. From the Hub, only the files in the certificate are downloaded. The
+exit status is 0 only if every check holds: nothing was changed since the owner wrote the
+certificate. Only a new measurement shows whether its numbers are true.
 """
 
 import argparse
@@ -20,34 +20,38 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
 examples:
-  hf-cmim verify user/name                                hashes and verdicts: seconds
-  hf-cmim verify outputs/cmim --public-key public.pem     and whose certificate it is
-  hf-cmim verify outputs/cmim --remeasure --dataset DATA  and accuracy and CMI, on the audit's or
-                                                          the trainer's own test data
+  hf-cmim verify user/name                                check hashes and verdicts: seconds
+  hf-cmim verify outputs/cmim --public-key public.pem     check the signature as well
+  hf-cmim verify outputs/cmim --remeasure --dataset DATA  measure accuracy and CMI again on the test
+                                                          data of the audit or the trainer
   hf-cmim verify outputs/cmim --config audit.yaml --remeasure --spot-check 3
-      and three students, trained again by the settings that `hf-cmim audit` was given
+      train three students again as well, with the file that `hf-cmim audit` was given
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags; what is not given is None."""
-    parser.add_argument("target", metavar="TARGET", help="a folder, or user/name on the Hub")
+    """Add the flags; a missing flag is None."""
+    parser.add_argument("target", metavar="TARGET", help="folder, or user/name on the Hub")
     parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit on the Hub (main)")
-    parser.add_argument("--public-key", metavar="KEY", type=Path, help="Ed25519 public key that must have signed it")
-    _add_again(parser)
+    parser.add_argument(
+        "--public-key", metavar="KEY", type=Path, help="Ed25519 public key; its owner must have signed the certificate"
+    )
+    _add_measurements(parser)
 
 
-def _add_again(parser: argparse.ArgumentParser) -> None:
-    again = parser.add_argument_group("measuring again")
-    again.add_argument("--remeasure", action=argparse.BooleanOptionalAction, help="accuracy and CMI, on given data")
-    again.add_argument(
+def _add_measurements(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("measuring again")
+    group.add_argument(
+        "--remeasure", action=argparse.BooleanOptionalAction, help="measure accuracy and CMI again on your data"
+    )
+    group.add_argument(
         "--spot-check",
         metavar="N",
         type=int,
-        help="train N random arms of the audit again, each with a fresh seed, and compare with what they foretell",
+        help="train a student with a new seed for N random arms, and compare it with the audit's students of that arm",
     )
-    again.add_argument("--config", metavar="FILE", help="YAML file of `hf-cmim audit`; flags override it")
-    again.add_argument(
+    group.add_argument("--config", metavar="FILE", help="YAML file of `hf-cmim audit`; flags override it")
+    group.add_argument(
         "--output-dir", metavar="DIR", help="folder of the students that are trained again (outputs/spot_check)"
     )
     add_data(parser.add_argument_group("data, for measuring again"))
@@ -62,12 +66,12 @@ def run(options: argparse.Namespace) -> int:
     target = _open(options)
     if target.commit:
         say(f"{options.target} at commit {target.commit}")
-    is_right, trained_again = True, 0
+    all_hold, trained_again = True, 0
     for finding in _findings(options, target):
-        is_right &= finding.holds
+        all_hold &= finding.holds
         trained_again += finding.name == "trained again"
         say(f"{'holds' if finding.holds else 'FAILS'}  {finding.name}: {finding.sentence}")
-    if not is_right:
+    if not all_hold:
         say(f"The certificate of {options.target} does not hold.")
         return 1
     say("Everything that was checked holds.")
@@ -79,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class _Target:
-    """The model that is verified: where its files are; of a repository, commit, paths and what is wrong with them."""
+    """Model to verify: its folder, and for a repository also the commit, all paths, and faults of the listing."""
 
     folder: Path
     commit: str = ""
@@ -92,13 +96,13 @@ def _open(options: argparse.Namespace) -> _Target:
         if options.revision is not None:
             raise HfCmimError(
                 f"--revision {options.revision} is a branch, tag or commit on the Hub, and {options.target} is a"
-                " folder here: it would be ignored. Leave it out, or give user/name."
+                " local folder: the flag would have no effect. Remove it, or give user/name."
             )
         return _Target(Path(options.target))
     if Path(options.target).exists() or options.target.count("/") != 1 or options.target[0] in "./~":
         raise HfCmimError(
             f"Expected a folder or user/name on the Hub, got {options.target!r}, which is neither: nothing was"
-            " checked. Look for a typing error in the folder's name."
+            " checked. Check the spelling of the folder."
         )
     from hf_cmim.hub.transfer import Repository
 
@@ -115,7 +119,10 @@ def _findings(options: argparse.Namespace, target: _Target) -> "Iterator[Finding
     if not findings:
         findings += check_certificate(target.folder, options.public_key, paths=target.paths, repo_id=repo_id)
     yield from findings
-    if not (options.remeasure or options.spot_check is not None) or not all(each.holds for each in findings):
+    # A model that does not hold is never loaded and measured.
+    holds = all(finding.holds for finding in findings)
+    is_measured = options.remeasure or options.spot_check is not None
+    if not holds or not is_measured:
         return
     from hf_cmim.cli.measuring_again import remeasure, train_again
 

@@ -1,1 +1,1 @@
-"""What goes to the Hub and comes from it: which files, the certificate bound to them, the card."""
+"""Publishing: the files of a model, the certificate bound to them, its verification, the card, and the Hub."""

@@ -1,4 +1,4 @@
-"""Which settings an arm of an audit may have, as the suites and the references list them."""
+"""Settings that an arm of an audit may have: those of the released suites and of the references."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -12,17 +12,18 @@ from hf_cmim.attacks.suites import NULL_CONFIDENCES, SUITES
 _RELATIVE = re.compile(r"Relative\\\(factor=([\d\\.]+)\\\)")
 _NUMBER = r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)"
 SCALES_APART = 2e-3
-"""Relative difference of two scales that rounding temperatures to four digits explains."""
+"""Largest relative difference of two scales: temperatures are rounded to four digits."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting of a family, its relative temperatures open.
+    """One setting of a family, with placeholders for relative temperatures.
 
     Attributes:
-        pattern: of the setting as Python would build it, a group for each relative temperature.
-        factors: of the relative temperatures, in the same order.
-        may_be_impossible: whether some data or students do not allow it: changed queries, or hidden states.
+        pattern: regular expression of the setting as Python would build it; one group per relative temperature.
+        factors: factors of the relative temperatures, in the same order.
+        may_be_impossible: True if some data or students do not allow it, because it changes queries or reads hidden
+            states.
     """
 
     pattern: re.Pattern[str]
@@ -34,21 +35,26 @@ class Setting:
         """Return a setting of a grid.
 
         Args:
-            attack: as the grid has it.
-            is_resolved: whether an audit builds it anew to put numbers in the place of relative temperatures; it then
-                lists the parts in the order in which they act.
+            attack: attack of the grid.
+            is_resolved: True for a setting that the audit rebuilds with numbers for relative temperatures. A rebuilt
+                setting lists its parts in the order in which they act.
         """
-        escaped = re.escape(
-            f"Composition({', '.join(map(repr, attack.active_parts))})" if is_resolved else repr(attack)
-        )
-        factors = tuple(float(each.replace("\\", "")) for each in _RELATIVE.findall(escaped))
+        setting = repr(attack)
+        if is_resolved:
+            setting = f"Composition({', '.join(map(repr, attack.active_parts))})"
+        # Escaped first, so that the pattern of a relative temperature has to match escaped text as well.
+        escaped = re.escape(setting)
+        factors = tuple(float(factor.replace("\\", "")) for factor in _RELATIVE.findall(escaped))
         pattern = re.compile(_RELATIVE.sub(lambda _: _NUMBER, escaped))
         return cls(pattern, factors, attack.query_protocol is not None or attack.student_protocol is not None)
 
     def scales(self, text: str) -> list[float] | None:
-        """Return the teacher's logit scale that each relative temperature in a text implies; None for another text."""
+        """Return the teacher's logit scale implied by each temperature in a text; None if the text does not match."""
         match = self.pattern.fullmatch(text)
-        return None if match is None else [float(n) / f for n, f in zip(match.groups(), self.factors, strict=True)]
+        if match is None:
+            return None
+        temperatures = map(float, match.groups())
+        return [temperature / factor for temperature, factor in zip(temperatures, self.factors, strict=True)]
 
 
 Grid = Mapping[str, tuple[Setting, ...]]
@@ -56,7 +62,7 @@ Grid = Mapping[str, tuple[Setting, ...]]
 
 @cache
 def suite_grid(name: str) -> Grid:
-    """Return the settings of each family of a named suite."""
+    """Return the settings of each family of a released suite."""
     suite = SUITES[name]
     return {
         family: tuple(Setting.of(attack, is_resolved=True) for attack in suite.of(family)) for family in suite.families
@@ -73,26 +79,33 @@ def reference_grid() -> Grid:
 
 
 def null_confidences(num_classes: int) -> tuple[float, ...]:
-    """Return the confidences of a label-only null that name the label."""
+    """Return the confidences of a label-only null: those above 1 / C, so that the label stays the likeliest class."""
     return tuple(confidence for confidence in NULL_CONFIDENCES if confidence > 1 / num_classes)
 
 
 def setting_faults(settings: Iterable[Setting], chosen: str, screened: Iterable[str]) -> list[str]:
-    """Return what is wrong with the settings that a family was screened with, and with the one that was chosen."""
+    """Return the first fault of a family's screened and chosen settings in a list, or an empty list.
+
+    Args:
+        settings: settings of the family's grid.
+        chosen: setting that the arm was confirmed with.
+        screened: settings that were tried on validation data.
+    """
     settings, screened = list(settings), list(screened)
     faults = []
     if chosen not in screened:
         faults.append("the chosen setting was not screened")
-    if any(all(each.scales(text) is None for each in settings) for text in screened):
-        faults.append("a setting that was screened is in no grid of it")
-    scales: list[float] = []
-    for each in settings:
-        matching = [found for text in screened if (found := each.scales(text)) is not None]
-        if len(matching) > 1:
+    if any(all(setting.scales(text) is None for setting in settings) for text in screened):
+        faults.append("a screened setting is none of the family's settings")
+    all_scales: list[float] = []
+    for setting in settings:
+        matches = [scales for text in screened if (scales := setting.scales(text)) is not None]
+        if len(matches) > 1:
             faults.append("a setting was screened twice")
-        if not matching and not each.may_be_impossible:
-            faults.append("a setting of its grid was not screened")
-        scales += [scale for found in matching for scale in found]
-    if scales and not (min(scales) > 0 and max(scales) <= min(scales) * (1 + SCALES_APART)):
-        faults.append("its relative temperatures are not those of one teacher")
+        if not matches and not setting.may_be_impossible:
+            faults.append("a setting of the family was not screened")
+        all_scales += [scale for scales in matches for scale in scales]
+    # All students of an audit have the same teacher, so that all its temperatures come from one logit scale.
+    if all_scales and not (min(all_scales) > 0 and max(all_scales) <= min(all_scales) * (1 + SCALES_APART)):
+        faults.append("its relative temperatures imply several logit scales of one teacher")
     return faults[:1]

@@ -1,4 +1,4 @@
-"""A card's metadata: what the Hub reads, searches and validates."""
+"""Metadata of a model card, which the Hub reads, searches and validates."""
 
 import re
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from hf_cmim.tasks import Task, task_of
 
 TAGS = ("hf_cmim", "cmim", "arxiv:2507.00012")
 AUDITED = "cmim-audited"
-"""Tag of a model with an audit, whatever came out: a verdict needs more words than a tag has."""
+"""Tag of a model with an audit of any verdict: a verdict needs more words than a tag has."""
 MEASURED_BY_US = "measured by hf_cmim"
-"""End of the names of our metrics, by which they are found again."""
+"""Suffix of the names of our metrics, which tells them from the owner's in a later update."""
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 SHOWN_TEMPERATURE = 4.0
 
@@ -22,7 +22,15 @@ SHOWN_TEMPERATURE = 4.0
 def card_metadata(
     certificate: Certificate, name: str, license: str | None, language: str | None, tags: Sequence[str]
 ) -> dict[str, Any]:
-    """Return what the certificate says, in the Hub's words; what is not known is left out."""
+    """Return the metadata of a certified model in the Hub's format, without entries for unknown values.
+
+    Args:
+        certificate: certificate of the model.
+        name: user/name, or the name of a folder.
+        license: identifier of the Hub, or None.
+        language: code of the Hub, or None.
+        tags: further tags.
+    """
     training, task = certificate.training, task_of(certificate.architecture)
     audited = [AUDITED] if certificate.audit is not None else []
     dataset = training.dataset if training is not None else ""
@@ -30,6 +38,7 @@ def card_metadata(
         library_name="transformers",
         pipeline_tag=None if task is None else task.name,
         base_model=(training.base_model or None) if training is not None else None,
+        # The Hub refuses a card whose data set is no valid id, such as a local path.
         datasets=[dataset] if "/" in dataset and HUB_ID.fullmatch(dataset) else None,
         license=license,
         language=language,
@@ -41,16 +50,18 @@ def card_metadata(
 
 
 def plain_metadata(data: Any) -> dict[str, Any]:
-    """Return a card's data as plain values; huggingface_hub leaves the method unannotated."""
+    """Return a card's data as plain values."""
+    # huggingface_hub does not annotate this method.
     values: dict[str, Any] = data.to_dict()
     return values
 
 
 def _results(certificate: Certificate, task: Task | None) -> list[EvalResult]:
-    """Return accuracy and CMI, from the audit where there is one."""
+    """Return accuracy and CMI, from the audit if there is one, else from the trainer's evaluation."""
     audit, evaluation = certificate.audit, certificate.evaluation
+    # The Hub accepts no result without a task.
     if task is None:
-        return []  # the Hub files a result under a task
+        return []
     if audit is not None:
         dataset, facts = audit.scope.test_set, audit.teacher
     elif evaluation is not None:
@@ -61,12 +72,13 @@ def _results(certificate: Certificate, task: Task | None) -> list[EvalResult]:
     values = {"accuracy": ("Accuracy", facts.accuracy)}
     if SHOWN_TEMPERATURE in curve:
         values["cmi"] = (f"CMI at T = {SHOWN_TEMPERATURE:g}, nats", curve[SHOWN_TEMPERATURE])
-    known = dataset or "evaluation data"
+    dataset = dataset or "evaluation data"
     return [
         EvalResult(
             task_type=task.name,
-            dataset_type=re.sub(r"[^\w./-]+", "-", known).strip("-") or "unnamed",
-            dataset_name=known,
+            # The type is an identifier, the name is free text.
+            dataset_type=re.sub(r"[^\w./-]+", "-", dataset).strip("-") or "unnamed",
+            dataset_name=dataset,
             metric_type=kind,
             metric_name=f"{words}, {MEASURED_BY_US}",
             metric_value=round(value, 6),
@@ -75,38 +87,45 @@ def _results(certificate: Certificate, task: Task | None) -> list[EvalResult]:
     ]
 
 
-def merged(known: dict[str, Any], ours: dict[str, Any]) -> str:
-    """Return both as YAML: lists are joined, our results replace our earlier ones, of the rest ours wins.
+def merged(earlier: dict[str, Any], ours: dict[str, Any]) -> str:
+    """Return the metadata of an earlier card, updated with ours, as YAML.
+
+    Tags and data sets are joined. Our results replace our earlier results and keep the owner's. For all other entries
+    our value wins.
 
     Args:
-        known: of the card that was there.
-        ours: what is known now.
+        earlier: metadata of the existing card.
+        ours: metadata of the certificate.
     """
-    values = {**known, **ours}
-    earlier = [tag for tag in _listed(known.get("tags")) if tag != AUDITED]
-    values["tags"] = list(dict.fromkeys([*earlier, *ours["tags"]]))
-    values["datasets"] = list(dict.fromkeys([*_listed(known.get("datasets")), *_listed(ours.get("datasets"))]))
-    others = [
-        {**entry, "results": results}
-        for entry in _listed(known.get("model-index"))
-        if (results := [each for each in entry.get("results", []) if not _is_ours(each)])
-    ]
-    values["model-index"] = [*ours.get("model-index", []), *others]
+    values = {**earlier, **ours}
+    # A model that is no longer audited must lose the tag.
+    earlier_tags = [tag for tag in _listed(earlier.get("tags")) if tag != AUDITED]
+    values["tags"] = list(dict.fromkeys([*earlier_tags, *ours["tags"]]))
+    values["datasets"] = list(dict.fromkeys([*_listed(earlier.get("datasets")), *_listed(ours.get("datasets"))]))
+    owner_entries = []
+    for entry in _listed(earlier.get("model-index")):
+        owner_results = [result for result in entry.get("results", []) if not _is_ours(result)]
+        if owner_results:
+            owner_entries.append({**entry, "results": owner_results})
+    values["model-index"] = [*ours.get("model-index", []), *owner_entries]
     values = {name: value for name, value in values.items() if value not in (None, [], "")}
     return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True)).strip()
 
 
 def our_results(metadata: dict[str, Any]) -> list[Any]:
-    """Return the values that a card's metadata give as measured by hf_cmim."""
+    """Return the metrics in a card's metadata that are marked as measured by hf_cmim."""
     entries = [entry for entry in _listed(metadata.get("model-index")) if isinstance(entry, dict)]
-    results = [each for entry in entries for each in _listed(entry.get("results")) if isinstance(each, dict)]
-    return [each.get("metrics") for each in results if _is_ours(each)]
+    results = [result for entry in entries for result in _listed(entry.get("results")) if isinstance(result, dict)]
+    return [result.get("metrics") for result in results if _is_ours(result)]
 
 
 def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]
+    """Return a value of YAML as a list: owners write single values without brackets."""
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
 
 
 def _is_ours(result: dict[str, Any]) -> bool:
-    metrics = [each for each in _listed(result.get("metrics")) if isinstance(each, dict)]
+    metrics = [metric for metric in _listed(result.get("metrics")) if isinstance(metric, dict)]
     return any(str(metric.get("name", "")).endswith(MEASURED_BY_US) for metric in metrics)

@@ -1,6 +1,6 @@
-"""The certificate: hashes of a model's files, what it was trained with, what was measured, and its audit, as one JSON.
+"""The certificate of a model, one JSON file: hashes of its files, training settings, measurements and audit.
 
-It proves integrity, not authorship or honesty: whoever can write the weights can write a certificate for them.
+It proves integrity, not authorship or honesty: a person who can write the weights can also write a certificate.
 """
 
 import hashlib
@@ -18,23 +18,23 @@ from hf_cmim.report import SCHEMA as AUDIT_SCHEMA
 from hf_cmim.whole_files import read_bounded
 
 SCHEMA = 1
-"""Version of the JSON; a reader refuses a later one."""
+"""Version of the JSON; a reader refuses a later version."""
 DIGEST = "digest"
-"""Name of the sha256 hex of everything else in the certificate, in canonical JSON."""
+"""Key of the certificate's own digest: sha256 hex of all other entries in canonical JSON."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """How the weights came about, as the trainer says.
+    """Record of the training, written by the trainer.
 
     Attributes:
-        trainer: its class.
+        trainer: class name of the trainer.
         objective: the loss, as Python would build it.
-        settings: that determined it, by name.
-        base_model: Hub id of the weights it started from, or "".
+        settings: settings that determined the weights, by name.
+        base_model: Hub id of the weights that training started from, or "".
         dataset: Hub id or name of the training data, or "".
-        is_hardened: whether training went on until the CMI had its full weight in the loss.
-        is_knockoff: whether another model taught it.
+        is_hardened: True if training continued until the CMI had its full weight in the loss.
+        is_knockoff: True if the model learned from another model's answers.
     """
 
     trainer: str
@@ -48,10 +48,11 @@ class Training:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A measurement of these weights by their trainer.
+    """Measurement of these weights by their trainer.
 
     Attributes:
-        dataset: its name, or "".
+        dataset: name of the evaluation data, or "".
+        measurement: accuracy, calibration and CMI on that data.
     """
 
     dataset: str
@@ -59,25 +60,26 @@ class Evaluation:
 
     @property
     def facts(self) -> ModelFacts:
-        """The measurement as an audit would report it."""
+        """The measurement in the form that an audit reports."""
         return ModelFacts.of(self.measurement)
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """What is said about a folder's model, bound to its files.
+    """Claims about the model in a folder, bound to its files by their hashes.
 
     Attributes:
-        lineage: drawn once for a folder, kept when it is certified again: what tells another model on the Hub from a
-            newer state of the same.
-        date: when it was written.
-        architecture: of the model.
-        class_names: in the order of the logits.
-        files: of every file that determines its answers.
-        training: None for a model that no trainer of ours saved.
-        evaluation: None where the trainer did not measure these very weights.
-        audit: None where there is none.
-        environment: it was written in.
+        lineage: random id, kept when the folder is certified again. Tells a newer version of this model from a
+            different model on the Hub.
+        date: date of writing, as YYYY-MM-DD.
+        architecture: class name of the model.
+        class_names: names of the classes in the order of the logits.
+        files: size and sha256 of every file that determines the model's answers, by path.
+        training: record of the training; None for a model that no trainer of hf_cmim saved.
+        evaluation: measurement by the trainer; None if it did not measure exactly these weights.
+        audit: report of an audit of these weights, or None.
+        environment: versions and device at the time of writing.
+        schema: version of the JSON.
     """
 
     lineage: str
@@ -92,25 +94,27 @@ class Certificate:
     schema: int = SCHEMA
 
     def to_json(self) -> str:
-        """Return it as JSON with its digest."""
+        """Return the certificate as JSON with its digest."""
         values = to_plain(self)
+        # Keys are sorted, so that certificates of equal content are equal byte for byte, as a signature sees them.
         return json.dumps({**values, DIGEST: digest_of(values)}, indent=1, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Return the certificate that `to_json` wrote.
+        """Return the certificate from the JSON of `to_json`.
 
         Raises:
-            HfCmimError: something that is no certificate, one of a later version, or one that was changed.
+            HfCmimError: a text that is no certificate, has a later schema, or was changed.
         """
         values = parsed_json(text, "a certificate")
         check_schema(values, SCHEMA, "a certificate")
+        # The digest shows accidents and careless edits. A forger can compute it anew; only a signature shows that.
         claimed = values.pop(DIGEST, None)
         if claimed != digest_of(values):
             raise HfCmimError(
-                f"Expected a certificate whose content has the digest it names, {str(claimed)[:16]}..., got"
-                f" {digest_of(values)[:16]}...: something in it was changed after it was written, perhaps a"
-                " result that changes no verdict. Take the original."
+                f"The certificate was changed after it was written: it names the digest {str(claimed)[:16]}..., its"
+                f" content has {digest_of(values)[:16]}.... None of its claims can be trusted. Download or copy the"
+                " original file again."
             )
         if values.get("audit") is not None:
             check_schema(values["audit"], AUDIT_SCHEMA, "an audit report")
@@ -122,20 +126,24 @@ class Certificate:
         """Return the certificate in a folder.
 
         Raises:
-            HfCmimError: none there, or none that can be read.
+            HfCmimError: a missing or unreadable certificate.
         """
         path = folder / CERTIFICATE_NAME
+        # A broken link is no file, but still a link: the check below names its target.
         if not path.is_file() and not path.is_symlink():
             raise HfCmimError(
-                f"Expected {CERTIFICATE_NAME} in {folder}, got none: nothing is said about these weights that could be"
-                " checked. Write one with hf-cmim certify, or save the model with CMIMTrainer."
+                f"Expected {CERTIFICATE_NAME} in {folder}, got none: there are no claims about these weights to check."
+                f" Write one with: hf-cmim certify {folder}. CMIMTrainer writes one with each saved model."
             )
         if target := link_out_of(folder, path):
-            raise HfCmimError(f"{path} is a link out of the folder, to {target}: nothing is read through it.")
+            raise HfCmimError(
+                f"{path} is a link to {target}, outside of the folder. hf_cmim reads no certificate through such a"
+                " link. Put the file itself there."
+            )
         return cls.from_json(read_bounded(path))
 
 
 def digest_of(values: Plain) -> str:
-    """Return the sha256 hex of plain values in canonical JSON: sorted names, no spaces, shortest numbers."""
+    """Return the sha256 hex of plain values in canonical JSON: sorted keys, no spaces, shortest numbers."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -33,23 +33,27 @@ def certify(
     processor_files: Collection[str] | None = None,
     private_key: str | Path | None = None,
 ) -> Certificate:
-    """Write the certificate of the model in a folder, and its signature if there is a key.
+    """Write the certificate of the model in a folder, and its signature if a key is given.
 
-    What an earlier certificate said about the very same files is kept where nothing newer is given. Its signature is
-    removed: it would not be of the new one. If anything fails, both files stay as they were.
+    Training, evaluation and audit of an earlier certificate are kept if the files are unchanged and no newer value is
+    given. Its signature is removed, because it does not fit the new certificate. On any error both files stay as
+    they were.
 
     Args:
-        folder: of a classifier, as `save_pretrained` leaves it.
-        training: how the weights came about.
-        evaluation: of these weights.
-        audit: of these weights.
-        processor_files: names of the files that the model's processor wrote; None for those of the earlier
+        folder: folder of a classifier, as `save_pretrained` writes it.
+        training: record of the training.
+        evaluation: measurement of these weights.
+        audit: report of an audit of these weights.
+        processor_files: names of the files that the model's processor wrote; None to take them from the earlier
             certificate.
-        private_key: Ed25519 key in PEM to sign with; None to leave the certificate unsigned.
+        private_key: path of an Ed25519 key in PEM; None to leave the certificate unsigned.
+
+    Returns:
+        The certificate that was written.
 
     Raises:
-        HfCmimError: no such model, an audit of another one or one that `hf-cmim verify` would refuse, an earlier
-            certificate that cannot be read, or no such key.
+        HfCmimError: no classifier in the folder, an audit of another model, an audit that `hf-cmim verify` would
+            refuse, an earlier certificate that cannot be read, or no Ed25519 key.
     """
     folder = Path(folder)
     earlier = Certificate.read(folder) if (folder / CERTIFICATE_NAME).is_file() else None
@@ -65,14 +69,17 @@ def certify(
         files=files,
         training=training,
         evaluation=evaluation,
-        audit=None if audit is None else public_record(audit),  # it may be older than our care for paths
+        # Audits of older releases may hold paths of this machine.
+        audit=None if audit is None else public_record(audit),
         environment=describe_environment(),
     )
     certificate = _with_earlier(certificate, earlier, folder)
     _check_verifies(folder, certificate)
+    # Everything that can fail happens before the first file is touched.
     content = certificate.to_json().encode("utf-8")
     signature = None if private_key is None else signature_of(content, Path(private_key))
-    (folder / SIGNATURE_NAME).unlink(missing_ok=True)  # it was of the certificate before
+    # The signature goes before the certificate changes: a kill in between leaves none, never a wrong one.
+    (folder / SIGNATURE_NAME).unlink(missing_ok=True)
     write_whole(folder / CERTIFICATE_NAME, content)
     if signature is not None:
         write_whole(folder / SIGNATURE_NAME, signature)
@@ -80,29 +87,30 @@ def certify(
 
 
 def _with_earlier(certificate: Certificate, earlier: Certificate | None, folder: Path) -> Certificate:
-    """Return the certificate with what an earlier one said of the very same files."""
+    """Return the certificate with the claims of an earlier one, if both are about identical files."""
     if earlier is None:
         return certificate
     if earlier.files == certificate.files:
-        kept = {
+        claims = {
             name: getattr(certificate, name) or getattr(earlier, name) for name in ("training", "evaluation", "audit")
         }
-        return replace(certificate, **kept)
+        return replace(certificate, **claims)
     if earlier.audit is not None and certificate.audit is None:
         logger.warning(
-            f"The weights in {folder} are others than those that were audited: the new certificate has no audit. The"
-            f" earlier one stays in its own folder; audit these weights with hf-cmim audit."
+            f"The files in {folder} changed since they were audited: the new certificate has no audit. The audit's own"
+            " folder is untouched. Audit the new weights with: hf-cmim audit"
         )
     return certificate
 
 
 def _check_verifies(folder: Path, certificate: Certificate) -> None:
-    """Raise an `HfCmimError` if `hf-cmim verify` would refuse what is to be certified."""
+    """Raise an `HfCmimError` if `hf-cmim verify` would refuse the certificate."""
     for fault in content_faults(folder, certificate):
         raise HfCmimError(f"The model in {folder} cannot be certified: {fault}. Save it again with save_pretrained.")
     audit = certificate.audit
     if audit is None:
         return
+    # An audit names the model as it was in memory, so the files are loaded once and compared there.
     fingerprint = loaded_fingerprint(folder, list(certificate.files))
     if fingerprint != audit.teacher.fingerprint:
         raise HfCmimError(
@@ -113,5 +121,5 @@ def _check_verifies(folder: Path, certificate: Certificate) -> None:
     for fault in audit_faults(audit, certificate.class_names):
         raise HfCmimError(
             f"The audit {safe_text(audit.title)!r} cannot be certified: {fault}. hf-cmim verify would refuse the"
-            " certificate. Run the audit again with hf-cmim audit, and certify what it writes."
+            " certificate. Run hf-cmim audit again, and certify its new report."
         )

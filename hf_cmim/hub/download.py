@@ -1,4 +1,4 @@
-"""What a download from the Hub may bring, decided before anything large is fetched."""
+"""Checks of a repository's file listing before anything large is downloaded from the Hub."""
 
 import shutil
 from collections.abc import Iterator, Mapping
@@ -14,13 +14,14 @@ from hf_cmim.names import safe_text
 
 @dataclass(frozen=True)
 class Fetched:
-    """What was downloaded of a repository.
+    """Result of a download from a repository.
 
     Attributes:
-        folder: where the files are.
-        commit: sha of the commit that they are of.
-        paths: of every file that the repository holds at this commit.
-        faults: what in this listing is not as certified; then only the certificate was downloaded.
+        folder: folder of the downloaded files.
+        commit: sha of their commit.
+        paths: paths of all files in the repository at this commit, downloaded or not.
+        faults: differences between this listing and the certificate. If there are any, only the certificate was
+            downloaded.
     """
 
     folder: Path
@@ -30,27 +31,27 @@ class Fetched:
 
 
 def listing_faults(certificate: Certificate, sizes: Mapping[str, int | None]) -> Iterator[str]:
-    """Yield what the listing of a repository shows to be wrong, as sentences.
+    """Yield the differences between a repository's file listing and its certificate, as sentences.
 
     Args:
-        certificate: in the repository.
-        sizes: bytes of each file there, by its path.
+        certificate: certificate of the repository.
+        sizes: size in bytes of each file there, by path; None where the Hub gives no size.
     """
     yield from naming_faults(certificate)
-    if strangers := unaccounted(sizes, certificate.files):
-        yield f"{listed(strangers)} on the Hub: not certified, and a loader may take it instead"
+    if unknown := unaccounted(sizes, certificate.files):
+        yield f"{listed(unknown)} on the Hub: not certified, and a loader may use it instead of a certified file"
     for name, record in certificate.files.items():
         if name not in sizes:
             yield f"{safe_text(name)} is missing on the Hub"
         elif sizes[name] not in (None, record.size):
-            yield f"{safe_text(name)} has {sizes[name]:,} bytes on the Hub, certified are {record.size:,}"
+            yield f"{safe_text(name)} has {sizes[name]:,} bytes on the Hub, the certified file has {record.size:,}"
 
 
 def check_room(folder: Path, total: int) -> None:
-    """Raise an `HfCmimError` if a folder's disk has no room for so many bytes."""
+    """Raise an `HfCmimError` if the disk of a folder has less than `total` bytes of free space."""
     free = shutil.disk_usage(folder).free
     if total > free:
         raise HfCmimError(
-            f"The certified files have {total:,} bytes, and the disk of {folder} has {free:,} left: nothing was"
-            " downloaded. Free some, or set HF_HOME to a larger disk."
+            f"The certified files have {total:,} bytes, but the disk of {folder} has only {free:,} bytes left: nothing"
+            " was downloaded. Free some space, or set HF_HOME to a folder on a larger disk."
         )

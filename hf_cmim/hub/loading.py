@@ -1,4 +1,4 @@
-"""Load a copy of the files to be published as a stranger would: with plain transformers, offline, and nothing else."""
+"""Trial loading of the files to be published, as any user would: with plain transformers, offline, in a new folder."""
 
 import json
 import os
@@ -17,9 +17,16 @@ from hf_cmim.errors import HfCmimError
 from hf_cmim.tasks import TASKS, architectures_of
 
 LOADING_ERRORS = (
-    OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, SafetensorError,
-)  # fmt: skip
-"""What transformers raises for files that are missing, damaged or of another model."""
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    ImportError,
+    RuntimeError,
+    SafetensorError,
+)
+"""Errors that transformers raises for files that are missing, damaged or of another model."""
 
 
 def check_loads_alone(folder: Path, names: Iterable[str], *, trust_remote_code: bool = False) -> None:
@@ -30,7 +37,7 @@ def check_loads_alone(folder: Path, names: Iterable[str], *, trust_remote_code: 
     Args:
         folder: folder of the model.
         names: paths in the folder that would be published.
-        trust_remote_code: whether the model needs Python files of its own.
+        trust_remote_code: True if the model needs Python files of its own.
 
     Raises:
         HfCmimError: the copy cannot be loaded, or some weights would start at random.
@@ -38,14 +45,14 @@ def check_loads_alone(folder: Path, names: Iterable[str], *, trust_remote_code: 
     fault = loading_fault(folder, names, trust_remote_code=trust_remote_code)
     if fault:
         raise HfCmimError(
-            f"A copy of what would be published cannot be used: {fault}. Everyone who downloads it would have this"
-            " problem, so nothing was uploaded. Publish a model that from_pretrained loads as it was saved (without"
-            " replaced layers), or keep it here: push_to_hub=False in a trainer."
+            f"A copy of the files to be published cannot be loaded: {fault}. Everyone who downloads the model would"
+            " have this problem, so nothing was uploaded. Publish a model that from_pretrained loads exactly as it was"
+            " saved, without replaced layers, or keep it on this machine (push_to_hub=False in a trainer)."
         )
 
 
 def loading_fault(folder: Path, names: Iterable[str], *, trust_remote_code: bool = False) -> str:
-    """Return why a copy of the named files cannot be used, or "" if it can."""
+    """Return the reason why a copy of the named files cannot be loaded, or "" if it can."""
     names = sorted(names)
     with tempfile.TemporaryDirectory() as temporary, _silent_transformers():
         copy = Path(temporary)
@@ -59,12 +66,15 @@ def loading_fault(folder: Path, names: Iterable[str], *, trust_remote_code: bool
 
 
 def _model_fault(copy: Path, trust_remote_code: bool) -> str:
+    """Return the difference between the saved weights and the model that transformers builds, or ""."""
     options = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     config = transformers.AutoConfig.from_pretrained(copy, **options)
     architecture = (config.architectures or ["a model without a class"])[0]
     auto_model = auto_model_of(config, architecture)
     if auto_model is None:
         return f"no AutoModelFor...Classification of transformers knows {architecture}"
+    # transformers only warns about weights that do not fit, and then draws them at random. The device "meta" compares
+    # names and shapes without taking memory.
     _, info = auto_model.from_pretrained(copy, output_loading_info=True, device_map="meta", **options)
     missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
     if missing or unexpected:
@@ -84,13 +94,14 @@ def auto_model_of(config: Any, architecture: str) -> Any:
 
 
 def _load_processors(copy: Path, names: list[str], trust_remote_code: bool) -> str:
-    """Load every processor that the files hold; return "" or raise what transformers raises."""
+    """Load every processor in the folder; return "", or raise the error of transformers."""
     options = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     if "processor_config.json" in names:
         transformers.AutoProcessor.from_pretrained(copy, **options)
     if "tokenizer_config.json" in names:
         transformers.AutoTokenizer.from_pretrained(copy, **options)
     if "preprocessor_config.json" in names:
+        # Processors of images and of sound share this file name; only the settings tell them apart.
         settings = json.loads((copy / "preprocessor_config.json").read_text(encoding="utf-8"))
         is_sound = "feature_extractor_type" in settings
         auto: Any = transformers.AutoFeatureExtractor if is_sound else transformers.AutoImageProcessor
@@ -102,13 +113,14 @@ def _link_or_copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.symlink(source.resolve(strict=True), target)
-    except OSError:  # a file system without links
+    except OSError:
+        # The file system has no links.
         shutil.copy(source, target)
 
 
 @contextmanager
 def _silent_transformers() -> Iterator[None]:
-    """Keep transformers from printing a report on a model that nobody asked to load."""
+    """Keep transformers from printing a loading report and progress bars: the user did not load this model."""
     level, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""The model card: what a certificate says, for people and for the Hub; what its reader added stays."""
+"""Model card of a certified model, for people and for the Hub. The owner's own text in it is kept."""
 
 import io
 import re
@@ -27,6 +27,7 @@ from hf_cmim.whole_files import write_whole
 BEGIN = "<!-- hf_cmim begins: written anew each time. What stands outside of these two marks is yours and is kept. -->"
 END = "<!-- hf_cmim ends -->"
 OURS = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+"""Part of a card that hf_cmim writes. Changed marks would no longer find the parts in earlier cards."""
 SAMPLES = {
     IMAGE: '"image.png"',
     TEXT: '"A text."',
@@ -38,7 +39,7 @@ SAMPLES = {
 
 @dataclass(frozen=True)
 class _Kind:
-    """What a card says of a model of some origin."""
+    """Sentences of a card for one kind of training."""
 
     lead: str
     objective: str
@@ -46,33 +47,34 @@ class _Kind:
 
 
 HARDENED = _Kind(
-    "This classifier was hardened against knowledge distillation: beside the cross-entropy, its training minimized the"
-    " conditional mutual information (CMI) of its outputs given the label, over many temperatures.",
+    "This classifier was hardened against knowledge distillation. In addition to the cross-entropy, its training"
+    " minimised the conditional mutual information (CMI) of its inputs and outputs given the label, at many"
+    " temperatures: its answers say less about a sample beyond its class.",
     "`loss = cross-entropy + w(t) reduce_T[f(T) CMI_T]` with the settings below, after"
-    " [arXiv 2507.00012](https://arxiv.org/abs/2507.00012); schedule, centroids and defaults are those of hf_cmim.",
+    " [arXiv 2507.00012](https://arxiv.org/abs/2507.00012). Schedule, centroids and defaults are those of hf_cmim.",
     True,
 )
 UNFINISHED = _Kind(
-    "This classifier is in the middle of its training, or was stopped there: it was to be hardened against knowledge"
-    " distillation, but the weight of the conditional mutual information (CMI) has not reached its final value.",
+    "The training of this classifier is not finished. It is to be hardened against knowledge distillation, but the"
+    " weight of the conditional mutual information (CMI) in its loss has not reached its final value.",
     HARDENED.objective,
     False,
 )
 PLAIN = _Kind(
-    "This classifier was trained with cross-entropy alone, for comparison with a hardened one: it is **not** hardened"
+    "This classifier was trained with cross-entropy only, for comparison with a hardened one. It is **not** hardened"
     " against knowledge distillation.",
     "The CMI had no weight in the loss.",
     False,
 )
 KNOCKOFF = _Kind(
-    "This is a knockoff student: it learned from the answers of another classifier by a distillation attack, so that"
-    " the owner of that classifier can measure how much it gives away. It is meant for that audit, not for use.",
+    "This is a knockoff student: a distillation attack trained it on the answers of another classifier. It shows the"
+    " owner of that classifier how much these answers give away, and is not meant for other use.",
     "The attack, with its settings:",
     False,
 )
 UNKNOWN = _Kind(
-    "Nothing is recorded of how this classifier was trained; whether it was hardened against knowledge distillation is"
-    " not known.",
+    "There is no record of the training of this classifier. It is not known whether it was hardened against knowledge"
+    " distillation.",
     "",
     False,
 )
@@ -87,61 +89,65 @@ def write_card(
     language: str | None = None,
     tags: Sequence[str] = (),
 ) -> list[Path]:
-    """Write a folder's README.md anew, and the pictures and the page that it shows.
+    """Write our part of a folder's README.md, with its pictures and the page of its audit.
 
-    Sections and metadata that others wrote into the card stay. Pictures need the extra "plots"; without it the card
-    has none.
+    The owner's sections and metadata in the card are kept. Pictures and page need the extra "plots"; without it the
+    card has none.
 
     Args:
-        folder: of the model.
-        certificate: of the model.
-        repo_id: user/name on the Hub, as the card's commands show it; "" for the folder's name.
-        license: identifier of the Hub; None leaves what the card says.
-        language: code of the Hub; None leaves what the card says.
-        tags: further ones.
+        folder: folder of the model.
+        certificate: certificate of the model.
+        repo_id: user/name on the Hub for the commands in the card; "" for the folder's name.
+        license: identifier of the Hub; None keeps the card's entry.
+        language: code of the Hub; None keeps the card's entry.
+        tags: further tags.
 
     Returns:
-        What was written.
+        Paths of the files that were written, the card first.
 
     Raises:
-        HfCmimError: a card there whose metadata cannot be read.
+        HfCmimError: an existing card with metadata that cannot be read.
     """
     folder = Path(folder)
-    certificate = Certificate.from_json(certificate.to_json())  # as its file will be read: settings sorted, no tuples
+    # `hf-cmim verify` renders the card from the certificate's file, where settings are sorted and tuples are lists.
+    # The same detour here makes both cards equal.
+    certificate = Certificate.from_json(certificate.to_json())
     pictures = _draw(folder, certificate)
     name = repo_id or folder.resolve().name
     metadata = card_metadata(certificate, name, license, language, tags)
-    return [write_section(folder, metadata, _rendered(certificate, name, [each.name for each in pictures])), *pictures]
+    card = write_section(folder, metadata, _rendered(certificate, name, [path.name for path in pictures]))
+    return [card, *pictures]
 
 
 def write_section(folder: Path, metadata: dict[str, Any], text: str) -> Path:
-    """Write our metadata and our section into a folder's README.md; everything else in it stays.
+    """Write our metadata and our section into a folder's README.md, and keep everything else in it.
 
     Returns:
         Path of the card.
 
     Raises:
-        HfCmimError: a card there whose metadata cannot be read.
+        HfCmimError: an existing card with metadata that cannot be read.
     """
     path = folder / CARD_NAME
-    earlier = path.read_text(encoding="utf-8") if path.is_file() else ""
-    known, body = parsed_card(earlier, path)
+    text_before = path.read_text(encoding="utf-8") if path.is_file() else ""
+    earlier_metadata, body = parsed_card(text_before, path)
     section = f"{BEGIN}\n{text}\n{END}"
     if OURS.search(body):
+        # A function, because backslashes in a replacement text would be read as groups.
         body = OURS.sub(lambda _: section, body, count=1)
     else:
         body = "\n\n".join(part for part in (section, body.strip()) if part) + "\n"
-    write_whole(path, f"---\n{merged(known, metadata)}\n---\n{body}")
+    write_whole(path, f"---\n{merged(earlier_metadata, metadata)}\n---\n{body}")
     return path
 
 
 def section_of(certificate: Certificate, name: str, pictures: Collection[str]) -> str:
-    """Return the part of a card that is ours, with its marks.
+    """Return the part of a card that hf_cmim writes, with its marks.
 
     Args:
-        certificate: of the model.
-        name: user/name on the Hub, or of the folder.
-        pictures: names of those that it shows.
+        certificate: certificate of the model.
+        name: user/name on the Hub, or name of the folder.
+        pictures: file names of the pictures that it shows.
     """
     return f"{BEGIN}\n{_rendered(certificate, name, pictures)}\n{END}"
 
@@ -152,13 +158,13 @@ def parsed_card(text: str, path: Path) -> tuple[dict[str, Any], str]:
     Raises:
         HfCmimError: metadata that cannot be read.
     """
+    # RepoCard refuses an empty text.
     try:
         card = RepoCard(text) if text.strip() else None
     except (ValueError, yaml.YAMLError) as error:
         raise HfCmimError(
-            f"Expected metadata in YAML between two lines of --- at the top of {path}, got some that cannot be read"
-            f" ({one_line(str(error))}): the Hub would refuse the card, and writing it anew would lose what you wrote."
-            " Mend or remove them."
+            f"The metadata at the top of {path}, between two lines of ---, is no valid YAML ({one_line(str(error))}):"
+            " the Hub would refuse the card, and a new card would lose your entries. Correct or remove them."
         ) from None
     if card is None:
         return {}, ""
@@ -166,8 +172,9 @@ def parsed_card(text: str, path: Path) -> tuple[dict[str, Any], str]:
 
 
 def _draw(folder: Path, certificate: Certificate) -> list[Path]:
-    """Write pictures and page where there is something to show and matplotlib to draw it; return where they are."""
-    for name in (CURVE_NAME, FOREST_NAME, PAGE_NAME):  # none of an earlier state may stay
+    """Write the pictures and the page for which there are data, and return their paths; none without matplotlib."""
+    # Pictures of an earlier certificate must not stay.
+    for name in (CURVE_NAME, FOREST_NAME, PAGE_NAME):
         (folder / name).unlink(missing_ok=True)
     if find_spec("matplotlib") is None:
         return []
@@ -176,10 +183,11 @@ def _draw(folder: Path, certificate: Certificate) -> list[Path]:
 
     audit, drawn = certificate.audit, []
     if audit is not None and audit.teacher.curve:
-        shown = {"this model": audit.teacher}  # its name may hold letters that no font has
+        # "this model", because the model's own name may have letters that the font lacks.
+        curves = {"this model": audit.teacher}
         if audit.twin is not None and audit.twin.curve:
-            shown["its cross-entropy twin"] = audit.twin
-        drawn.append((plot_audit_curves(shown), CURVE_NAME))
+            curves["its cross-entropy twin"] = audit.twin
+        drawn.append((plot_audit_curves(curves), CURVE_NAME))
     elif certificate.evaluation is not None:
         drawn.append((plot_cmi_curves({"this model": certificate.evaluation.measurement}), CURVE_NAME))
     if audit is not None and audit.primary.comparisons:
@@ -196,7 +204,7 @@ def _draw(folder: Path, certificate: Certificate) -> list[Path]:
 
 
 def kind_of(training: Training | None) -> _Kind:
-    """Return what a card says of a model's origin."""
+    """Return the sentences of a card for a model's kind of training."""
     if training is None:
         return UNKNOWN
     if training.is_knockoff:
@@ -225,25 +233,30 @@ def _rendered(certificate: Certificate, name: str, pictures: Collection[str]) ->
         classes=certificate.class_names,
         training=training,
         evaluation=certificate.evaluation,
-        figures=figures_of(None if audit is not None else certificate.evaluation),  # an audit has a better table
+        # The audit's section has the same figures, beside those of the twin.
+        figures=figures_of(None if audit is not None else certificate.evaluation),
         has_curve=CURVE_NAME in pictures,
         has_forest=FOREST_NAME in pictures,
     )
 
 
 def render(template: str, *, training: Training | None, **values: Any) -> str:
-    """Return a card's section from a template, with the settings of a training that were set."""
+    """Return a card's section from a template, with those settings of the training that are not None."""
     environment = Environment(loader=PackageLoader("hf_cmim.hub"), undefined=StrictUndefined, autoescape=False)
+    # HTML escaping would not do: the section is Markdown, where a pipe or a backtick in a name breaks a table.
     environment.filters["text"] = lambda value: escaped(plain(value))
-    settings = {} if training is None else {k: v for k, v in training.settings.items() if v is not None}
+    settings = {}
+    if training is not None:
+        settings = {name: value for name, value in training.settings.items() if value is not None}
     text: str = environment.get_template(template).render(training=training, settings=settings, **values)
-    return text.strip().replace("<!-- hf_cmim", "&lt;!-- hf_cmim")  # a mark in a user's words would end the part
+    # A mark of ours in a user's words would end the section.
+    return text.strip().replace("<!-- hf_cmim", "&lt;!-- hf_cmim")
 
 
 def figures_of(evaluation: Evaluation | None) -> dict[str, str]:
-    """Return what the trainer measured, as a reader sees it."""
+    """Return the figures of the trainer's measurement, as text by name."""
     if evaluation is None:
         return {}
-    return {each.name: each.of(evaluation.facts) for each in UTILITY} | {
-        "largest CMI among correctly classified samples, nats": f"{evaluation.measurement.cmi_sup:.3g}"
-    }
+    figures = {utility.name: utility.of(evaluation.facts) for utility in UTILITY}
+    figures["largest CMI among correctly classified samples, nats"] = f"{evaluation.measurement.cmi_sup:.3g}"
+    return figures

@@ -1,4 +1,4 @@
-"""The files of a processor or tokenizer, asked of the object itself: every architecture has names of its own."""
+"""Names of the files that a processor or tokenizer saves. Only the object knows them: architectures differ."""
 
 import tempfile
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The fingerprint of the model that transformers loads from certified files and from nothing else."""
+"""Fingerprint of the model that transformers loads from the certified files, with no other file in reach."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -11,8 +11,9 @@ from hf_cmim.teachers.model import ModelTeacher
 
 @contextmanager
 def certified_copy(folder: Path, names: Collection[str]) -> Iterator[Path]:
-    """Give a folder with the certified files and nothing else, as links: what a loader finds there is certified."""
+    """Give a temporary folder of links to the certified files, so that a loader can find no other file."""
     with TemporaryDirectory(prefix="hf_cmim-") as temporary:
+        # transformers prefers files by name, and one that it prefers may lie beside the certified ones.
         copy = Path(temporary) / "model"
         copy.mkdir()
         for name in names:

@@ -1,4 +1,4 @@
-"""Detached Ed25519 signatures of a certificate, by `cryptography` (the extra "sign")."""
+"""Detached Ed25519 signatures of a certificate, made by the package `cryptography` (the extra "sign")."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,40 +17,40 @@ def sign(certificate: Path, signature: Path, private_key: Path) -> None:
     """Write the signature of a certificate.
 
     Args:
-        certificate: the file.
-        signature: where its signature is written.
-        private_key: Ed25519 in PEM, without a password: `openssl genpkey -algorithm ed25519 -out key.pem`.
+        certificate: path of the certificate.
+        signature: path of the signature to write.
+        private_key: Ed25519 key in PEM, without a password: `openssl genpkey -algorithm ed25519 -out key.pem`.
 
     Raises:
-        HfCmimError: no such key, or no `cryptography`.
+        HfCmimError: no Ed25519 key there, or `cryptography` is not installed.
     """
     write_whole(signature, signature_of(read_bounded(certificate), private_key))
 
 
 def signature_of(content: bytes, private_key: Path) -> bytes:
-    """Return the 64 bytes that sign a content.
+    """Return the signature, 64 bytes, of a content.
 
     Args:
-        content: of a certificate's file.
-        private_key: as in `sign`.
+        content: bytes of a certificate's file.
+        private_key: Ed25519 key, as in `sign`.
 
     Raises:
-        HfCmimError: no such key, or no `cryptography`.
+        HfCmimError: no Ed25519 key there, or `cryptography` is not installed.
     """
     key: Ed25519PrivateKey = _load(private_key, "private")
     return bytes(key.sign(content))
 
 
 def check_signature(certificate: Path, signature: Path, public_key: Path) -> str:
-    """Return why a signature is not that of the key, or nothing.
+    """Return the reason why a signature does not fit a key and a certificate, or "" if it fits.
 
     Args:
-        certificate: the file.
-        signature: of it.
-        public_key: Ed25519 in PEM: `openssl pkey -in key.pem -pubout -out public.pem`.
+        certificate: path of the certificate.
+        signature: path of its signature.
+        public_key: Ed25519 key in PEM: `openssl pkey -in key.pem -pubout -out public.pem`.
 
     Raises:
-        HfCmimError: no such key, or no `cryptography`.
+        HfCmimError: no Ed25519 key there, or `cryptography` is not installed.
     """
     key: Ed25519PublicKey = _load(public_key, "public")
     from cryptography.exceptions import InvalidSignature
@@ -60,34 +60,39 @@ def check_signature(certificate: Path, signature: Path, public_key: Path) -> str
     try:
         key.verify(read_bounded(signature, MOST_BYTES_OF_SIGNATURE), read_bounded(certificate))
     except InvalidSignature:
-        return f"{signature.name} was not made with the private key of {public_key}, or of another certificate"
+        return (
+            f"{signature.name} does not fit {public_key}: another key made it, or the certificate changed since it was"
+            " signed"
+        )
     return ""
 
 
 def _load(path: Path, kind: str) -> Any:
     if find_spec("cryptography") is None:
         raise HfCmimError(
-            "Expected cryptography for signatures, got none: nothing could be signed or checked. Install it with"
-            " pip install 'hf_cmim[sign]'."
+            "Signatures need the package cryptography, which is not installed: nothing was signed or checked. Install"
+            " it with: pip install 'hf_cmim[sign]'"
         )
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ed25519
 
-    wanted = {"private": ed25519.Ed25519PrivateKey, "public": ed25519.Ed25519PublicKey}[kind]
+    key_class = {"private": ed25519.Ed25519PrivateKey, "public": ed25519.Ed25519PublicKey}[kind]
     try:
         content = read_bounded(path)
         if kind == "private":
             key: Any = serialization.load_pem_private_key(content, password=None)
         else:
             key = serialization.load_pem_public_key(content)
-    except (TypeError, ValueError) as error:  # of which every error of `read_bounded` is one
+    # Errors of `read_bounded` are HfCmimErrors, hence ValueErrors.
+    except (TypeError, ValueError) as error:
         raise HfCmimError(
             f"Expected an Ed25519 {kind} key in PEM at {path}, got none that can be read ({error}): nothing could be"
-            " signed or checked. Make one with openssl genpkey -algorithm ed25519 -out key.pem."
+            " signed or checked. Make one with: openssl genpkey -algorithm ed25519 -out key.pem"
         ) from None
-    if not isinstance(key, wanted):
+    # Any key in PEM loads without an error, RSA included; `check_signature` knows only how Ed25519 verifies.
+    if not isinstance(key, key_class):
         raise HfCmimError(
-            f"Expected an Ed25519 {kind} key in {path}, got {type(key).__name__}: signatures of several kinds would"
-            " each need a check of their own. Make one with openssl genpkey -algorithm ed25519 -out key.pem."
+            f"Expected an Ed25519 {kind} key in {path}, got {type(key).__name__}: hf_cmim checks no other kind of"
+            " signature. Make one with: openssl genpkey -algorithm ed25519 -out key.pem"
         )
     return key

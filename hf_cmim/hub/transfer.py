@@ -1,4 +1,4 @@
-"""A repository on the Hub: upload a certified model in one commit, download what a certificate names."""
+"""A repository on the Hub: upload of a certified model in one commit, download of the files in a certificate."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from hf_cmim.hub.download import Fetched, check_room, listing_faults
 from hf_cmim.hub.files import CARD_NAME, PAGE_NAME, SIGNATURE_NAME, is_weights, listed
 from hf_cmim.hub.hub_errors import PATIENCE, explained, patient_client
 from hf_cmim.hub.loading import check_loads_alone
-from hf_cmim.hub.upload import check_is_certified, planned_upload, prepare, stale_paths, strangers_in
+from hf_cmim.hub.upload import check_is_certified, planned_upload, prepare, stale_paths, unknown_paths
 from hf_cmim.plain_data import read_json
 from hf_cmim.report import CERTIFICATE_NAME
 from hf_cmim.whole_files import MOST_BYTES
@@ -22,7 +22,7 @@ from hf_cmim.whole_files import MOST_BYTES
 
 @dataclass(frozen=True)
 class _Remote:
-    """A repository as it is: newest commit, weights' hashes by name, lineage of its certificate, every path."""
+    """Present state of a repository: newest commit, hashes of the weights by name, lineage, and all paths."""
 
     commit: str | None
     weights: dict[str, str]
@@ -35,13 +35,13 @@ class Repository:
     """A repository of models on the Hub.
 
     Args:
-        repo_id: user/name.
-        token: of its owner; None for the one that was logged in with.
-        branch: to write to or read from; None for the main one.
-        api: client of the Hub; None for the usual one.
+        repo_id: name of the repository as user/name.
+        token: access token; None for that of the logged-in user.
+        branch: branch to write to or read from; None for the main branch.
+        api: client of the Hub; None for a new one.
 
     Raises:
-        HfCmimError: no valid name.
+        HfCmimError: an invalid name.
     """
 
     def __init__(
@@ -65,19 +65,23 @@ class Repository:
     ) -> CommitInfo:
         """Upload the model in a folder, its certificate, its card and its pictures in one commit.
 
-        Nothing that `planned_upload` does not name leaves the machine. The repository is made where there is none.
+        Only the files that `planned_upload` names leave this machine. A missing repository is created.
 
         Args:
-            folder: of the model, certified.
-            private: whether a new repository is private; None for the account's default.
-            force: overwrite a different model.
-            message: of the commit.
+            folder: folder of a certified model.
+            private: True to make a new repository private; None for the account's default.
+            force: True to overwrite a different model.
+            message: message of the commit.
+
+        Returns:
+            Description of the commit by the Hub's client.
 
         Raises:
-            HfCmimError: a certificate that is not of these files, files that nobody could load, another model in the
+            HfCmimError: a certificate that does not fit the files, files that cannot be loaded, another model in the
                 repository, or an error of the Hub. Nothing is published then.
         """
         folder = Path(folder)
+        # Everything that needs no Hub is checked before the first request.
         check_is_certified(folder)
         check_loads_alone(folder, planned_upload(folder).files)
         self.check_not_another(Certificate.read(folder), force=force)
@@ -90,16 +94,19 @@ class Repository:
     def commit(self, folder: str | Path, *, force: bool = False, message: str) -> CommitInfo:
         """Upload the model in a folder to a repository that exists, in one commit.
 
-        The same commit removes what an earlier state of the model left there and a loader might prefer. Every file is
-        compared with the certificate once more after its upload, before the commit makes any of them visible.
+        The same commit removes files of an earlier version that a loader might prefer. After the upload and before
+        the commit, which makes the files visible, every file is compared with the certificate once more.
 
         Args:
-            folder: of the model, certified.
-            force: overwrite a different model, and remove files of no known kind.
-            message: of the commit.
+            folder: folder of a certified model.
+            force: True to overwrite a different model and to remove files of unknown kinds.
+            message: message of the commit.
+
+        Returns:
+            Description of the commit by the Hub's client.
 
         Raises:
-            HfCmimError: as `push`.
+            HfCmimError: the same errors as in `push`.
         """
         folder = Path(folder)
         upload = prepare(folder)
@@ -114,31 +121,35 @@ class Repository:
                 operations=[*upload.additions, *(CommitOperationDelete(path) for path in stale)],
                 commit_message=message,
                 revision=self.branch,
+                # The Hub refuses the commit (412) if somebody else committed since `check_not_another` looked.
                 parent_commit=remote.commit,
             )
 
     def check_not_another(self, certificate: Certificate | None, *, force: bool) -> _Remote:
-        """Raise an `HfCmimError` if the repository holds weights of another model.
+        """Raise an `HfCmimError` if the repository holds weights of another model, or files of an unknown kind.
 
         Args:
-            certificate: of what would be uploaded; None before there is one.
-            force: whether they may be overwritten.
+            certificate: certificate of the model to upload; None before there is one.
+            force: True to allow both.
+
+        Returns:
+            Present state of the repository.
         """
         remote = self._remote()
-        ours = {} if certificate is None else {name: each.sha256 for name, each in certificate.files.items()}
-        is_same = all(ours.get(name) == sha256 for name, sha256 in remote.weights.items())
+        hashes = {} if certificate is None else {name: record.sha256 for name, record in certificate.files.items()}
+        is_same = all(hashes.get(name) == sha256 for name, sha256 in remote.weights.items())
         is_earlier = certificate is not None and certificate.lineage == remote.lineage
         if not (force or is_same or is_earlier):
             raise HfCmimError(
-                f"Expected {self.repo_id} to be empty or to hold an earlier state of this model, got"
-                f" {', '.join(remote.weights)} of another one: whoever uses it would get yours from now on. Choose"
-                " another name, or overwrite it with --force (hub_overwrite=True in a trainer); its commits remain."
+                f"{self.repo_id} already holds another model ({', '.join(remote.weights)}): everyone who uses it would"
+                " get yours from now on. Choose another name, or overwrite it with --force (hub_overwrite=True in a"
+                " trainer); its earlier commits remain."
             )
-        if not force and (strangers := strangers_in(remote.paths)):
+        if not force and (unknown := unknown_paths(remote.paths)):
             raise HfCmimError(
-                f"Expected files of a model and documents in {self.repo_id}, got {listed(strangers)}: a loader may"
-                " take it instead of what is certified, and hf-cmim verify would refuse the repository. Remove it,"
-                " or remove it with --force (hub_overwrite=True in a trainer); its commits remain."
+                f"{self.repo_id} holds files of an unknown kind: {listed(unknown)}. A loader may use them instead of"
+                " certified files, and hf-cmim verify would refuse the repository. Remove them, or let --force remove"
+                " them (hub_overwrite=True in a trainer); its earlier commits remain."
             )
         return remote
 
@@ -147,17 +158,19 @@ class Repository:
             info = self._newest()
             if info is None:
                 return _Remote(None, {}, None, ())
-            siblings = {each.rfilename: each for each in info.siblings or ()}
+            files = {sibling.rfilename: sibling for sibling in info.siblings or ()}
+            # Only large files have a sha256 on the Hub. A small file's blob id is a hash of another kind, which never
+            # equals ours: such weights count as another model unless the lineage says otherwise.
             weights = {
-                name: each.lfs.sha256 if each.lfs is not None else str(each.blob_id)
-                for name, each in siblings.items()
+                name: file.lfs.sha256 if file.lfs is not None else str(file.blob_id)
+                for name, file in files.items()
                 if is_weights(name)
             }
-            lineage = self._lineage(info.sha) if CERTIFICATE_NAME in siblings and weights else None
-            return _Remote(info.sha, weights, lineage, tuple(siblings))
+            lineage = self._lineage(info.sha) if CERTIFICATE_NAME in files and weights else None
+            return _Remote(info.sha, weights, lineage, tuple(files))
 
     def _newest(self) -> ModelInfo | None:
-        """Return what stands on the branch; where there is none yet on the main one, from which it would begin."""
+        """Return the branch's newest commit, or that of the main branch, from which a new branch would start."""
         for revision in dict.fromkeys((self.branch, None)):
             try:
                 return self.api.model_info(self.repo_id, revision=revision, files_metadata=True, timeout=PATIENCE)
@@ -170,7 +183,7 @@ class Repository:
         return None
 
     def _lineage(self, commit: str | None) -> str | None:
-        """Return the lineage in the repository's certificate; one that cannot be read is another model's."""
+        """Return the lineage in the repository's certificate, or None if it cannot be read."""
         path = self.api.hf_hub_download(self.repo_id, CERTIFICATE_NAME, revision=commit)
         try:
             values = read_json(Path(path), "a certificate")
@@ -181,17 +194,17 @@ class Repository:
     # Download
 
     def fetch(self) -> Fetched:
-        """Download a certificate and the files it names, nothing else, all of one commit.
+        """Download a certificate, the files that it names, and their documents, all from one commit.
 
-        Nothing is downloaded that the certificate does not name, or that is larger on the Hub than certified.
+        If the listing differs from the certificate in a name or a size, only the certificate is downloaded.
 
         Raises:
-            HfCmimError: no certificate there, one that cannot be read, no room on the disk, or an error of the Hub.
+            HfCmimError: a missing or unreadable certificate, a full disk, or an error of the Hub.
         """
         with explained(self.repo_id, "download from"), patient_client():
             info = self.api.model_info(self.repo_id, revision=self.branch, files_metadata=True, timeout=PATIENCE)
             commit = str(info.sha)
-            sizes = {each.rfilename: each.size for each in info.siblings or ()}
+            sizes = {sibling.rfilename: sibling.size for sibling in info.siblings or ()}
             self._check_size(CERTIFICATE_NAME, sizes.get(CERTIFICATE_NAME))
             path = Path(self.api.hf_hub_download(self.repo_id, CERTIFICATE_NAME, revision=commit))
             certificate = Certificate.read(path.parent)
@@ -208,6 +221,6 @@ class Repository:
     def _check_size(self, name: str, size: int | None) -> None:
         if size is not None and size > MOST_BYTES:
             raise HfCmimError(
-                f"{name} in {self.repo_id} has {size:,} bytes, more than the {MOST_BYTES:,} that such a file may have:"
-                " it was not downloaded. Ask its owner for the original."
+                f"{name} in {self.repo_id} has {size:,} bytes, more than the limit of {MOST_BYTES:,} for such a file:"
+                " it was not downloaded. Ask the owner of the repository for the original."
             )

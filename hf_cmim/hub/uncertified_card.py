@@ -1,4 +1,4 @@
-"""The card of a model that cannot have a certificate: an adapter, a class of its own, a plain PyTorch module."""
+"""Card of a model that cannot have a certificate: an adapter, a custom class, or a plain PyTorch module."""
 
 import json
 from collections.abc import Sequence
@@ -19,19 +19,19 @@ from hf_cmim.hub.transfer import Repository
 
 Library = Literal["peft", "transformers", "pytorch"]
 LINEAGE = "cmim_lineage"
-"""Name in the card's metadata of the random id that tells a newer state of this model from another model."""
+"""Key of a random id in the card's metadata. It tells a newer version of this model from a different model."""
 
 
 @dataclass(frozen=True)
 class UncertifiedModel:
-    """A model without a certificate, as its card describes it.
+    """Description of a model without a certificate, for its card.
 
     Attributes:
-        reason: one or two sentences that say why there is none.
-        library: what loads it; "pytorch" for a state dict.
+        reason: one or two sentences with the reason why it has no certificate.
+        library: library that loads it; "pytorch" for a state dict.
         auto_model: name of the class of transformers that loads it or its base model.
         base_model: Hub id of the base model, or "".
-        class_names: names in the order of the logits; empty where the model gives none.
+        class_names: names of the classes in the order of the logits; empty for a model without names.
         lineage: random id, kept from push to push.
     """
 
@@ -54,23 +54,23 @@ def write_uncertified_card(
     language: str | None = None,
     tags: Sequence[str] = (),
 ) -> Path:
-    """Write a folder's README.md anew for a model without a certificate; what others wrote into it stays.
+    """Write our part of README.md for a model without a certificate; the owner's text in it stays.
 
     Args:
         folder: folder of the model.
         model: description of the model.
-        training: how the weights came about.
+        training: record of the training.
         evaluation: measurement of these weights, or None.
         repo_id: user/name on the Hub; "" for the folder's name.
-        license: identifier of the Hub; None leaves what the card says.
-        language: code of the Hub; None leaves what the card says.
+        license: identifier of the Hub; None keeps the card's entry.
+        language: code of the Hub; None keeps the card's entry.
         tags: further tags.
 
     Returns:
         Path of the card.
 
     Raises:
-        HfCmimError: a card there whose metadata cannot be read.
+        HfCmimError: an existing card with metadata that cannot be read.
     """
     name = repo_id or folder.resolve().name
     lineage: Any = {LINEAGE: model.lineage}
@@ -98,7 +98,7 @@ def write_uncertified_card(
 
 
 def lineage_of(card: Path) -> str:
-    """Return the lineage in the metadata of a card, or "" where there is no such card or no lineage in it."""
+    """Return the lineage in the metadata of a card, or "" for a missing card or a card without a lineage."""
     if not card.is_file():
         return ""
     try:
@@ -109,7 +109,7 @@ def lineage_of(card: Path) -> str:
 
 
 def published_lineage(repository: Repository) -> str:
-    """Return the lineage in the card of a repository, or "" where there is none."""
+    """Return the lineage in the card of a repository, or "" for a missing card or a card without a lineage."""
     try:
         path = repository.api.hf_hub_download(repository.repo_id, CARD_NAME, revision=repository.branch)
     except (EntryNotFoundError, RevisionNotFoundError):
@@ -118,17 +118,18 @@ def published_lineage(repository: Repository) -> str:
 
 
 def _loading(model: UncertifiedModel, name: str) -> str:
-    """Return the lines of Python that load the model."""
+    """Return Python code that loads the model."""
     if model.library == "pytorch":
         return (
             "from safetensors.torch import load_file\n\n"
-            'weights = load_file("model.safetensors")  # for load_state_dict of the class it was trained with'
+            'weights = load_file("model.safetensors")  # then load_state_dict of your own model class'
         )
     if model.library == "transformers":
         return (
             f"from transformers import {model.auto_model}\n\n"
             f"model = {model.auto_model}.from_pretrained({json.dumps(name)}, trust_remote_code=True)"
         )
+    # An adapter's configuration holds no number of classes. Without it, the base model would get a head of two.
     count: Any = len(model.class_names) or "NUMBER_OF_CLASSES"
     return (
         f"from peft import PeftModel\nfrom transformers import {model.auto_model}\n\n"

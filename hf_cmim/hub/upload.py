@@ -1,4 +1,4 @@
-"""What a push sends: exactly what was certified, and its documents."""
+"""Selection of the files that a push sends: the certified files and their documents, and no other file."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -25,11 +25,11 @@ from hf_cmim.whole_files import MOST_BYTES, read_bounded
 
 @dataclass(frozen=True)
 class PlannedUpload:
-    """What a push sends.
+    """Preview of a push.
 
     Attributes:
-        files: size in bytes of each file that goes, by name.
-        kept_back: names of files in the folder that stay on this machine.
+        files: size in bytes of each file that would be sent, by name.
+        kept_back: names of the files and folders that would stay on this machine.
     """
 
     files: dict[str, int]
@@ -38,12 +38,12 @@ class PlannedUpload:
 
 @dataclass(frozen=True)
 class Upload:
-    """Files as they are sent, and the certificate that speaks of them.
+    """Files that are being sent, and their certificate.
 
     Attributes:
-        folder: that they are in.
-        certificate: read once, from the very bytes that are sent.
-        additions: operations of the commit.
+        folder: folder of the files.
+        certificate: certificate, parsed from the same bytes that are sent.
+        additions: operations that add the files to a commit.
     """
 
     folder: Path
@@ -52,19 +52,19 @@ class Upload:
 
     @property
     def names(self) -> set[str]:
-        """Names of the files."""
-        return {each.path_in_repo for each in self.additions}
+        """Names of the files that are sent."""
+        return {addition.path_in_repo for addition in self.additions}
 
     def check_unchanged(self) -> None:
-        """Raise an `HfCmimError` if a certified file changed since it was certified, or while it was sent."""
+        """Raise an `HfCmimError` if a file changed after it was certified, for instance during the upload."""
         _check_hashes(self.folder, self.certificate)
 
 
 def planned_upload(folder: str | Path) -> PlannedUpload:
-    """Return what a push of a folder sends, and what it keeps back.
+    """Return the files of a folder that a push would send, and those that would stay.
 
     Raises:
-        HfCmimError: a link out of the folder, whose target would be published.
+        HfCmimError: a link to a file outside of the folder, which would be published.
     """
     folder = Path(folder)
     names = {*published_files(folder)}
@@ -73,28 +73,33 @@ def planned_upload(folder: str | Path) -> PlannedUpload:
         check_links(folder, names)
     tops = {name.partition("/")[0] for name in names}
     kept_back = sorted(
-        each.name + ("/" if each.is_dir() else "") for each in folder.iterdir() if each.name not in tops
+        path.name + ("/" if path.is_dir() else "") for path in folder.iterdir() if path.name not in tops
     )
     sizes = {name: (folder / name).stat().st_size for name in sorted(names) if (folder / name).is_file()}
     return PlannedUpload(sizes, tuple(kept_back))
 
 
 def prepare(folder: Path) -> Upload:
-    """Return the files of a folder as they are sent: small ones from memory, so that nobody can change them any more.
+    """Read the files of a folder for an upload.
+
+    Small files are kept in memory, so that a change on the disk cannot reach the upload. The large ones, weights, are
+    checked again after the upload by `Upload.check_unchanged`.
 
     Raises:
-        HfCmimError: a certificate that is not of these files, or files that it does not speak of.
+        HfCmimError: files that differ from the certificate, or that it does not name.
     """
-    if strangers := _uncertified(folder, Certificate.read(folder)):
-        raise _not_of_these_files(folder, strangers)
+    if uncertified := _uncertified(folder, Certificate.read(folder)):
+        raise _does_not_fit(folder, uncertified)
     additions = []
     for name in planned_upload(folder).files:
         path = folder / name
         is_small = path.stat().st_size <= MOST_BYTES
         additions.append(CommitOperationAdd(name, read_bounded(path) if is_small else str(path)))
-    sent = {each.path_in_repo: each for each in additions}
+    sent = {addition.path_in_repo: addition for addition in additions}
     content = sent[CERTIFICATE_NAME].path_or_fileobj
-    assert isinstance(content, bytes)  # a certificate is small, or it would not have been read
+    # A certificate is small: a large one would have been refused above.
+    assert isinstance(content, bytes)
+    # Parsed from the bytes that are sent: the file may have changed since it was read the first time.
     certificate = Certificate.from_json(content)
     changed = sorted(
         name
@@ -102,37 +107,37 @@ def prepare(folder: Path) -> Upload:
         if name not in sent or sent[name].upload_info.sha256.hex() != record.sha256
     )
     if changed:
-        raise _not_of_these_files(folder, changed)
+        raise _does_not_fit(folder, changed)
     return Upload(folder, certificate, additions)
 
 
 def check_is_certified(folder: Path) -> None:
-    """Raise an `HfCmimError` unless the certificate in a folder is of the files beside it, and of all of them."""
+    """Raise an `HfCmimError` unless a folder's certificate fits its files, and names all of them."""
     certificate = Certificate.read(folder)
     _check_hashes(folder, certificate)
-    if strangers := _uncertified(folder, certificate):
-        raise _not_of_these_files(folder, strangers)
+    if uncertified := _uncertified(folder, certificate):
+        raise _does_not_fit(folder, uncertified)
 
 
 def stale_paths(paths: Collection[str], sent: Collection[str], *, force: bool) -> list[str]:
-    """Return the paths of a repository that a push removes: of an earlier state, which a loader could prefer.
+    """Return the paths of a repository that a push removes: files of an earlier version, which a loader could prefer.
 
     Args:
-        paths: in the repository.
-        sent: that the push writes.
-        force: remove what is of no known kind as well.
+        paths: paths in the repository.
+        sent: paths that the push writes.
+        force: True to remove files of unknown kinds as well.
     """
     stale = {path for path in paths if is_replaced(path)} - {*sent}
-    return sorted(stale.union(strangers_in(paths) if force else ()))
+    return sorted(stale.union(unknown_paths(paths) if force else ()))
 
 
 def is_replaced(path: str) -> bool:
-    """Return whether a push writes this path of a repository, or removes it there: what a loader of ours may take."""
+    """Return True if a push writes this path of a repository or removes it there."""
     return is_certified(path) or is_weights(path) or path in OURS
 
 
-def strangers_in(paths: Iterable[str]) -> list[str]:
-    """Return the paths of a repository that a push neither replaces nor can leave there, sorted."""
+def unknown_paths(paths: Iterable[str]) -> list[str]:
+    """Return the paths of a repository, sorted, that a push does not replace and a loader might still use."""
     return unaccounted((path for path in paths if not is_replaced(path)), ())
 
 
@@ -148,12 +153,11 @@ def _check_hashes(folder: Path, certificate: Certificate) -> None:
     records = {name: hash_file(folder / name) for name in certificate.files if (folder / name).is_file()}
     changed = sorted(name for name, record in certificate.files.items() if records.get(name) != record)
     if changed:
-        raise _not_of_these_files(folder, changed)
+        raise _does_not_fit(folder, changed)
 
 
-def _not_of_these_files(folder: Path, names: list[str]) -> HfCmimError:
+def _does_not_fit(folder: Path, names: list[str]) -> HfCmimError:
     return HfCmimError(
-        f"Expected the files that the certificate in {folder} names, got others for {listed(names)}: it would"
-        " be published with files that it does not speak of. Nothing was published. Certify them: hf-cmim certify"
-        f" {folder}."
+        f"The certificate in {folder} does not fit its files: {listed(names)} changed, or is not certified. Nobody"
+        f" could verify the model, so nothing was published. Certify the files again with: hf-cmim certify {folder}"
     )

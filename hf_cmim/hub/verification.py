@@ -1,4 +1,4 @@
-"""Whether a certificate holds: the files are those it names, and its verdicts follow from its results."""
+"""Checks of a certificate: the files are the certified ones, and the verdicts follow from the results."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from hf_cmim.report import CERTIFICATE_NAME
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was checked.
+    """Result of one check.
 
     Attributes:
-        name: in a few words.
-        holds: whether it is as the certificate says.
-        sentence: what was seen.
+        name: name of the check in a few words.
+        holds: True if the check agrees with the certificate.
+        sentence: the observation.
     """
 
     name: str
@@ -35,13 +35,13 @@ def check_certificate(
     paths: Collection[str] | None = None,
     repo_id: str = "",
 ) -> Iterator[Finding]:
-    """Yield everything that the certificate in a folder says and that needs no data to check.
+    """Check every claim of a folder's certificate that needs no data, and yield the findings.
 
     Args:
-        folder: with the certificate, the weights and what else it names.
-        public_key: file of the key that its signature must belong to; None accepts an unsigned certificate.
-        paths: of every file in the repository that the folder was downloaded from; None for those in the folder.
-        repo_id: user/name of that repository, which its card has to name; "" for a folder.
+        folder: folder with the certificate and the files that it names.
+        public_key: file of the public key that the signature must belong to; None accepts an unsigned certificate.
+        paths: paths of all files in the repository that the folder was downloaded from; None to list the folder.
+        repo_id: user/name of that repository, which the card must name; "" for a local folder.
     """
     folder = Path(folder)
     try:
@@ -54,6 +54,7 @@ def check_certificate(
     files = list(_check_files(folder, certificate, paths))
     yield from files
     yield from _check_audit(certificate)
+    # Files that are not as certified are never given to transformers.
     if all(finding.holds for finding in files):
         yield from _check_audited_model(folder, certificate)
     yield from _check_card(folder, certificate, repo_id)
@@ -65,6 +66,7 @@ def _check_card(folder: Path, certificate: Certificate, repo_id: str) -> Iterato
         return
     from hf_cmim.hub.verified_card import card_faults, is_comparable
 
+    # Another release words its cards differently, so that every difference would look like a change by hand.
     if not is_comparable(certificate):
         return
     faults = list(card_faults(folder, certificate, repo_id))
@@ -87,10 +89,11 @@ def _check_files(folder: Path, certificate: Certificate, paths: Collection[str] 
 
 
 def _check_audited_model(folder: Path, certificate: Certificate) -> Iterator[Finding]:
-    """Yield whether the audit asked the very model that transformers loads from the certified files."""
+    """Compare the audited model with the one that transformers loads from the certified files."""
     if certificate.audit is None:
         return
-    from hf_cmim.hub.safe_loading import loaded_fingerprint  # transformers itself: seconds
+    # Imported here: transformers takes seconds, and a model without an audit does not need it.
+    from hf_cmim.hub.safe_loading import loaded_fingerprint
 
     audited = certificate.audit.teacher.fingerprint
     try:
@@ -98,11 +101,14 @@ def _check_audited_model(folder: Path, certificate: Certificate) -> Iterator[Fin
     except HfCmimError as error:
         yield Finding("audited model", False, safe_text(str(error)))
         return
-    same = audited == loaded
-    differing = (
-        f"the audit asked a model of fingerprint {safe_text(audited[:16])}..., these weights have {loaded[:16]}..."
-    )
-    yield Finding("audited model", same, f"these weights, fingerprint {loaded[:16]}..." if same else differing)
+    is_same = audited == loaded
+    sentence = f"these weights, fingerprint {loaded[:16]}..."
+    if not is_same:
+        sentence = (
+            f"the audited model has the fingerprint {safe_text(audited[:16])}..., these weights have"
+            f" {loaded[:16]}...: the verdict is about another model"
+        )
+    yield Finding("audited model", is_same, sentence)
 
 
 def _check_audit(certificate: Certificate) -> Iterator[Finding]:
@@ -136,36 +142,36 @@ def _check_signature(folder: Path, public_key: str | Path | None) -> Iterator[Fi
 
 
 def self_reported(certificate: Certificate, *, trained_again: int = 0, is_remeasured: bool = False) -> Iterator[str]:
-    """Yield what no check could tell, as sentences: only data show whether it is true.
+    """Yield the claims that no check can confirm, as sentences: only data show whether they are true.
 
     Args:
-        certificate: that holds.
-        trained_again: arms of the audit of which a student was trained again.
-        is_remeasured: whether accuracy and CMI were measured again.
+        certificate: certificate that passed all checks.
+        trained_again: number of arms with a student that was trained again.
+        is_remeasured: True if accuracy and CMI were measured again.
     """
     audit = certificate.audit
     if audit is not None:
         from hf_cmim.attacks.suites import SUITES
-        from hf_cmim.hub.verified_arms import whole_suite
+        from hf_cmim.hub.verified_arms import released_suite
 
         arms = len(audit.arms)
         if trained_again:
-            yield f"{trained_again} of {arms} arms trained again. Self-reported: the students of the others."
+            yield f"{trained_again} of {arms} arms trained again. Self-reported: the students of the other arms."
         else:
             yield f"Self-reported: the students of all {arms} arms (check some with --spot-check N)."
         yield (
-            "Self-reported: which settings the screen on validation data chose, the control teacher and with it the"
-            " power, costs, and what was found in the data."
+            "Self-reported: the settings chosen on validation data, the control teacher (and so the audit's power),"
+            " costs, and the findings about the data."
         )
-        if whole_suite(audit) is None:
+        if released_suite(audit) is None:
             yield (
-                f"Self-reported: which attacks are in {safe_text(audit.scope.suite)!r}, a suite of the owner's own,"
-                f" none of {', '.join(SUITES)}."
+                f"Self-reported: the attacks in {safe_text(audit.scope.suite)!r}, a suite of the owner and not one of"
+                f" {', '.join(SUITES)}."
             )
     if (audit is not None or certificate.evaluation is not None) and not is_remeasured:
         yield "Self-reported: accuracy, calibration and CMI (check them with --remeasure)."
-    yield ("Not looked at: pictures, audit.html, and what the owner wrote into README.md outside of hf_cmim's part.")
+    yield "Not checked: pictures, audit.html, and the owner's own text in README.md, outside of hf_cmim's part."
     yield (
-        "Self-reported: training, dates and names. The owner of the model wrote this certificate: that it holds shows"
-        " that it belongs to these files, and that its verdict follows from its own numbers."
+        "Self-reported: training, dates and names. The owner of the model wrote this certificate. The checks show that"
+        " it belongs to these files, and that its verdict follows from its own numbers."
     )

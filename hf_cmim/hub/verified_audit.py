@@ -1,4 +1,4 @@
-"""Whether an audit's verdicts follow from its results, and its results from how audits are made."""
+"""Checks of an audit: its verdicts follow from its results, and its results have the form that an audit gives."""
 
 from collections.abc import Collection, Iterator
 
@@ -17,32 +17,33 @@ from hf_cmim.report import AuditReport, Criterion, CriterionResult
 from hf_cmim.statistics import Comparison, Decision, decide
 
 MOST_ARMS = 500
-"""Arms of a report; a named suite has at most four for each of its families."""
+"""Largest number of arms of a report; a released suite has at most four for each family."""
 MOST_STUDENTS = 50_000
+"""Largest number of students of a report. Both limits bound the time that a hostile report can cost."""
 CRITERIA: tuple[Criterion, ...] = ("paper", "teacher-free", "no-leak")
 
 
 def audit_faults(audit: AuditReport, class_names: Collection[str]) -> Iterator[str]:
     """Yield everything in an audit that does not follow from its results, as sentences.
 
-    A named suite is checked whole: its families, their settings, who answers, what each attack is measured against.
-    Of a suite of the owner's own only the owner knows what belongs to it.
+    A released suite is checked completely: families, settings, sources of answers, and the reference of each attack.
+    The families of an owner's suite are known to the owner only, and are not checked.
 
     Args:
-        audit: as a certificate holds it.
-        class_names: of the certified model.
+        audit: audit of a certificate.
+        class_names: class names of the certified model.
     """
     students = sum(len(arm.accuracies) for arm in audit.arms)
     if len(audit.arms) > MOST_ARMS or students > MOST_STUDENTS:
         yield f"it has {len(audit.arms):,} arms and {students:,} students: more than any audit, and too many to check"
         return
-    if (
-        min(audit.scope.num_transfer, audit.scope.num_validation, audit.scope.num_test, audit.scope.num_classes - 1)
-        < 1
-    ):
-        yield "it counts no samples, or fewer than two classes"
+    # The three checks that return come first: all later ones divide by these counts or look up the criteria.
+    scope = audit.scope
+    if min(scope.num_transfer, scope.num_validation, scope.num_test) < 1 or scope.num_classes < 2:
+        yield "it has no samples, or fewer than two classes"
         return
-    if sorted(each.criterion for each in audit.criteria) != sorted(CRITERIA) or not _has_one_primary(audit):
+    criteria = [result.criterion for result in audit.criteria]
+    if sorted(criteria) != sorted(CRITERIA) or not _has_one_primary(audit):
         yield "it does not have each of the three criteria once, the primary one first"
         return
     yield from plan_faults(audit, len(class_names))
@@ -60,15 +61,16 @@ def audit_faults(audit: AuditReport, class_names: Collection[str]) -> Iterator[s
 
 
 def _has_one_primary(audit: AuditReport) -> bool:
-    return [each.primary for each in audit.criteria] == [True, False, False]
+    return [result.primary for result in audit.criteria] == [True, False, False]
 
 
 def recomputed_faults(audit: AuditReport, result: CriterionResult) -> Iterator[str]:
-    """Yield what one criterion says that does not follow from the accuracies of the arms."""
+    """Recompute the verdict of one criterion from the arms' accuracies, and yield the differences as sentences."""
     decision = _decision(audit, result)
     if isinstance(decision, str):
         yield f"the verdict under {result.criterion!r} cannot be recomputed: {decision}"
         return
+    # A fatal check voids every verdict, whatever the accuracies say.
     is_void = any(check.severity == "fatal" for check in audit.checks)
     verdict = "inconclusive" if is_void else decision.verdict
     if verdict != result.verdict:
@@ -78,19 +80,20 @@ def recomputed_faults(audit: AuditReport, result: CriterionResult) -> Iterator[s
             f"under {result.criterion!r} the smallest margin is {decision.smallest_margin:.6f}, the certificate says"
             f" {result.smallest_margin:.6f}"
         )
-    said = {each.attack: each for each in result.comparisons}
-    recomputed = {each.attack: each for each in decision.comparisons}
-    wrong = [name for name in {**said, **recomputed} if not _same(said.get(name), recomputed.get(name))]
+    certified = {comparison.attack: comparison for comparison in result.comparisons}
+    recomputed = {comparison.attack: comparison for comparison in decision.comparisons}
+    names = {**certified, **recomputed}
+    wrong = [name for name in names if not _is_same(certified.get(name), recomputed.get(name))]
     if wrong:
-        yield f"under {result.criterion!r} the bounds of {', '.join(sorted(wrong))} are not those of the results"
-    elif [*said] != [*recomputed] or len(said) < len(result.comparisons):
-        yield f"under {result.criterion!r} the attacks are not listed by their gains"
+        yield f"under {result.criterion!r} the bounds of {', '.join(sorted(wrong))} do not follow from the results"
+    elif [*certified] != [*recomputed] or len(certified) < len(result.comparisons):
+        yield f"under {result.criterion!r} the attacks are not sorted by gain, or one is listed twice"
     if result.primary:
         yield from look_faults(audit, decision.look)
 
 
 def _decision(audit: AuditReport, result: CriterionResult) -> Decision | str:
-    """Return the decision that the accuracies give, or why they give none."""
+    """Return the decision for the accuracies, or the reason why there is none."""
     accuracies = {arm.name: arm.accuracies for arm in audit.arms}
     num_attacks = sum(arm.role == "knockoff" for arm in audit.arms)
     try:
@@ -99,11 +102,10 @@ def _decision(audit: AuditReport, result: CriterionResult) -> Decision | str:
         return str(error)
 
 
-def _same(first: Comparison | None, second: Comparison | None) -> bool:
+def _is_same(first: Comparison | None, second: Comparison | None) -> bool:
     if first is None or second is None:
         return first is second
     numbers = ("gain", "standard_error", "lower", "upper")
     names = ("baseline", "seeds", "baseline_seeds")
-    return all(abs(getattr(first, each) - getattr(second, each)) <= CLOSE for each in numbers) and all(
-        getattr(first, each) == getattr(second, each) for each in names
-    )
+    is_close = all(abs(getattr(first, number) - getattr(second, number)) <= CLOSE for number in numbers)
+    return is_close and all(getattr(first, name) == getattr(second, name) for name in names)

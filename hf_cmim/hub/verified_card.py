@@ -1,4 +1,4 @@
-"""Whether the part of a card that hf_cmim wrote still says what the certificate says."""
+"""Check of a model card: the part that hf_cmim wrote still agrees with the certificate."""
 
 import re
 from collections.abc import Iterator
@@ -18,19 +18,19 @@ _NAME = re.compile(r"^hf-cmim verify (\S+)$", re.MULTILINE)
 
 
 def is_comparable(certificate: Certificate) -> bool:
-    """Return whether this release wrote the certificate, and so would write the same card."""
+    """Return True if this release wrote the certificate, so that it would write the same card again."""
     versions = certificate.environment.get("versions")
     written_by = versions.get("hf_cmim") if isinstance(versions, dict) else None
     return written_by == version("hf_cmim")
 
 
 def card_faults(folder: Path, certificate: Certificate, repo_id: str) -> Iterator[str]:
-    """Yield what hf_cmim's part of a card says and the certificate does not, as sentences.
+    """Yield the differences between hf_cmim's part of a card and the certificate, as sentences.
 
     Args:
-        folder: with the card.
-        certificate: of the model.
-        repo_id: user/name of the repository that the folder is of, or "" for one here.
+        folder: folder with the card.
+        certificate: certificate of the model.
+        repo_id: user/name of the repository that the folder was downloaded from; "" for a local folder.
     """
     try:
         text = read_bounded(folder / CARD_NAME).decode("utf-8")
@@ -42,26 +42,32 @@ def card_faults(folder: Path, certificate: Certificate, repo_id: str) -> Iterato
     if len(sections) > 1:
         yield f"{CARD_NAME} has {len(sections)} parts that claim to be written by hf_cmim"
         return
+    # A card that the owner wrote alone makes no claim in our name.
     if not sections:
-        return  # a card of the owner's own
+        return
+    # The section depends on the name and the pictures it was written with, so both are read from it.
     match = _NAME.search(sections[0])
     name = match[1] if match is not None else ""
     if repo_id and name != repo_id:
-        yield f"{CARD_NAME} shows how to use {safe_text(name)!r}, which is another repository"
+        yield f"{CARD_NAME} has commands for {safe_text(name)!r}, which is another repository"
         return
-    pictures = [each for each in (CURVE_NAME, FOREST_NAME) if f"({each})" in sections[0]]
+    pictures = [picture for picture in (CURVE_NAME, FOREST_NAME) if f"({picture})" in sections[0]]
     if section_of(certificate, name, pictures) != sections[0]:
         yield (
-            f"hf_cmim's own part of {CARD_NAME} is not what the certificate says: it was changed by hand. Write it"
-            " anew: hf-cmim card"
+            f"hf_cmim's part of {CARD_NAME} differs from the certificate: it was changed by hand. Write it again with:"
+            " hf-cmim card"
         )
-    yield from _of_metadata(metadata, certificate, name)
+    yield from _metadata_faults(metadata, certificate, name)
 
 
-def _of_metadata(metadata: dict[str, Any], certificate: Certificate, name: str) -> Iterator[str]:
+def _metadata_faults(metadata: dict[str, Any], certificate: Certificate, name: str) -> Iterator[str]:
     expected = card_metadata(certificate, name, None, None, ())
     if our_results(metadata) != our_results(expected):
-        yield f"the figures in the metadata of {CARD_NAME} are not those of the certificate"
+        yield f"the figures in the metadata of {CARD_NAME} differ from the certificate"
     tags = metadata.get("tags")
-    if (AUDITED in tags if isinstance(tags, list) else False) != (certificate.audit is not None):
-        yield f"the metadata of {CARD_NAME} say {AUDITED!r} of a model that was not audited, or not of one that was"
+    has_tag, is_audited = isinstance(tags, list) and AUDITED in tags, certificate.audit is not None
+    if has_tag != is_audited:
+        yield (
+            f"the metadata of {CARD_NAME} {'have' if has_tag else 'lack'} the tag {AUDITED!r}, but the model was"
+            f" {'audited' if is_audited else 'not audited'}"
+        )

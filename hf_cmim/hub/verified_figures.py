@@ -1,4 +1,4 @@
-"""Whether an audit's figures, plan, control and checks agree with each other."""
+"""Checks of an audit's figures, plan, controls and checks: they are possible and agree with each other."""
 
 import math
 import re
@@ -15,13 +15,13 @@ from hf_cmim.statistics import Comparison, Design, paired_interval
 from hf_cmim.teachers.fingerprints import digest
 
 CLOSE = 1e-9
-"""Difference of two bounds that another machine's rounding may explain; ours."""
+"""Largest difference of two bounds, for rounding on another machine; ours."""
 LARGEST_MARGIN = 0.05
-"""Largest gain that may be called none, a fraction; ours. Attacks seldom gain more on any model."""
+"""Largest margin of a verdict of protection, a fraction; ours. Attacks seldom gain more on any model."""
 FEWEST_SAMPLES = 3
-"""Test samples that a margin has to be worth."""
+"""Smallest number of test samples that a margin may correspond to."""
 KNOWING = 0.1
-"""Share of the way from guessing to knowing all, under which a teacher has nothing to protect."""
+"""Smallest accuracy of a teacher worth protecting, as a share of the way from guessing (0) to perfect (1)."""
 TWIN = "CE twin"
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _DATE = re.compile(r"\d{4}-[01]\d-[0-3]\d")
@@ -29,27 +29,27 @@ CLAIMS = ("undistillable within the margin", "leaks less than the margin")
 
 
 def plan_of(audit: AuditReport) -> Mapping[str, Any]:
-    """Return the plan in a report, or an empty one."""
+    """Return the plan in a report, or an empty mapping if it has none."""
     plan = audit.reproduction.get("plan")
     return plan if isinstance(plan, dict) else {}
 
 
 def plan_faults(audit: AuditReport, num_classes: int) -> Iterator[str]:
-    """Yield what in design, scope and plan is not as audits are designed, or contradicts each other."""
+    """Check design, scope and plan against each other and against the rules of an audit, and yield the faults."""
     design, scope, plan = audit.design, audit.scope, plan_of(audit)
     if design.error_rate != Design().error_rate:
-        yield f"its error rate is {design.error_rate:g}, verdicts are given at {Design().error_rate:g}"
+        yield f"its error rate is {design.error_rate:g}, audits use {Design().error_rate:g}"
     if audit.primary.verdict in CLAIMS and design.margin > LARGEST_MARGIN:
         yield (
-            f"its margin is {100 * design.margin:g} points: a gain of at most {100 * LARGEST_MARGIN:g} may be called"
-            " none"
+            f"its margin is {100 * design.margin:g} points, but a verdict of protection needs a margin of at most"
+            f" {100 * LARGEST_MARGIN:g} points"
         )
     if scope.num_classes != num_classes:
-        yield f"it is about {scope.num_classes} classes, the model has {num_classes}"
+        yield f"it has {scope.num_classes} classes, the model has {num_classes}"
     if audit.sittings < 1:
-        yield "it counts no sittings"
+        yield f"its number of sittings is {audit.sittings}, expected at least 1"
     if not _DATE.fullmatch(audit.date):
-        yield "its date is no date"
+        yield f"its date {audit.date[:20]!r} is not written as YYYY-MM-DD"
     suite = claimed_suite(audit)
     if suite is not None:
         expected = {
@@ -61,40 +61,49 @@ def plan_faults(audit: AuditReport, num_classes: int) -> Iterator[str]:
         }
         for name, value in expected.items():
             if plan.get(name) != value:
-                yield f"its plan says {name} = {str(plan.get(name))[:40]!r}, it is {str(value)[:40]!r}"
+                yield f"its plan says {name} = {str(plan.get(name))[:40]!r}, but the audit has {str(value)[:40]!r}"
 
 
 def suite_words(suite: Suite) -> str:
-    """Return how a plan calls a suite."""
+    """Return the name of a suite in a plan: its released name, number of settings and a digest of them."""
     entries = [(entry.family, repr(entry.attack)) for entry in suite.entries]
     return f"{suite.name}, {len(entries)} settings, {digest(entries)[:12]}"
 
 
 def facts_faults(name: str, facts: ModelFacts, num_test: int, num_classes: int) -> Iterator[str]:
-    """Yield figures of a model that no model can have."""
+    """Yield the figures of a model that are impossible, as sentences.
+
+    Args:
+        name: the model in words, to begin each sentence.
+        facts: figures of the model.
+        num_test: number of test samples.
+        num_classes: number of classes C.
+    """
     if not (_FINGERPRINT.fullmatch(facts.fingerprint) and _FINGERPRINT.fullmatch(facts.labels_fingerprint)):
-        yield f"{name} has no fingerprint of its weights or of its labels"
+        yield f"{name} has no valid fingerprint of its weights or of its labels"
     if not (is_share(facts.accuracy, num_test) and is_share(facts.top5_accuracy, num_test)):
-        yield f"{name} has an accuracy that no count of {num_test} test samples gives"
+        yield f"{name} has an accuracy that is no whole number of {num_test} test samples"
+    # With at most five classes, every class is among the first five.
     if facts.top5_accuracy < facts.accuracy or (num_classes <= 5 and facts.top5_accuracy < 1):
-        yield f"{name} is right less often in five guesses than in one"
+        yield f"{name} has an impossible top-5 accuracy: below its accuracy, or below 1 with at most five classes"
     shares = (facts.ece, facts.ece_calibrated, facts.aurc)
     if not all(0 <= share <= 1 for share in shares) or min(facts.nll, facts.nll_calibrated) < 0:
-        yield f"{name} has a calibration that no model has"
+        yield f"{name} has an impossible calibration: ECE and AURC are 0 to 1, the NLL is at least 0"
     temperatures = [temperature for temperature, _ in facts.curve]
     if any(later <= earlier for earlier, later in pairwise([0.0, *temperatures])):
-        yield f"{name} has a CMI curve whose temperatures do not rise"
+        yield f"{name} has a CMI curve with temperatures that do not increase"
+    # I(X; prediction | label) is at most the entropy of a prediction, log C.
     if any(not 0 <= cmi <= math.log(max(2, num_classes)) + 1e-6 for _, cmi in facts.curve):
-        yield f"{name} has a CMI outside of 0 to log C"
+        yield f"{name} has a CMI outside the possible range, 0 to log C nats"
     if facts.within_total_ratio < 0:
-        yield f"{name} has a negative ratio of scatter"
+        yield f"{name} has a negative ratio of scatter within classes to total scatter"
 
 
-# The control
+# Controls
 
 
 def power_faults(audit: AuditReport) -> Iterator[str]:
-    """Yield where the claimed power does not agree with the control."""
+    """Compare the claimed power with the positive control, check all controls, and yield the faults as sentences."""
     twins = [control for control in audit.controls if control.name == TWIN]
     power = twins[0].verdict == "distillable" if twins else None
     if len(twins) > 1 or audit.power != power:
@@ -103,32 +112,33 @@ def power_faults(audit: AuditReport) -> Iterator[str]:
         yield "the twin is not the model that its control audited"
     claims = audit.primary.verdict in (*CLAIMS, "distillable")
     if audit.power is False and claims:
-        yield "its positive control was not distilled: no verdict can stand"
+        yield "its positive control was not distilled: without power the only possible verdict is 'inconclusive'"
     for control in audit.controls:
-        yield from _of_control(audit, control)
+        yield from _control_faults(audit, control)
 
 
-def _of_control(audit: AuditReport, control: ControlResult) -> Iterator[str]:
+def _control_faults(audit: AuditReport, control: ControlResult) -> Iterator[str]:
     name, margin, largest = f"control {control.name!r}", audit.margin, control.largest_gain
     if control.facts is not None:
         yield from facts_faults(name, control.facts, audit.scope.num_test, audit.scope.num_classes)
     if any(check.severity == "fatal" for check in control.checks) and control.verdict != "inconclusive":
-        yield f"{name} has a verdict that a check takes away"
+        yield f"{name} has a verdict, although a fatal check voids it"
     if control.verdict in CLAIMS and control.smallest_margin >= margin:
-        yield f"{name} is called {control.verdict!r} with a smallest margin of {control.smallest_margin:g}"
+        yield f"{name} has the verdict {control.verdict!r}, but a smallest margin of {control.smallest_margin:g}"
     if control.verdict == "distillable" and (largest is None or control.smallest_margin < margin):
-        yield f"{name} is called distillable, and no attack on it reaches the margin"
+        yield f"{name} has the verdict 'distillable', but no attack on it reaches the margin"
     if not 0 <= control.smallest_margin <= 1:
-        yield f"{name} has a smallest margin that is no share"
+        yield f"{name} has a smallest margin of {control.smallest_margin:g}, expected 0 to 1"
     if largest is not None:
         if not largest.lower <= largest.gain <= largest.upper or largest.standard_error <= 0:
-            yield f"{name} has a largest gain outside of its bounds"
+            yield f"{name} has a largest gain outside its bounds, or without a standard error"
         if largest.upper > control.smallest_margin + CLOSE:
-            yield f"{name} has a gain whose bound is above its smallest margin"
+            yield f"{name} has a largest gain with an upper bound above its smallest margin"
     knockoffs = {arm.name for arm in audit.arms if arm.role == "knockoff"}
-    for each in control.differences:
-        if each.attack not in knockoffs or each.seeds < 2 or not _is_ordered(each.difference):
-            yield f"{name} has a difference that no two arms have"
+    for comparison in control.differences:
+        is_possible = comparison.attack in knockoffs and comparison.seeds >= 2 and _is_ordered(comparison.difference)
+        if not is_possible:
+            yield f"{name} has an impossible difference: of an attack not tried, of one seed, or outside its bounds"
 
 
 def _is_ordered(interval: Interval) -> bool:
@@ -141,29 +151,25 @@ def _is_ordered(interval: Interval) -> bool:
 
 
 def check_faults(audit: AuditReport) -> Iterator[str]:
-    """Yield the checks that the report's own figures call for and that are not there, or not that severe."""
+    """Yield the checks that the report's own figures require and that are missing or less severe, as sentences."""
     present = {(check.name, check.severity) for check in audit.checks}
-    for name, severity in sorted(set(_due_checks(audit)) - present):
-        yield f"its figures call for the check {name!r} ({severity}), which is not there"
+    for name, severity in sorted(set(_required_checks(audit)) - present):
+        yield f"its figures require the check {name!r} ({severity}), which is missing"
 
 
-def _due_checks(audit: AuditReport) -> Iterator[tuple[str, str]]:
+def _required_checks(audit: AuditReport) -> Iterator[tuple[str, str]]:
+    """Yield name and severity of each check, by the same rules as the audit."""
     guessing = 1 / max(1, audit.scope.num_classes)
+    lowest_accuracy = guessing + KNOWING * (1 - guessing)
     accuracy = audit.teacher.accuracy
-    if accuracy < guessing + KNOWING * (1 - guessing):
+    if accuracy < lowest_accuracy:
         yield "teacher knows nothing", "fatal"
     baseline = next((arm for arm in audit.arms if arm.name == audit.reference and arm.accuracies), None)
-    if baseline is not None and guessing + KNOWING * (1 - guessing) <= accuracy < float(np.mean(baseline.accuracies)):
+    if baseline is not None and lowest_accuracy <= accuracy < float(np.mean(baseline.accuracies)):
         yield "teacher worse than student", "warning"
     if audit.margin < FEWEST_SAMPLES / audit.scope.num_test:
         yield "margin too fine", "fatal"
-    means = {
-        role: max(
-            (float(np.mean(arm.accuracies)) for arm in audit.arms if arm.role == role and arm.accuracies), default=-1
-        )
-        for role in ("null", "knockoff")
-    }
-    if means["null"] > means["knockoff"] >= 0:
+    if _best_mean(audit, "null") > _best_mean(audit, "knockoff") >= 0:
         yield "a null beats every teacher", "warning"
     if any(arm.diverged for arm in audit.arms):
         yield "diverged", "warning"
@@ -176,60 +182,77 @@ def _due_checks(audit: AuditReport) -> Iterator[tuple[str, str]]:
         yield LEFT_OUT, "warning"
 
 
+def _best_mean(audit: AuditReport, role: str) -> float:
+    """Return the best mean accuracy of the arms of a role, or -1 without such an arm."""
+    means = [float(np.mean(arm.accuracies)) for arm in audit.arms if arm.role == role and arm.accuracies]
+    return max(means, default=-1)
+
+
 def curve_faults(audit: AuditReport) -> Iterator[str]:
-    """Yield where the learning curve of a cross-entropy student contradicts itself."""
+    """Yield the contradictions in the learning curve of a cross-entropy student, as sentences."""
     curve, samples = audit.learning_curve, audit.scope.num_validation
     if curve is None:
         return
-    measured = (*curve.validation, curve.longer, curve.most_frequent)
-    if not curve.validation or not all(is_share(each, samples) for each in measured):
-        yield f"its learning curve has an accuracy that no count of {samples} validation samples gives"
+    accuracies = (*curve.validation, curve.longer, curve.most_frequent)
+    if not curve.validation or not all(is_share(accuracy, samples) for accuracy in accuracies):
+        yield f"its learning curve has an accuracy that is no whole number of {samples} validation samples"
     elif abs(curve.longer - curve.validation[-1] - curve.gain.estimate) > CLOSE or not _is_ordered(curve.gain):
-        yield "its learning curve gains something else than the difference of its two students"
-    rises = all(later > earlier for earlier, later in pairwise([0, *curve.epochs]))
-    if len(curve.epochs) != len(curve.validation) or not rises:
-        yield "its learning curve has epochs that do not rise, or not one accuracy for each"
+        yield "its learning curve has a gain that is not the difference of its two students"
+    is_increasing = all(later > earlier for earlier, later in pairwise([0, *curve.epochs]))
+    if len(curve.epochs) != len(curve.validation) or not is_increasing:
+        yield "its learning curve has epochs that do not increase, or not one accuracy for each"
     if not set(curve.unnamed) <= set(range(audit.scope.num_classes)):
-        yield "its learning curve misses classes that the model does not have"
+        yield "its learning curve lists classes that the model does not have"
 
 
 # Accounting and costs
 
 
 def accounting_faults(audit: AuditReport) -> Iterator[str]:
-    """Yield where an accounting of gains does not follow from the accuracies of its arms."""
+    """Yield the accountings of gains that do not follow from the accuracies of the arms, as sentences."""
     accuracies = {arm.name: arm.accuracies for arm in audit.arms}
-    comparisons = {each.attack: each for each in audit.primary.comparisons}
-    for each in audit.accounting:
-        comparison = comparisons.get(each.attack)
-        if comparison is None or each != _accounted(comparison, accuracies, each):
-            yield f"the accounting of {each.attack!r} does not follow from its arms"
+    comparisons = {comparison.attack: comparison for comparison in audit.primary.comparisons}
+    for accounting in audit.accounting:
+        comparison = comparisons.get(accounting.attack)
+        if comparison is None or not _follows(accounting, comparison, accuracies):
+            yield f"the accounting of {accounting.attack!r} does not follow from its arms"
 
 
-def _accounted(comparison: Comparison, accuracies: Mapping[str, tuple[float, ...]], said: Accounting) -> Accounting:
-    """Return the accounting as the arms give it; what differs by rounding alone is taken as it is said."""
+def _follows(accounting: Accounting, comparison: Comparison, accuracies: Mapping[str, tuple[float, ...]]) -> bool:
+    """Return True if an accounting is the one that the arms give, up to rounding."""
     attack = comparison.attack
-    steps = [comparison.baseline, f"label null of {attack}", f"argmax null of {attack}", f"centroid null of {attack}"]
-    values = [accuracies.get(name, ()) for name in (*steps, attack)]
+    nulls = [f"label null of {attack}", f"argmax null of {attack}", f"centroid null of {attack}"]
+    # Each arm knows more of the teacher than the one before, so that the four differences of neighbours add up to the
+    # gain of the attack over its reference.
+    values = [accuracies.get(name, ()) for name in (comparison.baseline, *nulls, attack)]
     seeds = min(map(len, values))
     if seeds < 2:
-        return Accounting(attack, *[Interval(math.inf, math.inf, math.inf)] * 5)
-    values = [each[:seeds] for each in values]
-    terms = [Interval(*paired_interval(after, before)) for before, after in pairwise(values)]
-    terms = [Interval(*paired_interval(values[-1], values[0])), *terms]
-    parts = (said.gain, said.loss_form, said.teacher_errors, said.class_similarity, said.instance_information)
-    return Accounting(attack, *(old if _is_same(old, new) else new for old, new in zip(parts, terms, strict=True)))
+        return False
+    values = [value[:seeds] for value in values]
+    pairs = [(values[0], values[-1]), *pairwise(values)]
+    expected = [Interval(*paired_interval(later, earlier)) for earlier, later in pairs]
+    certified = (
+        accounting.gain,
+        accounting.loss_form,
+        accounting.teacher_errors,
+        accounting.class_similarity,
+        accounting.instance_information,
+    )
+    return all(_is_close(interval, own) for interval, own in zip(expected, certified, strict=True))
 
 
-def _is_same(first: Interval, second: Interval) -> bool:
+def _is_close(first: Interval, second: Interval) -> bool:
     pairs = ((first.estimate, second.estimate), (first.lower, second.lower), (first.upper, second.upper))
-    return all(abs(one - other) <= CLOSE for one, other in pairs)
+    return all(abs(value - neighbour) <= CLOSE for value, neighbour in pairs)
 
 
 def cost_faults(audit: AuditReport) -> Iterator[str]:
-    """Yield costs that are less than those of the students in the report."""
+    """Yield costs that are below those of the students in the report, or negative, as sentences."""
     costs, students = audit.costs, sum(len(arm.seeds) for arm in audit.arms)
     if costs.students < students or costs.student_steps < costs.students:
-        yield f"it counts {costs.students} students and {costs.student_steps} steps for {students} in its arms"
+        yield f"it reports {costs.students} students and {costs.student_steps} steps, but its arms have {students}"
     if costs.queries_paid < 0 or costs.queries_asked < costs.queries_paid or costs.seconds < 0:
-        yield "its queries or its time are less than nothing, or fewer than one student's"
+        yield (
+            f"its costs are impossible: {costs.queries_asked} queries asked, {costs.queries_paid} paid for,"
+            f" {costs.seconds:g} seconds"
+        )

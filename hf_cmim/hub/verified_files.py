@@ -1,4 +1,4 @@
-"""Whether the files of a folder or a repository are those that its certificate names, and no loader takes others."""
+"""Checks of files: they are those that the certificate names, and no loader would use any other."""
 
 from collections.abc import Collection, Iterator
 from itertools import zip_longest
@@ -25,21 +25,22 @@ from hf_cmim.names import safe_text
 
 
 def file_faults(folder: Path, certificate: Certificate, paths: Collection[str] | None) -> Iterator[str]:
-    """Yield everything about the files that is not as certified, as sentences.
+    """Yield the differences between the files and the certificate, as sentences.
 
     Args:
-        folder: with the certified files.
-        certificate: of the model.
-        paths: of every file in the repository that the folder is of; None for those of the folder itself.
+        folder: folder with the certified files.
+        certificate: certificate of the model.
+        paths: paths of all files in the repository that the folder was downloaded from; None to list the folder.
     """
     yield from naming_faults(certificate)
-    if strangers := unaccounted(folder_paths(folder) if paths is None else paths, certificate.files):
+    if unknown := unaccounted(folder_paths(folder) if paths is None else paths, certificate.files):
         yield (
-            f"{listed(strangers)}: not certified, and a loader may take it instead. Only certified files, documents"
-            " and checkpoint-N folders may be there"
+            f"{listed(unknown)}: not certified, and a loader may use it instead of a certified file. Allowed are"
+            " certified files, documents and checkpoint-N folders"
         )
     for name, record in certificate.files.items():
         path = folder / name
+        # `naming_faults` reported the name. It may lead out of the folder, so its file is not opened.
         if not is_certifiable(name):
             continue
         if not path.is_file():
@@ -47,25 +48,29 @@ def file_faults(folder: Path, certificate: Certificate, paths: Collection[str] |
         elif target := link_out_of(folder, path):
             yield f"{name} is a link out of the folder, to {safe_text(target)}"
         elif (size := path.stat().st_size) != record.size:
-            yield f"{name} has {size:,} bytes, certified are {record.size:,}: it was cut or replaced"
+            yield f"{name} has {size:,} bytes, the certified file has {record.size:,}: it was cut or replaced"
         elif (measured := hash_file(path)) != record:
             certified = safe_text(record.sha256[:16])
-            yield f"{name} has sha256 {measured.sha256[:16]}..., certified is {certified}...: other content"
+            yield (
+                f"{name} has the sha256 {measured.sha256[:16]}..., the certified file has {certified}...: its content"
+                " was changed"
+            )
 
 
 def naming_faults(certificate: Certificate) -> Iterator[str]:
-    """Yield what is wrong with the names of the certified files, before any of them is looked at."""
-    if strange := sorted(name for name in certificate.files if not is_certifiable(name)):
-        yield f"{listed(strange)}: no file of a model that a certificate may name"
+    """Check the names of the certified files before any file is opened, and yield the faults as sentences."""
+    if refused := sorted(name for name in certificate.files if not is_certifiable(name)):
+        yield f"{listed(refused)}: a certificate may not name this, because it is no file of a model"
     if CONFIG_NAME not in certificate.files:
-        yield f"{CONFIG_NAME} is not certified: which model is loaded could be anything"
+        yield f"{CONFIG_NAME} is not certified: any other model could be loaded"
     if not any(name.endswith(".safetensors") for name in certificate.files):
-        yield "no weights are certified: a loader would draw them at random, or find others"
+        yield "no weights are certified: a loader would start from random weights, or use other files"
 
 
 def content_faults(folder: Path, certificate: Certificate) -> Iterator[str]:
-    """Yield what whole, certified files say that would make a loader take something else, or all memory."""
+    """Yield settings in certified files that make a loader use other files or code, or take all memory."""
     try:
+        # From cheap to costly: sizes are bounded before anything is counted by them.
         yield from redirects(folder, list(certificate.files))
         config = read_config(folder)
         for name in certificate.files:
@@ -81,18 +86,19 @@ def content_faults(folder: Path, certificate: Certificate) -> Iterator[str]:
     architecture = config["architectures"][0]
     if architecture != certificate.architecture:
         yield (
-            f"{CONFIG_NAME} is of a {safe_text(architecture)}, certified is a {safe_text(certificate.architecture)}"
+            f"{CONFIG_NAME} describes a {safe_text(architecture)}, the certified model is a"
+            f" {safe_text(certificate.architecture)}"
         )
 
 
 def class_name_fault(folder: Path, certificate: Certificate) -> str:
-    """Return how the names of the classes differ from the certified ones, or ""."""
+    """Return the first difference between the class names and the certified ones as a sentence, or ""."""
     names = certified_names(read_config(folder))
     if names == certificate.class_names:
         return ""
     pairs: Any = enumerate(zip_longest(names, certificate.class_names))
     number, (there, certified) = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
     return safe_text(
-        f"{CONFIG_NAME} names {len(names)} classes, certified are {len(certificate.class_names)}; class {number} is"
-        f" called {there!r}, certified is {certified!r}"
+        f"{CONFIG_NAME} names {len(names)} classes, the certificate {len(certificate.class_names)}; class {number} is"
+        f" {there!r} in {CONFIG_NAME}, {certified!r} in the certificate"
     )

@@ -258,7 +258,7 @@ def test_a_manifest_that_was_cut_is_named(tmp_path, monkeypatch):
     start(tmp_path, monkeypatch)
     path = tmp_path / MANIFEST_NAME
     path.write_text(path.read_text()[:-20])
-    with pytest.raises(ValueError, match=r"Expected the audit's .*manifest.json as JSON, got a text that is none"):
+    with pytest.raises(ValueError, match=r"Expected the audit's .*manifest.json as JSON, got a text that is no JSON"):
         start(tmp_path, monkeypatch)
 
 

@@ -61,20 +61,20 @@ def test_from_an_audit_to_a_verified_folder(audited, model, tmp_path, capsys, sa
     assert printed.count("holds  trained again") == 2
     assert "holds  audited model" in printed
     assert "holds  accuracy again" in printed
-    assert "0 of 500 samples apart" in printed
-    assert re.search(r"2 of \d+ arms trained again. Self-reported: the students of the others", printed)
+    assert "a difference of 0 in 500 samples" in printed
+    assert re.search(r"2 of \d+ arms trained again. Self-reported: the students of the other arms", printed)
     assert "calibration and CMI" not in printed, "they were measured again"
 
 
 def test_limits_of_the_audit_need_not_be_repeated(audited, model, tmp_path, capsys, same_draw):
-    """Catches "these 640 labels are none of those" and a spot check of other data: the report knows the limits."""
+    """Catches "no figures for these 640 labels" and a spot check of other data: the report knows the limits."""
     audit, flags = audited
     assert main(["certify", str(model), "--audit", str(audit)]) == 0
     capsys.readouterr()
     again = ["--remeasure", "--spot-check", "1", "--output-dir", str(tmp_path / "again")]
     assert main(["verify", str(model), *flags[:4], *again]) == 0, capsys.readouterr().out
     printed = capsys.readouterr().out
-    assert "0 of 500 samples apart" in printed
+    assert "a difference of 0 in 500 samples" in printed
     assert "holds  trained again" in printed
 
 
@@ -120,7 +120,7 @@ def test_other_data_fail_to_be_the_measured_ones(audited, model, capsys):
     assert main(["certify", str(model), "--audit", str(audit)]) == 0
     capsys.readouterr()
     assert main(["verify", str(model), *flags, "--max-test-samples", "100", "--remeasure"]) == 1
-    assert "these 100 labels are none of those" in capsys.readouterr().out
+    assert "no figures for these 100 labels" in capsys.readouterr().out
 
 
 def test_a_changed_byte_fails_with_its_reason_and_status(audited, model, capsys):
@@ -132,7 +132,7 @@ def test_a_changed_byte_fails_with_its_reason_and_status(audited, model, capsys)
     capsys.readouterr()
     assert main(["verify", str(model)]) == 1
     printed = capsys.readouterr().out
-    assert "FAILS  files: model.safetensors has sha256" in printed
+    assert "FAILS  files: model.safetensors has the sha256" in printed
     assert "does not hold" in printed
 
 

@@ -69,7 +69,7 @@ def flip_byte(path, position):
 def test_one_bit_of_any_file_is_noticed(model, name, position):
     """Catches hashes of some files only."""
     flip_byte(model / name, position)
-    assert any(f"files: {name} has sha256" in fault for fault in faults(model))
+    assert any(f"files: {name} has the sha256" in fault for fault in faults(model))
 
 
 def test_truncated_weights_are_noticed_by_their_size(model):
@@ -116,7 +116,7 @@ def test_one_class_name_is_noticed_by_name(model):
     """Catches class names that are read from the certificate on both sides."""
     rewritten(model, lambda values: values["class_names"].__setitem__(1, "eleven"))
     (fault,) = faults(model)
-    assert "class 1 is called 'one', certified is 'eleven'" in fault
+    assert "class 1 is 'one' in config.json, 'eleven' in the certificate" in fault
 
 
 def test_one_result_that_changes_no_verdict_is_noticed(model):
@@ -164,7 +164,7 @@ def fatal_check(values):
         (raise_accuracies, "the results say 'distillable'"),
         (lower_bound, "are not those of the results"),
         (shrink_margin, "the smallest margin is"),
-        (drop_seed, "it has 15 accuracies of 14 seeds"),
+        (drop_seed, "it has 15 accuracies for 14 seeds"),
         (without_power, "its positive control was not distilled"),
         (fatal_check, "the results say 'inconclusive'"),
     ],
@@ -178,7 +178,7 @@ def test_verdicts_that_do_not_follow_are_noticed_behind_a_right_digest(model, ch
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", "got a text that is none"),
+        ("{", "got a text that is no JSON"),
         ("[]", "of schema 1, got None"),
         ('{"schema": 2}', "of schema 1, got 2: its fields could be misread. Install the release"),
         ('{"schema": 1}', "was changed after it was written"),
@@ -192,7 +192,7 @@ def test_what_is_no_certificate_is_refused(model, text, said):
 
 def test_no_certificate_is_said(tmp_path):
     """Catches a folder without a certificate that passes."""
-    assert "got none: nothing is said about these weights" in faults(save_model(tmp_path / "model"))[0]
+    assert "got none: there are no claims about these weights" in faults(save_model(tmp_path / "model"))[0]
 
 
 def test_unknown_fields_are_refused(model):
@@ -270,16 +270,16 @@ def missing_shard(folder):
         (drop_config, "which has no config.json"),
         (remote_code, "with code of its own"),
         (base_model, "got ViTModel"),
-        (pickles_alone, "only pytorch_model.bin, which run code"),
-        (cut_weights, "bytes that is not"),
-        (missing_shard, "got no model-00002-of-00002.safetensors"),
+        (pickles_alone, "only pytorch_model.bin, which may run code"),
+        (cut_weights, "bytes that are no safetensors file"),
+        (missing_shard, "are missing in .*: model-00002-of-00002.safetensors"),
     ],
 )
 def test_what_cannot_be_published_is_not_certified(tmp_path, spoil, said):
     """Catches a certificate for files that nobody can or should load."""
     folder = save_model(tmp_path / "model")
     spoil(folder)
-    with pytest.raises(ValueError, match=f"Expected .*{said}"):
+    with pytest.raises(ValueError, match=said):
         certify(folder)
     assert not (folder / CERTIFICATE_NAME).exists()
 

@@ -55,8 +55,8 @@ CARDS = [
     (edited(END, f"and it is perfect\n{END}"), CHANGED),
     (edited(END, ""), None),
     (lambda text: text + f"\n{BEGIN}\nperfect\n{END}\n", "has 2 parts that claim to be written by hf_cmim"),
-    (edited("value: 0.93\n", "value: 0.99\n"), "the figures in the metadata of README.md are not those"),
-    (edited("- cmim-audited\n", ""), "say 'cmim-audited' of a model that was not audited, or not of one that was"),
+    (edited("value: 0.93\n", "value: 0.99\n"), "the figures in the metadata of README.md differ from the certificate"),
+    (edited("- cmim-audited\n", ""), "lack the tag 'cmim-audited', but the model was audited"),
     (lambda text: "---\ntags: [unclosed\n---\n" + text, "README.md cannot be read"),
     (lambda text: text + "\nWords of the owner's own.\n", None),
 ]
@@ -82,7 +82,7 @@ def test_the_card_of_a_trainer_holds(model):
 def test_a_card_that_names_another_repository_is_noticed(model):
     """Catches a copied card whose commands load somebody else's model."""
     assert faults(model, "owner/model") == []
-    assert faults(model, "someone/else") == ["README.md shows how to use 'owner/model', which is another repository"]
+    assert faults(model, "someone/else") == ["README.md has commands for 'owner/model', which is another repository"]
 
 
 def test_a_mark_in_a_command_ends_nothing(model):
@@ -235,5 +235,5 @@ def test_a_text_that_no_file_holds_is_refused_where_it_comes_from(model):
     values = json.loads((model / CERTIFICATE_NAME).read_text(encoding="utf-8"))
     values["audit"]["title"] = "\ud800"
     (model / CERTIFICATE_NAME).write_text(json.dumps(values), encoding="utf-8")
-    with pytest.raises(HfCmimError, match="got a text that is none"):
+    with pytest.raises(HfCmimError, match="got a text that is no JSON"):
         Certificate.read(model)

@@ -25,7 +25,7 @@ from hf_cmim.hub.verification import check_certificate
 from hf_cmim.report import CERTIFICATE_NAME
 from hf_cmim.teachers import ModelTeacher
 
-NOT_CERTIFIED = "not certified, and a loader may take it instead"
+NOT_CERTIFIED = "not certified, and a loader may use it instead of a certified file"
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_every_path_is_certified_or_a_document(model, name):
     (model / name).parent.mkdir(exist_ok=True)
     (model / name).write_bytes(b"{}")
     assert faults(model) == [
-        f"{name}: {NOT_CERTIFIED}. Only certified files, documents and checkpoint-N folders may be there"
+        f"{name}: {NOT_CERTIFIED}. Allowed are certified files, documents and checkpoint-N folders"
     ]
 
 
@@ -166,18 +166,18 @@ LEADING = [
     (setting(CONFIG, num_hidden_layers=10**9), "num_hidden_layers = 1,000,000,000, more than 10,000"),
     (setting(CONFIG, num_hidden_layers=9000), "num_hidden_layers = 9,000, and there are 24 weights in all"),
     (setting(CONFIG, hidden_size=2**40), "hidden_size = 1,099,511,627,776, more than all weights together hold"),
-    (raw(CONFIG, b"{"), "got a text that is none"),
+    (raw(CONFIG, b"{"), "got a text that is no JSON"),
     (raw(CONFIG, b"[]"), "got none"),
-    (raw(CONFIG, b"\xff\xfe{}"), "got a text that is none"),
-    (raw(CONFIG, b"\xef\xbb\xbf{}"), "got a text that is none"),
+    (raw(CONFIG, b"\xff\xfe{}"), "got a text that is no JSON"),
+    (raw(CONFIG, b"\xef\xbb\xbf{}"), "got a text that is no JSON"),
     (raw(CONFIG, b'{"architectures": ["A"], "architectures": ["B"]}'), "'architectures' is given twice"),
-    (raw(CONFIG, b"[" * 100_000), "got a text that is none"),
+    (raw(CONFIG, b"[" * 100_000), "got a text that is no JSON"),
     (raw(CONFIG, b'{"a": ' * 70 + b"1" + b"}" * 70), "more: reading it could stop"),
-    (raw(CONFIG, b'{"a": ' + b"1" * 5000 + b"}"), "got a text that is none"),
-    (raw(IMAGES, b"{"), "got a text that is none"),
-    (raw("model.safetensors", b""), "whole weights"),
-    (raw("model.safetensors", b"\xff" * 100), "whole weights"),
-    (raw("model.safetensors", (2**40).to_bytes(8, "little") + b"{}"), "whole weights"),
+    (raw(CONFIG, b'{"a": ' + b"1" * 5000 + b"}"), "got a text that is no JSON"),
+    (raw(IMAGES, b"{"), "got a text that is no JSON"),
+    (raw("model.safetensors", b""), "complete weights"),
+    (raw("model.safetensors", b"\xff" * 100), "complete weights"),
+    (raw("model.safetensors", (2**40).to_bytes(8, "little") + b"{}"), "complete weights"),
     (index({"a": "other/model.safetensors"}), "takes weights from other/model.safetensors"),
     (index({"a": "../model.safetensors"}), "takes weights from ../model.safetensors"),
     (index({"a": "/etc/passwd"}), "takes weights from /etc/passwd"),
@@ -213,18 +213,18 @@ CERTIFICATES = [
     (without("model.safetensors"), "no weights are certified"),
     (without("config.json"), "config.json is not certified"),
     (without("preprocessor_config.json"), f"preprocessor_config.json: {NOT_CERTIFIED}"),
-    *((naming(name), "no file of a model that a certificate may name") for name in (
+    *((naming(name), "a certificate may not name this, because it is no file of a model") for name in (
         "../config.json", "/etc/passwd", "a/b.json", "a\\b.json", "pytorch_model.bin", "training_args.bin", "evil.py",
         "README.md", "handler.pkl", ".hidden.json", "", ".", "..", "x.json\n", "model.gguf", "con\x1bfig.json",
         CERTIFICATE_NAME, "trainer_state.json", "config.json/", "adapter_model.safetensors")),
-    (lambda values: values["files"]["config.json"].update(size=5), "certified are 5: it was cut or replaced"),
-    (lambda values: values["files"]["config.json"].update(sha256="0" * 64), "certified is 0000000000000000"),
+    (lambda values: values["files"]["config.json"].update(size=5), "the certified file has 5: it was cut or replaced"),
+    (lambda values: values["files"]["config.json"].update(sha256="0" * 64), "the certified file has 0000000000000000"),
     (lambda values: values["files"]["config.json"].update(size=10**30), "as certificate.files"),
     (lambda values: values["files"]["config.json"].update(size="5"), "as certificate.files"),
     (lambda values: values.update(files=[]), "as certificate.files"),
-    (lambda values: values.update(architecture="Evil\x1b[2K\rholds"), r"certified is a Evil\x1b[2K\rholds"),
-    (lambda values: values.update(class_names=["zero", "one"]), "certified are 2; class 2"),
-    (lambda values: values.update(class_names=["zero", "one", "t\nwo"]), r"certified is 't\nwo'"),
+    (lambda values: values.update(architecture="Evil\x1b[2K\rholds"), r"the certified model is a Evil\x1b[2K\rholds"),
+    (lambda values: values.update(class_names=["zero", "one"]), "the certificate 2; class 2"),
+    (lambda values: values.update(class_names=["zero", "one", "t\nwo"]), r"'t\nwo' in the certificate"),
     (lambda values: values.update(schema=99), "of schema 1, got 99"),
     (lambda values: values.update(schema=True), "got True"),
     (lambda values: values.update(audit=[]), "an audit report of schema 1"),
@@ -271,14 +271,14 @@ def test_links_out_of_the_folder_are_refused(model, tmp_path):
     (model / "preprocessor_config.json").unlink()
     shutil.move(model / CERTIFICATE_NAME, secret)
     (model / CERTIFICATE_NAME).symlink_to(secret)
-    assert faults(model)[0].endswith("is a link out of the folder, to " + f"{secret}: nothing is read through it.")
+    assert faults(model)[0].endswith("Put the file itself there.")
 
 
 def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(model):
     """Catches a verification that hangs for ever."""
     (model / CERTIFICATE_NAME).unlink()
     os.mkfifo(model / CERTIFICATE_NAME)
-    assert "got none: nothing is said about these weights" in faults(model)[0]
+    assert "got none: there are no claims about these weights" in faults(model)[0]
 
 
 def test_a_certificate_of_any_size_is_not_read(model):

@@ -71,10 +71,10 @@ def test_an_audited_card_says_verdict_and_scope(certificate, tmp_path):
     ("training", "said", "not_said"),
     [
         (HARDENED, "was hardened against", "not** hardened"),
-        (replace(HARDENED, is_hardened=False), "middle of its training", "was hardened against"),
+        (replace(HARDENED, is_hardened=False), "is not finished", "was hardened against"),
         (replace(HARDENED, is_hardened=False, settings={"cmi_weight": 0.0}), "**not** hardened", "was hardened"),
         (KNOCKOFF, "This is a knockoff student", "hardened against"),
-        (None, "whether it was hardened against knowledge distillation is not known", "## How it was trained"),
+        (None, "not known whether it was hardened", "## How it was trained"),
     ],
 )
 def test_every_origin_has_its_words(certificate, tmp_path, training, said, not_said):
@@ -97,7 +97,7 @@ def test_a_measured_card_shows_its_figures(certificate, tmp_path):
     assert (tmp_path / "cmi_curve.png").is_file()
     assert card.data.eval_results[1].metric_value == pytest.approx(measured.measurement.cmi_at(4.0), abs=1e-6)
     write_card(tmp_path, replace(certificate, training=HARDENED, evaluation=measured))
-    assert "## What it is worth" not in card_of(tmp_path).text
+    assert "## How accurate is it?" not in card_of(tmp_path).text
 
 
 # What others wrote
@@ -157,7 +157,7 @@ def test_metadata_that_cannot_be_read_are_not_lost(certificate, tmp_path):
     """Catches a card rewritten without what it could not parse."""
     path = tmp_path / "README.md"
     path.write_text("---\ntags: [unclosed\n---\nmine\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="Expected metadata in YAML .* would lose what you wrote"):
+    with pytest.raises(ValueError, match="no valid YAML .* a new card would lose your entries"):
         write_card(tmp_path, certificate)
     assert path.read_text(encoding="utf-8") == "---\ntags: [unclosed\n---\nmine\n"
 

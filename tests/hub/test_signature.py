@@ -38,9 +38,9 @@ def test_a_signature_belongs_to_its_key_and_its_certificate(certificate, pair, t
     assert check_signature(certificate, signature, public) == ""
     (tmp_path / "other").mkdir()
     _, stranger = write_pair(tmp_path / "other", ed25519.Ed25519PrivateKey.generate())
-    assert "was not made with the private key" in check_signature(certificate, signature, stranger)
+    assert "another key made it" in check_signature(certificate, signature, stranger)
     certificate.write_text("{} ", encoding="utf-8")
-    assert "was not made with the private key" in check_signature(certificate, signature, public)
+    assert "another key made it" in check_signature(certificate, signature, public)
 
 
 def test_the_known_answer_of_the_standard(tmp_path):

@@ -123,10 +123,10 @@ def test_another_model_is_not_overwritten_without_force(hub, hub_api, model, tmp
     repository(api, "owner/taken").push(model)
     other = certified_model(tmp_path / "other", seed=1, audited=False)
     before = api.model_info("owner/taken").sha
-    with pytest.raises(ValueError, match=r"Expected owner/taken to be empty .* got model.safetensors of another one"):
+    with pytest.raises(ValueError, match=r"owner/taken already holds another model .model.safetensors."):
         repository(api, "owner/taken").push(other)
     assert api.model_info("owner/taken").sha == before
-    with pytest.raises(ValueError, match="of another one"):
+    with pytest.raises(ValueError, match="already holds another model"):
         repository(api, "owner/taken", branch="candidate").push(other)
     assert [each.name for each in api.list_repo_refs("owner/taken").branches] == ["main"]  # no empty fork is left
     repository(api, "owner/taken").push(other, force=True)
@@ -140,7 +140,7 @@ def test_weights_without_a_certificate_are_someone_elses(hub, hub_api, model, na
     repo_id = f"owner/foreign-{name.split('.')[-1]}"
     api.create_repo(repo_id)
     api.upload_file(path_or_fileobj=b"w" * 100, path_in_repo=name, repo_id=repo_id)
-    with pytest.raises(ValueError, match="of another one"):
+    with pytest.raises(ValueError, match="already holds another model"):
         repository(api, repo_id).push(model)
 
 
@@ -157,7 +157,7 @@ def test_changed_weights_are_not_published_with_an_old_certificate(hub, hub_api,
     """Catches a certificate that does not speak of what is uploaded."""
     weights = load_file(model / "model.safetensors")
     save_file({name: value + 1 for name, value in weights.items()}, model / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match=r"got others for model.safetensors: .* hf-cmim certify"):
+    with pytest.raises(ValueError, match=r"does not fit its files: model.safetensors .* hf-cmim certify"):
         repository(hub_api(hub), "owner/stale").push(model)
     assert not hub_api(hub).repo_exists("owner/stale")
 
@@ -175,21 +175,21 @@ def test_names_that_the_hub_forbids(name):
 @pytest.mark.parametrize(
     ("token", "said"),
     [
-        ("hf_wrong", "got one that the Hub does not know, or none .401.*hf auth login"),
-        ("hf_reader", "got a token without it .403"),
-        (False, "got (none|one that the Hub does not know)"),
+        ("hf_wrong", "the Hub does not know your token, or you sent none .401.*hf auth login"),
+        ("hf_reader", "your token may not do that .403"),
+        (False, "you are not logged in|does not know your token"),
     ],
 )
 def test_tokens_that_may_not_write(hub, hub_api, model, token, said):
     """Catches a traceback of the client in the place of what to do."""
-    with pytest.raises(ValueError, match=f"Expected .*{said}"):
+    with pytest.raises(ValueError, match=f"Could not .*({said})"):
         repository(hub_api(hub, token=token), "owner/forbidden").push(model)
     assert not hub_api(hub).repo_exists("owner/forbidden")
 
 
 def test_a_repository_that_is_not_there(hub, hub_api):
     """Catches a missing repository taken for a missing certificate."""
-    with pytest.raises(ValueError, match=r"Expected a repository owner/nothing, got none .404., or a private one"):
+    with pytest.raises(ValueError, match=r"owner/nothing: there is no such repository, or it is private .* .404."):
         repository(hub_api(hub), "owner/nothing").fetch()
 
 
@@ -197,7 +197,7 @@ def test_a_repository_without_a_certificate(hub, hub_api):
     """Catches a check of nothing that passes."""
     api = hub_api(hub)
     api.create_repo("owner/uncertified")
-    with pytest.raises(ValueError, match="Expected a certified model in owner/uncertified"):
+    with pytest.raises(ValueError, match="owner/uncertified holds no certified model"):
         repository(api, "owner/uncertified").fetch()
 
 
@@ -205,14 +205,14 @@ def test_a_revision_that_is_not_there(hub, hub_api, model):
     """Catches the main branch in the place of a misspelt one."""
     api = hub_api(hub)
     repository(api, "owner/revised").push(model)
-    with pytest.raises(ValueError, match="Expected a branch, tag or commit of owner/revised that exists"):
+    with pytest.raises(ValueError, match="owner/revised has no such branch, tag or commit"):
         repository(api, "owner/revised", branch="no-such").fetch()
 
 
 def test_a_hub_that_is_down(fresh_hub, hub_api, model, impatient):
     """Catches a traceback where the Hub does not answer."""
     fresh_hub.kill()
-    with pytest.raises(ValueError, match="Expected the Hub to answer, got .* it is down"):
+    with pytest.raises(ValueError, match="the Hub does not answer .* It is down"):
         repository(hub_api(fresh_hub), "owner/model").push(model)
 
 
@@ -222,7 +222,7 @@ def test_a_hub_that_dies_in_the_middle_publishes_nothing_and_a_second_push_compl
     """Catches half a model on the Hub, and a push that cannot be repeated."""
     size = (model / "model.safetensors").stat().st_size
     fresh_hub.control(die_after_bytes=size // 2)
-    with pytest.raises(ValueError, match="Expected the Hub to take the whole upload"):
+    with pytest.raises(ValueError, match="The upload to owner/model was cut"):
         repository(hub_api(fresh_hub), "owner/model").push(model)
     fresh_hub.wait_for_death()
     fresh_hub.restart()
@@ -235,7 +235,7 @@ def test_a_hub_that_dies_in_the_middle_publishes_nothing_and_a_second_push_compl
 def test_a_hub_that_fails_says_its_status(fresh_hub, hub_api, model, impatient):
     """Catches a failed commit that is reported as done."""
     fresh_hub.control(fail={"path_contains": "/commit/", "times": 20, "status": 503})
-    with pytest.raises(ValueError, match="an answer with status 503"):
+    with pytest.raises(ValueError, match="status 503 from the Hub"):
         repository(hub_api(fresh_hub), "owner/model").push(model)
     fresh_hub.control(reset=True)
     assert names_on(hub_api(fresh_hub), "owner/model") == []
@@ -254,7 +254,7 @@ def test_commits_of_others_in_between_are_not_overwritten(hub, hub_api, model, m
         return remote
 
     monkeypatch.setattr(Repository, "check_not_another", race)
-    with pytest.raises(ValueError, match="got commits since then .412."):
+    with pytest.raises(ValueError, match="somebody else committed to it meanwhile .412."):
         repo.push(retrained(model))
 
 
@@ -262,19 +262,22 @@ def test_offline_is_said(hub_api, hub, model, monkeypatch):
     """Catches an upload that is skipped without a word."""
     api = hub_api(hub)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match="got HF_HUB_OFFLINE=1"):
+    with pytest.raises(ValueError, match="HF_HUB_OFFLINE=1 keeps"):
         repository(api, "owner/offline").push(model)
 
 
 def test_a_full_disk_is_said():
     """Catches a file cut by a full disk that is taken for the Hub's fault."""
-    with pytest.raises(ValueError, match="Expected room on the disk"), explained("owner/model", "download from"):
+    with pytest.raises(ValueError, match="the disk is full"), explained("owner/model", "download from"):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_no_token_at_all_is_said():
     """Catches the client's advice about its own functions."""
-    with pytest.raises(ValueError, match="got none. Log in with `hf auth login`"), explained("a/b", "upload to"):
+    with (
+        pytest.raises(ValueError, match="you are not logged in. Log in"),
+        explained("a/b", "upload to"),
+    ):
         raise errors.LocalTokenNotFoundError("none")
 
 
@@ -285,7 +288,7 @@ def test_a_certificate_that_is_no_json_on_the_hub_is_another_models(hub, hub_api
     api.upload_file(path_or_fileobj=b"w", path_in_repo="model.safetensors", repo_id="owner/garbled")
     for text in (b"{", json.dumps([1]).encode()):
         api.upload_file(path_or_fileobj=text, path_in_repo=CERTIFICATE_NAME, repo_id="owner/garbled")
-        with pytest.raises(ValueError, match="of another one"):
+        with pytest.raises(ValueError, match="already holds another model"):
             repository(api, "owner/garbled").push(model)
 
 

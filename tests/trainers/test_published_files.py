@@ -63,7 +63,7 @@ def test_a_certificate_cannot_name_a_file_outside_of_its_folder(tmp_path, name):
     # The card no longer matches this certificate either; what counts here is the finding about the files.
     (finding,) = (each for each in check_certificate(folder) if each.name == "files")
     assert not finding.holds
-    assert finding.sentence == f"{name}: no file of a model that a certificate may name"
+    assert finding.sentence == f"{name}: a certificate may not name this, because it is no file of a model"
 
 
 def test_the_tokenizer_of_a_collator_is_published(tmp_path):

@@ -57,7 +57,7 @@ def test_the_card_of_an_adapter_names_its_base(seen):
 def test_an_adapter_goes_on_pushing_and_another_is_refused(seen):
     """Catches an adapter that a resumed training takes for another's, and one that overwrites another's."""
     assert seen["resumed"]
-    assert "adapter_model.safetensors of another one" in seen["another"]
+    assert "already holds another model (adapter_model.safetensors)" in seen["another"]
 
 
 def test_a_model_with_code_is_published_without_a_certificate(seen):
