@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from hf_cmim.errors import HfCmimError
 from hf_cmim.pages import wording
+from hf_cmim.pages.next_steps import next_steps
 from hf_cmim.pages.quantities import bound_text, decimal, duration, percent, plain, points, spread
 from hf_cmim.pages.svg import inline_svg
 from hf_cmim.plots.audit import plot_accounting, plot_audit_curves, plot_forest, terms_of
@@ -16,7 +17,7 @@ from hf_cmim.statistics.states import state_of
 
 
 def audit_page(report: AuditReport) -> str:
-    """Return the page of one audit: the verdict and its scope, then the evidence for it.
+    """Return the page of one audit: the verdict, its picture and the next steps, then scope, limits and evidence.
 
     Args:
         report: report to show; the page's verdict is that of its primary criterion.
@@ -29,6 +30,7 @@ def audit_page(report: AuditReport) -> str:
         "audit.html",
         report=report,
         fatal=wording.fatal_sentences(report),
+        steps=next_steps(report),
         scope=_identity(report.teacher) | wording.scope_rows(report) | wording.control_row(report),
         arms={arm.name: arm for arm in report.arms},
         pictures=_pictures(report),
@@ -87,6 +89,8 @@ def _rendered(template: str, **values: Any) -> str:
         wording.control_row,
         wording.error_sentence,
         wording.smallest_margin_sentence,
+        wording.largest_gain,
+        wording.verdict_definition,
         wording.verdict_name,
         wording.verdict_sentence,
         seed_accuracies,

@@ -104,16 +104,17 @@ def _attacks(report: AuditReport) -> Iterator[str]:
         f" over {wording.QUESTIONS[report.primary.criterion].rival}. {wording.BOUNDS} {wording.STATES}"
     )
     yield _table(
-        ("attack", "gain", "lower", "upper", "seeds", "state"),
-        "lrrrrl",
+        # The state comes second: a phone shows the first columns of a wide table.
+        ("attack", "state", "gain", "lower", "upper", "seeds"),
+        "llrrrr",
         (
             (
                 comparison.attack,
+                state_of(comparison, report.margin),
                 points(comparison.gain),
                 points(comparison.lower),
                 points(comparison.upper),
                 str(comparison.seeds),
-                state_of(comparison, report.margin),
             )
             for comparison in comparisons[:STRONGEST]
         ),

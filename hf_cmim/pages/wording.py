@@ -143,6 +143,11 @@ def verdict_name(verdict: Verdict, margin: float) -> str:
 
 def verdict_sentence(result: CriterionResult, margin: float) -> str:
     """Return the definition of the verdict with counts of attacks, and the largest gain."""
+    return f"{verdict_definition(result, margin)} {largest_gain(result)}".rstrip()
+
+
+def verdict_definition(result: CriterionResult, margin: float) -> str:
+    """Return one sentence that defines the verdict, with counts of attacks."""
     if not result.comparisons:
         return "No attack was compared with a baseline."
     rival = QUESTIONS[result.criterion].rival
@@ -151,34 +156,37 @@ def verdict_sentence(result: CriterionResult, margin: float) -> str:
     states = Counter(state_of(comparison, margin) for comparison in result.comparisons)
     match result.verdict:
         case "distillable":
-            definition = (
+            return (
                 f"At least one attack ({states['leaks']} of {tried} tried) was shown to beat {rival}; the gain may be"
                 f" {bound} or more."
             )
         case "leaks less than the margin":
-            definition = (
+            return (
                 f"At least one attack ({states['leaks less than the margin']} of {tried} tried) was shown to beat"
                 f" {rival}, but every one was shown to gain less than {bound}."
             )
         case "undistillable within the margin":
-            definition = (
+            return (
                 f"No attack (of {tried} tried) was shown to beat {rival}, and every one was shown to gain less than"
                 f" {bound}."
             )
+        # Possible although every comparison is decided: an attack without a baseline of its own could still leak.
         case "inconclusive" if not states["undecided"]:
-            definition = (
+            return (
                 f"Each attack that was compared with {rival} ({tried}) is decided, but other attacks of the suite were"
                 " not compared with it."
             )
         case "inconclusive":
-            definition = (
+            return (
                 f"At least one attack ({states['undecided']} of {tried} tried) was neither shown to beat {rival} nor"
                 f" to gain less than {bound}."
             )
-    return f"{definition} {_largest_gain(result)}"
 
 
-def _largest_gain(result: CriterionResult) -> str:
+def largest_gain(result: CriterionResult) -> str:
+    """Return the attack with the largest gain, with its bounds, as a sentence; "" without attacks."""
+    if not result.comparisons:
+        return ""
     best = max(result.comparisons, key=lambda comparison: comparison.gain)
     return (
         f"The largest gain is that of {best.attack}: {points(best.gain)} points, bounds {points(best.lower)} and"

@@ -81,7 +81,18 @@ def test_equal_scopes_are_not_warned_of():
     audits = {"one": small(), "two": small(VERDICTS[0], title="other", date="2027-01-01", power=None)}
     document = read(comparison_page(audits))
     assert wording.NOT_COMPARABLE not in document.text
-    assert SCOPE.student in section(document, "Verdicts").text
+    (shared,) = document.all("details")
+    assert SCOPE.student in shared.text
+
+
+def test_only_settings_that_differ_are_shown_at_once():
+    """Catches a list of equal settings between the verdicts, in which the one that differs is lost."""
+    document = read(comparison_page({"one": small(), "two": small(**DIFFERENCES["Student"])}))
+    (shared,) = document.all("details")
+    (header,) = document.all("header")
+    assert [each.text for each in header.all("dt")] == ["Student"]
+    assert "Student" not in [each.text for each in shared.all("dt")]
+    assert all(each in [*header.all("dl"), *shared.all("dl")] for each in document.all("dl"))
 
 
 def test_utility_of_each_model():

@@ -55,7 +55,7 @@ def test_first_line_says_that_there_is_no_power(power):
 
 
 @pytest.mark.parametrize(("verdict", "words"), list(zip(VERDICTS, HEADLINES, strict=True)))
-def test_verdict_and_scope_come_before_everything_else(verdict, words):
+def test_verdict_picture_steps_and_scope_come_first_in_this_order(verdict, words):
     """Catches a verdict in other words, another criterion's verdict, and a scope that stands where nobody looks."""
     audit = small(verdict)
     other = replace(audit.primary, primary=False, verdict=VERDICTS[VERDICTS.index(verdict) - 1], comparisons=())
@@ -63,9 +63,12 @@ def test_verdict_and_scope_come_before_everything_else(verdict, words):
     (header,) = document.all("header")
     assert next(header.all("h1")).text == audit.title
     assert headline(document) == words
-    scope = audit.scope
-    for part in (scope.suite, "0.5 points", scope.student, scope.transfer_set, scope.test_set, audit.date, "45,000"):
-        assert part in header.text
+    assert len(list(header.all("svg"))) == 1, "the picture stands with the verdict"
+    assert audit.date in header.text
+    assert headings(document)[:2] == ["What to do next", "What was audited"]
+    scope, stated = audit.scope, section(document, "What was audited").text
+    for part in (scope.suite, "0.5 points", scope.student, scope.transfer_set, scope.test_set, "45,000"):
+        assert part in stated
 
 
 def test_fatal_check_takes_the_verdict_away():
@@ -84,9 +87,9 @@ def test_fatal_check_takes_the_verdict_away():
 def test_order_of_the_sections(page):
     """Catches a section that is lost or moved: limits first, what only few need last."""
     assert headings(read(page)) == [
-        "What the verdict does not say", "Gains of the attacks", "Attacks", "What the gains are made of",
-        "Spread of the output clusters", "Utility to its owner", "Controls", "What it cost", "Reasons for doubt",
-        "How to repeat it", "All students",
+        "What to do next", "What was audited", "What the verdict does not say", "Attacks",
+        "What the gains are made of", "Spread of the output clusters", "Utility to its owner", "Controls",
+        "What it cost", "Reasons for doubt", "How to repeat it", "All students",
     ]  # fmt: skip
 
 
@@ -98,9 +101,9 @@ def test_every_attack_is_in_the_table_with_its_numbers(attacks):
     assert len(shown) == attacks
     for row, each in zip(shown, audit.primary.comparisons, strict=True):
         assert row[0] == each.attack
-        values = [number(cell) for cell in row[1:4]]
+        values = [number(cell) for cell in row[2:5]]
         assert values == pytest.approx([100 * each.gain, 100 * each.lower, 100 * each.upper], abs=0.00501)
-        assert row[4] == "below the margin"
+        assert row[1] == "below the margin", "a phone shows the first two columns"
         assert row[6:] == [str(each.seeds), "36"]
         accuracies = next(arm.accuracies for arm in audit.arms if arm.name == each.attack)
         assert number(row[5].split(" ± ")[0]) == pytest.approx(100 * sum(accuracies) / len(accuracies), abs=0.00501)
@@ -121,7 +124,8 @@ def test_other_criteria_are_folded_and_say_their_own_verdict():
     (details,) = (each for each in document.all("details") if "Described only" in each.text)
     assert "Distillable" in next(details.all("summary")).text
     assert len(list(details.all("svg"))) == 1
-    primary = next(section(document, "Gains of the attacks").all("svg"))
+    (header,) = document.all("header")
+    primary = next(header.all("svg"))
     assert all(each.tag != "details" for each in primary.above())
 
 
@@ -178,7 +182,8 @@ def test_sections_without_data_are_left_out():
     )  # fmt: skip
     document = read(audit_page(replace(bare, scope=replace(bare.scope, training={}))))
     assert headings(document) == [
-        "What the verdict does not say", "Gains of the attacks", "Attacks", "Utility to its owner", "What it cost",
+        "What to do next", "What was audited", "What the verdict does not say", "Attacks", "Utility to its owner",
+        "What it cost",
     ]  # fmt: skip
     for each in document.all("section", "details"):
         assert any(len(list(each.all(tag))) for tag in ("p", "li", "svg", "table", "dl")), each.text
@@ -293,7 +298,7 @@ def test_no_negative_zero():
     zero = replace(row, gain=-0.00001, lower=-0.004, upper=-0.0)
     criteria = (replace(audit.primary, comparisons=(zero,), smallest_margin=0.0),)
     document = read(audit_page(replace(audit, criteria=criteria)))
-    assert rows(next(section(document, "Attacks").all("table")))[0][1:4] == ["0.00", "−0.40", "0.00"]
+    assert rows(next(section(document, "Attacks").all("table")))[0][2:5] == ["0.00", "−0.40", "0.00"]
     assert "Every margin above 0 would hold" in document.text
     assert not re.search(r"[-−]0\.0+\b", document.text)
 

@@ -58,8 +58,8 @@ def test_strongest_attacks_with_their_numbers(attacks, shown):
     rows = table(audit_markdown(replace(audit, criteria=(mixed,))), "### Attacks")[2:]
     assert len(rows) == shown
     for row, each in zip(rows, audit.primary.comparisons, strict=False):
-        assert (row[0], row[4], row[5]) == (each.attack, str(each.seeds), "below the margin")
-        values = [number(cell) for cell in row[1:4]]
+        assert (row[0], row[1], row[5]) == (each.attack, "below the margin", str(each.seeds))
+        values = [number(cell) for cell in row[2:5]]
         assert values == pytest.approx([100 * each.gain, 100 * each.lower, 100 * each.upper], abs=0.00501)
 
 
