@@ -162,7 +162,7 @@ def fatal_check(values):
     [
         (set_verdict, "the results say 'undistillable within the margin', the certificate says 'distillable'"),
         (raise_accuracies, "the results say 'distillable'"),
-        (lower_bound, "are not those of the results"),
+        (lower_bound, "do not follow from the results"),
         (shrink_margin, "the smallest margin is"),
         (drop_seed, "it has 15 accuracies for 14 seeds"),
         (without_power, "its positive control was not distilled"),

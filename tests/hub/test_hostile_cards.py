@@ -47,7 +47,7 @@ def edited(old, new):
     return change
 
 
-CHANGED = "hf_cmim's own part of README.md is not what the certificate says"
+CHANGED = "hf_cmim's part of README.md differs from the certificate"
 CARDS = [
     (edited("Undistillable within 0.5 points", "Undistillable"), CHANGED),
     (edited("quick-v1", "standard-v1"), CHANGED),
@@ -209,7 +209,7 @@ def test_an_audit_of_another_model_that_lies_in_the_folder_is_not_signed_again(m
     path.write_text(
         replace(certificate, audit=replace(certificate.audit, teacher=teacher)).to_json(), encoding="utf-8"
     )
-    assert any("the audit asked a model of fingerprint 0000000000000000" in fault for fault in faults(model))
+    assert any("the audited model has the fingerprint 0000000000000000" in fault for fault in faults(model))
     assert main(["certify", str(model)]) == 2
     assert "its verdict is about other weights" in capsys.readouterr().err
 
