@@ -31,7 +31,7 @@ help:
 	@echo '  make gpu-report  every figure that needs a GPU, in one report of eight minutes'
 	@echo '  make bench      speed and memory of the objective, the bank, a step and an audit; on a quiet machine'
 	@echo '  make docs       the documentation into site/, strictly and offline'
-	@echo '  make quality    ruff, typos, mypy: read only'
+	@echo '  make quality    ruff, typos, prose, mypy: read only'
 	@echo '  make lowest     make test with the lowest versions we promise, in .venv-lowest'
 	@echo '  make clean      remove caches and builds; to install anew, delete $(VENV) as well'
 	@echo ''
@@ -84,6 +84,7 @@ quality: $(VENV)/.installed-dev $(VENV)/.installed-plots $(VENV)/.installed-sign
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/typos
+	$(VENV)/bin/python tests/prose.py
 	$(VENV)/bin/mypy
 
 # Warnings are no errors here: an old release may warn about a younger neighbour, which we cannot mend.

@@ -53,7 +53,7 @@ def default_names(count: int) -> tuple[str, ...]:
 
 
 def are_default_names(names: Sequence[str]) -> bool:
-    """Return whether all names are transformers' defaults, which do not tell the classes apart.
+    """Return True if all names are transformers' defaults, which do not tell the classes apart.
 
     >>> are_default_names(["LABEL_0", "LABEL_1"]), are_default_names(["LABEL_0", "dog"])
     (True, False)
@@ -122,10 +122,10 @@ def _check_inverse(names: Sequence[str], label2id: Any) -> None:
         return
     counts = Counter(names)
     for number, name in enumerate(names):
-        other = label2id.get(name)
-        if other is not None and counts[name] == 1 and _number(other) != number:
+        inverse = label2id.get(name)
+        if inverse is not None and counts[name] == 1 and _number(inverse) != number:
             raise HfCmimError(
-                f"id2label calls class {number} {name!r}, but label2id says that {name!r} is class {other}: labels"
+                f"id2label calls class {number} {name!r}, but label2id says that {name!r} is class {inverse}: labels"
                 " made with one and outputs read with the other would be of different classes. Keep the order in which"
                 " the head was trained: model.config.label2id = {name: int(number) for number, name in"
                 " model.config.id2label.items()}."

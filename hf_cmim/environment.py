@@ -1,4 +1,4 @@
-"""What a number was measured with: device and versions."""
+"""Device and versions that a number was measured with."""
 
 import platform
 import time

@@ -1,4 +1,4 @@
-"""How many tokens a text model has room for."""
+"""Largest number of tokens that a text model can read."""
 
 from torch import Tensor, nn
 
@@ -7,10 +7,10 @@ POSITION_TABLE = "position_embeddings"
 
 
 def usable_positions(model: nn.Module) -> int | None:
-    """Return how many tokens of a text a model has positions for, or None where its configuration sets no limit.
+    """Return the largest number of tokens that a text model can read, or None if its configuration sets no limit.
 
-    RoBERTa and its relatives number positions from the row after the one of padding, so that `padding_idx + 1` rows of
-    `max_position_embeddings` are never used: 512 tokens of 514 rows.
+    RoBERTa and its relatives number positions from the row after the padding row. So `padding_idx + 1` rows of
+    `max_position_embeddings` are never used: 514 rows hold 512 tokens.
 
     Args:
         model: text model, which may be on the meta device.
@@ -18,6 +18,7 @@ def usable_positions(model: nn.Module) -> int | None:
     Source: ours; fairseq's numbering of positions, as transformers keeps it (transformers#9116).
     """
     limits = [getattr(getattr(model, "config", None), "max_position_embeddings", None)]
+    # The configuration counts rows of the table, the padding row included. So the table itself is looked at as well.
     for name, module in model.named_modules():
         padding, table = getattr(module, "padding_idx", None), getattr(module, "weight", None)
         if name.rpartition(".")[2] == POSITION_TABLE and padding is not None and isinstance(table, Tensor):

@@ -1,4 +1,4 @@
-"""Paths of this machine, shortened before they are published: a home folder is a user's name."""
+"""Shortening of this machine's paths before they are published, because home folders bear users' names."""
 
 import os
 import re
@@ -10,9 +10,9 @@ from typing import Any
 
 ELLIPSIS = "…"
 USER_FOLDERS = frozenset({"home", "users"})
-"""Folders, in small letters, whose folders are called by users' names."""
+"""Folders, in small letters, with one folder for each user."""
 SEPARATED = r"[^\s/\\'\"`<>|:;,()\[\]{}…]"
-"""A letter of a path's part in a text, where a space ends the path."""
+"""Letter of a path inside a text, where a space ends the path."""
 IN_TEXT = re.compile(
     rf"""
     (?:file://)?(?<![\w.~…/\\-])/(?:{SEPARATED}+/+)+{SEPARATED}*   # /home/name/data
@@ -26,11 +26,11 @@ IN_TEXT = re.compile(
 
 
 def public_path(path: str | Path) -> str:
-    r"""Return a path as it may be published.
+    r"""Return a path in a form that may be published.
 
-    A path in the working directory becomes relative to it. Of any other absolute path only the last name stays, behind
-    an ellipsis, and not even that of a home folder or of a folder that holds the working directory. Relative paths and
-    ids of the Hub stay as they are.
+    A path inside the working directory becomes relative to it. Of other absolute paths, only the last name is kept,
+    after an ellipsis. Of home folders, and of folders above the working directory, no name is kept. Relative paths and
+    ids of the Hub are not changed.
 
     >>> public_path("/home/jane.doe/thesis/glosses"), public_path(r"C:\Users\jane\model"), public_path("owner/name")
     ('…/glosses', '…/model', 'owner/name')
@@ -43,6 +43,7 @@ def public_path(path: str | Path) -> str:
     expanded = os.path.expanduser(text)
     if not os.path.isabs(expanded) and not text.startswith("~") and ".." not in PurePosixPath(text).parts:
         return text
+    # A relative path with ".." leads out of the working directory, so it is treated as an absolute one.
     absolute = PurePosixPath(os.path.abspath(expanded))
     home, here = PurePosixPath(os.path.expanduser("~")), PurePosixPath(os.getcwd())
     if absolute.is_relative_to(here) and not home.is_relative_to(here):
@@ -51,19 +52,20 @@ def public_path(path: str | Path) -> str:
 
 
 def public_text(text: str) -> str:
-    """Return a text in which every absolute path is shortened by `public_path`; everything else stays.
+    """Return a text with every absolute path in it shortened by `public_path`.
 
     >>> public_text("no rows in /home/jane.doe/thesis/glosses.csv, see https://huggingface.co/owner/name")
     'no rows in …/glosses.csv, see https://huggingface.co/owner/name'
     """
-    for root in (os.getcwd(), os.path.expanduser("~")):  # a regular expression cannot know a name with spaces
+    # A space ends a path in a text, so paths below a folder with spaces in its name are replaced first.
+    for root in (os.getcwd(), os.path.expanduser("~")):
         if " " in root:
             text = re.sub(rf"{re.escape(root)}(?:/+{SEPARATED}+)*", lambda match: public_path(match[0]), text)
     return IN_TEXT.sub(lambda match: public_path(match[0]) if _is_path(match[0]) else match[0], text)
 
 
 def public_command(words: Sequence[str]) -> str:
-    """Return a command line as one text, every path in it shortened.
+    """Return a command line as one text, with every path in it shortened.
 
     >>> public_command(["/opt/bin/hf-cmim", "audit", "--teacher", "/home/jane/my model", "--config=/home/jane/a.yaml"])
     "hf-cmim audit --teacher '…/my model' '--config=…/a.yaml'"
@@ -74,7 +76,7 @@ def public_command(words: Sequence[str]) -> str:
 
 
 def public_record(record: Any) -> Any:
-    """Return a dataclass, or plain values, with every text in it as `public_text` returns it; names of fields stay."""
+    """Return a dataclass, or plain values, with `public_text` applied to every text in it but not to its keys."""
     if isinstance(record, str):
         return public_text(record)
     if is_dataclass(record) and not isinstance(record, type):
@@ -92,7 +94,7 @@ def _public_argument(argument: str) -> str:
 
 
 def _is_path(text: str) -> bool:
-    """Return whether a text begins as a path of this machine does, not as a unit (/s) or an id (/m/01g317)."""
+    """Return True if a text begins like a path of this machine, and not like a unit (/s) or an id (/m/01g317)."""
     text = text.removeprefix("file://")
     if not text.startswith("/"):
         return bool(re.match(r"~[\w.-]*/|\.\./|[A-Za-z]:[\\/]|\\\\", text))
@@ -102,6 +104,6 @@ def _is_path(text: str) -> bool:
 
 def _last_name(path: PurePath, private: tuple[PurePath, ...]) -> str:
     is_of_user = path.parent.name.lower() in USER_FOLDERS
-    if is_of_user or not path.name or any(each.is_relative_to(path) for each in private):
+    if is_of_user or not path.name or any(folder.is_relative_to(path) for folder in private):
         return ELLIPSIS
     return f"{ELLIPSIS}/{path.name}"

@@ -1,4 +1,4 @@
-"""What a classifier reads and which `AutoModel` class loads it, by transformers' own mappings.
+"""Tasks of classifiers: their inputs and the `AutoModel` class that loads them, by transformers' own mappings.
 
 The name of an architecture is not enough: Wav2Vec2ForSequenceClassification classifies sounds.
 """
@@ -21,9 +21,9 @@ class Task:
     """A kind of classification.
 
     Attributes:
-        name: the Hub's name of the task, which is also that of its pipeline.
-        head: ending of an `AutoModel` class that loads such classifiers.
-        reads: what the samples are.
+        name: name of the task on the Hub and of its pipeline.
+        head: ending of the `AutoModel` class that loads such classifiers.
+        reads: kind of the samples.
     """
 
     name: str
@@ -53,14 +53,14 @@ _MAPPINGS: dict[Task, Mapping[str, str | Sequence[str]]] = {
 
 
 def task_of(architecture: str, model_type: str | None = None) -> Task | None:
-    """Return the task of an architecture, or None where it is no classifier of these kinds.
+    """Return the task of an architecture, or None for an architecture that is no such classifier.
 
-    An architecture that transformers does not know (a class of the user's own) goes by its ending, among the tasks
-    that transformers has for models of its type.
+    The task of an architecture that transformers does not know (a user's own class) is guessed from its type and the
+    ending of its name.
 
     Args:
-        architecture: name of the model's class, as config.json gives it.
-        model_type: of its configuration, where it is known.
+        architecture: name of the model's class, as in config.json.
+        model_type: type of its configuration, or None if it is unknown.
 
     >>> task_of("Wav2Vec2ForSequenceClassification").name, task_of("BertForSequenceClassification").name
     ('audio-classification', 'text-classification')
@@ -68,6 +68,7 @@ def task_of(architecture: str, model_type: str | None = None) -> Task | None:
     for task in TASKS:
         if architecture in architectures_of(task):
             return task
+    # The type decides where it has one task: a user's own speech model may end in ForSequenceClassification.
     tasks_of_type = [task for task in TASKS if model_type in _MAPPINGS[task]]
     by_ending = next((task for task in TASKS if architecture.endswith(task.head)), None)
     if by_ending is not None and len(tasks_of_type) == 1:
@@ -76,7 +77,8 @@ def task_of(architecture: str, model_type: str | None = None) -> Task | None:
 
 
 def architectures_of(task: Task) -> dict[str, str]:
-    """Return the architectures of a task, each with the type of its configuration."""
+    """Return the types of configuration of a task's architectures, by the architecture's name."""
+    # A type with several architectures is mapped to a tuple of names, any other to one name.
     return {
         architecture: model_type
         for model_type, names in _MAPPINGS[task].items()

@@ -1,4 +1,4 @@
-"""What every output channel has in common: a channel changes answers on their way to the reader.
+"""Base of all output channels, which change answers on their way to the reader.
 
 A channel maps `(N, C)` log-probabilities to the answer of an interface, again as `(N, C)` fp32 log-probabilities,
 finite and normalised. An interface that gives full probabilities has no channel (`None`).

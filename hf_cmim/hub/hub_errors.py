@@ -52,10 +52,7 @@ def explained(repo_id: str, action: str) -> Iterator[None]:
     except errors.LocalTokenNotFoundError as error:
         raise HfCmimError(f"Could not {action} {repo_id}: you are not logged in. {LOGIN}") from error
     except errors.OfflineModeIsEnabled as error:
-        raise HfCmimError(
-            f"Could not {action} {repo_id}: HF_HUB_OFFLINE=1 keeps every program of this shell away from the Hub."
-            " Unset it."
-        ) from error
+        raise HfCmimError(f"Could not {action} {repo_id}: HF_HUB_OFFLINE=1 forbids it. Unset the variable.") from error
     except errors.GatedRepoError as error:
         raise HfCmimError(
             f"Could not {action} {repo_id}: it is gated, and your account has no access. Ask for access on its page."

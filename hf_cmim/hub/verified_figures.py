@@ -238,7 +238,7 @@ def _follows(accounting: Accounting, comparison: Comparison, accuracies: Mapping
         accounting.class_similarity,
         accounting.instance_information,
     )
-    return all(_is_close(interval, own) for interval, own in zip(expected, certified, strict=True))
+    return all(_is_close(*pair) for pair in zip(expected, certified, strict=True))
 
 
 def _is_close(first: Interval, second: Interval) -> bool:

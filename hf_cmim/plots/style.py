@@ -16,10 +16,19 @@ from hf_cmim.errors import HfCmimError
 MODEL_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#555555"
 STYLE: dict[Any, Any] = {
-    "font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7,
-    "legend.fontsize": 7, "legend.title_fontsize": 7, "legend.frameon": False,
-    "axes.linewidth": 0.6, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 200,
-}  # fmt: skip
+    "font.size": 8,
+    "axes.labelsize": 8,
+    "axes.titlesize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.title_fontsize": 7,
+    "legend.frameon": False,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.dpi": 200,
+}
 # Powers of ten that a logarithmic axis shows below its largest value.
 DECADES_SHOWN = 4
 # A CMI is a difference of entropies in float64. Below this value, in nats, it counts as 0.

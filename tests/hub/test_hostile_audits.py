@@ -104,7 +104,7 @@ LIES = [
     (without_arm("logit-standardization"), "quick-v1 includes 'logit-standardization'"),
     (lie(["scope", "suite"], "standard-v1"), "standard-v1 includes 'label-only'"),
     (lie(["scope", "suite"], "quick-v1, 5 of 5 families"), "its suite is called 'quick-v1, 5 of 5 families'"),
-    (lie(["scope", "suite"], "standard-v1, 6 of 31 families"), "but its attacks are those of 'standard-v1, 5 of 31 families'"),
+    (lie(["scope", "suite"], "standard-v1, 6 of 31 families"), "attacks are those of 'standard-v1, 5 of 31 families'"),
     (lie([ARMS, "kd", "role"], "diagnostic"), "the answers for a diagnostic cannot come from 'the teacher'"),
     (lie([ARMS, "kd", "role"], "reference"), "the answers for a reference cannot come from 'the teacher'"),
     (lie([ARMS, "kd", "role"], "null"), "the answers for a null cannot come from 'the teacher'"),

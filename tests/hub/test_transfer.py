@@ -262,7 +262,7 @@ def test_offline_is_said(hub_api, hub, model, monkeypatch):
     """Catches an upload that is skipped without a word."""
     api = hub_api(hub)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match="HF_HUB_OFFLINE=1 keeps"):
+    with pytest.raises(ValueError, match="HF_HUB_OFFLINE=1 forbids it"):
         repository(api, "owner/offline").push(model)
 
 
