@@ -34,6 +34,7 @@ def class_names_of(source: Any) -> tuple[str, ...] | None:
     ('cat', 'dog')
     """
     config = getattr(source, "config", None if isinstance(source, nn.Module) else source)
+    # timm's wrappers have num_classes and label_names in the place of num_labels and id2label.
     count = _setting(config, "num_labels") or _setting(config, "num_classes")
     names = _named(_setting(config, "id2label") or _setting(config, "label_names"))
     if not names:
@@ -86,6 +87,7 @@ def _named(names: Any) -> tuple[str, ...]:
     """Return the names by number."""
     if not isinstance(names, Mapping):
         return tuple(map(str, names)) if isinstance(names, Sequence) and not isinstance(names, str) else ()
+    # Python has numbers as keys and JSON has texts, so a configuration changed after loading can hold both.
     by_number: dict[int, str] = {}
     for key, name in names.items():
         number = _number(key)

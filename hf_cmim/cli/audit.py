@@ -227,4 +227,5 @@ def run(options: argparse.Namespace) -> None:
             # An audit through a channel is about an interface, not about the weights.
             if setup.teacher.channel is None:
                 say(f"To bind it to the weights: hf-cmim certify {options.teacher} --audit {setup.folder}")
+    # Reached by every process of a launch, printing or not.
     setup.leave()

@@ -29,6 +29,7 @@ def check_model_folder(path: str, flag: str) -> None:
         if not (folder / MODEL_CONFIG).is_file():
             raise HfCmimError(f"{flag} {path} contains no model (no {MODEL_CONFIG}): {_inside(folder)}")
         return
+    # Any other text may be a Hub id, unless a folder of nearly this name shows that it was mistyped.
     if folder.is_file():
         raise HfCmimError(f"{flag} {path} is a file. Give the folder of a model, for instance {folder.parent}.")
     if similar := similar_paths(folder):
@@ -57,6 +58,7 @@ def _step(checkpoint: Path) -> int:
 
 def _best(checkpoints: list[Path]) -> Path | None:
     """Return the best checkpoint by the trainer state of the last one; None if it was deleted."""
+    # The trainer stores the path at the time of training; the folder may have moved since, so only its name counts.
     try:
         state = json.loads((checkpoints[-1] / TRAINER_STATE).read_text(encoding="utf-8"))
         name = Path(str(state["best_model_checkpoint"])).name

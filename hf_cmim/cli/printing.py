@@ -13,6 +13,7 @@ def say(line: str, file: TextIO | None = None) -> None:
         line: text with names, dates and messages of unknown origin.
         file: stream to print to; None for the standard output.
     """
+    # Looked up at each call: tests and notebooks replace sys.stdout.
     stream = sys.stdout if file is None else file
     encoding = stream.encoding or "utf-8"
     text = safe_text(line).encode(encoding, "backslashreplace").decode(encoding)

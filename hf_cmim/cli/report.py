@@ -45,6 +45,7 @@ def run(options: argparse.Namespace) -> None:
     from hf_cmim.pages.terminal import audit_table
     from hf_cmim.report import AuditReport
 
+    # All paths are checked before the first report is read, so that an error comes at once.
     for path in map(Path, options.audits):
         check_audit_folder(path)
     reports = {path: AuditReport.read(path) for path in dict.fromkeys(map(Path, options.audits))}
@@ -90,6 +91,7 @@ def write_pages(report: "AuditReport", folder: Path) -> list[Path]:
 def _write_comparison(reports: "dict[Path, AuditReport]", target: Path) -> Path:
     from hf_cmim.pages.html import comparison_page
 
+    # A wrong --output must not cost the user a file, so only our own comparisons are replaced.
     if target.exists() and not (target.is_file() and target.read_bytes().rstrip().endswith(MARK.encode())):
         raise HfCmimError(
             f"Expected --output to be a new file or an earlier comparison, got {target}, which is neither: its content"

@@ -100,9 +100,11 @@ def training_settings(
             f"A setting after --set does not accept its value: {error}. --set NAME=VALUE takes the same values as"
             " DistillationConfig."
         ) from error
+    # An HfCmimError is a ValueError too, and has good words already.
     except HfCmimError:
         raise
-    except ValueError as error:  # raised by TrainingArguments
+    # Raised by TrainingArguments.
+    except ValueError as error:
         raise HfCmimError(f"The settings after --set do not fit together: {error}") from error
     assert isinstance(settings, DistillationConfig)
     return settings

@@ -114,6 +114,7 @@ def _findings(options: argparse.Namespace, target: _Target) -> "Iterator[Finding
     from hf_cmim.hub.certificate import Certificate
     from hf_cmim.hub.verification import Finding, check_certificate
 
+    # A repository with a wrong listing was not downloaded, so there is nothing else to check.
     findings = [Finding("files", False, fault) for fault in target.faults]
     repo_id = options.target if target.commit else ""
     if not findings:

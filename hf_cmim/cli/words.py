@@ -47,6 +47,7 @@ def with_config(options: argparse.Namespace, add_arguments: Callable[[argparse.A
     """
     if options.config is None:
         return options
+    # The file's settings are parsed as flags, so that types, choices and errors are those of the command line.
     parser = argparse.ArgumentParser(exit_on_error=False, add_help=False, allow_abbrev=False)
     add_arguments(parser)
     path = Path(options.config)

@@ -77,6 +77,7 @@ def as_tensors(predictions: list[list[float]], references: list[int]) -> tuple[T
     Raises:
         HfCmimError: rows of different lengths.
     """
+    # torch's own error for ragged rows names neither the column nor the cause.
     lengths = {len(row) for row in predictions}
     if len(lengths) > 1:
         raise HfCmimError(

@@ -160,6 +160,7 @@ def _reproduction(report: AuditReport) -> Iterator[str]:
 
 def _table(head: Sequence[str], sides: str, rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table; `sides` has one letter per column: l for text, r for numbers."""
+    # A cell with a bare pipe or newline would shift all later columns, so every cell is escaped.
     rule = ["--:" if side == "r" else "---" for side in sides]
     lines = [[escaped(cell) for cell in head], rule, *([escaped(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -155,6 +155,7 @@ def verdict_definition(result: CriterionResult, margin: float) -> str:
     tried = len(result.comparisons)
     states = Counter(state_of(comparison, margin) for comparison in result.comparisons)
     match result.verdict:
+        # "May be", because only the lower bound is proven to be above 0, and nothing about the margin.
         case "distillable":
             return (
                 f"At least one attack ({states['leaks']} of {tried} tried) was shown to beat {rival}; the gain may be"
@@ -324,6 +325,7 @@ def control_row(report: AuditReport) -> dict[str, str]:
 
 def scope_differences(reports: Mapping[str, AuditReport]) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield each part of the scope in which audits differ, with its value in each audit."""
+    # Dates, seeds and costs may differ between audits whose numbers can be compared; these parts may not.
     rows = {name: scope_rows(report) | {"Training": plain(report.scope.training)} for name, report in reports.items()}
     for part in next(iter(rows.values()), {}):
         values = {name: row[part] for name, row in rows.items()}

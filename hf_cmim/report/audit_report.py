@@ -111,6 +111,7 @@ class AuditReport:
             HfCmimError: no report at this path.
         """
         path = Path(path)
+        # The folder of an audit has audit.json, that of a certified model a certificate with the audit inside.
         if path.is_dir():
             names = [name for name in (REPORT_NAME, CERTIFICATE_NAME) if (path / name).is_file()]
             path = path / (names or [REPORT_NAME])[0]

@@ -105,6 +105,7 @@ class AbstractTeacher(ABC):
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             values = self._answer(inputs, labels)
             check_shape(values, self.returns, self.num_classes, labels)
+            # Looking at a number on a GPU waits until all work before it is done.
             if values.device.type == "cpu" or not self._was_checked:
                 check_answers(values, self.returns, self.num_classes)
                 self._was_checked = True

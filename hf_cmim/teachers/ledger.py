@@ -93,6 +93,7 @@ class QueryLedger:
             HfCmimError: a budget that does not cover them; then nothing is charged.
         """
         listed = indices.tolist() if isinstance(indices, Tensor) else indices
+        # Threads of an endpoint share a ledger: check and payment must be one step.
         with self._lock:
             fresh = {int(index) for index in listed} - self._samples
             self.check(len(fresh))

@@ -165,6 +165,7 @@ class CentroidNull(AbstractTeacher):
             rows = labels.cpu()[valid].long()
             sums.index_add_(0, rows, teacher(inputs, labels).cpu()[valid].double())
             counts += rows.bincount(minlength=num_classes)
+        # The row of a class without samples is uniform; `_answer` refuses samples of this class.
         unseen = (counts == 0).nonzero().flatten().tolist()
         centroids = torch.log_softmax(sums / counts.clamp_min(1).unsqueeze(-1), dim=-1).float()
         return cls(centroids, class_names=teacher.class_names, unseen=unseen)
