@@ -187,6 +187,7 @@ def _parts(source: DataSource, data: dict[str, Dataset]) -> tuple[Dataset, Datas
         unused.append(_beyond(held_out, source.max_validation_samples))
         validation_name = f"{train_name}, held out"
     else:
+        # Shuffled, because files are often sorted by class, and a limit takes the first rows.
         rows = _split(data, validation_name, "--validation-split").shuffle(seed=0)
         validation = _first(rows, source.max_validation_samples)
     test_parts, test_words = [], test_name
@@ -240,6 +241,7 @@ def _beyond(rows: Dataset, limit: int | None) -> Dataset:
 
 
 def _joined(parts: list[Dataset]) -> Dataset:
+    # concatenate_datasets would fill a missing column with nulls, or fail with an error about types.
     features = parts[0].features
     if any(part.features != features for part in parts):
         raise HfCmimError(
