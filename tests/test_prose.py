@@ -37,8 +37,8 @@ def test_plain_prose_passes():
     [
         ("Return the cost of the queries.", "Return what the queries cost.", "nameless start"),
         ("Costs of an audit, counted in queries.", "What an audit costs.", "nameless start"),
-        ("number of queries, at least 0.", "of the audit.", "nameless entry"),
-        ("number of queries, at least 0.", "whether there are any.", "nameless entry"),
+        ("number of queries, at least 0.", "of the audit.", "nameless start"),
+        ("number of queries, at least 0.", "whether there are any.", "nameless start"),
         ("One query costs one unit", "This is what one query costs", "what ..."),
         ("price", "found", "vague name"),
         ("queries: int", "other: int", "vague name"),
