@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from PIL import Image
+from transformers import ViTImageProcessorPil, pipeline
 
 from hf_cmim import AuditPlan
 from hf_cmim.attacks import ATTACKS
@@ -64,6 +66,13 @@ def stand_ins(page: str) -> dict[str, Any]:
                                         null_families=0, diagnosed=0)  # fmt: skip
     if page == "docs/choose-a-setting.md":
         exec("from hf_cmim import CMIMConfig", values)
+        generator = torch.Generator().manual_seed(0)
+        pixels = torch.randint(0, 255, (24, 8, 8, 3), dtype=torch.uint8, generator=generator)
+        values["held_out_images"] = [Image.fromarray(image.numpy()) for image in pixels]
+        values["held_out_labels"] = [number % 4 for number in range(24)]
+        processor = ViTImageProcessorPil(size={"height": 8, "width": 8}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+        eye = tiny.vit(num_channels=3, **NAMES).eval()
+        values["classifier"] = pipeline("image-classification", eye, image_processor=processor)
     model = Mergeable() if page == "docs/publish-and-verify.md" else tiny.vit(**NAMES)
     return values | {"model": model, "student": tiny.vit(1, **NAMES), "build_student": build_student}
 

@@ -87,7 +87,8 @@ def _add_teachers(group: "argparse._ArgumentGroup") -> None:
         metavar="NAME",
         nargs="+",
         help="channel that changes the teacher's answers, with settings as JSON: rounded '{\"decimals\": 2}', top-k"
-        " '{\"k\": 3}', argmax, sharpened, reverse-sigmoid, or PACKAGE.MODULE:CLASS. Not for twin and controls",
+        " '{\"k\": 3}', argmax, sharpened, reverse-sigmoid, class-answers (fitted on the validation split), or"
+        " PACKAGE.MODULE:CLASS. Not for twin and controls",
     )
 
 
@@ -221,7 +222,7 @@ def run(options: argparse.Namespace) -> None:
         if setup.is_main:
             # From the file, so that pages show the same as those of `hf-cmim report` later.
             report = AuditReport.read(setup.folder)
-            files = [setup.folder / REPORT_NAME, *write_pages(report, setup.folder)]
+            files = [setup.folder / REPORT_NAME, *write_pages(report, setup.folder), *setup.files]
             say_lines(f"\n{audit_table(report)}")
             say(f"Written: {', '.join(map(str, files))}")
             # An audit through a channel is about an interface, not about the weights.

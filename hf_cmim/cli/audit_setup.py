@@ -18,6 +18,8 @@ from hf_cmim.audit.reporting import TWIN
 from hf_cmim.audit.runner import run_audit
 from hf_cmim.audit.spot_check import SpotCheck, spot_check
 from hf_cmim.audit.subject import AuditData
+from hf_cmim.channels import AbstractChannel, ClassAnswers
+from hf_cmim.cli.audit_channel import CLASS_ANSWERS_NAME, fitted_channel
 from hf_cmim.cli.audit_models import StudentBuilder, open_classifier
 from hf_cmim.cli.extensions import channel_of, is_reference
 from hf_cmim.cli.folders import check_model_folder
@@ -109,7 +111,7 @@ class AuditSetup:
             check_model_folder(options.student, "--student")
         with args.main_process_first(desc="opening models and data"):
             teacher = open_classifier(options.teacher, "--teacher", args.device)
-            if channel is not None:
+            if isinstance(channel, AbstractChannel):
                 teacher = ModelTeacher(teacher.model, channel=channel)
             kind = kind_of(teacher.model)
             rows = open_rows(audited_source(options), kind, teacher.class_names)
@@ -127,6 +129,10 @@ class AuditSetup:
         student = _students(options, names, view, sample)
         student.check(student.view.prepare(rows.train[:1][rows.sample_column])[0])
         data = _prepared(rows, student, view, quiet=args.disable_tqdm or not PartialState().is_main_process)
+        if channel is not None and not isinstance(channel, AbstractChannel):
+            side = "student" if student.view is view else "teacher"
+            channel = fitted_channel(channel, teacher, data, student.config.label2id, view, side)
+            teacher = ModelTeacher(teacher.model, channel=channel)
         twin = opened.pop(TWIN, None)
         return cls(bool(options.dry_run), plan, args, teacher, twin, opened, student, data, view)
 
@@ -140,8 +146,16 @@ class AuditSetup:
         """Folder of students and report."""
         return Path(str(self.args.output_dir))
 
+    @property
+    def files(self) -> list[Path]:
+        """Files that the command writes into the folder beside report and pages."""
+        return [self.folder / CLASS_ANSWERS_NAME] if isinstance(self.teacher.channel, ClassAnswers) else []
+
     def run(self) -> None:
-        """Run the audit, which writes its report into the folder."""
+        """Run the audit, which writes its report into the folder, and fitted class answers, which a service needs."""
+        if isinstance(self.teacher.channel, ClassAnswers) and self.is_main:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.teacher.channel.save(self.folder / CLASS_ANSWERS_NAME)
         run_audit(self.teacher, self.student, self.args, self.data, self.plan, **self._keyword_arguments())
 
     def spot_check(self, report: AuditReport, count: int) -> list[SpotCheck]:

@@ -5,15 +5,18 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from hf_cmim.attacks.base import AbstractAttack, AttackPart
 from hf_cmim.attacks.composition import Composition
 from hf_cmim.attacks.kd import KD
 from hf_cmim.attacks.suites import Suite, SuiteEntry
-from hf_cmim.channels import AbstractChannel, Argmax, ReverseSigmoid, Rounded, Sharpened, TopK
+from hf_cmim.channels import AbstractChannel, Argmax, ClassAnswers, ReverseSigmoid, Rounded, Sharpened, TopK
 from hf_cmim.cli.words import nearest
 from hf_cmim.errors import HfCmimError
 
@@ -23,8 +26,11 @@ CHANNELS: dict[str, type[AbstractChannel]] = {
     "argmax": Argmax,
     "sharpened": Sharpened,
     "reverse-sigmoid": ReverseSigmoid,
+    "class-answers": ClassAnswers,
 }
 """Channels of this package by their name for --channel."""
+ChannelFit = Callable[[Tensor, Tensor], AbstractChannel]
+"""A function from log-probabilities `(N, C)` and labels `(N,)` to the channel that fits them."""
 REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 SHOWN = 8
 """Number of names that an error lists."""
@@ -80,6 +86,8 @@ def split_settings(words: Sequence[str], flag: str) -> tuple[str, list[dict[str,
     ('m:A', [{'weight': 2}, {'weight': 3}])
     >>> split_settings(['m:A={"weight": 2}'], "--attack")
     ('m:A', [{'weight': 2}])
+    >>> split_settings(['top-k:{"k": 3}'], "--channel")
+    ('top-k', [{'k': 3}])
 
     Raises:
         HfCmimError: settings that are no JSON objects.
@@ -100,7 +108,7 @@ def split_settings(words: Sequence[str], flag: str) -> tuple[str, list[dict[str,
             )
         settings.append(values)
         text = text[end:].strip()
-    return name.strip().rstrip("=").strip(), settings
+    return name.strip().rstrip("=:" if settings else "=").strip(), settings
 
 
 def built(maker: Any, settings: Mapping[str, Any], reference: str, flag: str) -> Any:
@@ -109,14 +117,20 @@ def built(maker: Any, settings: Mapping[str, Any], reference: str, flag: str) ->
     Raises:
         HfCmimError: settings that it does not accept.
     """
+    _check_accepts(maker, (), settings, reference, flag)
+    return maker(**settings)
+
+
+def _check_accepts(
+    maker: Any, arguments: Sequence[Any], settings: Mapping[str, Any], reference: str, flag: str
+) -> None:
     try:
-        inspect.signature(maker).bind(**settings)
+        inspect.signature(maker).bind(*arguments, **settings)
     except TypeError as error:
         raise HfCmimError(
             f"{flag} {reference} does not accept the settings {dict(settings)}: {error}. Its signature is"
             f" {reference.partition(':')[2]}{inspect.signature(maker)}."
         ) from error
-    return maker(**settings)
 
 
 # Attacks
@@ -199,8 +213,8 @@ def _listed(names: Sequence[str]) -> str:
 # Channels
 
 
-def channel_of(words: Sequence[str]) -> AbstractChannel:
-    """Return the channel for the words of --channel.
+def channel_of(words: Sequence[str]) -> AbstractChannel | ChannelFit:
+    """Return the channel for the words of --channel, or how to fit it, for a class with a method `fit`.
 
     Raises:
         HfCmimError: an unknown channel, or settings that it does not accept.
@@ -215,6 +229,10 @@ def channel_of(words: Sequence[str]) -> AbstractChannel:
             " PACKAGE.MODULE:NAME."
         )
     maker = CHANNELS.get(name) or load_object(name, "--channel")
+    if isinstance(maker, type) and hasattr(maker, "fit"):
+        values = settings[0] if settings else {}
+        _check_accepts(maker.fit, (None, None), values, name, "--channel")
+        return partial(maker.fit, **values)
     channel = maker if isinstance(maker, AbstractChannel) else None
     if channel is None and callable(maker):
         channel = built(maker, settings[0] if settings else {}, name, "--channel")

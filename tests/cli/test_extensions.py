@@ -12,7 +12,7 @@ import yaml
 from hf_cmim.attacks.kd import KD
 from hf_cmim.attacks.suites import QUICK_V1
 from hf_cmim.audit.subject import AuditData
-from hf_cmim.channels import Argmax, Rounded, TopK
+from hf_cmim.channels import Argmax, ClassAnswers, Rounded, TopK
 from hf_cmim.cli.audit import add_arguments
 from hf_cmim.cli.audit_setup import AuditSetup
 from hf_cmim.cli.extensions import channel_of, composed_suite, load_object, own_entries, split_settings
@@ -86,6 +86,35 @@ def test_an_audit_with_own_attack_channel_and_student(words, written, capsys):
     assert report.scope.student.startswith("SmallStudent, ")
     assert "certify" not in capsys.readouterr().out
     assert main(words) == 0, "the same command goes on where it was"
+
+
+def test_an_audit_behind_class_answers(words, written, capsys):
+    """Catches answers that bypass the table, and a table that no service can load afterwards."""
+    channel = words.index("my_channels:Capped")
+    assert main([*words[:channel], 'class-answers:{"sharpness": 0.25}', *words[channel + 2 :]]) == 0
+    printed = capsys.readouterr().out
+    path = written / "audit" / "class_answers.safetensors"
+    assert str(path) in printed
+    assert "certify" not in printed
+    report = AuditReport.read(written / "audit")
+    assert report.title.endswith(f"behind {ClassAnswers.load(path)!r}")
+    assert ClassAnswers.load(path).sharpness == 0.25
+
+
+def test_class_answers_are_fitted_on_the_validation_split_alone(words, audit_options):
+    """Catches a fit that sees the test split, and labels that are numbered in another order than the answers."""
+    channel = words.index("my_channels:Capped")
+    setup = AuditSetup.of(audit_options(*words[1:channel], "class-answers", *words[channel + 2 :]))
+    samples = [setup.data.validation[row] for row in range(len(setup.data.validation))]
+    with torch.no_grad():
+        pixels = torch.stack([sample["student"]["pixel_values"] for sample in samples])
+        log_probs = setup.teacher.model(pixel_values=pixels).logits.log_softmax(-1)
+    # The data number red, green, blue; the teacher blue, red, green.
+    labels = torch.tensor([(sample["labels"] + 1) % 3 for sample in samples])
+    assert (log_probs.argmax(-1) == labels).double().mean() > 0.6
+    fitted = ClassAnswers.fit(log_probs, labels)
+    assert torch.allclose(setup.teacher.channel.probs, fitted.probs, atol=1e-5)
+    assert setup.teacher.channel.sharpness == 0
 
 
 def test_a_file_says_the_same_as_flags(words, written, audit_options, teacher, data):
@@ -205,6 +234,10 @@ def test_channels_by_name_and_of_ones_own(written):
     """Catches settings that do not reach a channel."""
     assert channel_of(["argmax"]) == Argmax()
     assert channel_of(["top-k", '{"k": 2, "renormalized": true}']) == TopK(k=2, renormalized=True)
+    assert channel_of(['top-k:{"k": 2}']) == TopK(k=2)
+    log_probs = torch.tensor([[0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.1, 0.1, 0.8]]).log()
+    fitted = channel_of(["class-answers", '{"sharpness": 0.5}'])(log_probs, torch.tensor([0, 1, 2]))
+    assert repr(fitted) == repr(ClassAnswers.fit(log_probs, torch.tensor([0, 1, 2]), sharpness=0.5))
     assert repr(channel_of(["my_channels:Capped"])) == "Capped(largest=0.95)"
     capped = channel_of(["my_channels:Capped", '{"largest": 0.5}'])(torch.tensor([[0.8, 0.1, 0.1]]).log())
     assert torch.allclose(capped.exp(), torch.tensor([[5 / 7, 1 / 7, 1 / 7]]))  # .5, .1, .1 scaled to sum to 1
@@ -213,6 +246,7 @@ def test_channels_by_name_and_of_ones_own(written):
         (["rounded"], "does not accept the settings {}.*Its signature is"),
         (["rounded", '{"decimals": 0}'], "at least 1 decimal"),
         (["rounded", "{}", "{}"], "one JSON object"),
+        (["class-answers", '{"sharp": 1}'], r"does not accept the settings \{'sharp': 1\}"),
         (["my_students:build"], "is no channel, but SmallStudent"),
     ):
         with pytest.raises(HfCmimError, match=message):

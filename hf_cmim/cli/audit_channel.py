@@ -1,0 +1,45 @@
+"""The flag --channel of an audit: channels that are ready, and channels that are fitted to the audited classifier."""
+
+from collections.abc import Mapping
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from torch.utils.data import DataLoader
+
+from hf_cmim.audit.subject import AuditData
+from hf_cmim.channels import AbstractChannel
+from hf_cmim.cli.extensions import ChannelFit
+from hf_cmim.data.prepared import TOGETHER
+from hf_cmim.data.views import View
+from hf_cmim.teachers import ModelTeacher
+
+CLASS_ANSWERS_NAME = "class_answers.safetensors"
+"""File of the fitted class answers in the folder of their audit."""
+
+
+def fitted_channel(
+    fit: ChannelFit, teacher: ModelTeacher, data: AuditData, class_numbers: Mapping[str, int], view: View, side: str
+) -> AbstractChannel:
+    """Return a channel that is fitted to the teacher's answers to the validation data; test data stay unseen.
+
+    Args:
+        fit: function from log-probabilities and labels, in the teacher's order of classes, to the channel.
+        teacher: audited classifier, without a channel.
+        data: prepared samples of the audit.
+        class_numbers: number of each class name in the labels of the samples.
+        view: view of the teacher.
+        side: entry of a sample that holds this view.
+    """
+    fitted: list[AbstractChannel | None] = [None]
+    # Only once: rounding on another device would give every process another channel.
+    if PartialState().is_main_process:
+        names = {number: name for name, number in class_numbers.items()}
+        answers, labels = [], []
+        for samples in DataLoader(data.validation, TOGETHER, collate_fn=list):
+            answers.append(teacher(view.batch([sample[side] for sample in samples])).cpu())
+            labels += [(teacher.class_names or ()).index(names[sample["labels"]]) for sample in samples]
+        fitted = [fit(torch.cat(answers), torch.tensor(labels))]
+    broadcast_object_list(fitted)
+    assert fitted[0] is not None  # the main process has sent it
+    return fitted[0]
