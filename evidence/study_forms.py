@@ -94,10 +94,12 @@ class Hardening:
             scaling=self.bank.scaling, information=self.bank.label_information,
         )  # fmt: skip
         cmi = components["cmi"]
+        told = 1.0
         if form.kind == "bounded" and self.bank.label_information is not None:
-            weight *= min(1.0, float(self.bank.label_information.information[0]) / self.label_entropy)
+            told = min(1.0, float(self.bank.label_information.information[0]) / self.label_entropy)
+        weight *= told
         if form.control == "limit" and weight:
-            weight = min(weight, form.limit / max(self._ratio(cmi, logits, labels), 1e-9))
+            weight = min(weight, told * form.limit / max(self._ratio(cmi, logits, labels), 1e-9))
         # The correction of the scale is remembered for weight 1; the loss multiplies it by the weight of the step.
         self.bank.accumulate(shown.detach(), classes, components)
         self.bank.step()
