@@ -29,14 +29,14 @@ ACCURACY = re.compile(r"(?P<prefix>eval(?:_.+)?)_accuracy")
 
 @dataclass(frozen=True)
 class EvaluationFigures:
-    """What one evaluation in training measured.
+    """Figures of one evaluation during training.
 
     Attributes:
         prefix: prefix of the metrics' names, which tells data sets apart.
-        step: optimizer steps done.
+        step: number of optimizer steps before the evaluation.
         accuracy: share of samples that are classified correctly.
-        ece: expected calibration error, or None where it was not measured.
-        calibration_temperature: above 1 where the model is over-confident, or None.
+        ece: expected calibration error, or None if it was not measured.
+        calibration_temperature: temperature that calibrates the model, above 1 if it is over-confident, or None.
         cmi_sup: largest CMI over the temperatures among correctly classified samples, nats, or None.
     """
 
@@ -49,28 +49,29 @@ class EvaluationFigures:
 
     @classmethod
     def from_log(cls, entry: Mapping[str, float]) -> "EvaluationFigures | None":
-        """Return what an entry of the logs measured, None for an entry of another kind."""
+        """Return the figures in an entry of the logs, or None for an entry without an evaluation."""
         prefixes = [match["prefix"] for match in map(ACCURACY.fullmatch, entry) if match]
         if not prefixes:
             return None
-        prefix = min(prefixes, key=len)  # the others are of top5_accuracy, or of the user's own metrics
-        rest = (entry.get(f"{prefix}_{name}") for name in ("ece", "calibration_temperature", "cmi_sup"))
-        return cls(prefix, int(entry["step"]), entry[f"{prefix}_accuracy"], *rest)
+        # Longer prefixes come from top5_accuracy or from the user's own metrics.
+        prefix = min(prefixes, key=len)
+        optional_figures = (entry.get(f"{prefix}_{name}") for name in ("ece", "calibration_temperature", "cmi_sup"))
+        return cls(prefix, int(entry["step"]), entry[f"{prefix}_accuracy"], *optional_figures)
 
 
 @dataclass(frozen=True)
 class HardeningSummary:
-    """What hardening changed, as far as the evaluations in training show it; `str` gives five lines of words.
+    """Effects of hardening, as far as the evaluations during training show them; `str` gives five lines of words.
 
     Attributes:
-        before: the last evaluation while the weight was 0, or None.
-        now: the evaluation of the weights as they are, or None.
+        before: last evaluation while the weight was 0, or None.
+        now: evaluation of the final weights, or None.
         cmi_weight: final weight of the CMI.
-        steps: optimizer steps done.
-        warmup_steps: steps with weight 0.
-        collapses: steps at which classes began to collapse, with the number of pairs; None where nobody looked.
+        steps: number of optimizer steps.
+        warmup_steps: number of steps with weight 0.
+        collapses: number of class pairs that began to collapse, by step; None if collapse was not watched.
         output_dir: folder of the training.
-        has_audit_command: whether `hf-cmim audit` can prepare the samples of such a model: images, texts or sounds.
+        has_audit_command: True if `hf-cmim audit` can prepare the samples of such a model: images, texts or sounds.
     """
 
     before: EvaluationFigures | None
@@ -159,7 +160,7 @@ class SummaryPrinter(TrainerCallback):
     """Print the summary once training has ended, on the main process, unless `log_level` hides warnings.
 
     Args:
-        trainer: the trainer that is summarised.
+        trainer: trainer to summarise.
     """
 
     def __init__(self, trainer: "CMIMTrainer") -> None:
@@ -176,7 +177,8 @@ def summary_of(trainer: "CMIMTrainer") -> HardeningSummary:
     """Return the summary of a trainer's last training, from the logs that its state and checkpoints keep."""
     args, state, hardening = trainer.args, trainer.state, trainer._state
     history, steps = state.log_history, state.global_step
-    warmup_steps = int(args.cmi_warmup * state.max_steps + 1e-6)  # 0.29 * 100 is less than 29
+    # Rounding: 0.29 * 100 is a little less than 29.
+    warmup_steps = int(args.cmi_warmup * state.max_steps + 1e-6)
     is_watched = hardening is not None and hardening.detector.reported.numel() > 0 and trainer._guard.is_on
     collapses = {int(entry["step"]): int(entry[COLLAPSED_PAIRS]) for entry in history if COLLAPSED_PAIRS in entry}
     best_step = state.best_global_step if args.load_best_model_at_end else None
@@ -202,14 +204,14 @@ def summary_of(trainer: "CMIMTrainer") -> HardeningSummary:
 
 def _evaluations(history: Sequence[Mapping[str, float]]) -> list[EvaluationFigures]:
     """Return the evaluations of the first data set that was evaluated."""
-    figures = [each for each in map(EvaluationFigures.from_log, history) if each is not None]
-    return [each for each in figures if each.prefix == figures[0].prefix]
+    evaluations = [figures for figures in map(EvaluationFigures.from_log, history) if figures is not None]
+    return [figures for figures in evaluations if figures.prefix == evaluations[0].prefix]
 
 
 def _evaluation_of_final_weights(history: Sequence[Mapping[str, float]], final_step: int) -> EvaluationFigures | None:
-    """Return the evaluation of the final weights in training, else the last later one, else the last in training.
+    """Return the evaluation of the final weights during training, else the last one after it, else the last during it.
 
-    One after training may be of other data, so that it would not compare.
+    An evaluation after training may be of other data, so that it could not be compared with earlier ones.
     """
     end = next((number for number, entry in enumerate(history) if "train_runtime" in entry), len(history))
     during, after = _evaluations(history[:end]), _evaluations(history[end:])

@@ -1,1 +1,1 @@
-"""What concerns any trainer: checkpoints, labels, checks, publishing."""
+"""Parts that every trainer shares: checkpoints, labels, checks, publishing."""
