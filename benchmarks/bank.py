@@ -21,8 +21,9 @@ from loss import peak_bytes
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from hf_cmim import CentroidBank
-from hf_cmim.objective import DEFAULT_LOGIT_SCALE
+from hf_cmim import CentroidBank, ObjectiveSpec
+from hf_cmim.hardening.bank import FLOOR
+from hf_cmim.hardening.parts import Parts
 from hf_cmim.trainers.hardening.hardening_state import STATE_NAME, HardeningState
 
 SHAPES = ("64x10", "64x100", "256x100", "64x1000", "1024x1000", "64x4096")
@@ -35,23 +36,23 @@ def move_the_whole(bank: CentroidBank, logits: Tensor, labels: Tensor) -> None:
         sums = torch.zeros_like(bank.probs[level]).index_add_(0, labels, (logits / temperature).softmax(dim=-1))
         present = (sums.sum(dim=1) > 0).unsqueeze(1)
         bank.probs[level].lerp_(sums / counts, 0.01 * present)
-    torch.log(bank.probs.clamp_min(bank.floor), out=bank.log_probs)
+    torch.log(bank.probs.clamp_min(FLOOR), out=bank.log_probs)
 
 
 def measure(shape: str, options: argparse.Namespace) -> dict[str, object]:
     """Print and return the row of one shape."""
     samples, classes = map(int, shape.split("x"))
-    settings = {"temperatures": [2.0**n for n in range(options.temperatures)], "follows_label": options.label}
-    settings["logit_scale"] = 0.0 if options.label else DEFAULT_LOGIT_SCALE
-    state = HardeningState(classes, settings, torch.device(options.device))
+    spec = ObjectiveSpec(options.form, tuple(2.0**n for n in range(options.temperatures)))
+    state = HardeningState(classes, spec, torch.device(options.device))
     bank, generator = state.bank, torch.Generator().manual_seed(0)
     logits = (3 * torch.randn(samples, classes, generator=generator)).to(options.device)
     wait = torch.cuda.synchronize if options.device == "cuda" else (lambda: None)
 
-    scale_sums = torch.tensor([0.1, 9.0 * samples, samples], device=options.device)
+    sums = torch.tensor([0.1, 9.0 * samples, samples], device=options.device)
+    nothing = torch.zeros(options.temperatures, device=options.device)
 
     def step(labels: Tensor) -> None:
-        bank.accumulate(logits, labels, {"scale_sums": scale_sums})
+        bank.accumulate(logits, labels, Parts(sums[0], sums[0], nothing, sums, None, None, labels, labels))
         bank.step()
 
     seconds = []
@@ -86,7 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), help="samples x classes")
     parser.add_argument("--temperatures", type=int, default=5)
-    parser.add_argument("--label", action="store_true", help="a bank for the weighting 'information', without a scale")
+    parser.add_argument("--form", choices=["scaled", "share", "plain"], default="scaled")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -33,9 +33,9 @@ from hf_cmim import CMIMConfig, CMIMTrainer
 WORDS, LONGEST = 6000, 24
 FORMS: dict[str, dict[str, Any]] = {
     "scaled": {},
-    "information": {"temperature_weighting": "information", "logit_scale": 0.0},
+    "share": {"cmi_form": "share"},
     "correct": {"cmi_correct_only": True},
-    "plain": {"logit_scale": 0.0},
+    "plain": {"cmi_form": "plain"},
 }
 FOLDERS = {"software": "debian_sections", "wordnet": "wordnet_lexnames", "fashion": "fashion_mnist",
            "emoji": "emoji_images"}  # fmt: skip
@@ -150,7 +150,7 @@ def main() -> None:
         plain = trained(task, *data, options.steps, cmi_weight=0.0)
         weak, default = (trained(task, *data, options.steps, cmi_weight=w, **FORMS[form]) for w in (1e-6, 1.0))
         # The share needs a warm-up: from the first step on it is refused.
-        warmup = 0.05 if form == "information" else 0.0
+        warmup = 0.05 if form == "share" else 0.0
         from_the_first = {"cmi_warmup": warmup, "cmi_ramp": 0.0, "cmi_weight": options.strong}
         strong = trained(task, *data, options.steps, **FORMS[form], **from_the_first)
         taken = int(((plain.recalls >= 0.25) & (strong.recalls < 0.05)).sum())

@@ -1,7 +1,7 @@
 """Measure how concentrated the outputs are where it matters: among classes that are hard to tell apart.
 
     python benchmarks/confusable_classes.py --data_dir ../shared/data/fashion_mnist --teachers outputs/leaks/teachers \
-        --arms ce cmim 'cmim:{"logit_scale":0}'
+        --arms ce cmim 'cmim:{"cmi_form":"plain"}'
 
 The within-class share of the logits' variance ("within/total") falls when samples of a class become alike, and also
 when classes that nobody confuses are pushed further apart, which hides nothing. So it is given over all ten classes of

@@ -45,7 +45,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "cmim": {},
     "t1": {"temperatures": [1.0]},
     # For large T, T^2 CMI_T is the within-class variance of the centred logits over 2 C, scaled or not.
-    "variance": {"temperatures": [64.0], "logit_scale": 0.0},
+    "variance": {"temperatures": [64.0], "cmi_form": "plain"},
     "variance_ratio": {"temperatures": [64.0]},
 }
 COLUMNS = ("accuracy", "nll", "ece", "nll_calibrated", "ece_calibrated", "aurc", "cmi_sup", "ncmi")

@@ -6,16 +6,18 @@
     python benchmarks/loss.py --sweep classes
 
 Every round times each way in random order, five calls in a row after one that does not count (--calls 1: one call on
-the caches as the way before left them); the machine's speed drifts, so only ratios inside a round count. Rows:
-cross-entropy alone; one temperature after the other ("eager loop"); all in one tensor ("eager batched", on
-log-centroids); the operator of `hf_cmim.functional.fused`, as it is, of scaled logits, and for the weighting
-"information"; with --compile, `torch.compile` of eager batched, which takes seconds at first use. The floor is
-the time in which a large copy, timed before, moves as many bytes as the logits, their gradient
-and each sample's centroid rows. Memory is the peak beyond inputs, on CPU by torch's profiler.
+the caches as the way before left them); the machine's speed drifts, so only ratios inside a round count. On a CPU with
+one thread time is that of the process, so that other processes do not count.
+
+Rows: cross-entropy alone; one temperature after the other ("eager loop"); all in one tensor ("eager batched", on
+log-centroids); ours, of each form; with --compile, `torch.compile` of eager batched, which takes seconds at first
+use. The floor is the time in which a large copy, timed before, moves as many bytes as the logits, their gradient and
+each sample's centroid rows. Memory is the peak beyond inputs, on CPU by torch's profiler.
 """
 
 import argparse
 import json
+import math
 import platform
 import time
 from collections.abc import Callable
@@ -28,9 +30,10 @@ from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 from tqdm.auto import tqdm
 
-from hf_cmim import CMIMLoss
-from hf_cmim.functional.label_information import LabelFollower
-from hf_cmim.functional.scaling import Scaling
+from hf_cmim import CMIMLoss, ObjectiveSpec
+from hf_cmim.hardening.forms.share import LabelInformation
+from hf_cmim.hardening.kernels.problem import Scaling
+from hf_cmim.hardening.parts import Snapshot
 
 SHAPES = {
     "cpu": ["64x10", "256x100", "64x1000", "1024x1000"],
@@ -73,34 +76,29 @@ def ways(
     centroids = torch.empty(levels, classes, classes, device=device)
     for table in centroids:  # by level: the largest take gigabytes
         torch.log_softmax(table.normal_(), dim=-1, out=table)
-    loss, previous = CMIMLoss(temperatures).to(device), torch.ones(levels, device=device)
+    scaling = Scaling(torch.tensor(0.9, device=device), torch.tensor(0.1, device=device))
+    log_marginals = torch.full((levels, classes), -math.log(classes), device=device)
+    states = {
+        "plain": None,
+        "scaled": scaling,
+        "share": LabelInformation(log_marginals, torch.full((levels,), 0.5, device=device)),
+    }
     fast = torch.compile(eager_batched) if compiled else None
 
     def run(term: Callable[[], Tensor | float]) -> None:
         logits.grad = None
         (functional.cross_entropy(logits, labels) + term()).backward()
 
-    def ours(scaling: Scaling | None = None) -> Tensor:
-        return loss.concentration(logits, labels, centroids, 1.0, samples, previous, scaling).cmi
-
-    scaling = Scaling(torch.tensor(0.9, device=device), torch.tensor(0.1, device=device))
-    share = CMIMLoss(temperatures, temperature_weighting="information").to(device)
-    follower = LabelFollower(levels, classes).to(device)
-    follower.counts.fill_(1)
-    follower.marginals.fill_(1 / classes)
-    follower.certainties.fill_(0.5)
-
-    def as_share() -> Tensor:
-        known = previous, None, follower.information
-        return share.concentration(logits, labels, centroids, 1.0, samples, *known).cmi
+    def ours(form: str) -> Callable[[], None]:
+        loss = CMIMLoss(ObjectiveSpec(form, temperatures)).to(device)
+        snapshot = Snapshot(centroids, torch.ones(levels, device=device), states[form])
+        return lambda: run(lambda: loss.concentration(logits, labels, snapshot, 1.0, samples).cmi)
 
     found = {
         "CE alone": lambda: run(lambda: 0.0),
         "eager loop": lambda: run(lambda: eager_loop(logits, labels, centroids, temperatures)),
         "eager batched": lambda: run(lambda: eager_batched(logits, labels, centroids, temperatures)),
-        "hf_cmim": lambda: run(ours),
-        "hf_cmim, scaled logits": lambda: run(lambda: ours(scaling)),
-        "hf_cmim, as a share": lambda: run(as_share),
+        **{f"hf_cmim, {form}": ours(form) for form in states},
     }
     if fast is not None:
         found["torch.compile"] = lambda: run(lambda: fast(logits, labels, centroids, temperatures))
@@ -110,6 +108,7 @@ def ways(
 def seconds_of(calls: dict[str, Callable[[], None]], options: argparse.Namespace) -> dict[str, np.ndarray]:
     """Seconds of a call of each way in each round."""
     wait = torch.cuda.synchronize if options.device == "cuda" else (lambda: None)
+    clock = time.process_time if options.device == "cpu" and options.threads == 1 else time.perf_counter
     found: dict[str, list[float]] = {name: [] for name in calls}
     orders = np.random.default_rng(0)
     for number in tqdm(range(-5, options.rounds), leave=False):
@@ -117,12 +116,12 @@ def seconds_of(calls: dict[str, Callable[[], None]], options: argparse.Namespace
             if options.calls > 1:
                 calls[name]()
             wait()
-            started = time.perf_counter()
+            started = clock()
             for _ in range(options.calls):
                 calls[name]()
             wait()
             if number >= 0:
-                found[name].append((time.perf_counter() - started) / options.calls)
+                found[name].append((clock() - started) / options.calls)
     return {name: np.array(values) for name, values in found.items()}
 
 

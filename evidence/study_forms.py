@@ -21,12 +21,11 @@ from study_tasks import Part, Task
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hf_cmim.centroids import CentroidBank
+from hf_cmim import CentroidBank, CMIMLoss, ObjectiveSpec
 from hf_cmim.functional import CalibrationStatistics, conditional_mutual_information, within_total_ratio
 from hf_cmim.functional.calibration import octave_grid
-from hf_cmim.objective import CMIMLoss
-from hf_cmim.trainers.calibrated_weight import LARGEST_TEMPERATURE, RATE
-from hf_cmim.trainers.ramp import ramped_weight
+from hf_cmim.hardening.loss import ramped_weight
+from hf_cmim.trainers.hardening.calibrated_weight import LARGEST_TEMPERATURE, RATE
 
 TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 16.0)
 IGNORED = -100
@@ -65,10 +64,13 @@ class Hardening:
 
     def __init__(self, form: Form, weight: float, task: Task) -> None:
         self.form, self.weight, self.scale = form, weight, 1.0
-        self.loss = CMIMLoss(TEMPERATURES, temperature_weighting="information" if form.is_share else "squared")
-        self.bank = CentroidBank(
-            task.num_classes, TEMPERATURES, logit_scale=form.logit_scale, follows_label=form.is_share
-        )
+        if form.is_share:
+            spec = ObjectiveSpec("share", TEMPERATURES)
+        elif form.logit_scale:
+            spec = ObjectiveSpec("scaled", TEMPERATURES, logit_scale=form.logit_scale)
+        else:
+            spec = ObjectiveSpec("plain", TEMPERATURES)
+        self.loss, self.bank = CMIMLoss(spec), CentroidBank(task.num_classes, spec)
         shares = torch.bincount(task.train.labels, minlength=task.num_classes) / len(task.train.labels)
         self.label_entropy = float(-(shares * shares.clamp_min(1e-12).log()).sum())
         self.squares = torch.zeros(2)
@@ -89,19 +91,17 @@ class Hardening:
             shown = logits
         begin, ramp = (0.5, 0.3) if form.control == "late" else (0.2, 0.3)
         weight = ramped_weight(self.weight * self.scale, progress, begin, ramp)
-        components = self.loss(
-            shown, classes, self.bank.log_centroids, 1.0, num_items=len(labels), previous_terms=self.bank.terms,
-            scaling=self.bank.scaling, information=self.bank.label_information,
-        )  # fmt: skip
-        cmi = components["cmi"]
+        snapshot = self.bank.snapshot()
+        parts = self.loss(shown, classes, snapshot, 1.0, num_items=len(labels))
+        cmi = parts.cmi
         told = 1.0
-        if form.kind == "bounded" and self.bank.label_information is not None:
-            told = min(1.0, float(self.bank.label_information.information[0]) / self.label_entropy)
+        if form.kind == "bounded":
+            told = min(1.0, float(snapshot.state.information[0]) / self.label_entropy)
         weight *= told
         if form.control == "limit" and weight:
             weight = min(weight, told * form.limit / max(self._ratio(cmi, logits, labels), 1e-9))
         # The correction of the scale is remembered for weight 1; the loss multiplies it by the weight of the step.
-        self.bank.accumulate(shown.detach(), classes, components)
+        self.bank.accumulate(shown.detach(), classes, parts)
         self.bank.step()
         self.used_weight = weight
         return weight * cmi

@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from hf_cmim.audit.plan import AuditPlan
     from hf_cmim.audit.runner import run_audit
     from hf_cmim.audit.subject import AuditData
-    from hf_cmim.centroids import CentroidBank
     from hf_cmim.channels.class_answers import ClassAnswers
-    from hf_cmim.collapse import CollapseDetector
     from hf_cmim.errors import HfCmimError
     from hf_cmim.guarded_pipeline import guard, pipeline_answers
+    from hf_cmim.hardening.bank import CentroidBank
+    from hf_cmim.hardening.collapse import CollapseDetector
+    from hf_cmim.hardening.loss import CMIMLoss
+    from hf_cmim.hardening.spec import ObjectiveSpec
     from hf_cmim.measurement import Measurement, MeasurementAccumulator
-    from hf_cmim.objective import CMIMLoss
     from hf_cmim.report import AuditReport
     from hf_cmim.trainers.distillation.distillation_config import DistillationConfig
     from hf_cmim.trainers.distillation.distillation_trainer import DistillationTrainer
@@ -46,6 +47,7 @@ __all__ = [
     "HfCmimError",
     "Measurement",
     "MeasurementAccumulator",
+    "ObjectiveSpec",
     "Relative",
     "Repeatable",
     "Unlabelled",
@@ -61,11 +63,11 @@ _MODULES = {
     "AuditPlan": "hf_cmim.audit.plan",
     "AuditReport": "hf_cmim.report",
     "CMIMConfig": "hf_cmim.trainers.hardening.cmim_config",
-    "CMIMLoss": "hf_cmim.objective",
+    "CMIMLoss": "hf_cmim.hardening.loss",
     "CMIMTrainer": "hf_cmim.trainers.hardening.cmim_trainer",
-    "CentroidBank": "hf_cmim.centroids",
+    "CentroidBank": "hf_cmim.hardening.bank",
     "ClassAnswers": "hf_cmim.channels.class_answers",
-    "CollapseDetector": "hf_cmim.collapse",
+    "CollapseDetector": "hf_cmim.hardening.collapse",
     "Composition": "hf_cmim.attacks.composition",
     "DistillationConfig": "hf_cmim.trainers.distillation.distillation_config",
     "DistillationTrainer": "hf_cmim.trainers.distillation.distillation_trainer",
@@ -73,6 +75,7 @@ _MODULES = {
     "HfCmimError": "hf_cmim.errors",
     "Measurement": "hf_cmim.measurement",
     "MeasurementAccumulator": "hf_cmim.measurement",
+    "ObjectiveSpec": "hf_cmim.hardening.spec",
     "Relative": "hf_cmim.attacks.base",
     "Repeatable": "hf_cmim.trainers.distillation.transfer_data",
     "Unlabelled": "hf_cmim.trainers.distillation.transfer_data",

@@ -15,7 +15,7 @@ from hf_cmim.functional.calibration import Calibration, CalibrationStatistics, o
 from hf_cmim.functional.clusters import ClusterStatistics
 from hf_cmim.functional.inputs import select_valid
 from hf_cmim.functional.masking import infinite_classes
-from hf_cmim.functional.scaling import spread_of
+from hf_cmim.functional.spread import spread_of
 from hf_cmim.functional.temperatures import check_temperatures
 
 TOP_K = 5

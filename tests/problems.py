@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from hf_cmim.functional.label_information import Extrapolation
+from hf_cmim.hardening.kernels.problem import Extrapolation
 
 HALVING = [2.0**power for power in (1, -2, 0, 3, -1, 4, 2, 5)]  # in no order
 DOUBLING = sorted(HALVING)
@@ -43,8 +43,9 @@ def arranged(problem, temperatures):
 
 def allowed_places(logits):
     """The places of each row's classes that are not masked: those at most 5,000 below the row's largest logit."""
-    rows = [[float(value) for value in row] for row in logits.detach().double()]
-    return [[place for place, value in enumerate(row) if value >= max(row) - 5000] for row in rows]
+    largest = [max(row) for row in logits.detach().double().tolist()]
+    rows = zip(logits.detach().double().tolist(), largest, strict=True)
+    return [[place for place, value in enumerate(row) if value >= highest - 5000] for row, highest in rows]
 
 
 def twin(logits, labels, log_centroids, temperatures, weights, extrapolation=None, allowed=None):

@@ -299,10 +299,6 @@ class MovingAverage:
 # The objective
 
 
-def temperature_factor(temperature: float, weighting: str) -> float:
-    return max(1.0, temperature**2) if weighting == "squared" else 1.0
-
-
 def divergence_terms(
     logits: Rows, labels: list[int], tables: list[list[Row | None]], temperatures: Sequence[float]
 ) -> Row:
@@ -327,15 +323,6 @@ def smoothed_cross_entropy(
             target = label_smoothing / len(row) + (1 - label_smoothing) * (k == label)
             total -= (class_weights[k] if class_weights else 1.0) * target * log_prob
     return total
-
-
-def reduce_terms(terms: Row, reduction: str, order: float = 4.0) -> float:
-    """The mean, the power mean (mean of t^order)^(1 / order), or the maximum."""
-    if reduction == "max":
-        return max(terms)
-    if reduction == "mean":
-        return math.fsum(terms) / len(terms)
-    return (math.fsum(term**order for term in terms) / len(terms)) ** (1 / order)
 
 
 def slopes(function: Callable[[Row], float], point: Row, step: float = 1e-5) -> Row:

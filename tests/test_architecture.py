@@ -15,10 +15,9 @@ FLOORS = {
     "whole_files": 0,
     "functional": 0,
     "statistics": 0,
-    "centroids": 1,
     "channels": 1,
     "class_names": 1,
-    "objective": 1,
+    "hardening": 1,
     "measurement": 1,
     "names": 1,
     "plain_data": 1,
@@ -27,7 +26,6 @@ FLOORS = {
     "attacks": 2,
     "checkpoint_redirects": 2,
     "checkpoint_sizes": 2,
-    "collapse": 2,
     "defenses": 2,
     "environment": 2,
     "report": 2,
@@ -118,18 +116,18 @@ def test_code_base_keeps_the_rule(check):
 @pytest.mark.parametrize(
     ("check", "path", "source", "named"),
     [
-        (floor_violations, "functional/a.py", "from hf_cmim.centroids import CentroidBank", "centroids"),
+        (floor_violations, "functional/a.py", "from hf_cmim.hardening.bank import CentroidBank", "hardening"),
         (floor_violations, "functional/a.py", "def f():\n    import hf_cmim.trainers.shared.components", "trainers"),
         (floor_violations, "functional/a.py", "from ..trainers import components", "trainers"),
         (floor_violations, "functional/a.py", "from transformers import Trainer", "transformers"),
-        (floor_violations, "centroids.py", "from hf_cmim import objective", "objective"),
+        (floor_violations, "measurement.py", "from hf_cmim import hardening", "hardening"),
         (floor_violations, "trainers/a.py", "from hf_cmim import CMIMTrainer", "no module on a floor"),
         (floor_violations, "trainers/a.py", "from hf_cmim.audit.plan import Plan", "audit"),
         (floor_violations, "novelty.py", "", "stands on no floor"),
-        (size_violations, "objective.py", "a = 1\n" * (MAX_FILE_LINES + 1), "401 lines"),
+        (size_violations, "measurement.py", "a = 1\n" * (MAX_FILE_LINES + 1), "401 lines"),
         (
             size_violations,
-            "objective.py",
+            "measurement.py",
             "class A:\n  def f(self):\n" + "    a = 1\n" * MAX_FUNCTION_LINES,
             "61 lines",
         ),
@@ -151,7 +149,7 @@ def test_floors_allow_what_they_should(tmp_path):
     trainers = tmp_path / "hf_cmim" / "trainers"
     trainers.mkdir(parents=True)
     (trainers / "a.py").write_text(
-        "import torch\nfrom transformers import Trainer\nfrom hf_cmim.objective import CMIMLoss\n"
+        "import torch\nfrom transformers import Trainer\nfrom hf_cmim.hardening.loss import CMIMLoss\n"
         "from hf_cmim.trainers.shared.components import b\nfrom .components import c\n"
     )
     assert floor_violations(tmp_path) == []

@@ -28,6 +28,7 @@ PUBLIC = {
     "HfCmimError",
     "Measurement",
     "MeasurementAccumulator",
+    "ObjectiveSpec",
     "Relative",
     "Repeatable",
     "Unlabelled",
@@ -39,10 +40,8 @@ PUBLIC = {
 }
 FACE = Path(hf_cmim.__file__)
 PACKAGE_PATH = str(FACE.parents[1])
-MATHS = [
-    f"hf_cmim.{name}"
-    for name in ("functional", "channels", "attacks", "objective", "centroids", "collapse", "measurement")
-]
+HARDENING = ("hardening.loss", "hardening.bank", "hardening.collapse")
+MATHS = [f"hf_cmim.{name}" for name in ("functional", "channels", "attacks", *HARDENING, "measurement")]
 LARGEST_SECONDS = 0.1
 
 PROBE = """

@@ -9,21 +9,17 @@ import pytest
 import reference
 import torch
 
-from hf_cmim import CentroidBank, CMIMLoss, MeasurementAccumulator
+from hf_cmim import CentroidBank, CMIMLoss, MeasurementAccumulator, ObjectiveSpec
 from hf_cmim.errors import HfCmimError
-from hf_cmim.functional import class_centroids, conditional_mutual_information, normalized_cmi
+from hf_cmim.functional import conditional_mutual_information, normalized_cmi
+from hf_cmim.hardening.parts import Snapshot
 from hf_cmim.metrics.cmi.cmi import CMI
 from hf_cmim.metrics.ncmi.ncmi import NCMI
 
 CLASSES, PLACE = 5, 2
 REAL = [0, 1, 3, 4, 5]  # the places of the real classes beside a masked one
-TEMPERATURES = [0.5, 1.0, 16.0]
-FORMS = {
-    "plain": ({}, {}),
-    "max": ({"reduction": "max"}, {}),
-    "scaled": ({}, {"logit_scale": 0.5}),
-    "share": ({"temperature_weighting": "information"}, {"follows_label": True}),
-}
+TEMPERATURES = (0.5, 1.0, 16.0)
+FORMS = {"plain": {}, "scaled": {"logit_scale": 0.5}, "share": {}}
 INTEGERS = [torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8]
 MINIMA = {dtype: torch.finfo(dtype).min for dtype in (torch.float16, torch.bfloat16, torch.float32)}
 by_fill = pytest.mark.parametrize("fill", [-torch.inf, -1e4, -1e9, *MINIMA.values()])
@@ -44,18 +40,16 @@ def with_masked_class(logits, labels, fill):
 
 
 def hardening(batches, form, backend, num_classes, correct_only=False, temperatures=TEMPERATURES):
-    """What two steps give: components and gradients of each micro-batch, and the bank."""
-    of_loss, of_bank = FORMS[form]
-    loss = CMIMLoss(temperatures, backend=backend, correct_only=correct_only, **of_loss)
-    bank = CentroidBank(num_classes, temperatures, window=30.0, correct_only=correct_only, **of_bank)
+    """What two steps give: parts and gradients of each micro-batch, and the bank."""
+    spec = ObjectiveSpec(form, temperatures, window=30.0, correct_only=correct_only, **FORMS[form])
+    loss, bank = CMIMLoss(spec, backend=backend), CentroidBank(num_classes, spec)
     found = []
     for logits, labels in batches:
         leaf = logits.clone().requires_grad_()
-        settings = {"previous_terms": bank.terms.clone(), "scaling": bank.scaling}
-        components = loss(leaf, labels, bank.log_centroids, 0.7, information=bank.label_information, **settings)
-        (components["ce"] + components["cmi"]).backward()
-        found.append((components, leaf.grad))
-        bank.accumulate(logits, labels, components)
+        parts = loss(leaf, labels, bank.snapshot(), 0.7)
+        (parts.ce + parts.cmi).backward()
+        found.append((parts, leaf.grad))
+        bank.accumulate(logits, labels, parts)
         bank.step()
     return found, bank
 
@@ -72,42 +66,35 @@ def test_hardening_does_not_see_a_masked_class(form, backend, fill, dtype, corre
     expected, bank = hardening(batches, form, backend, CLASSES, correct_only)
     found, widened = hardening(masked, form, backend, CLASSES + 1, correct_only)
     precise = {"rtol": 3e-5, "atol": 1e-6}
-    for (components, gradient), (others, other_gradient) in zip(found, expected, strict=True):
-        torch.testing.assert_close(components, others, **precise)
+    for (parts, gradient), (others, other_gradient) in zip(found, expected, strict=True):
+        torch.testing.assert_close(parts[:4], others[:4], **precise)
         rounding = max(3e-5, torch.finfo(dtype).eps)
         torch.testing.assert_close(gradient[:, REAL], other_gradient, rtol=rounding, atol=1e-6)
         assert not gradient[:, PLACE].any()
-    assert expected[-1][0]["cmi"] > 1e-3
-    for name in ("multiplier", "outward", "spread", "terms"):
-        torch.testing.assert_close(getattr(widened, name), getattr(bank, name), **precise)
+    assert expected[-1][0].cmi > 1e-3
+    torch.testing.assert_close(widened.terms, bank.terms, **precise)
+    for name in ("multiplier", "outward", "spread") if form == "scaled" else ():
+        torch.testing.assert_close(getattr(widened.form, name), getattr(bank.form, name), **precise)
     for name in ("mass", "seen", "recall"):
         torch.testing.assert_close(getattr(widened, name)[REAL], getattr(bank, name))
     assert not widened.probs[:, :, PLACE].any()
-    assert widened.multiplier < 1 or form != "scaled"
+    assert form != "scaled" or widened.form.multiplier < 1
     for name in ("probs", "log_probs"):
         torch.testing.assert_close(getattr(widened, name)[:, REAL][:, :, REAL], getattr(bank, name), **precise)
 
 
 @by_fill
-def test_filled_and_batch_centroids_do_not_see_a_masked_class(fill):
-    """Catches a pass over the data, or centroids of the batch, at a scale where -1e4 is a logit like others."""
+def test_filled_centroids_do_not_see_a_masked_class(fill):
+    """Catches a pass over the data at a scale where -1e4 is a logit like others."""
     batch = samples()
     masked = with_masked_class(*batch, fill)
-    banks = (
-        CentroidBank(CLASSES, TEMPERATURES, logit_scale=0.05),
-        CentroidBank(CLASSES + 1, TEMPERATURES, logit_scale=0.05),
-    )
+    spec = ObjectiveSpec("scaled", TEMPERATURES, logit_scale=0.05)
+    banks = CentroidBank(CLASSES, spec), CentroidBank(CLASSES + 1, spec)
     for bank, (logits, labels) in zip(banks, (batch, masked), strict=True):
         bank.fill([(logits, labels)])
-    torch.testing.assert_close(banks[1].multiplier, banks[0].multiplier)
+    torch.testing.assert_close(banks[1].form.multiplier, banks[0].form.multiplier)
     torch.testing.assert_close(banks[1].probs[:, REAL][:, :, REAL], banks[0].probs, rtol=1e-5, atol=1e-7)
     assert not banks[1].probs[:, :, PLACE].any()
-    shown = [
-        class_centroids(bank.shown(logits), labels, TEMPERATURES)
-        for bank, (logits, labels) in zip(banks, (batch, masked), strict=True)
-    ]
-    torch.testing.assert_close(shown[1][:, REAL][:, :, REAL], shown[0], rtol=1e-5, atol=1e-7)
-    assert not shown[1][:, :, PLACE].any()
 
 
 @by_form
@@ -115,18 +102,15 @@ def test_filled_and_batch_centroids_do_not_see_a_masked_class(fill):
 def test_masks_that_differ_between_samples_split_like_any_batch(form, backend):
     """Catches a mask looked up for a batch as a whole: a sample would be masked beside another, and not alone."""
     logits, labels = samples(size=32, masked=0.3)
-    of_loss, of_bank = FORMS[form]
-    loss = CMIMLoss(TEMPERATURES, backend=backend, **of_loss)
-    bank = CentroidBank(CLASSES, TEMPERATURES, **of_bank)
+    spec = ObjectiveSpec(form, TEMPERATURES, **FORMS[form])
+    loss, bank = CMIMLoss(spec, backend=backend), CentroidBank(CLASSES, spec)
     bank.fill([samples(1, masked=0.2)])
-    settings = {"previous_terms": torch.tensor([0.3, 0.2, 0.1]), "scaling": bank.scaling, "num_items": 30}
+    bank.terms.copy_(torch.tensor([0.3, 0.2, 0.1]))
     gradients = []
     for size in (32, 8, 1):
         leaf = logits.clone().requires_grad_()
         for part, own in zip(leaf.split(size), labels.split(size), strict=True):
-            found = loss(part, own, bank.log_centroids, information=bank.label_information, **settings)
-            if found["cmi"].requires_grad:
-                found["cmi"].backward()
+            loss(part, own, bank.snapshot(), num_items=30).cmi.backward()
         gradients.append(leaf.grad)
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(gradients[2], gradients[0], rtol=1e-5, atol=1e-7)
@@ -233,8 +217,8 @@ def test_label_156_of_an_unsigned_type_is_a_class():
     """Catches -100 read as a byte."""
     logits = torch.randn(4, 200, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([156, 156, 3, 4])
-    loss, log_centroids = CMIMLoss([1.0]), torch.full((1, 200, 200), -5.0)
-    narrow, wide = (loss(logits, each, log_centroids) for each in (labels.to(torch.uint8), labels))
+    loss, snapshot = CMIMLoss(ObjectiveSpec("plain", (1.0,))), Snapshot(torch.full((1, 200, 200), -5.0))
+    narrow, wide = (loss(logits, each, snapshot) for each in (labels.to(torch.uint8), labels))
     torch.testing.assert_close(narrow, wide, rtol=0, atol=0)
 
 
@@ -242,7 +226,7 @@ def test_label_156_of_an_unsigned_type_is_a_class():
 @by_form
 def test_a_masked_class_does_not_show_at_high_temperatures(form, backend):
     """Catches -1e4 taken for a logit: at T = 4,000 its probability would be a twelfth of the others'."""
-    batches, settings = [samples(seed) for seed in range(2)], {"temperatures": [4000.0]}
+    batches, settings = [samples(seed) for seed in range(2)], {"temperatures": (4000.0,)}
     masked = [with_masked_class(*batch, -1e4) for batch in batches]
     expected, _ = hardening(batches, form, backend, CLASSES, **settings)
     found, widened = hardening(masked, form, backend, CLASSES + 1, **settings)

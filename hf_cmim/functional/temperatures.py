@@ -38,17 +38,3 @@ def check_temperatures(temperatures: Sequence[float]) -> tuple[float, ...]:
             " each temperature once."
         )
     return values
-
-
-def reconstruction_temperatures(largest_power: float = 4.0, num_powers: int = 8) -> tuple[float, ...]:
-    """Return T = 1/alpha for alpha on a uniform grid of `num_powers` points in (0, largest_power].
-
-    >>> reconstruction_temperatures(2.0, 4)
-    (2.0, 1.0, 0.6666666666666666, 0.5)
-    """
-    if not (largest_power > 0 and num_powers >= 1):
-        raise HfCmimError(
-            f"Expected largest_power > 0 and num_powers >= 1, got {largest_power} and {num_powers}: the grid would"
-            " hold no temperature above 0. The defaults are 4.0 and 8."
-        )
-    return tuple(num_powers / (largest_power * step) for step in range(1, num_powers + 1))

@@ -11,12 +11,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageClassification, EarlyStoppingCallback, TrainerCallback
 
-from hf_cmim import CentroidBank
+from hf_cmim import CentroidBank, ObjectiveSpec
 from hf_cmim.functional import class_centroids
-from hf_cmim.functional.label_information import label_information
 from hf_cmim.trainers.hardening import hardening_state
 from hf_cmim.trainers.hardening.hardening_state import STATE_NAME
-from hf_cmim.trainers.shared.checkpoints import MARKER_NAME, find_fault, write_marker
+from hf_cmim.trainers.shared.checkpoints import MARKER_NAME, find_fault
 
 RUN = {
     "save_strategy": "steps", "save_steps": 5, "num_train_epochs": 3, "optim": "adamw_torch", "learning_rate": 3e-3,
@@ -43,20 +42,11 @@ def run_folder(finished, tmp_path):
     return Path(shutil.copytree(finished[0], tmp_path / "run"))
 
 
-def forget_settings(checkpoint: Path) -> None:
-    """Leave of the metadata what earlier versions wrote."""
-    path = checkpoint / STATE_NAME
-    with safe_open(path, framework="pt") as file:
-        metadata = {name: file.metadata()[name] for name in ("temperatures", "logit_scale")}
-    save_file(load_file(path), path, metadata=metadata)
-    write_marker(checkpoint, 8, resumable=True)
-
-
 class TestResume:
     @pytest.mark.parametrize("changes", [
-        {}, {"centroids": "epoch"}, {"centroids": "batch"}, {"reduction": "power_mean", "centroid_prefill": True},
+        {}, {"centroids": "epoch"}, {"cmi_form": "plain", "centroid_prefill": True},
         {"gradient_accumulation_steps": 2, "save_steps": 3},
-        {"temperature_weighting": "information", "logit_scale": 0.0, "cmi_correct_only": True},
+        {"cmi_form": "share", "cmi_correct_only": True},
     ], ids=str)  # fmt: skip
     @pytest.mark.parametrize("at", ["inside an epoch", "at the end of an epoch"])
     def test_equals_the_uninterrupted_run_bit_for_bit(self, changes, at, tmp_path):
@@ -76,7 +66,7 @@ class TestResume:
         resumed.train(resume_from_checkpoint=str(checkpoint))
         assert tiny.largest_difference(tiny.weights(straight.model), tiny.weights(resumed.model)) == 0
         assert tiny.largest_difference(straight.bank.state_dict(), resumed.bank.state_dict()) == 0
-        assert torch.equal(straight.bank.log_centroids, resumed.bank.log_centroids)
+        assert torch.equal(straight.bank.log_probs, resumed.bank.log_probs)
 
     def test_large_centroids_are_left_out_and_made_anew(self, tmp_path, monkeypatch, caplog):
         """Catches gigabytes in every checkpoint, and a resumed training whose CMI is 0 until the bank has refilled."""
@@ -159,39 +149,16 @@ class TestResume:
         with pytest.raises(ValueError, match="save_only_model=True"):
             trainer_in(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-10"))
 
-    @pytest.mark.parametrize("other", [{"temperatures": [1.0, 4.0]}, {"logit_scale": 2.0}], ids=str)
-    def test_other_centroids_are_refused(self, other, run_folder):
-        """Catches centroids of one temperature, or of one scale of the logits, used for another."""
-        with pytest.raises(ValueError, match=f"Expected a checkpoint at {next(iter(other))} .*got"):
-            trainer_in(run_folder, **other).train(resume_from_checkpoint=True)
-
-    def test_an_older_checkpoint_of_another_weighting_goes_on_from_the_same_centroids(self, tmp_path):
-        """Catches tensors that are missing or too many, and a share of an empty table; older ones name none."""
-        weightings = [{"logit_scale": 0.0, "temperature_weighting": each} for each in ("squared", "information")]
-        for before, after in (weightings, weightings[::-1]):
-            folder = tmp_path / before["temperature_weighting"]
-            trainer_in(folder, num_train_epochs=1, **before).train()
-            forget_settings(folder / "checkpoint-8")
-            resumed = trainer_in(folder, num_train_epochs=2, **after)
-            settings = resumed.args.bank_settings, torch.device("cpu")
-            bank = hardening_state.HardeningState.load(folder / "checkpoint-8", *settings).bank
-            if bank.label is not None:
-                expected = label_information(bank.probs, bank.log_probs, bank.seen).information
-                assert expected.min() > 0
-                torch.testing.assert_close(bank.label_information.information, expected)
-            resumed.train(resume_from_checkpoint=True)
-
     def test_a_whole_number_is_the_same_scale(self, run_folder):
         """Catches 4 taken for another scale than 4.0: a file of settings says the one, the command line the other."""
         trainer_in(run_folder, logit_scale=4).train(resume_from_checkpoint=True)
 
-    def test_a_checkpoint_older_than_the_scale_says_so(self, run_folder):
-        """Catches a list of missing tensors instead of the setting that they are of."""
+    def test_a_checkpoint_without_a_specification_says_so(self, run_folder):
+        """Catches a list of missing tensors instead of the settings that they are of."""
         path = run_folder / "checkpoint-10" / STATE_NAME
         save_file(load_file(path), path, metadata={"temperatures": "[1.0, 2.0, 4.0, 8.0, 16.0]"})
-        settings = {"temperatures": (1.0, 2.0, 4.0, 8.0, 16.0), "window": 500.0, "logit_scale": 0.0}
-        with pytest.raises(ValueError, match=r"Expected a checkpoint at logit_scale 0\.0, got none"):
-            hardening_state.HardeningState.load(path.parent, settings, torch.device("cpu"))
+        with pytest.raises(ValueError, match="written with another objective: form was None and is now 'scaled'"):
+            hardening_state.HardeningState.load(path.parent, ObjectiveSpec(), torch.device("cpu"))
 
     def test_a_second_training_starts_from_an_empty_bank(self, tmp_path):
         """Catches a bank that leaks from one call of train into the next."""

@@ -7,20 +7,20 @@ from types import SimpleNamespace
 import pytest
 import tiny
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 from transformers import PretrainedConfig, TrainerCallback, set_seed
 
 from hf_cmim import CollapseDetector
-from hf_cmim.collapse import CollapsedPair
+from hf_cmim.hardening.collapse import CollapsedPair
 from hf_cmim.trainers.hardening.collapse_guard import described, warning
 from hf_cmim.trainers.hardening.hardening_state import STATE_NAME, HardeningState
 
 FORMS = {
     "scaled": {},
-    "information": {"temperature_weighting": "information", "logit_scale": 0.0},
+    "share": {"cmi_form": "share"},
     "correct": {"cmi_correct_only": True},
-    "plain": {"logit_scale": 0.0},
+    "plain": {"cmi_form": "plain"},
 }
 
 
@@ -160,26 +160,16 @@ def test_alert_goes_to_trackio_where_it_is_reported_to(reported, tmp_path, monke
     assert all(alert["text"].startswith("Class collapse at step") for alert in alerts)
 
 
-def test_state_of_an_older_version_is_loaded(collapsed, tmp_path):
-    """Catches a checkpoint of a version without recalls and pulls that can no longer be resumed."""
-    path = next(folder for folder in collapsed_folders(collapsed) if folder.name == "checkpoint-300") / STATE_NAME
-    tensors = load_file(path)
-    new = [name for name in tensors if name.startswith("pulls.") or "largest_recalls" in name or "has_pulled" in name]
-    assert len(new) == 3
-    settings = collapsed.args.bank_settings
-    metadata = {"temperatures": str(settings["temperatures"]), "logit_scale": str(settings["logit_scale"])}
-    older = {name: tensor for name, tensor in tensors.items() if name not in new}
-    save_file(older, tmp_path / STATE_NAME, metadata=metadata)
-    loaded = HardeningState.load(tmp_path, settings, torch.device("cpu"))
-    assert loaded.pulls.ratios.tolist() == [0.0] * 12
-    assert torch.equal(loaded.detector.largest_distances, tensors["detector.largest_distances"])
-    saved = HardeningState.load(path.parent, settings, torch.device("cpu"))
+def test_state_of_the_guard_is_in_the_checkpoint(collapsed):
+    """Catches a resumed run that forgets recalls and pulls."""
+    folders = tiny.Path(collapsed.args.output_dir).glob("checkpoint-*")
+    folder = next(folder for folder in folders if folder.name == "checkpoint-300")
+    tensors = load_file(folder / STATE_NAME)
+    saved = HardeningState.load(folder, collapsed.args.spec, torch.device("cpu"))
+    assert tensors["pulls.squares"].any()
     assert torch.equal(saved.pulls.squares, tensors["pulls.squares"])
     assert torch.equal(saved.detector.largest_recalls, tensors["detector.largest_recalls"])
-
-
-def collapsed_folders(trainer):
-    return tiny.Path(trainer.args.output_dir).glob("checkpoint-*")
+    assert torch.equal(saved.detector.largest_distances, tensors["detector.largest_distances"])
 
 
 PAIR = CollapsedPair(2, 7, "recall", 0.249, 0.25, lost=7, recall=0.031, largest_recall=0.62)

@@ -27,11 +27,10 @@ def test_metrics_are_those_of_one_batch(batch: int, tmp_path):
     trainer.train()
     metrics = trainer.evaluate(data)
     logits, labels = outputs_of(trainer, data)
-    temperatures = list(trainer.cmim_loss.temperatures)
-    bank = trainer.bank
-    expected = trainer.cmim_loss(logits, labels, bank.log_centroids, trainer.final_weight, scaling=bank.scaling)
-    assert metrics["eval_ce"] == pytest.approx(expected["ce"].item(), rel=1e-5)
-    assert metrics["eval_loss"] == pytest.approx((expected["ce"] + expected["cmi"]).item(), rel=1e-5)
+    temperatures = list(trainer.cmim_loss.spec.temperatures)
+    expected = trainer.cmim_loss(logits, labels, trainer.bank.snapshot(), trainer.final_weight)
+    assert metrics["eval_ce"] == pytest.approx(expected.ce.item(), rel=1e-5)
+    assert metrics["eval_loss"] == pytest.approx((expected.ce + expected.cmi).item(), rel=1e-5)
     for temperature, value in zip(temperatures, cmi_curve(logits, labels, temperatures), strict=True):
         assert metrics[f"eval_cmi_T{temperature:g}"] == pytest.approx(value.item(), rel=1e-5)
     assert metrics["eval_cmi"] == pytest.approx(cmi_curve(logits, labels, [1.0]).item(), rel=1e-5)

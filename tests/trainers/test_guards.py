@@ -7,8 +7,7 @@ import tiny
 import torch
 from transformers import TrainingArguments, ViTModel
 
-from hf_cmim import CMIMConfig, CMIMTrainer
-from hf_cmim.functional.temperatures import DEFAULT_TEMPERATURES
+from hf_cmim import CMIMConfig, CMIMTrainer, ObjectiveSpec
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -28,18 +27,14 @@ class TestSettings:
         ({"temperatures": [1.0, -2.0]}, "temperatures above 0"),
         ({"temperatures": [1.0, 2.0, 1.0]}, r"distinct temperatures, got \[1.0\] more than once"),
         ({"temperatures": []}, "at least one temperature"),
-        ({"centroid_window": 1.0}, "centroid_window > 1"),
-        ({"logit_scale": -1.0}, "logit_scale of at least 0 and finite, got -1.0.*0 leaves"),
-        ({"logit_scale": float("inf")}, "logit_scale of at least 0"),
-        ({"centroids": "class"}, 'centroids "bank", "epoch" or "batch"'),
+        ({"centroid_window": 1.0}, "window above 1 sample a class and finite, got 1.0"),
+        ({"logit_scale": -1.0}, "logit_scale above 0 and finite, got -1.0.*use the form"),
+        ({"logit_scale": float("inf")}, "logit_scale above 0"),
+        ({"centroids": "class"}, 'centroids "bank" or "epoch"'),
         ({"collapse_guard": "panic"}, 'collapse_guard "warn"'),
-        ({"reduction": "sum"}, 'reduction "mean"'),
-        ({"temperature_weighting": "cubed"}, 'temperature_weighting "squared"'),
-        ({"temperature_weighting": "information", "cmi_warmup": 0.0}, "cmi_warmup above 0 .*got 0.0 and 0.0"),
-        ({"temperature_weighting": "information", "logit_scale": 4.0}, "got 4.0 and 0.2: the quotient needs no scale"),
-        ({"temperature_weighting": "information", "reduction": "max"}, "reduction .mean. with .* got 'max'"),
-        ({"reduction_order": 0.5}, "order of the power mean of at least 1"),
-        ({"preset": "paper"}, 'preset "default" or "reconstruction"'),
+        ({"cmi_form": "cubed"}, 'form "scaled", "share" or "plain", got .cubed.'),
+        ({"cmi_form": "share", "cmi_warmup": 0.0}, 'cmi_warmup above 0 with cmi_form "share", got 0.0'),
+        ({"cmi_form": "share", "logit_scale": 4.0}, "no logit_scale with the form 'share', got 4.0"),
         ({"class_weights": [1.0, -1.0]}, "class_weights >= 0"),
     ], ids=str)  # fmt: skip
     def test_a_value_outside_its_range(self, wrong, message, tmp_path):
@@ -48,20 +43,18 @@ class TestSettings:
             CMIMConfig(output_dir=str(tmp_path / "run"), **wrong)
         assert not (tmp_path / "run").exists()
 
-    def test_presets_fill_what_is_unset(self, tmp_path):
-        """Catches a preset that overrides what the user set, or that leaves a setting empty."""
-        default = CMIMConfig(output_dir=str(tmp_path))
-        assert tuple(default.temperatures) == DEFAULT_TEMPERATURES
-        assert (default.temperature_weighting, default.reduction) == ("squared", "mean")
-        paper = CMIMConfig(output_dir=str(tmp_path), preset="reconstruction", reduction="max")
-        assert [1 / t for t in paper.temperatures] == pytest.approx([0.5 * step for step in range(1, 9)])
-        assert (paper.temperature_weighting, paper.reduction) == ("none", "max")
-        assert (default.logit_scale, paper.logit_scale) == (4.0, 0.0)
-        assert CMIMConfig(output_dir=str(tmp_path), logit_scale=0.0).logit_scale == 0.0
-        assert CMIMConfig(output_dir=str(tmp_path), temperature_weighting="information").logit_scale == 0.0
-        trained = {"temperature_weighting": "information", "cmi_warmup": 0.0, "centroid_prefill": True}
+    def test_settings_become_the_specification(self, tmp_path):
+        """Catches a setting that is read from the command line and never reaches the objective."""
+        changed = {
+            "cmi_form": "share", "temperatures": [1.0, 3.0], "cmi_correct_only": True, "centroids": "epoch",
+            "centroid_window": 30.0, "class_weights": [1.0, 2.0], "label_smoothing_factor": 0.1,
+        }  # fmt: skip
+        expected = ObjectiveSpec("share", (1.0, 3.0), None, True, "epoch", 30.0, (1.0, 2.0), 0.1)
+        assert CMIMConfig(output_dir=str(tmp_path), **changed).spec == expected
+        assert CMIMConfig(output_dir=str(tmp_path)).spec == ObjectiveSpec()
+        assert CMIMConfig(output_dir=str(tmp_path), logit_scale=2.0).spec.logit_scale == 2.0
+        trained = {"cmi_form": "share", "cmi_warmup": 0.0, "centroid_prefill": True}
         assert CMIMConfig(output_dir=str(tmp_path), **trained).cmi_warmup == 0.0
-        assert CMIMConfig(**{**paper.to_dict(), "output_dir": "x"}).temperatures == paper.temperatures
 
     def test_every_own_field_has_help(self):
         """Catches --help that teaches nothing, or a bare % that breaks argparse."""

@@ -29,19 +29,19 @@ def run_folder(finished, tmp_path):
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"cmi_correct_only": True}, "cmi_correct_only was False and is now True"),
-    ({"reduction": "max"}, "reduction was 'mean' and is now 'max'"),
-    ({"temperature_weighting": "none"}, "temperature_weighting was 'squared' and is now 'none'"),
+    ({"cmi_correct_only": True}, "correct_only was False and is now True"),
+    ({"cmi_form": "share", "cmi_warmup": 0.1},
+     "form was 'scaled' and is now 'share'; logit_scale was 4.0 and is now None"),
+    ({"temperatures": [1.0, 4.0]}, r"temperatures was \[1.0, 2.0, 4.0, 8.0, 16.0\] and is now \[1.0, 4.0\]"),
+    ({"logit_scale": 2.0}, "logit_scale was 4.0 and is now 2.0"),
     ({"class_weights": [1.0, 1.0, 1.0, 2.0]}, r"class_weights was None and is now \[1.0, 1.0, 1.0, 2.0\]"),
-    ({"label_smoothing_factor": 0.1}, "label_smoothing_factor was 0.0 and is now 0.1"),
-    ({"centroids": "batch"}, "centroids was 'bank' and is now 'batch'"),
-    ({"centroid_window": 20.0}, "centroid_window was 500.0 and is now 20.0"),
-    ({"reduction": "power_mean", "reduction_order": 2.0},
-     "reduction was 'mean' and is now 'power_mean'; reduction_order was 4.0 and is now 2.0"),
+    ({"label_smoothing_factor": 0.1}, "label_smoothing was 0.0 and is now 0.1"),
+    ({"centroids": "epoch"}, "centroids was 'bank' and is now 'epoch'"),
+    ({"centroid_window": 20.0}, "window was 500.0 and is now 20.0"),
 ], ids=str)  # fmt: skip
 def test_another_objective_is_refused(changes, message, run_folder):
     """Catches a training whose two halves optimise two things."""
-    with pytest.raises(ValueError, match=f"written with other settings: {message}\\..*another objective"):
+    with pytest.raises(ValueError, match=f"written with another objective: {message}\\. The resumed training"):
         trainer_in(run_folder, **changes).train(resume_from_checkpoint=True)
 
 
@@ -58,9 +58,8 @@ def test_another_weight_is_told(changes, message, run_folder, caplog):
     assert trainer.state.global_step == 4
 
 
-@pytest.mark.parametrize("changes", [{}, {"reduction_order": 2.0}], ids=str)
-def test_the_same_objective_is_silent(changes, run_folder, caplog):
-    """Catches refusing what is equal: numbers that went through JSON, and an order that the mean does not read."""
+def test_the_same_objective_is_silent(run_folder, caplog):
+    """Catches refusing what is equal: numbers that went through JSON."""
     with caplog.at_level("WARNING"):
-        trainer_in(run_folder, **changes).train(resume_from_checkpoint=True)
+        trainer_in(run_folder).train(resume_from_checkpoint=True)
     assert "written with" not in caplog.text

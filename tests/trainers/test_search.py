@@ -90,22 +90,19 @@ class TestTrials:
     FORM = {"cmi_warmup": 0.2, "cmi_ramp": 0.2}
 
     def test_the_form_can_be_searched(self, tmp_path):
-        """Catches settings of a preset that stay when the preset, or what they depend on, changes."""
-        trials = [
-            {"temperature_weighting": "information"}, {"preset": "reconstruction"}, {}, {"logit_scale": 2.0},
-            {"temperatures": [1.0, 2.0], "reduction": "max"}, {"preset": "reconstruction", "reduction": "max"},
-        ]  # fmt: skip
+        """Catches a setting of one trial that stays in the next."""
+        trials = [{"cmi_form": "share"}, {}, {"logit_scale": 2.0}, {"temperatures": [1.0, 2.0]}, {"cmi_form": "plain"}]
         trainer = hardener(tmp_path, num_train_epochs=1, **self.FORM)
         _, seen = search(trainer, trials, direction="maximize")
         for trial, after in zip(trials, seen, strict=True):
             plain = CMIMConfig(output_dir=str(tmp_path), **(self.FORM | trial))
-            for name in ("temperatures", "temperature_weighting", "logit_scale", "reduction", "preset"):
+            for name in ("temperatures", "cmi_form", "logit_scale"):
                 assert after[name] == getattr(plain, name), (trial, name)
 
     def test_a_trial_out_of_range_is_refused(self, tmp_path):
-        """Catches an explicit setting of a trial that the preset silently replaces, or that nobody checks."""
-        trial = {"temperature_weighting": "information", "logit_scale": 4.0}
-        with pytest.raises(ValueError, match="Expected logit_scale 0 .*got 4.0"):
+        """Catches a setting of a trial that nobody checks."""
+        trial = {"cmi_form": "share", "logit_scale": 4.0}
+        with pytest.raises(ValueError, match="Expected no logit_scale with the form 'share', got 4.0"):
             search(hardener(tmp_path, **self.FORM), [trial], direction="maximize")
         with pytest.raises(ValueError, match="query_budget of at least 1 answer, got 0"):
             search(distiller(tmp_path), [{"query_budget": 0}])
@@ -113,10 +110,10 @@ class TestTrials:
     def test_the_best_form_can_be_set_afterwards(self, tmp_path):
         """Catches the documented next step of a search, which sets attributes, refused or trained otherwise."""
         trainer = hardener(tmp_path, num_train_epochs=1, **self.FORM)
-        best, _ = search(trainer, [{"temperature_weighting": "information"}, {}], direction="maximize")
-        trainer.args.temperature_weighting = "information"
+        best, _ = search(trainer, [{"cmi_form": "share"}, {}], direction="maximize")
+        trainer.args.cmi_form = "share"
         trainer.train()
-        assert trainer.args.logit_scale == 0.0
+        assert trainer.bank.spec.form == "share"
         assert best is not None
 
     @BOTH

@@ -42,9 +42,9 @@ class DistillationConfig(ComponentConfig):
     def __post_init__(self) -> None:
         """Check every range."""
         super().__post_init__()
-        self.derive()
+        self.check_ranges()
 
-    def derive(self) -> None:
+    def check_ranges(self) -> None:
         """Check every range; nothing is derived."""
         if self.query_budget is not None and self.query_budget < 1:
             raise HfCmimError(

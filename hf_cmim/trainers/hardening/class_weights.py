@@ -11,9 +11,6 @@ from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import IGNORE_INDEX
 from hf_cmim.trainers.shared.class_labels import LABEL_COLUMNS, check_label, find_label_column
 
-BALANCED = "balanced"
-"""Value of `class_weights` for weights that come from the labels."""
-
 
 def balanced_weights(dataset: Any, num_classes: int | None) -> list[float]:
     """Return one weight per class that makes all classes count the same, as scikit-learn's "balanced" does.

@@ -9,24 +9,22 @@ from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from transformers.utils import logging
 
-from hf_cmim.centroids import CentroidBank
 from hf_cmim.class_names import class_names_of
 from hf_cmim.functional.divergence import IGNORE_INDEX
-from hf_cmim.functional.information import class_centroids
 from hf_cmim.functional.inputs import check_label_range
+from hf_cmim.hardening.bank import CentroidBank
+from hf_cmim.hardening.loss import CMIMLoss, ramped_weight
+from hf_cmim.hardening.spec import BALANCED
 from hf_cmim.hub.certificate import Evaluation, Training
 from hf_cmim.measurement import Measurement
-from hf_cmim.objective import CMIMLoss
 from hf_cmim.trainers.hardening.calibrated_weight import CalibratedWeight
 from hf_cmim.trainers.hardening.centroid_refresh import CentroidRefresh
-from hf_cmim.trainers.hardening.class_weights import BALANCED, balanced_weights
-from hf_cmim.trainers.hardening.cmim_config import PRESET_SETTINGS, CMIMConfig
-from hf_cmim.trainers.hardening.collapse_guard import CollapseGuard
+from hf_cmim.trainers.hardening.class_weights import balanced_weights
+from hf_cmim.trainers.hardening.cmim_config import CMIMConfig
+from hf_cmim.trainers.hardening.collapse_guard import MEASURED_STEPS, CollapseGuard
 from hf_cmim.trainers.hardening.evaluation import EvaluationAccumulator
-from hf_cmim.trainers.hardening.hardening_state import STATE_NAME, HardeningState
+from hf_cmim.trainers.hardening.hardening_state import HardeningState
 from hf_cmim.trainers.hardening.hardening_summary import HardeningSummary, SummaryPrinter, summary_of
-from hf_cmim.trainers.hardening.ramp import ramped_weight
-from hf_cmim.trainers.hardening.resumed_settings import check_resumed_settings, settings_to_write
 from hf_cmim.trainers.shared.components import ComponentTrainer, unchanged_random_states
 from hf_cmim.trainers.shared.launch import check_launch
 from hf_cmim.trainers.shared.records import dataset_name, hardening_record, weights_version
@@ -41,8 +39,10 @@ from hf_cmim.trainers.shared.validation import (
 
 logger = logging.get_logger(__name__)
 
-SETTINGS_IN_LOSS = {"cmi_weight", "preset", *PRESET_SETTINGS, "reduction_order", "cmi_correct_only"}
+SETTINGS_IN_LOSS = {"cmi_weight", "cmi_form", "temperatures", "logit_scale", "cmi_correct_only"}
 """Settings that decide how large the CMI term of the loss is."""
+SCHEDULE = ("cmi_weight", "cmi_warmup", "cmi_ramp", "cmi_follow_calibration")
+"""Settings that decide when the CMI weighs how much."""
 
 
 class CMIMTrainer(ComponentTrainer):
@@ -94,9 +94,10 @@ class CMIMTrainer(ComponentTrainer):
 
     def _start_hardening(self) -> None:
         """Forget all training state."""
-        self.args.derive()
-        self.cmim_loss = self.args.build_objective(self._balanced_weights()).to(self.args.device)
+        self.args.check_ranges()
+        self.cmim_loss = CMIMLoss(self.args.spec, balanced_weights=self._balanced_weights()).to(self.args.device)
         self._state = None
+        self._weight = 0.0
 
     def _balanced_weights(self) -> list[float] | None:
         """Return weights that balance the classes, or None without training data or `class_weights="balanced"`."""
@@ -171,64 +172,58 @@ class CMIMTrainer(ComponentTrainer):
     def hardening_state(self, num_classes: int) -> HardeningState:
         """Return the state of this training, creating it once the number of classes is known."""
         if self._state is None:
-            self._state = HardeningState(num_classes, self.args.bank_settings, self.args.device)
+            self._state = HardeningState(num_classes, self.cmim_loss.spec, self.args.device)
         return self._state
 
     def _training_loss(
         self, outputs: Any, logits: Tensor, labels: Tensor, num_items: Tensor | int | None, state: HardeningState
     ) -> Tensor:
-        bank = state.bank
         if num_items is None:
             num_items = (labels != IGNORE_INDEX).sum().clamp_min(1)
-        elif isinstance(num_items, Tensor):
+        elif isinstance(num_items, Tensor) and num_items.ndim:
             # Trainer repeats the count for each replica of nn.DataParallel.
             num_items = num_items.flatten()[0]
-        log_centroids = bank.log_centroids
-        if self.args.centroids == "batch":
-            log_centroids = self._batch_log_centroids(logits.detach(), labels, bank)
-        cross_entropy = self._cross_entropy(outputs, logits, labels, num_items)
-        cmi, terms, scale_sums = self.cmim_loss.concentration(
-            logits, labels, log_centroids, self.current_weight, num_items, *state.known
+        weight = self._weight = self.current_weight
+        cross_entropy = self._users_cross_entropy(outputs, logits, labels, num_items)
+        parts = self.cmim_loss(
+            logits, labels, state.bank.snapshot(), weight, num_items=num_items, cross_entropy=cross_entropy
         )
-        if self._guard.measures_pulls:
-            state.pulls.accumulate(cmi, logits, labels, num_items)
-        bank.accumulate(logits, labels, {"cmi_per_temperature": terms, "scale_sums": scale_sums})
-        parts = torch.cat([torch.stack([cross_entropy.detach(), cmi.detach()]), terms]) * self.loss_scale
-        self.record_components({("ce", "cmi", *(f"cmi_T{t:g}" for t in bank.temperatures)): parts})
-        return (cross_entropy + cmi) * self.loss_scale
+        is_measured = self.state.global_step % max(1, self.state.max_steps // MEASURED_STEPS) == 0
+        if is_measured and weight > 0 and self.args.collapse_guard != "off":
+            state.pulls.accumulate(parts, logits, weight, num_items)
+        state.bank.accumulate(logits, labels, parts)
+        logged = torch.cat([torch.stack([parts.ce.detach(), parts.cmi.detach()]), parts.cmi_per_temperature])
+        self.record_components({state.logged_names: logged * self.loss_scale})
+        loss: Tensor = parts.ce + parts.cmi
+        return loss * self.loss_scale
 
-    def _batch_log_centroids(self, logits: Tensor, labels: Tensor, bank: CentroidBank) -> Tensor:
-        """Return the log centroids of this micro-batch, `(K, C, C)`; -inf for classes without a sample that counts."""
-        counted_labels = self.cmim_loss.counting(logits, labels)
-        if not bool((counted_labels != IGNORE_INDEX).any()):
-            return torch.full_like(bank.log_centroids, -torch.inf)
-        return class_centroids(bank.shown(logits), counted_labels, bank.temperatures).log()
-
-    def _cross_entropy(self, outputs: Any, logits: Tensor, labels: Tensor, num_items: Tensor | int) -> Tensor:
-        loss: Tensor
+    def _users_cross_entropy(
+        self, outputs: Any, logits: Tensor, labels: Tensor, num_items: Tensor | int
+    ) -> Tensor | None:
+        """Return the cross-entropy by the user's loss function or Trainer's label smoother; None without either."""
+        loss: Tensor | None = None
         if self.compute_loss_func is not None:
             loss = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items)
         elif self.label_smoother is not None and self.args.class_weights is None:
             loss = self.label_smoother({"logits": logits}, labels, num_items_in_batch=num_items)
-        else:
-            loss = self.cmim_loss.cross_entropy(logits, labels, num_items)
         return loss
 
     def _evaluation_loss(self, outputs: Any, logits: Tensor, labels: Tensor, state: HardeningState) -> Tensor:
         every_logits, every_labels = self.gather_samples(logits, labels)
         count = (every_labels != IGNORE_INDEX).sum().clamp_min(1)
-        loss: Tensor
-        cmi = self.cmim_loss.concentration(
-            every_logits, every_labels, state.bank.log_centroids, self.final_weight, 1, *state.known
-        ).cmi
+        snapshot, weight = state.bank.snapshot(), self.final_weight
+        cmi = self.cmim_loss.concentration(every_logits, every_labels, snapshot, weight, 1).cmi
         summed = {"cmi": cmi}
         if self.compute_loss_func is None:
-            summed["ce"] = self._cross_entropy(None, every_logits, every_labels, 1)
-            loss = (summed["ce"] + cmi) / count
+            cross_entropy = self._users_cross_entropy(None, every_logits, every_labels, 1)
+            if cross_entropy is None:
+                cross_entropy = self.cmim_loss.cross_entropy(every_logits, every_labels, 1)
+            summed["ce"] = cross_entropy
+            loss = (cross_entropy + cmi) / count
         else:
             # The user's loss may read any output of the model, so it gets only the batch of this process.
             own_count = (labels != IGNORE_INDEX).sum().clamp_min(1)
-            loss = self._cross_entropy(outputs, logits, labels, own_count) + cmi / count
+            loss = self.compute_loss_func(outputs, labels, num_items_in_batch=own_count) + cmi / count
         if self._evaluation is not None:
             self._evaluation.update(every_logits, every_labels, summed)
         return loss
@@ -245,8 +240,8 @@ class CMIMTrainer(ComponentTrainer):
         is_alone = self.num_processes == 1
         self._state.pulls.step(None if is_alone else self.accelerator.reduce)
         gather = None if is_alone else self.gather_rows
-        self._state.bank.step(gather, move_centroids=self.args.centroids != "epoch")
-        self.record_components({"cmi_weight": self.current_weight})
+        self._state.bank.step(gather)
+        self.record_components({"cmi_weight": self._weight})
         return loss
 
     # Evaluation and selection
@@ -260,7 +255,7 @@ class CMIMTrainer(ComponentTrainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """Evaluate as `Trainer` does, adding accuracy, calibration and the CMI curve to the metrics."""
-        self._evaluation = EvaluationAccumulator(self.cmim_loss.temperatures)
+        self._evaluation = EvaluationAccumulator(self.cmim_loss.spec.temperatures)
         try:
             output = super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
@@ -285,7 +280,7 @@ class CMIMTrainer(ComponentTrainer):
 
     def training_record(self) -> Training:
         """Return the record of this training: the objective and every setting that determined it."""
-        return hardening_record(self, self.cmim_loss, self.args, self.final_weight)
+        return hardening_record(self, self.cmim_loss.spec, self.args, self.final_weight)
 
     def hardening_summary(self) -> HardeningSummary:
         """Return a summary of the last training, which prints as five lines of words."""
@@ -302,10 +297,13 @@ class CMIMTrainer(ComponentTrainer):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save and self._state is not None:
-            self._state.save(Path(output_dir), settings_to_write(self.args))
+            self._state.save(Path(output_dir), self._schedule())
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            check_resumed_settings(Path(checkpoint) / STATE_NAME, self.args)
-            self._state = HardeningState.load(Path(checkpoint), self.args.bank_settings, self.args.device)
+            spec, schedule = self.cmim_loss.spec, self._schedule()
+            self._state = HardeningState.load(Path(checkpoint), spec, self.args.device, schedule)
+
+    def _schedule(self) -> dict[str, Any]:
+        return {name: getattr(self.args, name) for name in SCHEDULE}

@@ -8,7 +8,7 @@ from transformers import TrainerCallback
 from transformers.utils import logging
 
 from hf_cmim.class_names import class_names_of
-from hf_cmim.collapse import LEARNED_RECALL, LOST_RECALL, MERGED_DISTANCE, STALLED_CHECKS, CollapsedPair
+from hf_cmim.hardening.collapse import LEARNED_RECALL, LOST_RECALL, MERGED_DISTANCE, STALLED_CHECKS, CollapsedPair
 
 if TYPE_CHECKING:
     from hf_cmim.trainers.hardening.cmim_trainer import CMIMTrainer
@@ -42,13 +42,6 @@ class CollapseGuard(TrainerCallback):
         """True if the guard looks for collapse at all."""
         return self.trainer.args.collapse_guard != "off" and self.trainer.args.cmi_weight > 0
 
-    @property
-    def measures_pulls(self) -> bool:
-        """True if the pulls of the next step must be measured."""
-        state = self.trainer.state
-        is_due = state.global_step % max(1, state.max_steps // MEASURED_STEPS) == 0
-        return is_due and self.is_on and self.trainer.current_weight > 0
-
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Check for collapse if a check is due."""
         # Checks before the weight rises record how well plain cross-entropy separates the classes.
@@ -56,8 +49,7 @@ class CollapseGuard(TrainerCallback):
         is_due = state.global_step % max(1, state.max_steps // CHECKS) == 0
         if hardening is None or not is_due or not self.is_on:
             return
-        situation = trainer.cmim_loss.is_relative, hardening.pulls.ratios
-        pairs = hardening.detector.check(hardening.bank, *situation)
+        pairs = hardening.detector.check(hardening.bank, hardening.pulls.ratios)
         if not pairs:
             return
         weight, consequence = trainer.final_weight, 'nothing was changed (collapse_guard="warn")'

@@ -1,4 +1,4 @@
-"""Training state of the hardening: centroids, collapse detector and weight, as a checkpoint keeps them."""
+"""Training state of the hardening: bank, collapse detector, pulls and weight, as a checkpoint keeps them."""
 
 import json
 from collections.abc import Mapping
@@ -11,12 +11,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers.utils import logging
 
-from hf_cmim.centroids import CentroidBank
-from hf_cmim.collapse import CollapseDetector
 from hf_cmim.errors import HfCmimError
-from hf_cmim.functional.label_information import LabelInformation
-from hf_cmim.functional.scaling import Scaling
-from hf_cmim.trainers.hardening.class_pulls import ClassPulls
+from hf_cmim.hardening.bank import CentroidBank
+from hf_cmim.hardening.collapse import CollapseDetector
+from hf_cmim.hardening.pulls import ClassPulls
+from hf_cmim.hardening.spec import ObjectiveSpec
 
 logger = logging.get_logger(__name__)
 
@@ -27,41 +26,38 @@ LARGEST_SAVED_BYTES = 2**30
 
 
 class HardeningState:
-    """What hardening remembers from step to step. Created when the number of classes is known.
+    """Everything that hardening remembers from step to step. Created when the number of classes is known.
 
     Args:
-        num_classes: `C`.
-        settings: what `CentroidBank` takes beside it: `temperatures`, `window`, `logit_scale`, `follows_label`.
-        device: where the tensors live.
+        num_classes: number of classes `C`.
+        spec: specification of the objective.
+        device: device of the tensors.
 
     Attributes:
-        bank: running centroids.
-        detector: watcher of merging classes.
-        pulls: how hard the CMI pulls on each class.
+        bank: running centroids, and the state of the objective's form.
+        detector: detector of merging classes.
+        pulls: strength of the CMI's pull on each class.
         weight_scale: factor of the CMI's weight, below 1 once the guard has reduced it, above 1 where it grows.
         calibrated_at: fraction of training at which it last followed the calibration.
-        lacks_centroids: whether a checkpoint was loaded that leaves them out; the bank must be filled before training.
+        lacks_centroids: True after loading a checkpoint without centroids; the bank must be filled before training.
+        logged_names: names of the logged parts: cross-entropy, CMI, and the CMI at each temperature.
     """
 
-    def __init__(self, num_classes: int, settings: Mapping[str, Any], device: torch.device) -> None:
-        self.bank = CentroidBank(num_classes, **settings).to(device)
+    def __init__(self, num_classes: int, spec: ObjectiveSpec, device: torch.device) -> None:
+        self.bank = CentroidBank(num_classes, spec).to(device)
         self.detector = CollapseDetector(num_classes).to(device)
         self.pulls = ClassPulls(num_classes).to(device)
         self.weight_scale = 1.0
         self.calibrated_at = 0.0
         self.lacks_centroids = False
+        self.logged_names = "ce", "cmi", *(f"cmi_T{temperature:g}" for temperature in spec.temperatures)
 
-    @property
-    def known(self) -> tuple[Tensor, Scaling | None, LabelInformation | None]:
-        """What the objective takes from the steps before."""
-        return self.bank.terms, self.bank.scaling, self.bank.label_information
-
-    def save(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
-        """Write the state into a checkpoint folder.
+    def save(self, folder: Path, schedule: Mapping[str, Any] | None = None) -> None:
+        """Write the state, with the specification of the objective, into a checkpoint folder.
 
         Args:
             folder: folder of the checkpoint.
-            settings: further metadata that says with which settings it was written.
+            schedule: settings of the CMI's weight.
         """
         tensors = {f"bank.{name}": value for name, value in self.bank.state_dict().items()}
         if self.bank.probs.nbytes > LARGEST_SAVED_BYTES:
@@ -70,16 +66,27 @@ class HardeningState:
         tensors |= {f"pulls.{name}": value for name, value in self.pulls.state_dict().items()}
         for name in ("weight_scale", "calibrated_at"):
             tensors[name] = torch.tensor(getattr(self, name), dtype=torch.float64)
-        written = {"temperatures": self.bank.temperatures, "logit_scale": self.bank.logit_scale}
-        metadata = {name: json.dumps(value) for name, value in written.items()} | dict(settings or {})
+        metadata = {"spec": json.dumps(self.bank.spec.to_dict()), "schedule": json.dumps(dict(schedule or {}))}
         save_file(tensors, folder / STATE_NAME, metadata=metadata)
 
     @classmethod
-    def load(cls, folder: Path, settings: Mapping[str, Any], device: torch.device) -> "HardeningState":
+    def load(
+        cls, folder: Path, spec: ObjectiveSpec, device: torch.device, schedule: Mapping[str, Any] | None = None
+    ) -> "HardeningState":
         """Read the state from a checkpoint folder.
 
+        Another objective is refused: the two halves of training would optimise different losses, with centroids of
+        only one. Another weight or schedule gives a warning: users change it on purpose, for instance after a warning
+        of the collapse guard.
+
+        Args:
+            folder: folder of the checkpoint.
+            spec: specification of the resumed run.
+            device: device of the tensors.
+            schedule: settings of the CMI's weight in the resumed run.
+
         Raises:
-            HfCmimError: there is none, or it was written at other temperatures or another scale of the logits.
+            HfCmimError: no hardening state, or one of another specification.
         """
         path = folder / STATE_NAME
         if not path.is_file():
@@ -88,36 +95,48 @@ class HardeningState:
                 " its centroids would start empty. Load its weights with from_pretrained and train anew."
             )
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
-        for name in ("temperatures", "logit_scale"):
-            asked, written = json.dumps(settings[name]), metadata.get(name, "none")
-            if written != asked:
-                raise HfCmimError(
-                    f"Expected a checkpoint at {name} {asked}, got {written}: its centroids mean something else."
-                    " Resume with the settings it was written with."
-                )
-        state = cls(len(tensors["bank.mass"]), settings, device)
+        _check_written(folder, metadata, spec, schedule or {})
+        state = cls(len(tensors["bank.mass"]), spec, device)
         state.lacks_centroids = "bank.probs" not in tensors
         if state.lacks_centroids:
-            tensors |= {"bank.probs": state.bank.probs, "bank.mass": state.bank.mass}  # empty: it weighs nothing
+            # An empty bank: it weighs nothing.
+            tensors |= {"bank.probs": state.bank.probs, "bank.mass": state.bank.mass}
             logger.warning_once(
                 f"{path} leaves out {state.bank.probs.nbytes / 2**30:.1f} GiB of centroids. One pass over the training"
                 " data makes them anew from the checkpoint's weights: training goes on as well as without the"
                 " interruption, but not bit for bit."
             )
-        state.bank.load_state_dict(_bank_tensors(state.bank, _under("bank.", tensors)))
-        for prefix, module in (("detector.", state.detector), ("pulls.", state.pulls)):
-            module.load_state_dict(module.state_dict() | _under(prefix, tensors))  # older ones lack recalls and pulls
+        for prefix, module in (("bank.", state.bank), ("detector.", state.detector), ("pulls.", state.pulls)):
+            module.load_state_dict(_under(prefix, tensors))
         state.weight_scale = tensors["weight_scale"].item()
-        state.calibrated_at = tensors.get("calibrated_at", torch.zeros(())).item()  # older ones lack it
+        state.calibrated_at = tensors["calibrated_at"].item()
         return state
 
 
-def _bank_tensors(bank: CentroidBank, written: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return them with what the bank itself follows of the label: it reads its table where that was not written."""
-    label = {name: value for name, value in bank.state_dict().items() if name.startswith("label.")}
-    return label | {name: value for name, value in written.items() if name in label or not name.startswith("label.")}
+def _check_written(
+    folder: Path, metadata: Mapping[str, str], spec: ObjectiveSpec, schedule: Mapping[str, Any]
+) -> None:
+    """Compare the objective and its schedule with those in a checkpoint."""
+    changes = spec.changes_since(json.loads(metadata.get("spec", "{}")))
+    if changes:
+        raise HfCmimError(
+            f"The checkpoint {folder} was written with another objective: {'; '.join(changes)}. The resumed training"
+            " would optimise another objective than its beginning, with centroids that belong to the first one. Resume"
+            " with the settings of the checkpoint, or load its weights with from_pretrained and train from the start."
+        )
+    written = json.loads(metadata.get("schedule", "{}"))
+    weights = [
+        f"{name} was {written[name]!r} and is now {value!r}"
+        for name, value in schedule.items()
+        if name in written and written[name] != value
+    ]
+    if weights:
+        logger.warning(
+            f"The checkpoint {folder} was written with another weight of the CMI: {'; '.join(weights)}. Training goes"
+            " on with the new one: it is no longer the interrupted run."
+        )
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

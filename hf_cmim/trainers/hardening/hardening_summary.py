@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
-from hf_cmim.collapse import LARGEST_NUM_CLASSES
+from hf_cmim.hardening.collapse import LARGEST_NUM_CLASSES
 from hf_cmim.tasks import AUDIO, IMAGE, TEXT, task_of
 from hf_cmim.trainers.hardening.collapse_guard import COLLAPSED_PAIRS
 

@@ -28,11 +28,8 @@ class ComponentConfig(PublishingConfig):
             )
         super().__post_init__()
 
-    def unset_derived(self) -> None:
-        """Unset every setting that was derived from other settings, so that it follows when those change."""
-
-    def derive(self) -> None:
-        """Derive unset settings from the others, then check every range; called again when a search changes settings.
+    def check_ranges(self) -> None:
+        """Check every range; called again when a search changes settings.
 
         Raises:
             HfCmimError: a setting outside its range.

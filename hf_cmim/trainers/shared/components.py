@@ -191,12 +191,11 @@ class ComponentTrainer(PublishingTrainer):
             return
         for name, value in self._searched.items():
             setattr(self.args, name, value)
-        self.args.unset_derived()
         before = {setting.name: getattr(self.args, setting.name) for setting in fields(self.args) if setting.init}
         super()._hp_search_setup(trial)
         # The values that this trial changed, to restore before the next one.
         self._searched = {name: value for name, value in before.items() if getattr(self.args, name) is not value}
-        self.args.derive()
+        self.args.check_ranges()
 
     # Checkpoints
 

@@ -7,9 +7,9 @@ from torch import nn
 from transformers import Trainer
 
 from hf_cmim.attacks.composition import Composition
+from hf_cmim.hardening.spec import ObjectiveSpec
 from hf_cmim.hub.card_metadata import HUB_ID
 from hf_cmim.hub.certificate import Training
-from hf_cmim.objective import CMIMLoss
 from hf_cmim.private_paths import public_record, public_text
 from hf_cmim.teachers.base import AbstractTeacher
 from hf_cmim.trainers.hardening.cmim_config import CMIMConfig
@@ -19,11 +19,7 @@ HARDENING_SETTINGS = (
     "cmi_warmup",
     "cmi_ramp",
     "cmi_follow_calibration",
-    "logit_scale",
-    "centroids",
-    "centroid_window",
     "centroid_prefill",
-    "class_weights",
 )
 SETTINGS = (
     "learning_rate",
@@ -40,13 +36,13 @@ SETTINGS = (
 )
 
 
-def hardening_record(trainer: Trainer, objective: CMIMLoss, args: CMIMConfig, final_weight: float) -> Training:
+def hardening_record(trainer: Trainer, spec: ObjectiveSpec, args: CMIMConfig, final_weight: float) -> Training:
     """Return the record of a hardening; the model counts as hardened after it has reached the full weight."""
     steps, planned = trainer.state.global_step, max(trainer.state.max_steps, 1)
     settings = {name: getattr(args, name) for name in HARDENING_SETTINGS} | {"final_cmi_weight": final_weight}
     return _public(
         trainer="CMIMTrainer",
-        objective=repr(objective),
+        objective=repr(spec),
         settings={**settings, **_settings(trainer)},
         base_model=base_model_of(trainer.model),
         dataset=dataset_name(trainer.train_dataset),

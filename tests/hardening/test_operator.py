@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
+from unittest import mock
 
 import pytest
 import torch
@@ -9,31 +10,41 @@ from problems import DOUBLING, HALVING, OTHERS, arranged, case, extrapolation_of
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 
-from hf_cmim.functional import fused
-from hf_cmim.functional.blocks import tempered_probs
-from hf_cmim.functional.fused import weighted_divergences
-from hf_cmim.functional.scaling import Scaling
+from hf_cmim.hardening.kernels import blocks, operator
+from hf_cmim.hardening.kernels.operator import divergences, tempered_probs, with_gradient
+from hf_cmim.hardening.kernels.problem import Scaling
 
 
 def assert_agrees(logits, labels, log_centroids, temperatures, weights, tolerance=2e-5):
-    """Compare a problem with its twin: with logits as they are and scaled, and with references beyond centroids."""
+    """Compare both ways, of small batches and of large ones, with the twin.
+
+    Each with logits as they are and scaled, and with references beyond centroids.
+    """
     problem = logits, labels, log_centroids, temperatures, weights
-    expected_total, expected_sums, expected = twin(*problem)
+    scaling, extrapolation = Scaling(torch.tensor(0.8), torch.tensor(0.3)), extrapolation_of(log_centroids)
     nothing = torch.zeros(3, dtype=torch.float64)
-    assert_close(found_by(*problem), (expected_total, expected_sums, nothing, expected), tolerance)
-    scaling = Scaling(torch.tensor(0.8), torch.tensor(0.3))
-    assert_close(found_by(*problem, scaling), scaled_twin(*problem, scaling), tolerance)
-    extrapolation = extrapolation_of(log_centroids)
-    expected_total, expected_sums, expected = twin(*problem, extrapolation)
-    found = found_by(*problem, None, extrapolation)
-    assert_close(found, (expected_total, expected_sums, nothing, expected), tolerance)
+    total, sums, gradient = twin(*problem)
+    beyond, beyond_sums, beyond_gradient = twin(*problem, extrapolation)
+    scaled = scaled_twin(*problem, scaling)
+    for is_small in (True, False):
+        with mock.patch.object(operator, "is_small", lambda *_, is_small=is_small: is_small):
+            assert_close(found_by(*problem), (total, sums, nothing, gradient), tolerance)
+            assert_close(found_by(*problem, scaling), scaled, tolerance)
+            found = found_by(*problem, None, extrapolation)
+        assert_close(found, (beyond, beyond_sums, nothing, beyond_gradient), tolerance)
+
+
+def weighted_divergences(logits, labels, log_centroids, temperatures, *others):
+    """The operator's results, with its gradient on the total."""
+    found = divergences(logits, labels, log_centroids, tuple(temperatures), *others)
+    return found._replace(total=with_gradient(found.total, 1.0, logits, found))
 
 
 def found_by(logits, *others):
     logits = logits.detach().requires_grad_() if logits.is_leaf else logits
     logits.grad = None
     logits.retain_grad()
-    total, sums, scale_sums = weighted_divergences(logits, *others)
+    total, sums, scale_sums, *_ = weighted_divergences(logits, *others)
     (0.5 * total).backward(retain_graph=True)
     raised = torch.promote_types(logits.dtype, torch.float32)
     assert total.dtype == sums.dtype == scale_sums.dtype == raised
@@ -68,6 +79,22 @@ def test_sixteen_halving_levels_keep_their_precision():
     assert_agrees(*arranged(case(200, 9, temperatures, scale=0.02), temperatures))
 
 
+@pytest.mark.parametrize("multiplier", [None, torch.tensor(0.3)])
+def test_outputs_handed_on_are_the_tempered_softmax(multiplier):
+    """Catches outputs of other temperatures or another scale than those that enter the bank."""
+    logits, labels, log_centroids, weights = case(9, 7, OTHERS, ignored=(2,), unseen=(4,))
+    scaling = None if multiplier is None else Scaling(multiplier, torch.tensor(0.1))
+    found = weighted_divergences(logits, labels, log_centroids, OTHERS, weights, scaling)
+    factor = 1.0 if multiplier is None else multiplier.double()
+    expected = torch.stack([(factor * logits.double() / each).softmax(dim=1) for each in OTHERS])
+    torch.testing.assert_close(found.probs.double(), expected, rtol=2e-6, atol=1e-12)
+    torch.testing.assert_close(
+        tempered_probs(logits, tuple(OTHERS), multiplier).double(), expected, rtol=2e-6, atol=1e-12
+    )
+    logits[3, 2] = -torch.inf
+    assert weighted_divergences(logits, labels, log_centroids, OTHERS, weights, scaling).probs.shape == (4, 0, 7)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3, 4, 16])
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 7, 8, 9])
 def test_levels_are_made_in_as_many_chains_as_threads(threads, count, monkeypatch):
@@ -76,14 +103,14 @@ def test_levels_are_made_in_as_many_chains_as_threads(threads, count, monkeypatc
     temperatures = [2.0**power for power in range(-2, count - 2)]
     logits = torch.randn(60, 300, generator=torch.Generator().manual_seed(0)) * torch.logspace(-1, 3, 60).unsqueeze(1)
     expected = torch.stack([(logits.double() / each).softmax(dim=1) for each in temperatures])
-    torch.testing.assert_close(tempered_probs(logits, temperatures).double(), expected, rtol=2e-5, atol=1e-16)
+    torch.testing.assert_close(tempered_probs(logits, tuple(temperatures)).double(), expected, rtol=2e-5, atol=1e-16)
 
 
 @pytest.mark.parametrize("elements", [1, 2000, 9000])
 def test_blocks_do_not_change_the_result(elements, monkeypatch):
     """Catches samples lost or counted twice at the edge of a block, and buffers of another block read."""
     problem = arranged(case(41, 30, DOUBLING, ignored=(0, 17, 40), unseen=(5,)), DOUBLING)
-    monkeypatch.setattr(fused, "BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", elements)
     assert_agrees(*problem)
 
 
@@ -104,12 +131,12 @@ def test_logits_that_mask_a_class_stay_finite():
     logits, labels, log_centroids, weights = case(6, 5, DOUBLING)
     labels[labels == 3] = 0
     logits[:, 3] = torch.finfo(torch.float32).min
-    total, sums, _ = weighted_divergences(logits.requires_grad_(), labels, log_centroids, DOUBLING, weights)
+    total, sums, *_ = weighted_divergences(logits.requires_grad_(), labels, log_centroids, DOUBLING, weights)
     total.backward()
     assert logits.grad.isfinite().all()
     kept = [0, 1, 2, 4]
     tables, renumbered = log_centroids[:, kept][:, :, kept], torch.where(labels == 4, 3, labels)
-    _, without, _ = weighted_divergences(logits.detach()[:, kept], renumbered, tables, DOUBLING, weights)
+    _, without, *_ = weighted_divergences(logits.detach()[:, kept], renumbered, tables, DOUBLING, weights)
     torch.testing.assert_close(sums, without, rtol=1e-5, atol=1e-6)
 
 
@@ -209,18 +236,18 @@ def test_fake_tensors_leave_no_trace():
     problem = arranged(case(4, 9, temperatures), temperatures)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         faked = [mode.from_tensor(each) if isinstance(each, torch.Tensor) else each for each in problem]
-        total, sums, _ = weighted_divergences(*faked)
+        total, sums, *_ = weighted_divergences(*faked)
         assert total.shape == ()
         assert sums.shape == (3,)
     assert_agrees(*problem)
 
 
-@pytest.mark.parametrize("operator", [weighted_divergences, torch.ops.hf_cmim.divergences], ids=["plain", "library"])
-def test_second_derivative_is_refused(operator):
+@pytest.mark.parametrize("call", [weighted_divergences, torch.ops.hf_cmim.divergences], ids=["plain", "library"])
+def test_second_derivative_is_refused(call):
     """Catches a penalty on the gradient that silently lacks the CMI: its gradient is a constant to autograd."""
     logits, labels, log_centroids, weights = case(4, 5, OTHERS)
     arguments = [logits.requires_grad_(), labels, log_centroids, OTHERS, weights]
-    total, *_ = operator(*arguments) if operator is weighted_divergences else operator(*arguments, True, *[None] * 4)
+    total, *_ = call(*arguments) if call is weighted_divergences else call(*arguments, True, *[None] * 4)
     with pytest.raises(RuntimeError, match="Expected one derivative of the CMI"):
         torch.autograd.grad(total + logits.square().sum(), logits, create_graph=True)
 

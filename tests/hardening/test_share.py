@@ -8,11 +8,14 @@ import torch
 from plain_loop import trained_classifier
 from scipy import stats
 
-from hf_cmim import CentroidBank, CMIMLoss
+from hf_cmim import CentroidBank, CMIMLoss, ObjectiveSpec
 from hf_cmim.functional import class_centroids, within_total_ratio
-from hf_cmim.functional.label_information import LabelInformation, label_information, relative_divergences
+from hf_cmim.hardening.forms.base import Problem
+from hf_cmim.hardening.forms.share import LabelInformation, ShareForm, label_information
+from hf_cmim.hardening.parts import Snapshot
 
-TEMPERATURES = [0.5, 1.0, 4.0]
+TEMPERATURES = (0.5, 1.0, 4.0)
+SPEC = ObjectiveSpec("share", TEMPERATURES)
 
 
 def samples(seed=0, **settings):
@@ -31,6 +34,23 @@ def exact(logits, labels, temperatures=TEMPERATURES):
     rows = logits.tolist(), labels.tolist()
     terms = torch.tensor([reference.cmi(*rows, temperature) for temperature in temperatures], dtype=torch.float64)
     return centroids.log(), known, terms
+
+
+def share_bank(num_classes=5, temperatures=TEMPERATURES, **settings):
+    return CentroidBank(num_classes, ObjectiveSpec("share", tuple(temperatures), **settings))
+
+
+def relative_divergences(logits, labels, log_centroids, temperatures, known, terms):
+    """The share at each temperature by the eager backend, times the number of samples, and the sums of divergences."""
+    shares = []
+    for level, temperature in enumerate(temperatures):
+        of_level = slice(level, level + 1)
+        state = LabelInformation(known.log_marginals[of_level], known.information[of_level])
+        own_terms = None if terms is None else terms[of_level]
+        constants = (temperature,), torch.ones(1, dtype=torch.float64), 1.0, 1, own_terms, False
+        found = ShareForm.concentrate(Problem(logits, labels, log_centroids[of_level], *constants), state)
+        shares.append((found.cmi, found.cmi_per_temperature[0]))
+    return tuple(torch.stack(values) for values in zip(*shares, strict=True))
 
 
 def share(logits, labels, temperature):
@@ -88,7 +108,7 @@ def test_classes_that_do_not_occur_say_nothing():
     expected = 0.75 * stats.entropy([0.7, 0.3], marginal) + 0.25 * stats.entropy([0.2, 0.8], marginal)
     assert known.information.item() == pytest.approx(expected, rel=1e-5)
     assert known.log_marginals.isfinite().all()
-    empty = CentroidBank(3, [1.0], follows_label=True).label_information
+    empty = share_bank(3, [1.0]).form.state
     assert empty.information.item() == 0
     assert empty.log_marginals.isfinite().all()
 
@@ -98,14 +118,14 @@ def test_bank_weighs_classes_by_how_often_they_occur(filled):
     """Catches classes that weigh alike, and a bank filled before the first step that has counted none."""
     logits, labels = samples()
     labels[labels == 3] = 4  # unequal, and one that does not occur
-    bank = CentroidBank(5, TEMPERATURES, window=1e9, follows_label=True).double()
+    bank = share_bank(window=1e9).double()
     if filled:
         bank.fill([(logits, labels)])
     else:
         bank.accumulate(logits, labels)
         bank.step()
     _, expected, _ = exact(logits, labels)
-    torch.testing.assert_close(bank.label_information.information, expected.information, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(bank.form.state.information, expected.information, rtol=1e-5, atol=1e-7)
 
 
 def test_gradient_is_that_of_the_whole_share():
@@ -177,18 +197,18 @@ def test_parts_of_a_batch_add_up_to_it(sizes):
     logits, labels = samples()
     labels[20:28] = -100
     log_centroids, known, terms = exact(*samples(9))
-    loss = CMIMLoss(TEMPERATURES, temperature_weighting="information")
-    settings = {"num_items": (labels >= 0).sum(), "previous_terms": terms, "information": known}
+    loss, snapshot, count = CMIMLoss(SPEC), Snapshot(log_centroids, terms, known), (labels >= 0).sum()
     logits.requires_grad_()
-    whole = loss(logits, labels, log_centroids, 0.5, **settings)
+    whole = loss(logits, labels, snapshot, 0.5, num_items=count)
     parts = [
-        loss(part, own, log_centroids, 0.5, **settings)
+        loss(part, own, snapshot, 0.5, num_items=count)
         for part, own in zip(logits.split(sizes), labels.split(sizes), strict=True)
     ]
-    for name, value in whole.items():
-        torch.testing.assert_close(sum(part[name] for part in parts), value, rtol=1e-9, atol=1e-12)
-    (gradient,) = torch.autograd.grad(whole["cmi"], logits)
-    (split,) = torch.autograd.grad(sum(part["cmi"] for part in parts), logits)
+    for name in ("ce", "cmi", "cmi_per_temperature"):
+        total = sum(getattr(part, name) for part in parts)
+        torch.testing.assert_close(total, getattr(whole, name), rtol=1e-9, atol=1e-12)
+    (gradient,) = torch.autograd.grad(whole.cmi, logits)
+    (split,) = torch.autograd.grad(sum(part.cmi for part in parts), logits)
     torch.testing.assert_close(split, gradient, rtol=1e-9, atol=1e-12)
 
 
@@ -211,7 +231,7 @@ def test_classes_not_seen_and_masked_classes_stay_finite():
 def test_training_concentrates_and_does_not_shrink():
     """Catches a quotient that trains nothing, or one that is met by shrinking."""
     plain, plain_labels = trained_classifier(1.0)
-    weighted, labels = trained_classifier(10.0, temperature_weighting="information")
+    weighted, labels = trained_classifier(10.0, "share")
     untouched, _ = trained_classifier(0.0)
     assert within_total_ratio(weighted, labels) < 0.8 * within_total_ratio(untouched, labels)
     scales = [logits.sub(logits.mean(dim=1, keepdim=True)).square().mean() for logits in (weighted, plain)]
@@ -226,13 +246,12 @@ def test_backends_agree_on_the_share(backend):
     log_centroids, known, terms = exact(logits, labels)
     logits.requires_grad_()
     count = int((labels >= 0).sum())
-    loss = CMIMLoss(TEMPERATURES, temperature_weighting="information", backend=backend)
-    settings = {"num_items": count, "previous_terms": terms, "information": known}
-    found = loss(logits, labels, log_centroids, 0.5, **settings)
+    loss = CMIMLoss(SPEC, backend=backend)
+    found = loss(logits, labels, Snapshot(log_centroids, terms, known), 0.5, num_items=count)
     expected = torch.stack([share(logits, labels, temperature) for temperature in TEMPERATURES]).mean()
-    assert found["cmi"].item() == pytest.approx(0.5 * expected.item(), rel=1e-6)
-    assert found["cmi_per_temperature"].tolist() == pytest.approx(terms.tolist(), rel=1e-6)
-    gradients = [torch.autograd.grad(each, logits, retain_graph=True)[0] for each in (found["cmi"], expected)]
+    assert found.cmi.item() == pytest.approx(0.5 * expected.item(), rel=1e-6)
+    assert found.cmi_per_temperature.tolist() == pytest.approx(terms.tolist(), rel=1e-6)
+    gradients = [torch.autograd.grad(each, logits, retain_graph=True)[0] for each in (found.cmi, expected)]
     torch.testing.assert_close(gradients[0], 0.5 * gradients[1], rtol=1e-6, atol=1e-9)
 
 
@@ -243,12 +262,11 @@ def test_outputs_that_say_nothing_have_a_gradient(backend, strength):
     logits, labels = samples()
     log_centroids, known, terms = exact(strength * logits, labels)
     logits = (strength * logits).float().requires_grad_()
-    loss = CMIMLoss(TEMPERATURES, temperature_weighting="information", backend=backend)
     known = LabelInformation(*(each.float() for each in known))
-    settings = {"previous_terms": terms.float(), "information": known}
-    found = loss(logits, labels, log_centroids.float(), **settings)
-    assert 0 <= found["cmi"].item() <= 1
-    (gradient,) = torch.autograd.grad(found["cmi"], logits)
+    snapshot = Snapshot(log_centroids.float(), terms.float(), known)
+    found = CMIMLoss(SPEC, backend=backend)(logits, labels, snapshot)
+    assert 0 <= found.cmi.item() <= 1
+    (gradient,) = torch.autograd.grad(found.cmi, logits)
     assert gradient.isfinite().all()
 
 
@@ -258,7 +276,7 @@ def test_rows_that_move_say_what_their_table_says(sizes):
     logits, labels = samples()
     labels[:12] = labels[:12].clamp_max(2)  # a class that is not there at first
     labels[5:9] = -100
-    bank = CentroidBank(5, TEMPERATURES, window=6.0, follows_label=True)
+    bank = share_bank(window=6.0)
     bank.fill([(logits[20:30].float(), labels[20:30])])
     counted = counts_of(labels[20:30]).long()
     for part, own in zip(logits.float().split(sizes), labels.split(sizes), strict=True):
@@ -266,47 +284,32 @@ def test_rows_that_move_say_what_their_table_says(sizes):
         bank.step()
         counted += counts_of(own).long()
         expected = label_information(bank.probs.double(), bank.log_probs.double(), counted)
-        torch.testing.assert_close(
-            bank.label_information.information.double(), expected.information, rtol=2e-6, atol=2e-7
-        )
-        torch.testing.assert_close(
-            bank.label_information.log_marginals.double(), expected.log_marginals, rtol=0, atol=2e-6
-        )
-    assert torch.equal(bank.label.counts, counted)
+        torch.testing.assert_close(bank.form.state.information.double(), expected.information, rtol=2e-6, atol=2e-7)
+        torch.testing.assert_close(bank.form.state.log_marginals.double(), expected.log_marginals, rtol=0, atol=2e-6)
+    assert torch.equal(bank.form.counts, counted)
 
 
 def test_roundings_do_not_pile_up():
     """Catches a mean that drifts from its table over thousands of steps: it is never read anew."""
     torch.manual_seed(0)
     classes, means = 30, 2 * torch.randn(30, 30)
-    bank = CentroidBank(classes, [1.0, 4.0], follows_label=True)
+    bank = share_bank(classes, [1.0, 4.0])
     for _ in range(3000):
         labels = (torch.rand(8).square() * classes).long()  # some are rare
         bank.accumulate(means[labels] + torch.randn(8, classes), labels)
         bank.step()
     expected = label_information(bank.probs.double(), bank.log_probs.double(), bank.seen)
-    torch.testing.assert_close(bank.label_information.information.double(), expected.information, rtol=1e-5, atol=0)
-    found = bank.label_information.log_marginals.double()
+    torch.testing.assert_close(bank.form.state.information.double(), expected.information, rtol=1e-5, atol=0)
+    found = bank.form.state.log_marginals.double()
     torch.testing.assert_close(found, expected.log_marginals, rtol=0, atol=2e-5)
 
 
-def test_a_bank_that_follows_no_label_says_so():
-    """Catches another bank's cost, and an empty share where the bank was built for another weighting."""
-    bank = CentroidBank(5, TEMPERATURES)
-    assert bank.label_information is None
-    assert not [name for name in bank.state_dict() if name.startswith("label")]
-
-
-def test_another_reduction_is_refused():
-    """Catches a reduction that would silently train something else than a mean of quotients."""
-    with pytest.raises(ValueError, match="Expected reduction .mean. with .*got 'max'"):
-        CMIMLoss(temperature_weighting="information", reduction="max")
-
-
-def test_missing_information_is_refused():
-    """Catches a loop that forgets it, and one that scales the logits as well."""
+@pytest.mark.parametrize("form", ["plain", "scaled"])
+def test_the_snapshot_of_another_form_is_refused(form):
+    """Catches a loss and a bank that were built apart: the loss would train on something else."""
     logits, labels = samples()
-    log_centroids, _, _ = exact(logits, labels)
-    loss = CMIMLoss(TEMPERATURES, temperature_weighting="information")
-    with pytest.raises(ValueError, match=r"Expected information=bank\.label_information and no scaling"):
-        loss(logits, labels, log_centroids)
+    bank = CentroidBank(5, ObjectiveSpec(form, TEMPERATURES))
+    with pytest.raises(ValueError, match='The loss has the form "share", but the snapshot is from a bank of another'):
+        CMIMLoss(SPEC)(logits, labels, bank.snapshot())
+    with pytest.raises(ValueError, match=f'The loss has the form "{form}", but .*LabelInformation'):
+        CMIMLoss(bank.spec)(logits, labels, share_bank().snapshot())

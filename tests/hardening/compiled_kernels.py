@@ -1,6 +1,6 @@
 """Compile the Triton kernels for a GPU that need not be there, and print what each takes of it.
 
-    python tests/functional/compiled_kernels.py 90
+    python tests/hardening/compiled_kernels.py 90
 
 For each kernel a line of JSON: its name, settings, and bytes of registers that spill to memory. The module decides at
 import whether its kernels are interpreted, so this runs in a process of its own.
@@ -57,12 +57,12 @@ def spilled_bytes(program: Any) -> int:
 def main() -> None:
     """Compile every variant that `_launch` may ask for, at the sizes where registers are scarcest."""
     torch.cuda.is_available = lambda: True  # here, not on import: a collector of tests may import every file
-    from hf_cmim.functional import _triton
+    from hf_cmim.hardening.kernels import triton as launched
 
     without = [SCALING + EXTRAPOLATION, SCALING, EXTRAPOLATION]  # the objective never asks for both
     variants = product(("fp32", "bf16"), (names + more for names in without for more in ([], ["gradient"])))
-    kernels = [(_triton._row_kernel, block, max(1, block // 256)) for block in (16, 1024, 8192)]
-    kernels.append((_triton._chunk_kernel, 1024, 8))
+    kernels = [(launched._row_kernel, block, max(1, block // 256)) for block in (16, 1024, 8192)]
+    kernels.append((launched._chunk_kernel, 1024, 8))
     for (dtype, absent), (kernel, block, warps) in product(variants, kernels):
         program = compiled(kernel, block, warps, dtype, absent, int(sys.argv[1]))
         row = {"kernel": kernel.__name__, "block": block, "dtype": dtype, "absent": absent}

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hf_cmim.centroids import CentroidBank
+from hf_cmim.hardening.bank import CentroidBank
 
 MERGED_DISTANCE = 0.05
 """Total variation below which two centroids count as one."""
@@ -67,8 +67,8 @@ class CollapseDetector(nn.Module):
     with enough samples and a notable pull of the CMI:
 
     - "recall": a class that was learned (recall 0.25) has a recall below 0.05; the pair is that class and the nearest.
-    - "distance": a pair's distance has halved. Not where the scale of the outputs is free: similar classes that are
-      told apart as well as before may then stand closer.
+    - "distance": a pair's distance has halved. Not for a form that leaves the scale of the outputs free: similar
+      classes that are told apart as well as before may then be closer.
     - "merged": over 15 checks a pair stays closer than 0.05 without moving apart, while the recall of one is below
       0.05. So ends too strong a weight from the first step: cross-entropy never separated them.
 
@@ -98,14 +98,11 @@ class CollapseDetector(nn.Module):
         self.register_buffer("reported", torch.zeros(size, size, dtype=torch.bool))
 
     @torch.no_grad()
-    def check(
-        self, bank: CentroidBank, scale_is_free: bool = False, pulls: Tensor | None = None
-    ) -> list[CollapsedPair]:
+    def check(self, bank: CentroidBank, pulls: Tensor | None = None) -> list[CollapsedPair]:
         """Return the pairs that began to collapse since the last check, the closest first.
 
         Args:
-            bank: the centroids.
-            scale_is_free: whether the objective leaves the outputs' scale free though the bank does not scale them.
+            bank: bank of centroids.
             pulls: `(C,)` gradient of the weighted CMI by the logits of each class, relative to the cross-entropy's;
                 None counts every pull as notable.
         """
@@ -113,7 +110,8 @@ class CollapseDetector(nn.Module):
             return []
         level = min(range(len(bank.temperatures)), key=lambda k: abs(math.log(bank.temperatures[k])))
         distances, recall = torch.cdist(bank.probs[level], bank.probs[level], p=1) / 2, bank.recall
-        enough = (bank.mass >= TRUSTED_MASS * bank.window) & (bank.seen >= TRUSTED_SHARE * bank.seen.float().mean())
+        has_mass = bank.mass >= TRUSTED_MASS * bank.spec.window
+        enough = has_mass & (bank.seen >= TRUSTED_SHARE * bank.seen.float().mean())
         trusted = enough.unsqueeze(0) & enough.unsqueeze(1)
         trusted.fill_diagonal_(False)
         pulled = torch.ones_like(enough) if pulls is None else pulls >= NOTABLE_PULL
@@ -132,7 +130,7 @@ class CollapseDetector(nn.Module):
         gone = torch.zeros_like(trusted).scatter_(1, nearest, lost.unsqueeze(1))
         gone = trusted & (gone | gone.T)
         halved = trusted & (distances <= self.largest_distances / 2) & (self.largest_distances >= NOTABLE_DISTANCE)
-        if bank.logit_scale or scale_is_free:
+        if bank.form.has_free_scale:
             halved.zero_()
         self.reported &= halved | _either(low)
         triggers = {"recall": gone, "distance": halved & _either(pulled), "merged": merged}

@@ -11,10 +11,9 @@ import torch
 import triton
 from problems import HALVING, OTHERS, arranged, case, extrapolation_of, masked_case, scaled_twin, twin
 
-from hf_cmim.functional import _triton
-from hf_cmim.functional.fused import weighted_divergences
-from hf_cmim.functional.label_information import Extrapolation
-from hf_cmim.functional.scaling import Scaling
+from hf_cmim.hardening.kernels import triton as kernels
+from hf_cmim.hardening.kernels.operator import divergences, with_gradient
+from hf_cmim.hardening.kernels.problem import Extrapolation, Scaling
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -26,16 +25,16 @@ TOLERANCE = 1e-4 if torch.cuda.is_available() else 5e-5
 def assert_agrees(problem, temperatures, tolerance=TOLERANCE):
     """Compare a problem with its twin: with logits as they are and scaled, and with references beyond centroids."""
     moved = [each.to(DEVICE) for each in problem]
-    found = _triton.divergences(*moved[:3], temperatures, moved[3], True)
+    found = kernels.divergences(*moved[:3], temperatures, moved[3], True)
     expected_total, expected_sums, expected = twin(*arranged(problem, temperatures))
     nothing = torch.zeros(3, dtype=torch.float64)
     assert_close(found, (expected_total, expected_sums, nothing, expected), tolerance)
     scaling = Scaling(torch.tensor(0.8, device=DEVICE), torch.tensor(0.3, device=DEVICE))
-    found = _triton.divergences(*moved[:3], temperatures, moved[3], True, scaling)
+    found = kernels.divergences(*moved[:3], temperatures, moved[3], True, scaling)
     assert_close(found, scaled_twin(*arranged(problem, temperatures), scaling), tolerance)
     extrapolation = extrapolation_of(problem[2])
     there = Extrapolation(*(each.to(DEVICE) for each in extrapolation))
-    found = _triton.divergences(*moved[:3], temperatures, moved[3], True, None, there)
+    found = kernels.divergences(*moved[:3], temperatures, moved[3], True, None, there)
     expected_total, expected_sums, expected = twin(*arranged(problem, temperatures), extrapolation)
     assert_close(found, (expected_total, expected_sums, nothing, expected), tolerance)
     assert found[3].dtype == problem[0].dtype
@@ -58,8 +57,8 @@ def assert_close(found, expected, tolerance):
 def kernel(request, monkeypatch):
     """Both kernels on the same small rows, in several chunks."""
     if request.param == "chunks":
-        monkeypatch.setattr(_triton, "LARGEST_ROW", 0)
-        monkeypatch.setattr(_triton, "TILE", 128)
+        monkeypatch.setattr(kernels, "LARGEST_ROW", 0)
+        monkeypatch.setattr(kernels, "TILE", 128)
     return request.param
 
 
@@ -100,7 +99,7 @@ def test_masked_classes_equal_twin(fill, dtype, kernel):
     assert_agrees(problem, temperatures)
     moved = [each.to(DEVICE) for each in problem]
     scaling = Scaling(torch.tensor(0.01, device=DEVICE), torch.tensor(0.3, device=DEVICE))
-    *_, gradient = _triton.divergences(*moved[:3], temperatures, moved[3], True, scaling)
+    *_, gradient = kernels.divergences(*moved[:3], temperatures, moved[3], True, scaling)
     assert not gradient[moved[0] < -5e3].any()
 
 
@@ -112,7 +111,7 @@ def test_classes_not_seen_and_labels_ignored_add_nothing(kernel):
     one_level = log_centroids.clone()
     one_level[2, labels[7]] = -torch.inf
     one_level[:, 0] = -torch.inf
-    total, sums, _, gradient = _triton.divergences(logits, labels, one_level, OTHERS, weights, True)
+    total, sums, _, gradient = kernels.divergences(logits, labels, one_level, OTHERS, weights, True)
     assert total == 0
     assert (sums == 0).all()
     assert (gradient == 0).all()
@@ -144,7 +143,7 @@ def test_a_logit_that_is_no_number_shows(number, kernel):
     """Catches a maximum that drops nan: training would go on from a diverged model with a loss that looks fine."""
     logits, labels, log_centroids, weights = case(3, 20, HALVING)
     logits[1, 4] = number
-    total, _, _, gradient = _triton.divergences(logits, labels, log_centroids, HALVING, weights, True)
+    total, _, _, gradient = kernels.divergences(logits, labels, log_centroids, HALVING, weights, True)
     assert total.isnan()
     assert gradient[1].isnan().any()
 
@@ -155,7 +154,7 @@ def test_a_class_masked_out_and_an_ignored_sample_are_no_fault(kernel):
     labels[:] = 2
     labels[0] = -100
     logits[0, 4], logits[1, 5] = float("nan"), -float("inf")
-    total, _, _, gradient = _triton.divergences(logits, labels, log_centroids, OTHERS, weights, True)
+    total, _, _, gradient = kernels.divergences(logits, labels, log_centroids, OTHERS, weights, True)
     assert total.isfinite()
     assert gradient.isfinite().all()
     assert (gradient[0] == 0).all()
@@ -178,7 +177,7 @@ def test_strides(classes, kernel):
 def test_without_gradient(kernel):
     """Catches a gradient made in evaluation, and values that differ without one."""
     problem = [each.to(DEVICE) for each in case(4, 9, HALVING)]
-    results = [_triton.divergences(*problem[:3], HALVING, problem[3], wanted) for wanted in (True, False)]
+    results = [kernels.divergences(*problem[:3], HALVING, problem[3], wanted) for wanted in (True, False)]
     assert torch.equal(results[0][1], results[1][1])
     assert results[1][3].shape == (0, 9)
 
@@ -192,9 +191,9 @@ def test_sixteen_halving_levels_keep_their_precision(kernel):
 def test_only_these_kernels_are_interpreted(monkeypatch):
     """Catches a switch left on, which would interpret torch.compile's kernels, and a crash of compiled ones on CPU."""
     assert not triton.knobs.runtime.interpret
-    monkeypatch.setattr(_triton, "INTERPRETED", False)
+    monkeypatch.setattr(kernels, "INTERPRETED", False)
     with pytest.raises(RuntimeError, match=r"Expected logits on a GPU.*got them on cpu.*hide it"):
-        _triton.divergences(*case(2, 3, OTHERS)[:3], OTHERS, torch.ones(4), True)
+        kernels.divergences(*case(2, 3, OTHERS)[:3], OTHERS, torch.ones(4), True)
 
 
 @pytest.mark.slow
@@ -226,7 +225,7 @@ def test_operator_on_a_gpu_equals_twin():
     logits, labels, log_centroids, weights = case(40, 1000, HALVING, ignored=(3,), unseen=(5,))
     _, sums, gradient = twin(logits, labels, log_centroids, HALVING, weights)
     raised = logits.to("cuda").requires_grad_()
-    total, found, _ = weighted_divergences(raised, labels.cuda(), log_centroids.cuda(), HALVING, weights.cuda())
-    (0.5 * total).backward()
-    torch.testing.assert_close(found.double().cpu(), sums, rtol=5e-5, atol=1e-6)
+    found = divergences(raised, labels.cuda(), log_centroids.cuda(), tuple(HALVING), weights.cuda())
+    with_gradient(found.total, 0.5, raised, found).backward()
+    torch.testing.assert_close(found.sums.double().cpu(), sums, rtol=5e-5, atol=1e-6)
     torch.testing.assert_close(raised.grad.double().cpu(), 0.5 * gradient, rtol=5e-5, atol=1e-7)

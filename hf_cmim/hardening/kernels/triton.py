@@ -1,4 +1,4 @@
-"""The fused operator on a GPU: launches the kernel of `_triton_kernels` that fits the number of classes.
+"""The fused operator on a GPU: launches the kernel of `triton_kernels` that fits the number of classes.
 
 Source: ours.
 """
@@ -13,10 +13,9 @@ import torch
 import triton
 from torch import Tensor
 
-from hf_cmim.functional._triton_kernels import INTERPRETED, _chunk_kernel, _row_kernel
-from hf_cmim.functional.blocks import MOST_SQUARED
-from hf_cmim.functional.label_information import Extrapolation
-from hf_cmim.functional.scaling import Scaling
+from hf_cmim.hardening.kernels.blocks import MOST_SQUARED
+from hf_cmim.hardening.kernels.problem import Extrapolation, Scaling
+from hf_cmim.hardening.kernels.triton_kernels import INTERPRETED, _chunk_kernel, _row_kernel
 
 LARGEST_ROW = 8192
 """Most classes of a row that stays in registers: 8 numbers per thread in each array, 32 warps. Longer rows spill."""

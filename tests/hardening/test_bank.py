@@ -7,8 +7,9 @@ import weakref
 import pytest
 import reference
 import torch
+from parts import parts_of
 
-from hf_cmim import CentroidBank, CMIMLoss
+from hf_cmim import CentroidBank, CMIMLoss, ObjectiveSpec
 from hf_cmim.functional import class_centroids
 
 TEMPERATURES = [0.5, 1.0, 4.0]
@@ -22,9 +23,13 @@ def samples(seed=0, dtype=torch.float32, **settings):
     return torch.tensor(logits, dtype=dtype), torch.tensor(labels)
 
 
+def new_bank(form="plain", temperatures=TEMPERATURES, window=WINDOW, num_classes=CLASSES, **settings):
+    return CentroidBank(num_classes, ObjectiveSpec(form, tuple(temperatures), window=window, **settings))
+
+
 def moved_bank(batches, window=WINDOW):
     """A bank that moved once for each batch."""
-    bank = CentroidBank(CLASSES, TEMPERATURES, window)
+    bank = new_bank(window=window)
     for logits, labels in batches:
         bank.accumulate(logits, labels)
         bank.step()
@@ -65,7 +70,7 @@ def test_first_step_gives_the_plain_mean():
     bank = moved_bank([(logits, labels)])
     twin = [reference.centroids(logits.tolist(), labels.tolist(), t) for t in TEMPERATURES]
     torch.testing.assert_close(bank.probs, torch.tensor(twin), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(bank.log_centroids, torch.tensor(twin).clamp_min(1e-8).log(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(bank.log_probs, torch.tensor(twin).clamp_min(1e-8).log(), rtol=1e-5, atol=1e-5)
 
 
 def test_sample_fades_with_the_samples_of_its_own_class():
@@ -94,7 +99,7 @@ def test_mass_does_not_depend_on_the_batch_size(size):
 
 def test_mass_stays_below_the_window():
     """Catches a plain count, under which the centroids would freeze in a long training."""
-    bank = CentroidBank(CLASSES, [1.0], WINDOW)
+    bank = new_bank(temperatures=[1.0])
     for _ in range(50):
         bank.accumulate(torch.zeros(100, CLASSES), torch.arange(100) % CLASSES)
         bank.step()
@@ -119,36 +124,36 @@ def test_state_is_fp32_whatever_comes_in(dtype):
     """Catches sums in half precision, which lose a sample once 256 others are in."""
     logits, labels = samples(dtype=dtype, size=600)
     bank = moved_bank([(logits, labels)])
-    assert bank.probs.dtype == bank.mass.dtype == bank.log_centroids.dtype == torch.float32
+    assert bank.probs.dtype == bank.mass.dtype == bank.log_probs.dtype == torch.float32
     assert_same_state(bank, moved_bank([(logits.float(), labels)]), rtol=1e-5, atol=1e-6)
 
 
 def test_extreme_logits_keep_the_bank_finite():
     """Catches -inf in the log of an underflowing probability, which one outlier would turn into an infinite loss."""
     bank = moved_bank([(torch.tensor([[1e4, -1e4, 0, 0, 0]]).half(), torch.tensor([0]))])
-    assert bank.log_centroids[:, 0].isfinite().all()
-    torch.testing.assert_close(bank.log_centroids[0, 0, 1:].exp(), torch.full((4,), 1e-8))
+    assert bank.log_probs[:, 0].isfinite().all()
+    torch.testing.assert_close(bank.log_probs[0, 0, 1:].exp(), torch.full((4,), 1e-8))
 
 
 def test_floor_bounds_the_log_centroids():
     """Catches a floor that is stored and not used, or that leaks into the probabilities."""
-    bank = CentroidBank(2, [1.0], floor=1e-3)
+    bank = new_bank(temperatures=[1.0], num_classes=2)
     bank.accumulate(torch.tensor([[50.0, 0.0]]), torch.tensor([0]))
     bank.step()
-    torch.testing.assert_close(bank.log_centroids[0, 0], torch.tensor([0.0, math.log(1e-3)]))
-    assert bank.probs[0, 0, 1] < 1e-17  # exp(-40), below which nothing is told apart
+    torch.testing.assert_close(bank.log_probs[0, 0], torch.tensor([0.0, math.log(1e-8)]))
+    assert bank.probs[0, 0, 1] < 1e-17
 
 
 def test_class_not_seen_has_no_centroid_and_adds_nothing_to_the_loss():
     """Catches a uniform or zero centroid that would pull, or blow up, the first samples of a class."""
     logits, labels = samples(absent=2)
     bank = moved_bank([(logits, labels)])
-    assert (bank.log_centroids[:, 2] == -torch.inf).all()
-    assert bank.log_centroids[:, [0, 1, 3, 4]].isfinite().all()
-    loss = CMIMLoss(TEMPERATURES)
-    seen = loss(logits, labels, bank.log_centroids, num_items=100)["cmi"]
+    assert (bank.log_probs[:, 2] == -torch.inf).all()
+    assert bank.log_probs[:, [0, 1, 3, 4]].isfinite().all()
+    loss = CMIMLoss(bank.spec)
+    seen = loss(logits, labels, bank.snapshot(), num_items=100).cmi
     newcomers = torch.cat([logits, logits[:9]]), torch.cat([labels, torch.full((9,), 2)])
-    assert loss(*newcomers, bank.log_centroids, num_items=100)["cmi"].item() == pytest.approx(seen.item(), rel=1e-6)
+    assert loss(*newcomers, bank.snapshot(), num_items=100).cmi.item() == pytest.approx(seen.item(), rel=1e-6)
 
 
 # When it moves
@@ -161,9 +166,9 @@ def test_micro_batches_equal_one_batch(sizes):
     terms = torch.rand(len(sizes), 3, generator=torch.Generator().manual_seed(0))
     start = moved_bank([samples(seed=1)])
     whole, split = copy.deepcopy(start), copy.deepcopy(start)
-    whole.accumulate(logits, labels, {"cmi_per_temperature": terms.sum(dim=0)})
+    whole.accumulate(logits, labels, parts_of(labels, terms.sum(dim=0)))
     for part_logits, part_labels, term in zip(logits.split(sizes), labels.split(sizes), terms, strict=True):
-        split.accumulate(part_logits, part_labels, {"cmi_per_temperature": term})
+        split.accumulate(part_logits, part_labels, parts_of(part_labels, term))
         assert_same_state(split, start, rtol=0, atol=0)
     whole.step()
     split.step()
@@ -176,10 +181,10 @@ def test_gathered_processes_equal_one():
     terms = torch.rand(2, 3, generator=torch.Generator().manual_seed(0))
     start = moved_bank([samples(seed=1)])
     whole, first, second = (copy.deepcopy(start) for _ in range(3))
-    whole.accumulate(logits, labels, {"cmi_per_temperature": terms.sum(dim=0)})
+    whole.accumulate(logits, labels, parts_of(labels, terms.sum(dim=0)))
     whole.step()
-    first.accumulate(logits[:10], labels[:10], {"cmi_per_temperature": terms[0]})
-    second.accumulate(logits[10:], labels[10:], {"cmi_per_temperature": terms[1]})
+    first.accumulate(logits[:10], labels[:10], parts_of(labels[:10], terms[0]))
+    second.accumulate(logits[10:], labels[10:], parts_of(labels[10:], terms[1]))
     sent = []
 
     def remember(rows, filling):
@@ -198,7 +203,7 @@ def test_gathered_processes_equal_one():
 @pytest.mark.parametrize("size", [1, 3, 5, 40])
 def test_move_touches_the_rows_of_its_classes_alone(size, elements, monkeypatch):
     """Catches a large table that is rewritten, samples of one class that overwrite each other, and a lost level."""
-    monkeypatch.setattr("hf_cmim.centroids.MOVED_ELEMENTS", elements)
+    monkeypatch.setattr("hf_cmim.hardening.bank.MOVED_ELEMENTS", elements)
     bank = moved_bank([samples(seed=1)])
     average = [reference.MovingAverage(CLASSES, WINDOW) for _ in TEMPERATURES]
     for seed, count in ((1, None), (2, size)):
@@ -222,30 +227,30 @@ def test_move_touches_the_rows_of_its_classes_alone(size, elements, monkeypatch)
 
 def test_loss_of_a_step_sees_the_bank_of_the_step_before():
     """Catches a bank updated before the loss: splitting a batch would then change the loss."""
-    loss = CMIMLoss(TEMPERATURES)
-    bank = CentroidBank(CLASSES, TEMPERATURES, WINDOW)
+    bank = new_bank()
+    loss = CMIMLoss(bank.spec)
     average = [reference.MovingAverage(CLASSES, WINDOW) for _ in TEMPERATURES]
     for seed in range(4):
         logits, labels = samples(seed, size=20)
         logits.requires_grad_()
-        components = loss(logits, labels, bank.log_centroids)
-        bank.accumulate(logits, labels, components)
+        parts = loss(logits, labels, bank.snapshot())
+        bank.accumulate(logits, labels, parts)
         rows, kept = reference.valid_samples(logits.tolist(), labels.tolist())
         sums = reference.divergence_terms(rows, kept, [level.means() for level in average], TEMPERATURES)
         twin = torch.tensor(sums) / len(kept)
-        torch.testing.assert_close(components["cmi_per_temperature"], twin, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(parts.cmi_per_temperature, twin, rtol=1e-4, atol=1e-5)
         bank.step()
-        components["cmi"].backward()  # after the move: the loss must own what it needs
-        torch.testing.assert_close(bank.terms, components["cmi_per_temperature"])
+        parts.cmi.backward()  # after the move: the loss must own what it needs
+        torch.testing.assert_close(bank.terms, parts.cmi_per_temperature)
         for level, temperature in zip(average, TEMPERATURES, strict=True):
             level.add([reference.softmax(row, temperature) for row in rows], kept)
 
 
 def test_step_without_samples_changes_nothing():
     """Catches terms set to 0 by an extra step, after which the power mean would weigh all temperatures alike."""
-    bank = CentroidBank(CLASSES, TEMPERATURES, WINDOW)
+    bank = new_bank()
     logits, labels = samples()
-    bank.accumulate(logits, labels, {"cmi_per_temperature": torch.tensor([1.0, 2.0, 3.0])})
+    bank.accumulate(logits, labels, parts_of(labels, torch.tensor([1.0, 2.0, 3.0])))
     bank.step()
     before = copy.deepcopy(bank)
     bank.step()
@@ -275,8 +280,8 @@ def test_outputs_of_the_training_forward_are_let_go():
     outputs.grad_fn.register_hook(hook)  # lives as long as the graph
     alive = weakref.ref(hook)
     del hook
-    bank = CentroidBank(CLASSES, TEMPERATURES, WINDOW)
-    bank.accumulate(outputs, labels, {"cmi_per_temperature": outputs.mean(dim=0)[:3]})
+    bank = new_bank()
+    bank.accumulate(outputs, labels, parts_of(labels, outputs.mean(dim=0)[:3]))
     assert alive() is not None
     del outputs
     assert alive() is None
@@ -288,7 +293,7 @@ def test_outputs_may_be_overwritten_before_the_step():
     """Catches logits that are kept by reference: a compiled model writes its next outputs into the same memory."""
     logits, labels = samples()
     expected = moved_bank([(logits, labels)])
-    bank = CentroidBank(CLASSES, TEMPERATURES, WINDOW)
+    bank = new_bank()
     bank.accumulate(logits, labels)
     logits.fill_(3.0)
     bank.step()
@@ -300,7 +305,7 @@ def test_samples_classified_wrongly_can_be_left_out_of_centroids(filled):
     """Catches centroids, masses or frequencies that still count them, and a recall that no longer does."""
     logits, labels = samples()
     wrong = torch.tensor([reference.argmax(row) != label for row, label in zip(logits.tolist(), labels, strict=True)])
-    banks = [CentroidBank(CLASSES, TEMPERATURES, WINDOW, follows_label=True, correct_only=each) for each in (1, 0, 0)]
+    banks = [new_bank("share", correct_only=each) for each in (True, False, False)]
     for bank, own in zip(banks, (labels, labels.masked_fill(wrong, -100), labels), strict=True):
         for part in range(3):
             batches = [(logits[part::3], own[part::3])]
@@ -313,19 +318,21 @@ def test_samples_classified_wrongly_can_be_left_out_of_centroids(filled):
     ours, without, every = banks
     for name in ("probs", "log_probs", "mass"):
         assert torch.equal(getattr(ours, name), getattr(without, name))
-    assert torch.equal(ours.label.counts, without.label.counts)
-    torch.testing.assert_close(ours.label_information, without.label_information, rtol=0, atol=0)
+    assert torch.equal(ours.form.counts, without.form.counts)
+    torch.testing.assert_close(ours.form.state, without.form.state, rtol=0, atol=0)
     torch.testing.assert_close(ours.recall, every.recall)
     assert torch.equal(ours.seen, every.seen)
 
 
 def test_centroids_can_stay_while_the_rest_moves():
     """Catches exact centroids that drift between two passes over the data, or a recall the guard never sees."""
-    bank = moved_bank([samples()])
+    bank = new_bank(centroids="epoch")
+    bank.fill([samples()])
+    bank.seen += 7
     before = copy.deepcopy(bank)
     logits, labels = samples(seed=1)
-    bank.accumulate(logits, labels, {"cmi_per_temperature": torch.ones(3)})
-    bank.step(move_centroids=False)
+    bank.accumulate(logits, labels, parts_of(labels, torch.ones(3)))
+    bank.step()
     for name in ("probs", "log_probs", "mass"):
         assert torch.equal(getattr(bank, name), getattr(before, name))
     for name in ("seen", "recall", "terms"):
@@ -344,16 +351,16 @@ def test_fill_gives_the_exact_centroids_and_their_mass(sizes):
     bank.fill(zip(logits.split(sizes), labels.split(sizes), strict=True))
     exact = class_centroids(logits, labels, TEMPERATURES).float()
     torch.testing.assert_close(bank.probs, exact, rtol=2e-6, atol=1e-7)
-    assert (bank.log_centroids[:, 1] == -torch.inf).all()
+    assert (bank.log_probs[:, 1] == -torch.inf).all()
     streamed = moved_bank([(logits, labels)])
     torch.testing.assert_close(bank.mass, streamed.mass)
     torch.testing.assert_close(bank.recall, streamed.recall)
-    torch.testing.assert_close(bank.log_centroids, streamed.log_centroids, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(bank.log_probs, streamed.log_probs, rtol=1e-5, atol=1e-5)
 
 
 def test_unusable_samples_are_refused():
     """Catches centroids of other classes, and a fill by nothing that empties the bank for the rest of the training."""
-    bank = CentroidBank(CLASSES, TEMPERATURES)
+    bank = new_bank()
     with pytest.raises(ValueError, match="Expected logits of 5 classes, got 4"):
         bank.fill([(torch.eye(4), torch.arange(4))])
     with pytest.raises(ValueError, match="Expected logits of 5 classes, got 6"):
@@ -367,7 +374,7 @@ def test_state_survives_a_round_trip(nested):
     """Catches log centroids left at -inf after loading, with which the CMI would silently be 0 until the next step."""
     bank = moved_bank([samples(absent=1)])
     bank.terms.fill_(0.3)
-    restored = CentroidBank(CLASSES, TEMPERATURES, WINDOW)
+    restored = new_bank()
     source, target = (torch.nn.ModuleDict({"bank": b}) if nested else b for b in (bank, restored))
     target.load_state_dict(source.state_dict())
     assert_same_state(restored, bank, rtol=0, atol=0)
@@ -377,25 +384,33 @@ def test_state_survives_a_round_trip(nested):
     assert_same_state(restored, bank, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        ({"num_classes": 1}, "at least 2 classes, got 1"),
-        ({"temperatures": [1.0, 1.0]}, "distinct temperatures"),
-        ({"temperatures": [0.0]}, "above 0 and finite, got 0.0"),
-        ({"window": 1.0}, "window above 1 sample a class and finite, got 1.0"),
-        ({"window": math.nan}, "window above 1 sample a class and finite, got nan"),
-        ({"window": math.inf}, "window.*got inf"),
-    ],
-    ids=str,
-)
-def test_unusable_settings_are_refused(settings, expected):
-    """Catches a bank that fills with nan, or never averages, without a word."""
-    with pytest.raises(ValueError, match=f"Expected.*{expected}"):
-        CentroidBank(**({"num_classes": CLASSES, "temperatures": TEMPERATURES} | settings))
+def test_a_single_class_is_refused():
+    """Catches a bank that could hide nothing, without a word."""
+    with pytest.raises(ValueError, match="Expected at least 2 classes, got 1"):
+        CentroidBank(1)
+
+
+def test_outputs_of_the_loss_enter_as_they_are():
+    """Catches outputs handed on that are not used, or used for a step of several micro-batches or processes."""
+    logits, labels = samples()
+    probs = torch.rand(3, len(labels), CLASSES, generator=torch.Generator().manual_seed(0))
+    parts = parts_of(labels, torch.zeros(3), probs=probs)
+    bank = new_bank()
+    bank.accumulate(logits, labels, parts)
+    bank.step()
+    means = torch.stack([probs[:, labels == label].mean(dim=1) for label in range(CLASSES)], dim=1)
+    torch.testing.assert_close(bank.probs, means)
+    for gather, splits in ((None, 2), (lambda rows, _: rows, 1)):
+        other = new_bank()
+        for part, own in zip(logits.chunk(splits), labels.chunk(splits), strict=True):
+            other.accumulate(part, own, parts_of(own, torch.zeros(3), probs=probs[:, : len(own)]))
+        other.step(gather)
+        torch.testing.assert_close(other.probs, class_centroids(logits, labels, TEMPERATURES), rtol=1e-5, atol=1e-6)
 
 
 def test_labels_must_belong_to_the_logits():
     """Catches labels broadcast over the rows of a multi-label head."""
     with pytest.raises(ValueError, match="One label per row"):
-        CentroidBank(3, [1.0]).accumulate(torch.zeros(4, 3), torch.zeros(4, 3, dtype=torch.long))
+        CentroidBank(3, ObjectiveSpec("plain", (1.0,))).accumulate(
+            torch.zeros(4, 3), torch.zeros(4, 3, dtype=torch.long)
+        )

@@ -1,11 +1,12 @@
-"""The fused operator in PyTorch's own operations, block by block, so that a block stays in the processor's cache.
+"""The operator on a large batch on CPU, block by block, so that a block stays in the processor's cache.
 
-Formulas in `hf_cmim.functional.fused`. Source: ours.
+Formulas in `hf_cmim.hardening.kernels.operator`. Where each temperature is twice the one before (the default), few
+temperatures need exponentials. The others are squares of the next hotter ones. The relative error doubles each time,
+to at most 2^(K - 1) roundings with K <= 8. Source: ours.
 """
 
 import math
 import threading
-from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -14,7 +15,9 @@ import torch
 from torch import Tensor
 
 from hf_cmim.functional.divergence import IGNORE_INDEX, LOWEST
-from hf_cmim.functional.label_information import Extrapolation
+from hf_cmim.functional.masking import masked_classes
+from hf_cmim.functional.spread import freed_of_scale
+from hf_cmim.hardening.kernels.problem import Extrapolation, Scaling
 
 BLOCK_ELEMENTS = 2**19
 """Numbers in a block, all temperatures together, in each of its two buffers; ours, by benchmarks/loss.py."""
@@ -31,28 +34,45 @@ NEGLIGIBLE = -40.0
 
 
 def tempered_probs(
-    logits: Tensor, temperatures: Sequence[float], multiplier: Tensor | None = None, masked: Tensor | None = None
+    logits: Tensor, temperatures: tuple[float, ...], multiplier: Tensor | None, masked: Tensor | None
 ) -> Tensor:
-    """Return softmax(logits / T) for every temperature; probabilities below about exp(-40) count as that number.
-
-    Args:
-        logits: `(B, C)` raw logits.
-        temperatures: `K` numbers above 0.
-        multiplier: 0-d factor of the logits, above 0; None is 1.
-        masked: `(B, C)` masked classes, whose probability is 0; None where there is none.
-
-    Returns:
-        Probabilities, `(K, B, C)`, fp32 (fp64 for fp64 logits), without a graph.
-    """
-    raised = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
-    exponentials = raised.new_empty(len(temperatures), *raised.shape)
-    levels = levels_of(tuple(temperatures), raised.dtype, raised.device, torch.get_num_threads())
-    _exponentiate(centred_logits(raised, temperatures, multiplier), levels, exponentials, masked)
+    """Return softmax(logits / T), `(K, B, C)`; arguments as of the operator's, logits fp32 or fp64 without a graph."""
+    exponentials = logits.new_empty(len(temperatures), *logits.shape)
+    levels = levels_of(temperatures, logits.dtype, logits.device, torch.get_num_threads())
+    _exponentiate(centred_logits(logits, temperatures, multiplier), levels, exponentials, masked)
     return exponentials.div_(exponentials.sum(dim=2, keepdim=True))
 
 
+def divergences(
+    logits: Tensor,
+    labels: Tensor,
+    log_centroids: Tensor,
+    temperatures: tuple[float, ...],
+    weights: Tensor,
+    wants_gradient: bool,
+    scaling: Scaling | None,
+    extrapolation: Extrapolation | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return total, sums, sums of the scale and gradient; arguments as of `small_divergences`, logits of any type."""
+    dtype = weights.dtype
+    rows = max(1, BLOCK_ELEMENTS // (len(temperatures) * logits.shape[1]))
+    gradient = logits.new_empty(logits.shape[0] if wants_gradient else 0, logits.shape[1], dtype=dtype)
+    constants = log_centroids, temperatures, weights, None if scaling is None else scaling.multiplier, extrapolation
+    sums = weights.new_zeros(1 if extrapolation is None else 2, len(weights))
+    scale_sums = weights.new_zeros(3)
+    for start in range(0, len(logits), rows):
+        block = slice(start, start + rows)
+        raised, block_labels = logits[block].to(dtype), labels[block]
+        block_gradient = gradient[block] if wants_gradient else None
+        masked = masked_classes(raised)
+        sums += sums_of_block(raised, block_labels, block_gradient, *constants, masked)
+        if scaling is not None:
+            scale_sums += freed_of_scale(raised, block_labels, block_gradient, *scaling, masked)
+    return torch.dot(weights, sums[-1]), sums[0], scale_sums, gradient.to(logits.dtype)
+
+
 def centred_logits(
-    logits: Tensor, temperatures: Sequence[float], multiplier: Tensor | None, out: Tensor | None = None
+    logits: Tensor, temperatures: tuple[float, ...], multiplier: Tensor | None, out: Tensor | None = None
 ) -> Tensor:
     """Return scaled logits minus the largest of their row, limited where they are negligible at every temperature."""
     centred = torch.sub(logits, logits.amax(dim=1, keepdim=True), out=out)

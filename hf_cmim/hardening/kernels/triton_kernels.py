@@ -6,7 +6,7 @@ A row with masked classes is read once more, for the mean of its other classes. 
 over rows do not depend on the order of programs.
 
 Without a GPU the same kernels run slowly in Triton's interpreter, so that any machine can test them. Source: ours;
-formulas in `hf_cmim.functional.fused`.
+formulas in `hf_cmim.hardening.kernels.operator`.
 """
 
 from typing import Any

@@ -1,8 +1,8 @@
-"""Control of the logits' scale, so that the CMI cannot be reduced by shrinking all logits. Source: ours."""
+"""Spread of the logits, and gradients that do not change their scale. Source: ours."""
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,38 +12,6 @@ from hf_cmim.functional.masking import allowed_classes, row_means
 
 SMALLEST_SPREAD = 1e-6
 """Variance below which logits count as equal; smaller variances are never divisors."""
-
-
-class Scaling(NamedTuple):
-    """A common scale for the logits, and the correction that removes the pull on their scale.
-
-    Both come from the steps before, without a graph.
-
-    Attributes:
-        multiplier: factor of the logits, 0-d.
-        outward: strength of the correction, 0-d: how strongly an objective of weight 1 on the scaled logits pulled all
-            logits together in the last step. It is the derivative with respect to the logarithm of a common factor,
-            divided by the mean variance of a sample's logits.
-    """
-
-    multiplier: Tensor
-    outward: Tensor
-
-
-class Concentration(NamedTuple):
-    """The CMI part of a batch's loss.
-
-    Attributes:
-        cmi: weighted CMI, 0-d, nats, differentiable.
-        terms: CMI at each temperature, `(K,)`, unweighted, nats, detached.
-        scale_sums: sums from which a `CentroidBank` follows the scale of the logits over a step, `(3,)`, detached. The
-            first is the derivative of the CMI part at weight 1 with respect to the logarithm of a factor on all logits
-            (0 where no gradient flows). The others are the two values of `spread_of`. All are 0 without scaling.
-    """
-
-    cmi: Tensor
-    terms: Tensor
-    scale_sums: Tensor
 
 
 def spread_of(logits: Tensor, labels: Tensor, masked: Tensor | None = None) -> tuple[Tensor, Tensor]:

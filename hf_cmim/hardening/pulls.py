@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_cmim.functional.divergence import IGNORE_INDEX
+from hf_cmim.hardening.parts import Parts
 
 PULL_WINDOW = 50.0
 """Number of samples of a class over which its pulls are averaged; ours."""
@@ -38,20 +39,23 @@ class ClassPulls(nn.Module):
         """Ratios, `(C,)`; 0 for a class without samples."""
         return (self.squares[0] / self.squares[1].clamp_min(1e-12)).sqrt()
 
-    def accumulate(self, cmi: Tensor, logits: Tensor, labels: Tensor, num_items: Tensor | int) -> None:
+    def accumulate(self, parts: Parts, logits: Tensor, weight: float, num_items: Tensor | int) -> None:
         """Add one micro-batch to the pending step; the graph stays usable.
 
         Args:
-            cmi: 0-d weighted CMI part of the loss, with its graph.
-            logits: `(..., C)` outputs from which `cmi` was computed.
-            labels: `(...)` integers in [0, C), or -100 to ignore.
-            num_items: divisor of the sum over samples in `cmi`.
+            parts: parts of the loss.
+            logits: `(..., C)` outputs from which they were computed.
+            weight: weight of the CMI in `parts`.
+            num_items: divisor of the sum over samples in `parts`.
         """
-        (gradient,) = torch.autograd.grad(cmi, logits, retain_graph=True)
+        gradient, labels = parts.gradient, parts.labels
+        if gradient is None:
+            (weighted,) = torch.autograd.grad(parts.cmi, logits, retain_graph=True)
+        else:
+            weighted = gradient * weight
         with torch.no_grad():
             classes = logits.shape[-1]
-            pulls = gradient.reshape(-1, classes).float() * num_items
-            labels = labels.reshape(-1)
+            pulls = weighted.reshape(-1, classes).float() * num_items
             # Ignored labels are -100, which is no index; their rows become 0 below.
             label_indices = labels.clamp_min(0)
             # The gradient of the cross-entropy by the logits: probabilities minus the one-hot label.

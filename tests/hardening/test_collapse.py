@@ -7,8 +7,8 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from hf_cmim import CentroidBank, CMIMLoss, CollapseDetector
-from hf_cmim.collapse import LARGEST_NUM_CLASSES, STALLED_CHECKS
+from hf_cmim import CentroidBank, CMIMLoss, CollapseDetector, ObjectiveSpec
+from hf_cmim.hardening.collapse import LARGEST_NUM_CLASSES, STALLED_CHECKS
 
 WINDOW = 100.0
 APART = [[0.9, 0.05, 0.05], [0.05, 0.9, 0.05], [0.05, 0.05, 0.9]]
@@ -24,8 +24,12 @@ def feed(bank, probs, counts=(1000, 1000, 1000)):
     return bank
 
 
-def bank_of(probs, counts=(1000, 1000, 1000), temperatures=(1.0,)):
-    return feed(CentroidBank(3, temperatures, WINDOW), probs, counts)
+def new_bank(form="plain", temperatures=(1.0,), **settings):
+    return CentroidBank(3, ObjectiveSpec(form, temperatures, window=WINDOW, **settings))
+
+
+def bank_of(probs, counts=(1000, 1000, 1000), temperatures=(1.0,), form="plain"):
+    return feed(new_bank(form, temperatures), probs, counts)
 
 
 def watch(bank, detector=None):
@@ -56,21 +60,21 @@ def test_halved_distance_is_named():
     assert bank.recall.tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("scale_is_free", [False, True], ids=["scaled", "free"])
-def test_halved_distance_where_the_scale_is_free_needs_a_lost_class(scale_is_free):
+@pytest.mark.parametrize("form", ["scaled", "share"])
+def test_halved_distance_where_the_scale_is_free_needs_a_lost_class(form):
     """Catches an alarm over every pair of similar classes once the scale of the outputs has changed."""
     detector, bank = CollapseDetector(3), bank_of(APART)
     detector.check(bank)
     feed(bank, CLOSER)
-    bank.logit_scale = 0.0 if scale_is_free else 4.0  # only now, so that distances are those of the test before
+    bank.form = new_bank(form).form  # only now, so that distances are those of the test before
     for recall, expected in ((1.0, 0), (0.06, 0), (0.04, 1)):
         bank.recall[1] = recall
-        assert len(detector.check(bank, scale_is_free)) == expected
+        assert len(detector.check(bank)) == expected
 
 
 def test_class_lost_where_centroids_are_of_the_correct_alone():
     """Catches a guard that waits for centroids to meet: that of a class of which none is correct stays."""
-    detector, bank = CollapseDetector(3), feed(CentroidBank(3, [1.0], WINDOW, correct_only=True), APART)
+    detector, bank = CollapseDetector(3), feed(new_bank(correct_only=True), APART)
     assert detector.check(bank) == []
     feed(bank, MERGED)  # nobody says class 1 any more
     assert bank.recall[1] < 0.05
@@ -151,7 +155,7 @@ def test_report_says_which_figure_triggered_it():
     assert halved.trigger == "distance"
     assert (halved.distance, halved.largest_distance) == pytest.approx((0.35, 0.85), abs=1e-3)
     bank.recall.copy_(torch.tensor([0.6, 0.03, 0.9]))
-    bank.logit_scale = 4.0
+    bank.form = new_bank("scaled").form
     detector.reported.zero_()
     (lost,) = detector.check(bank)
     assert (lost.trigger, lost.lost) == ("recall", 1)
@@ -199,7 +203,7 @@ def test_reference_is_where_cross_entropy_ended():
 def test_class_never_learned_cannot_be_lost(before, reports):
     """Catches a class blamed on concentration that cross-entropy had not learned when the weight rose."""
     detector, bank = CollapseDetector(3), bank_of(APART)
-    bank.logit_scale = 4.0
+    bank.form = new_bank("scaled").form
     bank.recall[1] = before
     detector.check(bank, pulls=torch.zeros(3))
     bank.recall[1] = 0.01
@@ -215,7 +219,7 @@ def test_only_a_class_that_is_pulled_is_held_down(pulls, reports):
 
 def test_class_without_correct_samples_is_no_longer_pulled():
     """Catches a guard blind to a lost class where only correct samples count: then nothing pulls on it any more."""
-    detector, bank = CollapseDetector(3), feed(CentroidBank(3, [1.0], WINDOW, correct_only=True), APART)
+    detector, bank = CollapseDetector(3), feed(new_bank(correct_only=True), APART)
     detector.check(bank, pulls=torch.ones(3))
     (pair,) = detector.check(feed(bank, MERGED), pulls=pulls_of(1.0, 0.0, 1.0))
     assert (pair.trigger, pair.lost) == ("recall", 1)
@@ -239,7 +243,7 @@ def test_rare_classes_are_not_judged():
 
 def test_close_classes_that_are_told_apart_are_not_merged():
     """Catches an alarm over centroids alone: here the samples of each class are spread, and half of them are right."""
-    bank = CentroidBank(3, [1.0], WINDOW)
+    bank = new_bank()
     rows = torch.tensor([[0.6, 0.35, 0.05], [0.35, 0.6, 0.05]]).log()
     bank.accumulate(rows[torch.arange(1000) % 2], torch.arange(1000) // 500)
     bank.accumulate(torch.tensor(APART).log()[torch.full((500,), 2)], torch.full((500,), 2))
@@ -251,14 +255,14 @@ def test_close_classes_that_are_told_apart_are_not_merged():
 
 def test_empty_bank_is_silent():
     """Catches classes without a centroid, all zeros and so all alike, taken for merged."""
-    assert watch(CentroidBank(3, [1.0], WINDOW)) == []
+    assert watch(new_bank()) == []
     assert watch(bank_of(APART, (1000, 0, 0))) == []
 
 
 def test_too_many_classes_are_left_alone():
     """Catches C^2 distances that cost more than the training step."""
     detector = CollapseDetector(LARGEST_NUM_CLASSES + 1)
-    assert detector.check(CentroidBank(2, [1.0])) == []
+    assert detector.check(CentroidBank(2)) == []
     assert sum(buffer.numel() for buffer in detector.buffers()) == 0
 
 
@@ -298,18 +302,18 @@ def fired_on_digits(seed, hidden=(), learning_rate=0.1, epochs=10, watched_from=
     layers = [layer for ends in pairwise(sizes) for layer in (torch.nn.Linear(*ends), torch.nn.ReLU())]
     model = torch.nn.Sequential(*layers[:-1])
     optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
-    loss = CMIMLoss([2.0**k for k in range(-2, 5)] if weight else [1.0])
-    bank, detector, pairs = CentroidBank(10, loss.temperatures), CollapseDetector(10), []
+    spec = ObjectiveSpec("plain", tuple(2.0**k for k in range(-2, 5)) if weight else (1.0,))
+    loss, bank, detector, pairs = CMIMLoss(spec), CentroidBank(10, spec), CollapseDetector(10), []
     total = epochs * (len(labels) // 32)
     order = torch.cat([torch.randperm(len(labels)) for _ in range(epochs + 1)])
     for step in range(1, total + 1):
         batch = order[32 * step : 32 * step + 32]
         logits = model(inputs[batch])
-        components = loss(logits, labels[batch], bank.log_centroids, weight)
+        parts = loss(logits, labels[batch], bank.snapshot(), weight)
         optimizer.zero_grad()
-        (components["ce"] + components["cmi"]).backward()
+        (parts.ce + parts.cmi).backward()
         optimizer.step()
-        bank.accumulate(logits, labels[batch])
+        bank.accumulate(logits, labels[batch], parts)
         bank.step()
         if step % max(1, total // 100) == 0 and step >= watched_from * total:
             pairs += detector.check(bank)

@@ -7,17 +7,20 @@ import statistics
 import pytest
 import reference
 import torch
+from parts import parts_of
 from plain_loop import trained_classifier
 
-from hf_cmim import CentroidBank, CMIMLoss
+from hf_cmim import CentroidBank, CMIMLoss, ObjectiveSpec
 from hf_cmim.functional import class_centroids, within_total_ratio
 from hf_cmim.functional.masking import masked_classes
-from hf_cmim.functional.scaling import Scaling, spread_of
+from hf_cmim.functional.spread import spread_of
+from hf_cmim.hardening.kernels.problem import Scaling
+from hf_cmim.hardening.parts import Snapshot
 
 CLASSES, SCALE, WINDOW = 5, 4.0, 20.0
-TEMPERATURES = [0.5, 1.0, 4.0]
+TEMPERATURES = (0.5, 1.0, 4.0)
+SPEC = ObjectiveSpec("scaled", TEMPERATURES, logit_scale=SCALE, window=WINDOW)
 by_backend = pytest.mark.parametrize("backend", ["eager", "fused"])
-by_reduction = pytest.mark.parametrize("reduction", ["mean", "power_mean", "max"])
 
 
 def samples(seed=0, dtype=torch.float64, **settings):
@@ -25,19 +28,20 @@ def samples(seed=0, dtype=torch.float64, **settings):
     return torch.tensor(logits, dtype=dtype), torch.tensor(labels)
 
 
-def scaled_bank(**settings):
-    return CentroidBank(CLASSES, TEMPERATURES, WINDOW, logit_scale=SCALE, **settings)
+def scaled_bank():
+    return CentroidBank(CLASSES, SPEC)
 
 
 def seen_by_loss(logits, labels, pull=0.0):
     """What a loss says of a micro-batch whose CMI pulls like this."""
-    return {"scale_sums": torch.stack([torch.tensor(pull), *spread_of(logits, labels)])}
+    return parts_of(labels, torch.zeros(3), torch.stack([torch.tensor(pull), *spread_of(logits, labels)]))
 
 
-def concentration(logits, labels, log_centroids, scaling, reduction="mean", backend="eager", num_items=13):
-    loss = CMIMLoss(TEMPERATURES, reduction=reduction, backend=backend)
-    previous = torch.tensor([0.3, 0.1, 0.2], dtype=logits.dtype)
-    return loss.concentration(logits, labels, log_centroids, 0.7, num_items, previous, scaling)
+def concentration(logits, labels, log_centroids, scaling, backend="eager", num_items=13):
+    """The CMI part of a loss; without a scaling that of the plain form."""
+    spec = SPEC if scaling is not None else ObjectiveSpec("plain", TEMPERATURES)
+    snapshot = Snapshot(log_centroids, torch.tensor([0.3, 0.1, 0.2], dtype=logits.dtype), scaling)
+    return CMIMLoss(spec, backend=backend).concentration(logits, labels, snapshot, 0.7, num_items)
 
 
 def own_scaling(logits, labels, log_centroids, **settings):
@@ -46,7 +50,7 @@ def own_scaling(logits, labels, log_centroids, **settings):
     multiplier = SCALE / (total / count).sqrt()
     first = Scaling(multiplier, torch.zeros(()))
     found = concentration(logits.detach().requires_grad_(), labels, log_centroids, first, **settings)
-    return Scaling(multiplier, found.scale_sums[0] / (total / count))
+    return Scaling(multiplier, found.sums[0] / (total / count))
 
 
 # The spread
@@ -99,12 +103,12 @@ def test_multiplier_follows_the_running_spread():
         rows, _ = reference.valid_samples(logits.tolist(), labels.tolist())
         # A batch weighs by its size, and is spread evenly, as in the bank.
         average.add([[statistics.pvariance(row)] for row in rows], [0] * len(rows))
-        assert bank.spread.item() == pytest.approx(average.means()[0][0], rel=1e-5)
-        assert bank.spread_mass.item() == pytest.approx(average.mass()[0], rel=1e-5)
+        assert bank.form.spread.item() == pytest.approx(average.means()[0][0], rel=1e-5)
+        assert bank.form.spread_mass.item() == pytest.approx(average.mass()[0], rel=1e-5)
         own = statistics.fmean(map(statistics.pvariance, rows))
-        largest = max(bank.spread.item(), own)
-        assert bank.outward.item() == pytest.approx(0.5 / own * bank.spread.item() / largest, rel=1e-5)
-        assert bank.multiplier.item() == pytest.approx(min(1, SCALE / largest**0.5), rel=1e-6)
+        largest = max(bank.form.spread.item(), own)
+        assert bank.form.outward.item() == pytest.approx(0.5 / own * bank.form.spread.item() / largest, rel=1e-5)
+        assert bank.form.multiplier.item() == pytest.approx(min(1, SCALE / largest**0.5), rel=1e-6)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-3, 1.0])
@@ -114,10 +118,10 @@ def test_small_logits_are_not_stretched(scale):
     bank = scaled_bank()
     bank.accumulate(scale * logits, labels, seen_by_loss(scale * logits, labels, 0.25 * scale**2))
     bank.step()
-    assert bank.multiplier.item() == 1
+    assert bank.form.multiplier.item() == 1
     total, count = spread_of(logits, labels)
-    assert bank.outward.item() == pytest.approx(0.25 * (count / total).item() if scale else 0, rel=1e-4)
-    assert bank.log_centroids.isfinite().all()
+    assert bank.form.outward.item() == pytest.approx(0.25 * (count / total).item() if scale else 0, rel=1e-4)
+    assert bank.log_probs.isfinite().all()
 
 
 def test_centroids_are_those_of_scaled_logits():
@@ -126,26 +130,25 @@ def test_centroids_are_those_of_scaled_logits():
     bank = scaled_bank()
     bank.accumulate(logits, labels, seen_by_loss(logits, labels))
     bank.step()
-    expected = class_centroids(logits * bank.multiplier, labels, TEMPERATURES)
+    expected = class_centroids(logits * bank.form.multiplier, labels, TEMPERATURES)
     torch.testing.assert_close(bank.probs, expected, rtol=1e-5, atol=1e-6)
     filled = scaled_bank()
     filled.fill([(logits, labels), (logits, labels)])
     torch.testing.assert_close(filled.probs, bank.probs, rtol=1e-5, atol=1e-6)
     filled.fill([(3 * logits, labels)])
-    torch.testing.assert_close(filled.multiplier, bank.multiplier)  # steps move it, no pass
+    torch.testing.assert_close(filled.form.multiplier, bank.form.multiplier)  # steps move it, no pass
 
 
 # The gradient
 
 
 @by_backend
-@by_reduction
-def test_gradient_is_that_of_a_multiplier_that_follows_the_logits(reduction, backend):
+def test_gradient_is_that_of_a_multiplier_that_follows_the_logits(backend):
     """Catches a pull of the wrong sign, size or share, left in or taken away twice: derived anew by autograd."""
     logits, labels = samples()
     log_centroids = class_centroids(*samples(9, scale=1.0), TEMPERATURES).log()
     valid = labels >= 0
-    settings = {"reduction": reduction, "backend": backend, "num_items": int(valid.sum())}
+    settings = {"backend": backend, "num_items": int(valid.sum())}
     scaling = own_scaling(logits, labels, log_centroids, **settings)
     found = concentration(logits.requires_grad_(), labels, log_centroids, scaling, **settings).cmi
     (gradient,) = torch.autograd.grad(found, logits)
@@ -168,7 +171,7 @@ def test_pull_is_the_derivative_by_a_common_factor(backend):
     log_centroids = class_centroids(*samples(9, scale=1.0), TEMPERATURES).log()
     log_centroids[:, 2] = -torch.inf
     scaling = Scaling(torch.tensor(1.7), torch.tensor(0.3))
-    found = concentration(logits.requires_grad_(), labels, log_centroids, scaling, backend=backend).scale_sums
+    found = concentration(logits.requires_grad_(), labels, log_centroids, scaling, backend=backend).sums
     factor = torch.ones((), dtype=torch.float64, requires_grad=True)
     value = concentration(logits.detach() * 1.7 * factor, labels, log_centroids, None).cmi / 0.7
     (expected,) = torch.autograd.grad(value, factor)
@@ -208,35 +211,34 @@ def test_micro_batches_add_up(backend):
     ]
     (split_gradient,) = torch.autograd.grad(sum(part.cmi for part in parts), logits)
     torch.testing.assert_close(split_gradient, gradient, rtol=1e-5, atol=1e-9)
-    assert sum(part.scale_sums for part in parts).tolist() == pytest.approx(whole.scale_sums.tolist(), rel=1e-5)
+    assert sum(part.sums for part in parts).tolist() == pytest.approx(whole.sums.tolist(), rel=1e-5)
     banks = [scaled_bank(), scaled_bank()]
-    banks[0].accumulate(logits, labels, {"scale_sums": whole.scale_sums})
+    banks[0].accumulate(logits, labels, parts_of(labels, torch.zeros(3), whole.sums))
     for part, part_labels, found in zip(
         logits.split([7, 1, 30, 0, 22]), labels.split([7, 1, 30, 0, 22]), parts, strict=True
     ):
-        banks[1].accumulate(part, part_labels, {"scale_sums": found.scale_sums})
+        banks[1].accumulate(part, part_labels, parts_of(part_labels, torch.zeros(3), found.sums))
     for bank in banks:
         bank.step()
-    assert banks[0].outward.item() == pytest.approx(banks[1].outward.item(), rel=1e-4)
-    assert banks[0].multiplier.item() == pytest.approx(banks[1].multiplier.item(), rel=1e-5)
+    assert banks[0].form.outward.item() == pytest.approx(banks[1].form.outward.item(), rel=1e-4)
+    assert banks[0].form.multiplier.item() == pytest.approx(banks[1].form.multiplier.item(), rel=1e-5)
     total, count = spread_of(logits.detach(), labels)
-    assert banks[0].outward.item() == pytest.approx((whole.scale_sums[0] * count / total).item(), rel=1e-5)
+    assert banks[0].form.outward.item() == pytest.approx((whole.sums[0] * count / total).item(), rel=1e-5)
 
 
 @by_backend
 def test_nothing_is_pulled_without_a_gradient(backend):
     """Catches a pull of nan while the weight is still 0, and an evaluation that pays for what only training needs."""
     logits, labels = samples()
-    loss, scaling = CMIMLoss(TEMPERATURES, backend=backend), Scaling(torch.tensor(1.3), torch.tensor(0.2))
-    log_centroids = class_centroids(logits, labels, TEMPERATURES).log()
-    waiting, full = (loss(logits.requires_grad_(), labels, log_centroids, w, scaling=scaling) for w in (0.0, 2.0))
-    assert waiting["cmi"].item() == 0
-    assert torch.equal(waiting["scale_sums"], full["scale_sums"])
-    assert full["scale_sums"][0] != 0
+    loss, scaling = CMIMLoss(SPEC, backend=backend), Scaling(torch.tensor(1.3), torch.tensor(0.2))
+    snapshot = Snapshot(class_centroids(logits, labels, TEMPERATURES).log(), None, scaling)
+    waiting, full = (loss(logits.requires_grad_(), labels, snapshot, weight) for weight in (0.0, 2.0))
+    assert waiting.cmi.item() == 0
+    assert torch.equal(waiting.sums, full.sums)
+    assert full.sums[0] != 0
     with torch.no_grad():
-        evaluated = loss(logits, labels, log_centroids, scaling=scaling)["scale_sums"]
-    assert evaluated.tolist() == pytest.approx([0.0, *full["scale_sums"][1:].tolist()])
-    assert "scale_sums" not in loss(logits, labels, log_centroids)
+        evaluated = loss(logits, labels, snapshot).sums
+    assert evaluated.tolist() == pytest.approx([0.0, *full.sums[1:].tolist()])
 
 
 @by_backend
@@ -257,7 +259,7 @@ def test_samples_with_a_masked_class_are_those_of_a_smaller_model(backend, fill)
     alone = concentration(fewer, labels.masked_fill(~rows, -100), smaller, scaling, backend="eager")
     (rest.cmi + alone.cmi).backward()
     assert found.cmi.item() == pytest.approx((rest.cmi + alone.cmi).item(), rel=1e-6)
-    assert found.scale_sums.tolist() == pytest.approx((rest.scale_sums + alone.scale_sums).tolist(), rel=1e-6)
+    assert found.sums.tolist() == pytest.approx((rest.sums + alone.sums).tolist(), rel=1e-6)
     expected = others.grad.clone()
     expected[:, kept] += fewer.grad
     torch.testing.assert_close(masked.grad, expected, rtol=1e-6, atol=1e-9)
@@ -275,7 +277,7 @@ def test_half_precision_is_raised_before_it_is_scaled(dtype, backend):
     expected = concentration(logits.detach().float().requires_grad_(), labels, log_centroids, scaling)
     assert found.cmi.dtype == torch.float32
     assert found.cmi.item() == pytest.approx(expected.cmi.item(), rel=1e-4)
-    assert found.scale_sums.tolist() == pytest.approx(expected.scale_sums.tolist(), rel=1e-3)
+    assert found.sums.tolist() == pytest.approx(expected.sums.tolist(), rel=1e-3)
 
 
 # The loop
@@ -289,27 +291,17 @@ def ratio_and_scale(logits, labels):
 def test_scaled_training_concentrates_and_does_not_shrink():
     """Catches a scale that is driven to 0: by the CMI as it stands, and worse by one whose pull is not taken away."""
     plain_ratio, plain_scale = ratio_and_scale(*trained_classifier(1.0))
-    ratio, scale = ratio_and_scale(*trained_classifier(1.0, SCALE))
+    ratio, scale = ratio_and_scale(*trained_classifier(1.0, "scaled"))
     assert ratio < plain_ratio
     assert scale > 3 * plain_scale
-    assert ratio_and_scale(*trained_classifier(1.0, SCALE, forgets_pull=True))[1] < 0.3 * scale
+    assert ratio_and_scale(*trained_classifier(1.0, "scaled", forgets_pull=True))[1] < 0.3 * scale
 
 
 def test_forgotten_pull_is_refused():
-    """Catches a loop that gives the loss no scaling, or the bank no components: logits would only shrink."""
+    """Catches a loop that gives the bank no parts: logits would only shrink."""
     logits, labels = samples(dtype=torch.float32)
-    bank = scaled_bank()
-    for components in (None, CMIMLoss(TEMPERATURES)(logits, labels, bank.log_centroids)):
-        with pytest.raises(ValueError, match=r"Expected components with scale_sums.*scaling=bank\.scaling"):
-            bank.accumulate(logits, labels, components)
-    assert CentroidBank(CLASSES, TEMPERATURES).scaling is None
-
-
-@pytest.mark.parametrize("logit_scale", [-1.0, math.nan, math.inf])
-def test_unusable_scales_are_refused(logit_scale):
-    """Catches logits of no spread or of a negative one."""
-    with pytest.raises(ValueError, match="Expected a logit_scale of at least 0 and finite, got"):
-        CentroidBank(CLASSES, TEMPERATURES, logit_scale=logit_scale)
+    with pytest.raises(ValueError, match=r"Expected the parts of a loss.*to the scale 4, got none"):
+        scaled_bank().accumulate(logits, labels)
 
 
 def test_state_is_kept():
@@ -321,5 +313,5 @@ def test_state_is_kept():
     restored = scaled_bank()
     restored.load_state_dict(copy.deepcopy(bank.state_dict()))
     for name in ("spread", "spread_mass", "multiplier", "outward"):
-        assert torch.equal(getattr(restored, name), getattr(bank, name))
-        assert getattr(bank, name).item() > 0
+        assert torch.equal(getattr(restored.form, name), getattr(bank.form, name))
+        assert getattr(bank.form, name).item() > 0

@@ -1,0 +1,9 @@
+"""How the CMI enters the loss: one form a file, each with its state, which is part of the bank and of a checkpoint."""
+
+from hf_cmim.hardening.forms.base import AbstractForm
+from hf_cmim.hardening.forms.plain import PlainForm
+from hf_cmim.hardening.forms.scaled import ScaledForm
+from hf_cmim.hardening.forms.share import ShareForm
+
+FORMS: dict[str, type[AbstractForm]] = {"scaled": ScaledForm, "share": ShareForm, "plain": PlainForm}
+"""Forms by the name that `ObjectiveSpec` gives them."""
