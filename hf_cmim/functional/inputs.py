@@ -60,7 +60,8 @@ def check_label_range(labels: Tensor, num_classes: int) -> None:
     if not labels.numel():
         return
     lowest, highest = labels.aminmax()
-    if lowest >= 0 and highest < num_classes:
+    # Numbers are compared quicker than tensors.
+    if lowest.item() >= 0 and highest.item() < num_classes:
         return
     wrong = labels[((labels < 0) & (labels != IGNORE_INDEX)) | (labels >= num_classes)]
     if wrong.numel():

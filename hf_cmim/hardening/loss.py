@@ -137,6 +137,9 @@ class CMIMLoss(nn.Module):
                 f" {tuple(log_centroids.shape)}: samples would be compared with another class or temperature. Build"
                 " the bank with the loss's specification and the model's number of classes."
             )
+        if isinstance(num_items, Tensor) and num_items.device.type == "cpu" and not torch.compiler.is_compiling():
+            # Dividing by a number is quicker than dividing by a tensor; on another device reading it would wait.
+            num_items = int(num_items)
         constants = log_centroids, temperatures, self.factors, weight, num_items, terms
         problem = Problem(logits, counted, *constants, self._is_fused(logits))
         if not torch.is_autocast_enabled(logits.device.type):

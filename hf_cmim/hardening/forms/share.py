@@ -127,11 +127,10 @@ class ShareForm(AbstractForm):
         samples = labels, log_centroids, temperatures
         if is_fused and terms is not None:
             derived = quotient(state, terms)
-            weights = derived.weights * factors / num_items
+            weights = derived.weights * (1 / (len(temperatures) * num_items))
             found = divergences(logits, *samples, weights, extrapolation=derived.extrapolation)
             own_terms = found.sums / num_items
-            share = ((own_terms / derived.totals) * factors).sum()
-            cmi = with_gradient(share, weight, logits, found)
+            cmi = with_gradient((own_terms / derived.totals).mean(), weight, logits, found)
             return Concentration(cmi, own_terms, found.scale_sums, found.gradient, found.probs)
         unmasked = without_masked(logits, masked_classes(logits))
         divergence_sums, label_sums, count = extrapolated_divergences(unmasked, *samples, state.log_marginals)

@@ -68,7 +68,7 @@ def divergences(
     )
 
 
-def with_gradient(value: Tensor, weight: float, logits: Tensor, found: Divergences) -> Tensor:
+def with_gradient(value: Tensor, weight: float | Tensor, logits: Tensor, found: Divergences) -> Tensor:
     """Return `weight * value`, differentiable once: its gradient is `weight` times that of `found.total`.
 
     Raises:
@@ -138,16 +138,22 @@ def _compute(
     dtype = torch.promote_types(logits.dtype, torch.float32)
     arguments = log_centroids, temperatures, weights.to(dtype)
     if is_small(logits, temperatures):
-        raised = logits.to(dtype)
+        raised = logits.to(dtype).contiguous()
         if masked_classes(raised) is None:
-            found = small_divergences(raised, labels, *arguments, *options)
-            return found if raised is logits else found._replace(gradient=found.gradient.to(logits.dtype))
+            return small_divergences(raised, labels, *arguments, *options)
     results = blocks.divergences(logits, labels, *arguments, *options)
     return Divergences(*results, _no_probs(logits, temperatures))
 
 
 def _no_probs(logits: Tensor, temperatures: Sequence[float]) -> Tensor:
     return logits.new_empty(len(temperatures), 0, logits.shape[1])
+
+
+@lru_cache(maxsize=16)
+def _zeros(count: int, dtype: torch.dtype) -> Tensor:
+    """Return zeros on CPU, which nobody may write to."""
+    with torch.inference_mode(False):
+        return torch.zeros(count, dtype=dtype)
 
 
 @lru_cache(maxsize=16)
@@ -182,23 +188,26 @@ def small_divergences(
         extrapolation: references beyond the centroids, or None.
         bounded: switch for centroids in which a row may hold -inf.
     """
-    inverse, ignored = _inverse(temperatures, logits.dtype), labels == IGNORE_INDEX
-    scaled = logits if scaling is None else logits * scaling.multiplier
-    log_probs = torch.log_softmax(scaled * inverse, dim=2)
-    probs, rows = log_probs.exp(), _own_rows(log_centroids, labels.clamp_min(0), logits.dtype)
-    left_out = ignored
+    inverse, left_out = _inverse(temperatures, logits.dtype), labels == IGNORE_INDEX
+    num_ignored = int(torch.count_nonzero(left_out).item())
+    # Without a label to ignore, every operation for them is left out.
+    leaves_out, classes = num_ignored > 0, labels.clamp_min(0) if num_ignored else labels
+    if scaling is not None:
+        inverse = inverse * scaling.multiplier
+    log_probs = torch.log_softmax(logits * inverse, dim=2)
+    probs, rows = log_probs.exp(), _own_rows(log_centroids, classes, logits.dtype)
     if bounded:
-        left_out = ignored | (rows.amax(dim=2) == -torch.inf).any(dim=0)
+        left_out, leaves_out = left_out | (rows.amax(dim=2) == -torch.inf).any(dim=0), True
         rows = rows.clamp_min(LOWEST)
     excess = log_probs.sub_(rows)
     products = excess * probs
-    values = products.sum(dim=2).masked_fill_(left_out, 0.0)
+    values = _row_sums(products, left_out, leaves_out)
     sums = weighted_sums = values.sum(dim=1)
     if extrapolation is not None:
         # Divergences from references that lie beyond the centroids.
         directions = rows.sub_(extrapolation.log_marginals.unsqueeze(1)).mul_(extrapolation.ratios.view(-1, 1, 1))
         products = excess.sub_(directions).mul_(probs)
-        values = products.sum(dim=2).masked_fill_(left_out, 0.0)
+        values = _row_sums(products, left_out, leaves_out)
         weighted_sums = values.sum(dim=1)
     total = torch.dot(weights, weighted_sums)
     if not bounded and not math.isfinite(total.item()):
@@ -209,14 +218,20 @@ def small_divergences(
     if wants_gradient:
         products.addcmul_(probs, values.unsqueeze(2), value=-1)
         factors = inverse.view(-1) * weights
-        if scaling is not None:
-            factors.mul_(scaling.multiplier)
-        gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
-        # Autocast leaves operations with `out` alone.
-        torch.mv(products.flatten(1).t(), factors, out=gradient.view(-1))
-        gradient.masked_fill_(left_out.unsqueeze(1), 0.0)
-    scale_sums = sums.new_zeros(3) if scaling is None else _free_of_scale(logits, ignored, gradient, scaling.outward)
+        gradient = torch.mv(products.flatten(1).t(), factors).view(logits.shape)
+        if leaves_out:
+            gradient.masked_fill_(left_out.unsqueeze(1), 0.0)
+    if scaling is None:
+        return Divergences(total, sums, _zeros(3, logits.dtype), gradient, probs)
+    ignored = labels == IGNORE_INDEX if num_ignored else None
+    scale_sums = _free_of_scale(logits, ignored, len(logits) - num_ignored, gradient, scaling.outward)
     return Divergences(total, sums, scale_sums, gradient, probs)
+
+
+def _row_sums(products: Tensor, left_out: Tensor, leaves_out: bool) -> Tensor:
+    """Return the sums over the classes, `(K, B)`, 0 for samples that are left out."""
+    sums = products.sum(dim=2)
+    return sums.masked_fill_(left_out, 0.0) if leaves_out else sums
 
 
 def _own_rows(log_centroids: Tensor, classes: Tensor, dtype: torch.dtype) -> Tensor:
@@ -227,17 +242,19 @@ def _own_rows(log_centroids: Tensor, classes: Tensor, dtype: torch.dtype) -> Ten
     return log_centroids[:, classes].to(dtype)
 
 
-def _free_of_scale(logits: Tensor, ignored: Tensor, gradient: Tensor, outward: Tensor) -> Tensor:
+def _free_of_scale(logits: Tensor, ignored: Tensor | None, count: int, gradient: Tensor, outward: Tensor) -> Tensor:
     """Subtract the pull on the logits' scale from `gradient`, in place; results as of `freed_of_scale`."""
     num_classes = logits.shape[1]
     # A mean takes twice as long as a sum.
     centred = torch.sub(logits, logits.sum(dim=1, keepdim=True), alpha=1 / num_classes)
-    flat = centred.masked_fill_(ignored.unsqueeze(1), 0.0).view(-1)
-    pull = logits.new_zeros(())
+    if ignored is not None:
+        centred.masked_fill_(ignored.unsqueeze(1), 0.0)
+    flat, pull = centred.view(-1), 0.0
     if len(gradient):
-        pull = torch.dot(gradient.view(-1), flat)
+        pull = torch.dot(gradient.view(-1), flat).item()
         gradient.addcmul_(centred, outward, value=-1 / num_classes)
-    return torch.stack([pull, torch.dot(flat, flat) / num_classes, len(logits) - torch.count_nonzero(ignored)])
+    # As numbers: three operations on single numbers would take longer.
+    return torch.tensor([pull, torch.dot(flat, flat).item() / num_classes, count], dtype=logits.dtype)
 
 
 # What autograd and torch.compile see
@@ -250,29 +267,27 @@ class _Gradient(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, value: Tensor, gradient: Tensor, weight: float) -> Tensor:
-        ctx.save_for_backward(gradient)
-        ctx.weight = weight
+    def forward(ctx: Any, logits: Tensor, value: Tensor, gradient: Tensor, weight: float | Tensor) -> Tensor:
+        # Not saved for backward, which would take longer: nobody writes to it.
+        ctx.gradient, ctx.weight = gradient, weight
         return value * weight
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
-        return _times_gradient(ctx, gradients[0] * ctx.weight), None, None, None
+        return _times_gradient(ctx.gradient, gradients[0] * ctx.weight), None, None, None
 
 
-_apply_gradient: Callable[[Tensor, Tensor, Tensor, float], Tensor] = _Gradient.apply
+_apply_gradient: Callable[[Tensor, Tensor, Tensor, float | Tensor], Tensor] = _Gradient.apply
 
 
-def _times_gradient(ctx: Any, factor: Tensor) -> Tensor:
+def _times_gradient(gradient: Tensor, factor: Tensor) -> Tensor:
     if torch.is_grad_enabled():
         raise RuntimeError(
             "Expected one derivative of the CMI, got create_graph=True: the fused gradient is a constant to autograd,"
             " so a second derivative would silently leave out the CMI. Use"
             ' CMIMLoss(backend="eager") or HF_CMIM_BACKEND=eager.'
         )
-    (gradient,) = ctx.saved_tensors
-    product: Tensor = gradient * factor.to(gradient.dtype)
-    return product
+    return gradient * (factor if factor.dtype == gradient.dtype else factor.to(gradient.dtype))
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
@@ -286,7 +301,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
 
 def _backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
     # The other nine arguments of the operator have no gradient.
-    return _times_gradient(ctx, gradients[0]), *[None] * 9
+    return _times_gradient(ctx.saved_tensors[0], gradients[0]), *[None] * 9
 
 
 def _of_library(
@@ -304,7 +319,11 @@ def _of_library(
     scaling = None if multiplier is None or outward is None else Scaling(multiplier, outward)
     extrapolation = None if log_marginals is None or ratios is None else Extrapolation(log_marginals, ratios)
     options = wants_gradient, scaling, extrapolation
-    return _compute(logits, labels, log_centroids, tuple(temperatures), weights, *options)[:4]
+    total, sums, scale_sums, gradient, _ = _compute(
+        logits, labels, log_centroids, tuple(temperatures), weights, *options
+    )
+    # A copy, because a compiled step may write to what it was given, and zeros are shared.
+    return total, sums, scale_sums.clone(), gradient.to(logits.dtype)
 
 
 def _fake(

@@ -40,7 +40,8 @@ class Divergences(NamedTuple):
         total: weighted sum over temperatures and samples, 0-d. It has a graph only inside `torch.compile`.
         sums: sums of the divergences from centroids, `(K,)`, detached; both in nats, fp32 (fp64 for fp64 logits).
         scale_sums: sums of `freed_of_scale`, `(3,)`, detached; 0 without a scaling.
-        gradient: gradient of `total`, `(B, C)` in the logits' type, detached; of 0 samples where none is needed.
+        gradient: gradient of `total`, `(B, C)` in the logits' type or wider, detached; of 0 samples where none is
+            needed.
         probs: softmax(logits / T), of scaled logits with a scaling, `(K, B, C)`, detached. Only a small batch without
             a masked class keeps them; otherwise of 0 samples.
     """

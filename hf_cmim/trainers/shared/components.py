@@ -6,6 +6,7 @@ a checkpoint whose write was cut counts as the newest; resuming from the last st
 uint8 that equal 156 count as ignored.
 """
 
+import math
 import os
 import random
 from collections.abc import Iterator, Mapping
@@ -56,7 +57,7 @@ class ComponentTrainer(PublishingTrainer):
             check_label_column(dataset, f"eval_dataset {name!r}" if name else "eval_dataset")
         # Makes Trainer count the labels of the whole step; the model itself never gets the count.
         self.model_accepts_loss_kwargs = True
-        self._component_sums: dict[str | tuple[str, ...], Tensor] = {}
+        self._component_sums: dict[str | tuple[str, ...], Tensor | float] = {}
         self._component_steps = 0
         self._loss_is_finite: Tensor | None = None
         self._searched: dict[str, Any] = {}
@@ -108,11 +109,13 @@ class ComponentTrainer(PublishingTrainer):
     ) -> Tensor:
         """Train on one micro-batch, and stop with an error if the loss is not finite."""
         loss = super().training_step(model, inputs, num_items_in_batch)
-        finite = torch.isfinite(loss)
-        self._loss_is_finite = finite if self._loss_is_finite is None else self._loss_is_finite & finite
-        # The check waits for the device: on a GPU it runs only at the first step and when Trainer logs or saves.
-        if loss.device.type == "cpu" or self.state.global_step == 0:
-            self.check_loss_is_finite()
+        is_on_cpu = loss.device.type == "cpu"
+        if not is_on_cpu or not math.isfinite(loss.item()):
+            finite = torch.isfinite(loss)
+            self._loss_is_finite = finite if self._loss_is_finite is None else self._loss_is_finite & finite
+            # The check waits for the device: on a GPU it runs only at the first step and when Trainer logs or saves.
+            if is_on_cpu or self.state.global_step == 0:
+                self.check_loss_is_finite()
         if self.accelerator.sync_gradients:
             self._component_steps += 1
         return loss
@@ -139,7 +142,7 @@ class ComponentTrainer(PublishingTrainer):
                 the loss, so that they sum over micro-batches.
         """
         for names, value in components.items():
-            detached = torch.as_tensor(value, dtype=torch.float32, device=self.args.device).detach()
+            detached = value.detach() if isinstance(value, Tensor) else value
             total = self._component_sums.get(names)
             self._component_sums[names] = detached if total is None else total + detached
 
@@ -151,7 +154,9 @@ class ComponentTrainer(PublishingTrainer):
             for key in self._component_sums:
                 names += [key] if isinstance(key, str) else key
             # One tensor, so that one call gathers all components.
-            sums = torch.cat([component_sum.view(-1) for component_sum in self._component_sums.values()])
+            options = {"dtype": torch.float32, "device": self.args.device}
+            values = [torch.as_tensor(component_sum, **options) for component_sum in self._component_sums.values()]
+            sums = torch.cat([value.view(-1) for value in values])
             means = sums / max(self._component_steps, 1)
             gathered = self.accelerator.gather(means.unsqueeze(0)).mean(dim=0).tolist()
             logs.update(zip(names, gathered, strict=True))
