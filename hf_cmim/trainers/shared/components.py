@@ -154,9 +154,12 @@ class ComponentTrainer(PublishingTrainer):
             for key in self._component_sums:
                 names += [key] if isinstance(key, str) else key
             # One tensor, so that one call gathers all components.
-            options = {"dtype": torch.float32, "device": self.args.device}
-            values = [torch.as_tensor(component_sum, **options) for component_sum in self._component_sums.values()]
-            sums = torch.cat([value.view(-1) for value in values])
+            sums = torch.cat(
+                [
+                    torch.as_tensor(value, dtype=torch.float32, device=self.args.device).view(-1)
+                    for value in self._component_sums.values()
+                ]
+            )
             means = sums / max(self._component_steps, 1)
             gathered = self.accelerator.gather(means.unsqueeze(0)).mean(dim=0).tolist()
             logs.update(zip(names, gathered, strict=True))
