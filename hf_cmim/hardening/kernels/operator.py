@@ -188,26 +188,27 @@ def small_divergences(
         extrapolation: references beyond the centroids, or None.
         bounded: switch for centroids in which a row may hold -inf.
     """
-    inverse, left_out = _inverse(temperatures, logits.dtype), labels == IGNORE_INDEX
-    num_ignored = int(torch.count_nonzero(left_out).item())
-    # Without a label to ignore, every operation for them is left out.
-    leaves_out, classes = num_ignored > 0, labels.clamp_min(0) if num_ignored else labels
+    inverse, is_ignored = _inverse(temperatures, logits.dtype), labels == IGNORE_INDEX
+    count = len(labels) - int(torch.count_nonzero(is_ignored).item())
+    # Without a label to ignore, operations for ignored labels are skipped.
+    left_out = ignored = is_ignored if count < len(labels) else None
+    classes = labels if ignored is None else labels.clamp_min(0)
     if scaling is not None:
         inverse = inverse * scaling.multiplier
     log_probs = torch.log_softmax(logits * inverse, dim=2)
     probs, rows = log_probs.exp(), _own_rows(log_centroids, classes, logits.dtype)
     if bounded:
-        left_out, leaves_out = left_out | (rows.amax(dim=2) == -torch.inf).any(dim=0), True
+        left_out = is_ignored | (rows.amax(dim=2) == -torch.inf).any(dim=0)
         rows = rows.clamp_min(LOWEST)
     excess = log_probs.sub_(rows)
     products = excess * probs
-    values = _row_sums(products, left_out, leaves_out)
+    values = _row_sums(products, left_out)
     sums = weighted_sums = values.sum(dim=1)
     if extrapolation is not None:
         # Divergences from references that lie beyond the centroids.
         directions = rows.sub_(extrapolation.log_marginals.unsqueeze(1)).mul_(extrapolation.ratios.view(-1, 1, 1))
         products = excess.sub_(directions).mul_(probs)
-        values = _row_sums(products, left_out, leaves_out)
+        values = _row_sums(products, left_out)
         weighted_sums = values.sum(dim=1)
     total = torch.dot(weights, weighted_sums)
     if not bounded and not math.isfinite(total.item()):
@@ -219,19 +220,18 @@ def small_divergences(
         products.addcmul_(probs, values.unsqueeze(2), value=-1)
         factors = inverse.view(-1) * weights
         gradient = torch.mv(products.flatten(1).t(), factors).view(logits.shape)
-        if leaves_out:
+        if left_out is not None:
             gradient.masked_fill_(left_out.unsqueeze(1), 0.0)
     if scaling is None:
         return Divergences(total, sums, _zeros(3, logits.dtype), gradient, probs)
-    ignored = labels == IGNORE_INDEX if num_ignored else None
-    scale_sums = _free_of_scale(logits, ignored, len(logits) - num_ignored, gradient, scaling.outward)
+    scale_sums = _free_of_scale(logits, ignored, count, gradient, scaling.outward)
     return Divergences(total, sums, scale_sums, gradient, probs)
 
 
-def _row_sums(products: Tensor, left_out: Tensor, leaves_out: bool) -> Tensor:
+def _row_sums(products: Tensor, left_out: Tensor | None) -> Tensor:
     """Return the sums over the classes, `(K, B)`, 0 for samples that are left out."""
     sums = products.sum(dim=2)
-    return sums.masked_fill_(left_out, 0.0) if leaves_out else sums
+    return sums if left_out is None else sums.masked_fill_(left_out, 0.0)
 
 
 def _own_rows(log_centroids: Tensor, classes: Tensor, dtype: torch.dtype) -> Tensor:
