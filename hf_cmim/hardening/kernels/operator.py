@@ -218,10 +218,8 @@ def small_divergences(
     gradient = logits.new_empty(0, logits.shape[1])
     if wants_gradient:
         products.addcmul_(probs, values.unsqueeze(2), value=-1)
-        factors = inverse.view(-1) * weights
-        gradient = torch.mv(products.flatten(1).t(), factors).view(logits.shape)
-        if left_out is not None:
-            gradient.masked_fill_(left_out.unsqueeze(1), 0.0)
+        gradient = torch.mv(products.flatten(1).t(), inverse.view(-1) * weights).view(logits.shape)
+        gradient = gradient if left_out is None else gradient.masked_fill_(left_out.unsqueeze(1), 0.0)
     if scaling is None:
         return Divergences(total, sums, _zeros(3, logits.dtype), gradient, probs)
     scale_sums = _free_of_scale(logits, ignored, count, gradient, scaling.outward)
