@@ -24,7 +24,7 @@ test test-slow: export OMP_NUM_THREADS = 1
 help:
 	@echo 'Every target creates $(VENV) with pinned versions when it is missing; the second run is quick.'
 	@echo ''
-	@echo '  make demo       train a small ViT on real digits with CE and with CMIM, audit both, verify the certificate'
+	@echo '  make demo       harden a small ResNet within half a point of accuracy on 20,000 real images, and audit it'
 	@echo '  make test       all tests that are neither slow nor need a GPU'
 	@echo '  make test-slow  launches of several processes, kills, compilation'
 	@echo '  make test-gpu   the tests that need an accelerator'
@@ -43,9 +43,7 @@ help:
 	@echo '  PYTEST_FLAGS    more flags, for example PYTEST_FLAGS="-k centroid"'
 
 demo: $(VENV)/.installed-demo
-	$(VENV)/bin/python recipes/digits_demo.py
-	$(VENV)/bin/hf-cmim demo
-	$(VENV)/bin/hf-cmim verify outputs/digits_demo/hardened
+	$(VENV)/bin/hf-cmim harden recipes/configs/demo.yaml
 
 test: $(VENV)/.installed-test
 	$(PYTEST) -m 'not slow and not gpu' -n $(WORKERS) --doctest-modules tests $(DOCTESTED)
@@ -62,7 +60,7 @@ gpu-report: $(VENV)/.installed-test
 	$(VENV)/bin/python benchmarks/gpu_report.py
 
 # What docs/benchmarks.md holds. On a machine that does something else only the ratios mean anything, and they less.
-bench: $(VENV)/.installed-demo
+bench: $(VENV)/.installed-test
 	$(VENV)/bin/python benchmarks/loss.py
 	$(VENV)/bin/python benchmarks/loss.py --calls 1
 	$(VENV)/bin/python benchmarks/loss.py --sweep temperatures --rounds 20

@@ -22,13 +22,14 @@ REQUIRES = [
 MATPLOTLIB = "matplotlib>=3.9.0,<4"  # hf_cmim.plots
 CRYPTOGRAPHY = "cryptography>=50,<51"  # signatures of certificates
 PEFT = "peft>=0.21,<1"  # hardening and attacking LoRA adapters
+PILLOW = "pillow>=10.4.0,<14"  # images for recipes and demo
 SCIKIT_LEARN = "scikit-learn>=1.5.0,<2"  # the digits: 1,797 real images that come with the package
 
 EXTRAS = {
     "plots": [MATPLOTLIB],
     "sign": [CRYPTOGRAPHY],
     "peft": [PEFT],
-    "demo": [SCIKIT_LEARN, MATPLOTLIB],
+    "demo": [MATPLOTLIB, PILLOW],
     # No torchvision and no timm here: beside a CPU torch they can break `from transformers import Trainer`.
     "test": [
         "pytest>=9,<10",  # runs the tests
@@ -38,7 +39,7 @@ EXTRAS = {
         CRYPTOGRAPHY,
         PEFT,
         "optuna>=5,<6",  # hyperparameter_search of both trainers
-        "pillow>=10.4.0,<14",  # images for the image recipes
+        PILLOW,
         "triton>=3.4,<4; platform_system == 'Linux'",  # GPU kernels; interpreting them takes 3.9
     ],
     "dev": [

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from hf_cmim.trainers.distillation.distillation_config import DistillationConfig
     from hf_cmim.trainers.distillation.distillation_trainer import DistillationTrainer
     from hf_cmim.trainers.distillation.transfer_data import Fraction, Repeatable, Unlabelled
+    from hf_cmim.trainers.hardening.budget_report import Hardened
     from hf_cmim.trainers.hardening.cmim_config import CMIMConfig
     from hf_cmim.trainers.hardening.cmim_trainer import CMIMTrainer
+    from hf_cmim.trainers.hardening.harden_within import harden_within
     from hf_cmim.trainers.shared.launch import check_launch
 
     __version__: str
@@ -44,6 +46,7 @@ __all__ = [
     "DistillationConfig",
     "DistillationTrainer",
     "Fraction",
+    "Hardened",
     "HfCmimError",
     "Measurement",
     "MeasurementAccumulator",
@@ -54,6 +57,7 @@ __all__ = [
     "__version__",
     "check_launch",
     "guard",
+    "harden_within",
     "pipeline_answers",
     "run_audit",
 ]
@@ -72,6 +76,7 @@ _MODULES = {
     "DistillationConfig": "hf_cmim.trainers.distillation.distillation_config",
     "DistillationTrainer": "hf_cmim.trainers.distillation.distillation_trainer",
     "Fraction": "hf_cmim.trainers.distillation.transfer_data",
+    "Hardened": "hf_cmim.trainers.hardening.budget_report",
     "HfCmimError": "hf_cmim.errors",
     "Measurement": "hf_cmim.measurement",
     "MeasurementAccumulator": "hf_cmim.measurement",
@@ -80,6 +85,7 @@ _MODULES = {
     "Repeatable": "hf_cmim.trainers.distillation.transfer_data",
     "Unlabelled": "hf_cmim.trainers.distillation.transfer_data",
     "check_launch": "hf_cmim.trainers.shared.launch",
+    "harden_within": "hf_cmim.trainers.hardening.harden_within",
     "guard": "hf_cmim.guarded_pipeline",
     "pipeline_answers": "hf_cmim.guarded_pipeline",
     "run_audit": "hf_cmim.audit.runner",

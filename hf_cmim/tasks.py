@@ -69,11 +69,19 @@ def task_of(architecture: str, model_type: str | None = None) -> Task | None:
         if architecture in architectures_of(task):
             return task
     # The type decides where it has one task: a user's own speech model may end in ForSequenceClassification.
-    tasks_of_type = [task for task in TASKS if model_type in _MAPPINGS[task]]
     by_ending = next((task for task in TASKS if architecture.endswith(task.head)), None)
-    if by_ending is not None and len(tasks_of_type) == 1:
-        return tasks_of_type[0]
+    if by_ending is not None and model_type is not None and len(possible := tasks_of_type(model_type)) == 1:
+        return possible[0]
     return by_ending
+
+
+def tasks_of_type(model_type: str) -> list[Task]:
+    """Return the tasks for which transformers has a classifier of this type of configuration.
+
+    >>> [task.name for task in tasks_of_type("vit")]
+    ['image-classification']
+    """
+    return [task for task in TASKS if model_type in _MAPPINGS[task]]
 
 
 def architectures_of(task: Task) -> dict[str, str]:

@@ -25,6 +25,7 @@ PUBLIC = {
     "DistillationConfig",
     "DistillationTrainer",
     "Fraction",
+    "Hardened",
     "HfCmimError",
     "Measurement",
     "MeasurementAccumulator",
@@ -35,6 +36,7 @@ PUBLIC = {
     "__version__",
     "check_launch",
     "guard",
+    "harden_within",
     "pipeline_answers",
     "run_audit",
 }

@@ -108,13 +108,24 @@ def add_student(group: "argparse._ArgumentGroup") -> None:
 
 
 def add_data(group: "argparse._ArgumentGroup") -> None:
-    """Add the flags of data, splits and columns."""
+    """Add the flags of an audit's data."""
+    add_splits_and_columns(group)
+    group.add_argument("--max-transfer-samples", metavar="N", type=int, help="largest number of samples to ask about")
+    group.add_argument(
+        "--rest-as-test",
+        action=argparse.BooleanOptionalAction,
+        help="add the unused rows of the train split to the test set; no model may have been trained on them",
+    )
+
+
+def add_splits_and_columns(group: "argparse._ArgumentGroup") -> None:
+    """Add the flags of a data set, its splits and columns."""
     group.add_argument(
         "--dataset",
         metavar="DATA",
         help="Hub id or folder for datasets.load_dataset, or one parquet, csv, json or jsonl file",
     )
-    group.add_argument("--train-split", metavar="NAME", help="split that the attacker asks about (train)")
+    group.add_argument("--train-split", metavar="NAME", help="split to train on, or to ask about (train)")
     group.add_argument("--validation-split", metavar="NAME", help="split on which settings are chosen")
     group.add_argument(
         "--validation-share",
@@ -122,23 +133,17 @@ def add_data(group: "argparse._ArgumentGroup") -> None:
         type=float,
         help="instead of --validation-split: share of the train split to hold out, always the same rows (0.1)",
     )
-    group.add_argument("--test-split", metavar="NAME", help="split that the verdict is about (test)")
+    group.add_argument("--test-split", metavar="NAME", help="split to test on (test)")
     group.add_argument(
         "--test-share",
         metavar="SHARE",
         type=float,
         help="share of the remaining train rows to hold out for testing if the data have no test split",
     )
-    group.add_argument("--max-transfer-samples", metavar="N", type=int, help="largest number of samples to ask about")
     group.add_argument(
         "--max-validation-samples", metavar="N", type=int, help="largest number of samples to choose settings on"
     )
     group.add_argument("--max-test-samples", metavar="N", type=int, help="largest number of test samples")
-    group.add_argument(
-        "--rest-as-test",
-        action=argparse.BooleanOptionalAction,
-        help="add the unused rows of the train split to the test set; no model may have been trained on them",
-    )
     group.add_argument("--image-column", metavar="NAME", help="column of images (the only one, or 'image')")
     group.add_argument("--text-column", metavar="NAME", help="column of texts (the only one, or 'text')")
     group.add_argument("--audio-column", metavar="NAME", help="column of sounds (the only one, or 'audio')")

@@ -1,6 +1,5 @@
 """Models of an audit from the command line."""
 
-import argparse
 import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +39,8 @@ class StudentBuilder:
     """A builder of students from a checkpoint or a configuration.
 
     Args:
-        options: flags with `student` or `student_config`.
+        checkpoint: folder or Hub id of the weights that every student starts from; None for random weights.
+        config: configuration of students with random weights; None with a checkpoint.
         names: names of the classes.
         teacher_view: view of the teacher, also used for a student without a view of its own.
         sample: one sample in the teacher's view.
@@ -51,11 +51,16 @@ class StudentBuilder:
     """
 
     def __init__(
-        self, options: argparse.Namespace, names: Sequence[str], teacher_view: View, sample: Mapping[str, Any]
+        self,
+        checkpoint: str | None,
+        config: str | None,
+        names: Sequence[str],
+        teacher_view: View,
+        sample: Mapping[str, Any],
     ) -> None:
-        self.checkpoint: str | None = options.student
+        self.checkpoint = checkpoint
         self.kind = teacher_view.kind
-        path = str(options.student or options.student_config)
+        path = str(checkpoint or config)
         if Path(path).suffix == ".json":
             self.view = teacher_view
             self.config = _config_of(Path(path), teacher_view, sample)

@@ -190,7 +190,7 @@ def _students(
     """Return the builder of students: from the user's function, a checkpoint or a configuration."""
     if is_reference(options.student):
         return OwnStudents(options.student, names, view)
-    return StudentBuilder(options, names, view, sample)
+    return StudentBuilder(options.student, options.student_config, names, view, sample)
 
 
 def _check_given(options: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ from hf_cmim.cli.words import refuse_unknown
 from hf_cmim.errors import HfCmimError
 
 COMMANDS = {
+    "harden": "train the strongest hardened model within an accuracy budget, and audit it",
     "audit": "test if a classifier can be distilled, by which attacks, by how much and how certainly",
     "report": "show an audit again, or compare several in one page",
     "certify": "bind a model's files to its audit: write certificate and card",
@@ -18,7 +19,6 @@ COMMANDS = {
     "card": "write a model's card again from its certificate",
     "push": "upload a model to the Hub with certificate and card",
     "attacks": "list all attacks with source and settings, or show one",
-    "demo": "audit two small models on real digits, in a few minutes",
 }
 """Descriptions of the commands.
 
@@ -28,6 +28,7 @@ status, or None for 0.
 
 EXAMPLES = """\
 examples:
+  hf-cmim harden --help                   a hardened model within an accuracy budget
   hf-cmim audit --help                    flags of an audit, with examples and costs
   hf-cmim attacks dkd                     one attack: formula, settings, source
   hf-cmim report outputs/ce outputs/cmim  two finished audits in one page

@@ -74,23 +74,44 @@ def training_settings(
     Raises:
         HfCmimError: an unknown name, or a value that the setting does not accept.
     """
+    defaults = DEFAULTS | (FINE_TUNING if from_checkpoint else {})
+    settings = parsed_settings(DistillationConfig, names_and_values, defaults | {"output_dir": output_dir}, OWN)
+    assert isinstance(settings, DistillationConfig)
+    return settings
+
+
+def parsed_settings(
+    kind: type,
+    names_and_values: Sequence[tuple[str, str]] | None,
+    defaults: Mapping[str, Any],
+    chosen: Mapping[str, str],
+) -> Any:
+    """Return settings of a dataclass of training arguments from the words after --set.
+
+    Args:
+        kind: dataclass of the settings.
+        names_and_values: settings by name; the last value of a name counts.
+        defaults: default settings of the command.
+        chosen: settings that the command chooses itself, with the remedy for an error.
+
+    Raises:
+        HfCmimError: an unknown name, or a value that the setting does not accept.
+    """
     values = dict(names_and_values or ())
-    names = [field.name for field in fields(DistillationConfig)]
+    names = [field.name for field in fields(kind)]
     for name in values:
         if name not in names:
             raise HfCmimError(
-                f"Expected settings of DistillationConfig after --set, got {name!r}: it would have no effect."
+                f"Expected settings of {kind.__name__} after --set, got {name!r}: it would have no effect."
                 f" {_meant(name, names)}"
             )
-        if name in OWN:
+        if name in chosen:
             raise HfCmimError(
-                f"Expected no {name} after --set, got {values[name]!r}: it would have no effect. {OWN[name]}"
+                f"Expected no {name} after --set, got {values[name]!r}: it would have no effect. {chosen[name]}"
             )
     # A list, because the annotation of HfArgumentParser does not allow a single class.
-    parser = HfArgumentParser([DistillationConfig], exit_on_error=False)  # type: ignore[list-item]
-    parser.set_defaults(**DEFAULTS, output_dir=output_dir)
-    if from_checkpoint:
-        parser.set_defaults(**FINE_TUNING)
+    parser = HfArgumentParser([kind], exit_on_error=False)  # type: ignore[list-item]
+    parser.set_defaults(**defaults)
     try:
         (settings,) = parser.parse_args_into_dataclasses(
             [f"--{name}={value}" for name, value in values.items()], look_for_args_file=False
@@ -98,7 +119,7 @@ def training_settings(
     except argparse.ArgumentError as error:
         raise HfCmimError(
             f"A setting after --set does not accept its value: {error}. --set NAME=VALUE takes the same values as"
-            " DistillationConfig."
+            f" {kind.__name__}."
         ) from error
     # An HfCmimError is a ValueError too, and has good words already.
     except HfCmimError:
@@ -106,7 +127,6 @@ def training_settings(
     # Raised by TrainingArguments.
     except ValueError as error:
         raise HfCmimError(f"The settings after --set do not fit together: {error}") from error
-    assert isinstance(settings, DistillationConfig)
     return settings
 
 

@@ -45,8 +45,9 @@ def built(teacher, audit_options, rows):
     """Build students from flags, for the image teacher."""
 
     def build(*words, names=COLOURS):
-        view = View.of(str(teacher), "image")
-        return StudentBuilder(audit_options(*words), names, view, view.prepare(rows["image"][:1])[0]), view
+        view, flags = View.of(str(teacher), "image"), audit_options(*words)
+        sample = view.prepare(rows["image"][:1])[0]
+        return StudentBuilder(flags.student, flags.student_config, names, view, sample), view
 
     return build
 
@@ -133,13 +134,13 @@ def test_checkpoint_of_other_classes_gets_a_new_head(built, teacher):
     assert torch.equal(heads[0].vit.layernorm.weight, heads[1].vit.layernorm.weight)
 
 
-def test_text_student_gets_its_vocabulary_from_the_teacher(tokenizer, audit_options, tmp_path):
+def test_text_student_gets_its_vocabulary_from_the_teacher(tokenizer, tmp_path):
     """Tokens beyond a default vocabulary would stop the first batch."""
     tokenizer.save_pretrained(tmp_path)
     (tmp_path / "student.json").write_text(json.dumps({"model_type": "bert", **SHAPE, "max_position_embeddings": 4}))
     view = View.of(str(tmp_path), "text")
-    options = audit_options("--student-config", tmp_path / "student.json")
-    builder = StudentBuilder(options, ("no", "yes"), view, view.prepare(["red"])[0])
+    sample = view.prepare(["red"])[0]
+    builder = StudentBuilder(None, str(tmp_path / "student.json"), ("no", "yes"), view, sample)
     assert isinstance(student := builder(), BertForSequenceClassification)
     assert (student.config.vocab_size, student.config.pad_token_id) == (6, 0)
     assert len(builder.view.prepare(["red " * 9])[0]["input_ids"]) == 4
@@ -173,13 +174,13 @@ def test_student_that_is_not_there_or_does_not_fit_is_refused(built, tmp_path):
         builder.check(view.prepare([PILImage.new("RGB", (12, 12))])[0])
 
 
-def test_relatives_of_roberta_get_texts_that_fit(tokenizer, audit_options, tmp_path):
+def test_relatives_of_roberta_get_texts_that_fit(tokenizer, tmp_path):
     """Catches texts cut to rows that such a model never uses, a raw IndexError."""
     tokenizer.save_pretrained(tmp_path)
     settings = {"model_type": "xlm-roberta", **SHAPE, "max_position_embeddings": 8}
     (tmp_path / "student.json").write_text(json.dumps(settings))
     view = View.of(str(tmp_path), "text")
-    builder = StudentBuilder(audit_options("--student-config", tmp_path / "student.json"), ("no", "yes"), view, {})
+    builder = StudentBuilder(None, str(tmp_path / "student.json"), ("no", "yes"), view, {})
     sample = builder.view.prepare(["red " * 9])[0]
     assert len(sample["input_ids"]) == 8 - 1 - tokenizer.pad_token_id
     builder.check(sample)
