@@ -26,12 +26,13 @@ import torch
 import transformers
 import yaml
 from accelerate import PartialState
-from datasets import ClassLabel, Dataset, Image, concatenate_datasets, load_dataset
+from datasets import Dataset
 from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PretrainedConfig, ViTConfig
 from transformers.hf_argparser import HfArg, HfArgumentParser
 
-from hf_cmim import AuditData, AuditPlan, AuditReport, DistillationConfig, check_launch, run_audit
+from hf_cmim import AuditData, AuditPlan, AuditReport, DistillationConfig, HfCmimError, check_launch, run_audit
+from hf_cmim.data.rows import DataRows, DataSource, open_rows
 from hf_cmim.pages.html import audit_page
 from hf_cmim.pages.markdown import audit_markdown
 from hf_cmim.pages.terminal import audit_table
@@ -42,7 +43,6 @@ DEFAULTS: dict[str, Any] = {
     "output_dir": "outputs/audit", "num_train_epochs": 10, "learning_rate": 2e-3, "weight_decay": 0.01,
     "warmup_steps": 0.1, "per_device_train_batch_size": 100, "per_device_eval_batch_size": 500, "report_to": "none",
 }  # fmt: skip
-FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
 Samples = list[dict[str, Any]]
 
 
@@ -60,7 +60,7 @@ class RecipeArguments:
     control: list[str] | None = field(default=None, metadata={"help": "More classifiers, each as NAME=PATH."})
     dataset_name: str = HfArg(default="", help="Hub id, folder or file, as datasets.load_dataset opens it.")
     train_split: str = HfArg(default="train", help="What the attacker asks about, less the validation share.")
-    test_split: str = HfArg(default="test", help="What the verdict is about.")
+    test_split: str | None = HfArg(default=None, help="What the verdict is about; unset: test.")
     validation_share: float = HfArg(default=0.1, help="Share of the train split held out; settings are chosen on it.")
     max_transfer_samples: int | None = HfArg(default=None, help="Ask about at most this many.")
     rest_as_test: bool = HfArg(default=False, help="Add what is left of the train split to the test set.")
@@ -100,34 +100,22 @@ def parse_arguments(words: list[str]) -> tuple[RecipeArguments, DistillationConf
 # ----------------------------------------------------------------------------------------------------------- 2. Data
 
 
-def open_splits(recipe: RecipeArguments) -> tuple[Dataset, Dataset, Dataset]:
+def open_data(recipe: RecipeArguments) -> DataRows:
     """Return what the attacker asks about, what settings are chosen on, and what the verdict is about.
 
     The rows held out are those that vit_cifar.py holds out for the same share, and the first of the rest are those it
     trains on: no model of it has seen the validation and the test set.
     """
-    path = Path(recipe.dataset_name)
-    source = {"path": FORMATS[path.suffix], "data_files": str(path)} if path.is_file() else {"path": str(path)}
-    data = load_dataset(**source)
-    if unknown := {recipe.train_split, *([] if recipe.rest_as_test else [recipe.test_split])} - set(data):
-        sys.exit(f"Expected --train_split and --test_split among {list(data)}, got {sorted(unknown)}.")
-    train, validation = data[recipe.train_split].train_test_split(test_size=recipe.validation_share, seed=0).values()
-    size = min(recipe.max_transfer_samples or len(train), len(train))
-    transfer, rest = (train.select(list(range(len(train)))[part]) for part in (slice(size), slice(size, None)))
-    tests = ([data[recipe.test_split]] if recipe.test_split in data else []) + ([rest] if recipe.rest_as_test else [])
-    test = concatenate_datasets(tests).shuffle(seed=0)
-    return transfer, validation, test.select(range(min(recipe.max_test_samples or len(test), len(test))))
+    source = DataSource.of(
+        recipe, dataset=recipe.dataset_name, max_train_samples=recipe.max_transfer_samples, train_name="transfer"
+    )
+    try:
+        return open_rows(source, "image")
+    except HfCmimError as error:
+        raise SystemExit(str(error)) from error
 
 
-def find_columns(features: dict[str, Any]) -> tuple[str, str]:
-    """Return the columns of images and of labels."""
-    found = [[name for name, each in features.items() if isinstance(each, kind)] for kind in (Image, ClassLabel)]
-    if [len(names) for names in found] != [1, 1]:
-        sys.exit(f"Expected one column of images and one of class labels, got {found} among {list(features)}.")
-    return found[0][0], found[1][0]
-
-
-def prepare(rows: Dataset, columns: tuple[str, str], processor: Any) -> Samples:
+def prepare(rows: Dataset, columns: tuple[str, str], numbers: dict[Any, int], processor: Any) -> Samples:
     """Return tensors as the teacher's processor makes them, all in memory; grey images become RGB.
 
     To augment, return a data set that does so in `__getitem__`: an audit makes it repeatable, and asks the teacher
@@ -137,7 +125,8 @@ def prepare(rows: Dataset, columns: tuple[str, str], processor: Any) -> Samples:
     for start in range(0, len(rows), 256):
         batch = rows[start : start + 256]
         pixels = processor([image.convert("RGB") for image in batch[columns[0]]], return_tensors="pt")["pixel_values"]
-        samples += [{"pixel_values": p, "labels": n} for p, n in zip(pixels, batch[columns[1]], strict=True)]
+        labels = [numbers[label] for label in batch[columns[1]]]
+        samples += [{"pixel_values": p, "labels": n} for p, n in zip(pixels, labels, strict=True)]
     return samples
 
 
@@ -208,14 +197,12 @@ def main() -> None:
     check_launch(args.world_size)
     transformers.logging.set_verbosity_error()
     with args.main_process_first(desc="opening the data"):
-        splits = open_splits(recipe)
-    columns = find_columns(splits[0].features)
-    names = splits[0].features[columns[1]].names
+        rows = open_data(recipe)
+    columns, names = (rows.sample_column, rows.label_column), list(rows.classes.values())
+    numbers = {value: number for number, value in enumerate(rows.classes)}
     processor = AutoImageProcessor.from_pretrained(recipe.teacher)
-    transfer, validation, test = (prepare(rows, columns, processor) for rows in splits)
-    source = Path(recipe.dataset_name).name
-    rest = f"{recipe.test_split} and the rest of {recipe.train_split}" if recipe.rest_as_test else recipe.test_split
-    described = (f"{source}: {recipe.train_split}", f"{source}: {recipe.train_split}, held out", f"{source}: {rest}")
+    parts = (rows.train, rows.validation, rows.test)
+    transfer, validation, test = (prepare(part, columns, numbers, processor) for part in parts)
 
     classifier = partial(open_classifier, processor=processor, device=args.device)
     size = list(transfer[0]["pixel_values"].shape[-2:])
@@ -223,7 +210,7 @@ def main() -> None:
         classifier(recipe.teacher),
         partial(STUDENTS[recipe.student], names, recipe.width, size),
         args,
-        AuditData(transfer, validation, test, described),
+        AuditData(transfer, validation, test, rows.names),
         plan,
         twin=None if recipe.twin is None else classifier(recipe.twin),
         controls={name: classifier(path) for name, _, path in (each.partition("=") for each in recipe.control or ())},

@@ -29,15 +29,24 @@ import torch
 import transformers
 import yaml
 from accelerate.utils import gather_object
-from datasets import Dataset, Image, load_dataset
 from transformers.hf_argparser import HfArg, HfArgumentParser
 
-from hf_cmim import Composition, DistillationConfig, DistillationTrainer, Fraction, Relative, Unlabelled, check_launch
+from hf_cmim import (
+    Composition,
+    DistillationConfig,
+    DistillationTrainer,
+    Fraction,
+    HfCmimError,
+    Relative,
+    Unlabelled,
+    check_launch,
+)
 from hf_cmim.attacks import ATTACKS
 from hf_cmim.channels import Argmax, ReverseSigmoid, Rounded, Sharpened, TopK
 from hf_cmim.class_names import class_names_of
+from hf_cmim.data.rows import DataRows, DataSource, open_rows
+from hf_cmim.data.views import kind_of_type
 from hf_cmim.positions import usable_positions
-from hf_cmim.tasks import IMAGE, task_of
 from hf_cmim.teachers import ModelTeacher, QueryLedger, cache_answers, match_classes
 
 # Suits a small student trained from nothing. Each model's own collator chooses what it sees of a row.
@@ -73,7 +82,7 @@ class RecipeArguments:
     text_column: str | None = HfArg(default=None, help="Unset: the one column of texts, or 'text'.")
     label_column: str | None = HfArg(default=None, help="Unset: the one column of class labels, or 'label'.")
     train_split: str = HfArg(default="train", help="Split to ask about, less the validation share.")
-    test_split: str | None = HfArg(default=None, help="Used at the end; unset: test, validation, or a share held out.")
+    test_split: str | None = HfArg(default=None, help="Used at the end; unset: test, or a share held out.")
     validation_share: float = HfArg(default=0.1, help="Share of training data held out for validation.")
     max_train_samples: int | None = HfArg(default=None, help="Ask about at most this many.")
     max_eval_samples: int | None = HfArg(default=None, help="Validate and test on at most this many.")
@@ -137,42 +146,19 @@ def build_part(given: str, names: dict[str, Any], flag: str) -> Any:
         raise SystemExit(f"Expected {form}, got {given!r}: {error}") from error
 
 
-def open_splits(recipe: RecipeArguments) -> list[Dataset]:
-    """Return train, validation (held out from training) and test (not looked at before the end)."""
-    path = Path(recipe.dataset_name)
-    source = (path.suffix[1:].rstrip("l"), None, None, str(path)) if path.is_file() else (recipe.dataset_name,)
-    data = load_dataset(*source)
-    test_split = recipe.test_split or next((name for name in ("test", "validation") if name in data), None)
-    if unknown := {recipe.train_split, test_split} - {None, *data}:
-        sys.exit(f"Expected --train_split and --test_split among {list(data)}, got {unknown}.")
-    hold_out = partial(Dataset.train_test_split, test_size=recipe.validation_share, seed=0)  # for every --seed
-    train, validation = hold_out(data[recipe.train_split]).values()
-    train, test = (train, data[test_split].shuffle(seed=0)) if test_split else hold_out(train).values()
-    rest = recipe.max_eval_samples
-    limits = [(train, recipe.max_train_samples), (validation, rest), (test, rest)]
-    return [split.select(range(min(limit or len(split), len(split)))) for split, limit in limits]
-
-
-def find_column(recipe: RecipeArguments, kind: str, features: dict[str, Any]) -> str:
-    """Return the column of labels, images or texts: the one asked for, or else the only one, or that of this name."""
-    word = {"label": "ClassLabel", "image": "Image", "text": "string"}[kind]
-    found = [name for name, each in features.items() if word in f"{type(each).__name__} {getattr(each, 'dtype', '')}"]
-    column = getattr(recipe, f"{kind}_column") or (found[0] if len(found) == 1 else kind)
-    if column not in features:
-        sys.exit(
-            f"Expected one {kind} column, got {found or 'none'} among {list(features)}. Choose with --{kind}_column."
-        )
-    return column
-
-
-def read_classes(splits: list[Dataset], column: str) -> dict[Any, str]:
-    """Return the name of the class that each value in the label column stands for."""
-    values = {value for split in splits for value in split.select_columns(column).unique(column)}
-    names = getattr(splits[0].features[column], "names", None)  # of a ClassLabel
-    classes = {value: str(value) for value in sorted(values - {None})} if names is None else dict(enumerate(names))
-    if unknown := values - set(classes):
-        sys.exit(f"Expected labels {list(classes)[:8]}, got {unknown}: rows without one? Choose another --test_split.")
-    return classes
+def open_data(recipe: RecipeArguments, kind: str) -> DataRows:
+    """Return train, validation (held out from training) and test rows (not looked at before the end), with columns."""
+    source = DataSource.of(
+        recipe,
+        dataset=recipe.dataset_name,
+        test_share=recipe.validation_share,
+        max_validation_samples=recipe.max_eval_samples,
+        max_test_samples=recipe.max_eval_samples,
+    )
+    try:
+        return open_rows(source, kind)
+    except HfCmimError as error:
+        raise SystemExit(str(error)) from error
 
 
 def open_processor(recipe: RecipeArguments, path: str, config: Any, kind: str) -> Any:
@@ -247,28 +233,27 @@ def main() -> None:
     recipe, args, attack = parse_arguments(sys.argv[1:])
     channel = None if recipe.channel is None else build_part(recipe.channel, CHANNELS, "--channel")
     check_launch(args.world_size)
+    path = recipe.teacher or recipe.student_name_or_path
+    kind = kind_of_type(transformers.AutoConfig.from_pretrained(path).model_type)
     with args.main_process_first(desc="opening the data"):
-        train, validation, test = open_splits(recipe)
-    label_column = find_column(recipe, "label", train.features)
-    classes = read_classes([train, validation, test], label_column)
+        rows = open_data(recipe, kind)
+    train, validation, test, classes = rows.train, rows.validation, rows.test, rows.classes
 
     # ---- 2. Teacher ----
     teacher = theirs = None
-    kind = "image" if any(isinstance(each, Image) for each in train.features.values()) else "text"
     if recipe.teacher is not None:
         teacher = ModelTeacher(recipe.teacher, class_names=recipe.class_names, channel=channel, device=args.device)
         match_classes(teacher.class_names, list(classes.values()))  # says what differs before anything is asked
-        kind = "image" if task_of(type(teacher.model).__name__, teacher.model.config.model_type) == IMAGE else "text"
         theirs = open_processor(recipe, recipe.teacher, teacher.model.config, kind)
 
     # ---- 3. Student ----
     transformers.set_seed(args.seed)
-    columns = find_column(recipe, kind, train.features), label_column
+    columns = rows.sample_column, rows.label_column
     student, processor = build_student(recipe, list(classes.values()), kind, theirs, train[0][columns[0]])
     numbers = {value: student.config.label2id[name] for value, name in classes.items()}
     view, their_view = (partial(batch_of, processor=p, columns=columns, numbers=numbers) for p in (processor, theirs))
     transfer = Fraction(train, recipe.transfer_fraction)
-    transfer = Unlabelled(transfer, label_names=[label_column]) if recipe.unlabelled else transfer
+    transfer = Unlabelled(transfer, label_names=[rows.label_column]) if recipe.unlabelled else transfer
 
     # ---- 4. Trainer ----
     answers, ledger = teacher, QueryLedger(args.query_budget)

@@ -31,7 +31,6 @@ from urllib.parse import urlsplit
 import huggingface_hub
 import torch
 import yaml
-from datasets import ClassLabel, Dataset, load_dataset
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForSequenceClassification,
@@ -43,7 +42,8 @@ from transformers import (
     set_seed,
 )
 
-from hf_cmim import CMIMConfig, CMIMTrainer, check_launch
+from hf_cmim import CMIMConfig, CMIMTrainer, HfCmimError, check_launch
+from hf_cmim.data.rows import DataRows, DataSource, open_rows
 from hf_cmim.positions import usable_positions
 
 # Suits a small encoder trained from nothing.
@@ -53,7 +53,6 @@ DEFAULTS: dict[str, Any] = {
     "eval_strategy": "epoch", "save_strategy": "epoch", "save_total_limit": 1, "logging_steps": 50,
 }  # fmt: skip
 FINE_TUNING = {"num_train_epochs": 3, "learning_rate": 3e-5}  # instead, where a checkpoint is given
-FILE_FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
 SPECIAL_TOKENS = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}  # bytes need no unknown token
 
 
@@ -78,7 +77,7 @@ class RecipeArguments:
     label_column: str | None = field(default=None, metadata={"help": "Unset: the one column of labels, or 'label'."})
     train_split: str = field(default="train", metadata={"help": "Split to train on, less the validation share."})
     test_split: str | None = field(
-        default=None, metadata={"help": "Split used once, at the end. Unset: test or validation, else held out too."}
+        default=None, metadata={"help": "Split used once, at the end. Unset: test, else held out too."}
     )
     validation_share: float = field(default=0.1, metadata={"help": "Share of training data held out for validation."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Train on at most this many."})
@@ -141,49 +140,19 @@ def load_or_explain(name: str, load: Callable[[], Any]) -> Any:
         ) from error
 
 
-def open_splits(recipe: RecipeArguments) -> dict[str, Dataset]:
-    """Return train, validation (held out from training) and test (not looked at before the end)."""
-    path = Path(recipe.dataset_name)
-    source = (str(path), recipe.dataset_config)
-    if path.is_file():
-        source = (FILE_FORMATS[path.suffix], None, None, str(path))
-    data = load_or_explain(recipe.dataset_name, partial(load_dataset, *source))
-    test_split = recipe.test_split or next((name for name in ("test", "validation") if name in data), None)
-    for flag, name in (("--train_split", recipe.train_split), ("--test_split", test_split)):
-        if name is not None and name not in data:
-            sys.exit(f"Expected {flag} to be one of {list(data)} in {recipe.dataset_name}, got {name!r}.")
-    train = data[recipe.train_split]
-    hold_out = partial(Dataset.train_test_split, test_size=recipe.validation_share, seed=0)  # for every --seed
-    train, validation = hold_out(train).values()
-    train, test = (train, data[test_split].shuffle(seed=0)) if test_split else hold_out(train).values()
-    splits, rest = {"train": train, "validation": validation, "test": test}, recipe.max_eval_samples
-    limits = {"train": recipe.max_train_samples, "validation": rest, "test": rest}
-    return {name: split.select(range(min(limits[name] or len(split), len(split)))) for name, split in splits.items()}
-
-
-def find_column(kind: str, asked: str | None, candidates: list[str], columns: list[str]) -> str:
-    """Return the column asked for, or the only candidate."""
-    found = [name for name in ([asked] if asked is not None else candidates) if name in columns]
-    if len(found) != 1:
-        sys.exit(
-            f"Expected one {kind} column, got {found or 'none'} among {columns}: a wrong one would be another task"
-            f" than you mean. Choose with --{kind}_column NAME."
-        )
-    return found[0]
-
-
-def read_labels(splits: dict[str, Dataset], column: str) -> tuple[dict[Any, int], list[str]]:
-    """Return the class number of each value in the label column, and the names of the classes."""
-    feature = splits["train"].features[column]
-    found = {value for split in splits.values() for value in split.select_columns(column).unique(column)}
-    values = range(feature.num_classes) if isinstance(feature, ClassLabel) else sorted(found - {None})
-    if unknown := found - set(values):
-        sys.exit(
-            f"Expected labels of {len(values)} classes in column {column!r}, got also {unknown}: rows without a label,"
-            " as public test splits often have? Nothing can be measured on them. Choose another --test_split."
-        )
-    names = feature.names if isinstance(feature, ClassLabel) else [str(value) for value in values]
-    return {value: number for number, value in enumerate(values)}, names
+def open_data(recipe: RecipeArguments) -> DataRows:
+    """Return train, validation (held out from training) and test rows (not looked at before the end), with columns."""
+    source = DataSource.of(
+        recipe,
+        dataset=recipe.dataset_name,
+        test_share=recipe.validation_share,
+        max_validation_samples=recipe.max_eval_samples,
+        max_test_samples=recipe.max_eval_samples,
+    )
+    try:
+        return load_or_explain(recipe.dataset_name, partial(open_rows, source, "text"))
+    except HfCmimError as error:
+        raise SystemExit(str(error)) from error
 
 
 def to_inputs(rows: dict[str, list], tokenizer: Any, columns: tuple[str, str], numbers: dict, max_length: int) -> dict:
@@ -252,21 +221,18 @@ def main() -> None:
     recipe, args = parse_arguments(sys.argv[1:])
     check_launch(args.world_size)
     with args.main_process_first(desc="opening the data"):
-        splits = open_splits(recipe)
-    features = splits["train"].features
-    classes = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
-    label_column = find_column("label", recipe.label_column, classes or ["label"], list(features))
-    strings = [name for name in features if name != label_column and "string" in getattr(features[name], "dtype", "")]
-    strings = ["text"] if "text" in strings else strings
-    text_column = find_column("text", recipe.text_column, strings, list(features))
-    numbers, names = read_labels(splits, label_column)
+        rows = open_data(recipe)
+    names = list(rows.classes.values())
+    numbers = {value: number for number, value in enumerate(rows.classes)}
 
     # ---- 2. Model ----
     set_seed(args.seed)
-    model, tokenizer = build_model(recipe, names, splits["train"][text_column])
-    settings = {"columns": (text_column, label_column), "numbers": numbers, "max_length": recipe.max_length}
+    model, tokenizer = build_model(recipe, names, rows.train[rows.sample_column])
+    columns = (rows.sample_column, rows.label_column)
+    settings = {"columns": columns, "numbers": numbers, "max_length": recipe.max_length}
     transform = partial(to_inputs, tokenizer=tokenizer, **settings)
-    data = {name: split.with_transform(transform) for name, split in splits.items()}
+    parts = {"train": rows.train, "validation": rows.validation, "test": rows.test}
+    data = {name: part.with_transform(transform) for name, part in parts.items()}
 
     # ---- 3. Trainer ----
     trainer = CMIMTrainer(

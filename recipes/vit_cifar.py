@@ -32,7 +32,6 @@ import PIL.Image
 import PIL.ImageOps
 import torch
 import yaml
-from datasets import ClassLabel, Dataset, Image, load_dataset
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
@@ -43,7 +42,8 @@ from transformers import (
     set_seed,
 )
 
-from hf_cmim import CMIMConfig, CMIMTrainer, check_launch
+from hf_cmim import CMIMConfig, CMIMTrainer, HfCmimError, check_launch
+from hf_cmim.data.rows import DataRows, DataSource, open_rows
 
 # The default run. recipes/configs/cifar100.yaml says the same, to start your own from.
 DEFAULTS: dict[str, Any] = {
@@ -54,7 +54,6 @@ DEFAULTS: dict[str, Any] = {
 }  # fmt: skip
 FINE_TUNING = {"num_train_epochs": 5, "learning_rate": 5e-5}  # instead, where a checkpoint is given
 LABEL_COLUMNS = {"uoft-cs/cifar100": "fine_label"}  # it has two
-FILE_FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
 
 
 @dataclass
@@ -75,7 +74,7 @@ class RecipeArguments:
     label_column: str | None = field(default=None, metadata={"help": "Unset: the one column of class labels."})
     train_split: str = field(default="train", metadata={"help": "Split to train on, less the validation share."})
     test_split: str | None = field(
-        default=None, metadata={"help": "Split used once, at the end. Unset: test or validation, else held out too."}
+        default=None, metadata={"help": "Split used once, at the end. Unset: test, else held out too."}
     )
     validation_share: float = field(default=0.1, metadata={"help": "Share of training data held out for validation."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Train on at most this many."})
@@ -142,47 +141,20 @@ def load_or_explain(name: str, load: Callable[[], Any]) -> Any:
         ) from error
 
 
-def open_splits(recipe: RecipeArguments) -> dict[str, Dataset]:
-    """Return train, validation (held out from training) and test (not looked at before the end)."""
-    path = Path(recipe.dataset_name)
-    source = (FILE_FORMATS[path.suffix], None, None, str(path)) if path.is_file() else (str(path),)
-    data = load_or_explain(recipe.dataset_name, partial(load_dataset, *source))
-    test_split = recipe.test_split or next((name for name in ("test", "validation") if name in data), None)
-    for flag, name in (("--train_split", recipe.train_split), ("--test_split", test_split)):
-        if name is not None and name not in data:
-            sys.exit(f"Expected {flag} to be one of {list(data)} in {recipe.dataset_name}, got {name!r}.")
-    train = data[recipe.train_split]
-    hold_out = partial(Dataset.train_test_split, test_size=recipe.validation_share, seed=0)  # for every --seed
-    train, validation = hold_out(train).values()
-    train, test = (train, data[test_split].shuffle(seed=0)) if test_split else hold_out(train).values()
-    splits, rest = {"train": train, "validation": validation, "test": test}, recipe.max_eval_samples
-    limits = {"train": recipe.max_train_samples, "validation": rest, "test": rest}
-    return {name: split.select(range(min(limits[name] or len(split), len(split)))) for name, split in splits.items()}
-
-
-def find_column(kind: str, asked: str | None, candidates: list[str], columns: list[str]) -> str:
-    """Return the column asked for, or the only candidate."""
-    found = [name for name in ([asked] if asked is not None else candidates) if name in columns]
-    if len(found) != 1:
-        sys.exit(
-            f"Expected one {kind} column, got {found or 'none'} among {columns}: a wrong one would be another task"
-            f" than you mean. Choose with --{kind}_column NAME."
-        )
-    return found[0]
-
-
-def read_labels(splits: dict[str, Dataset], column: str) -> tuple[dict[Any, int], list[str]]:
-    """Return the class number of each value in the label column, and the names of the classes."""
-    feature = splits["train"].features[column]
-    found = {value for split in splits.values() for value in split.select_columns(column).unique(column)}
-    values = range(feature.num_classes) if isinstance(feature, ClassLabel) else sorted(found - {None})
-    if unknown := found - set(values):
-        sys.exit(
-            f"Expected labels of {len(values)} classes in column {column!r}, got also {unknown}: rows without a label,"
-            " as public test splits often have? Nothing can be measured on them. Choose another --test_split."
-        )
-    names = feature.names if isinstance(feature, ClassLabel) else [str(value) for value in values]
-    return {value: number for number, value in enumerate(values)}, names
+def open_data(recipe: RecipeArguments) -> DataRows:
+    """Return train, validation (held out from training) and test rows (not looked at before the end), with columns."""
+    source = DataSource.of(
+        recipe,
+        dataset=recipe.dataset_name,
+        label_column=recipe.label_column or LABEL_COLUMNS.get(recipe.dataset_name),
+        test_share=recipe.validation_share,
+        max_validation_samples=recipe.max_eval_samples,
+        max_test_samples=recipe.max_eval_samples,
+    )
+    try:
+        return load_or_explain(recipe.dataset_name, partial(open_rows, source, "image"))
+    except HfCmimError as error:
+        raise SystemExit(str(error)) from error
 
 
 def to_inputs(rows: dict[str, list], processor: Any, columns: tuple[str, str], numbers: dict, augment: str) -> dict:
@@ -243,21 +215,19 @@ def main() -> None:
     recipe, args = parse_arguments(sys.argv[1:])
     check_launch(args.world_size)
     with args.main_process_first(desc="opening the data"):
-        splits = open_splits(recipe)
-    features = splits["train"].features
-    images = [name for name, feature in features.items() if isinstance(feature, Image)]
-    classes = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
-    asked = recipe.label_column or LABEL_COLUMNS.get(recipe.dataset_name)
-    label_column = find_column("label", asked, classes or ["label"], list(features))
-    image_column = find_column("image", recipe.image_column, images, list(features))
-    numbers, names = read_labels(splits, label_column)
+        rows = open_data(recipe)
+    names = list(rows.classes.values())
+    numbers = {value: number for number, value in enumerate(rows.classes)}
 
     # ---- 2. Model ----
     set_seed(args.seed)
     model, processor = build_model(recipe, names)
-    transform = partial(to_inputs, processor=processor, columns=(image_column, label_column), numbers=numbers)
-    data = {name: split.with_transform(partial(transform, augment="none")) for name, split in splits.items()}
-    data["train"] = splits["train"].with_transform(partial(transform, augment=recipe.augment))
+    transform = partial(
+        to_inputs, processor=processor, columns=(rows.sample_column, rows.label_column), numbers=numbers
+    )
+    plain = partial(transform, augment="none")
+    data = {"validation": rows.validation.with_transform(plain), "test": rows.test.with_transform(plain)}
+    data["train"] = rows.train.with_transform(partial(transform, augment=recipe.augment))
 
     # ---- 3. Trainer ----
     trainer = CMIMTrainer(

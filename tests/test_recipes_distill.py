@@ -435,35 +435,13 @@ def test_checkpoint_is_not_trained_at_the_rate_of_a_new_student(distill):
 # Data
 
 
-def test_columns_are_inferred_or_asked_for(distill):
-    """With two label columns the first would be learned, whatever was meant."""
-    labels = ClassLabel(names=list(COLOURS))
-    features = {"img": Image(), "fine": labels, "coarse": labels, "text": Value("string"), "note": Value("string")}
-    recipe = distill.RecipeArguments()
-    assert distill.find_column(recipe, "image", features) == "img"
-    assert distill.find_column(recipe, "text", features) == "text"
-    with pytest.raises(SystemExit, match=r"\['fine', 'coarse'\].*--label_column"):
-        distill.find_column(recipe, "label", features)
-    assert distill.find_column(distill.RecipeArguments(label_column="fine"), "label", features) == "fine"
-    with pytest.raises(SystemExit, match=r"'img', 'fine', 'coarse'"):
-        distill.find_column(distill.RecipeArguments(label_column="middle"), "label", features)
-
-
-def test_labels_may_be_words_or_any_numbers_but_not_missing(distill):
-    """Labels taken as they come would be out of range, or count classes that nobody named."""
-    splits = [Dataset.from_dict({"label": [7, 3, 7]}), Dataset.from_dict({"label": [9]})]
-    assert distill.read_classes(splits, "label") == {3: "3", 7: "7", 9: "9"}
-    hidden = Dataset.from_dict({"label": [0, -1]}, features=Features({"label": ClassLabel(names=["no", "yes"])}))
-    with pytest.raises(SystemExit, match=r"got \{-1\}"):
-        distill.read_classes([hidden], "label")
-
-
 def test_single_file_is_split_in_three_disjoint_and_fixed_parts(distill, tmp_path):
     """A test share that overlapped training, or moved with the seed, would flatter the student."""
     rows = Dataset.from_dict({"text": [f"text {number}" for number in range(100)], "label": [0, 1] * 50})
     rows.to_json(tmp_path / "all.jsonl")
     recipe = distill.RecipeArguments(dataset_name=str(tmp_path / "all.jsonl"), max_eval_samples=7)
-    first, second = ([list(split["text"]) for split in distill.open_splits(recipe)] for _ in range(2))
+    opened = [distill.open_data(recipe, "text") for _ in range(2)]
+    first, second = ([list(part["text"]) for part in (rows.train, rows.validation, rows.test)] for rows in opened)
     assert first == second
     assert list(map(len, first)) == [81, 7, 7]
     assert len({text for texts in first for text in texts}) == 81 + 7 + 7

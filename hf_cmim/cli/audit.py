@@ -125,6 +125,7 @@ def add_splits_and_columns(group: "argparse._ArgumentGroup") -> None:
         metavar="DATA",
         help="Hub id or folder for datasets.load_dataset, or one parquet, csv, json or jsonl file",
     )
+    group.add_argument("--dataset-config", metavar="NAME", help="configuration of a data set that has several")
     group.add_argument("--train-split", metavar="NAME", help="split to train on, or to ask about (train)")
     group.add_argument("--validation-split", metavar="NAME", help="split on which settings are chosen")
     group.add_argument(

@@ -18,9 +18,8 @@ from hf_cmim.cli.folders import check_model_folder
 from hf_cmim.cli.training import DEFAULTS, FINE_TUNING, parsed_settings
 from hf_cmim.data.prepared import PreparedSamples
 from hf_cmim.data.rows import DataRows, DataSource, open_rows
-from hf_cmim.data.views import TASKS, View
+from hf_cmim.data.views import View, kind_of_type
 from hf_cmim.errors import HfCmimError
-from hf_cmim.tasks import tasks_of_type
 from hf_cmim.trainers.hardening.budget_report import Hardened
 from hf_cmim.trainers.hardening.cmim_config import CMIMConfig
 from hf_cmim.trainers.hardening.harden_within import SEARCHED, harden_within
@@ -142,15 +141,7 @@ def _kind_of(path: str) -> str:
                 f"No model for --model at {path!r}: it is no folder or Hub id, or cannot be reached. Check the path; a"
                 " Hub id needs a network, or a copy from an earlier run."
             ) from error
-    possible = tasks_of_type(model_type)
-    kinds = [kind for kind, task in TASKS.items() if task in possible]
-    if len(kinds) != 1:
-        raise HfCmimError(
-            f"Expected a model type with one AutoModel class for images, texts or sounds, got {model_type!r} with"
-            f" {', '.join(kinds) or 'none'}: it is unclear how its samples are prepared. Use"
-            " hf_cmim.harden_within from Python."
-        )
-    return kinds[0]
+    return kind_of_type(model_type)
 
 
 def _view(options: argparse.Namespace, kind: str, rows: DataRows) -> View:

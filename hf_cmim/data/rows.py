@@ -28,6 +28,7 @@ class DataSource:
 
     Args:
         dataset: Hub id or folder for `datasets.load_dataset`, or one parquet, csv, json or jsonl file.
+        dataset_config: configuration of a data set that has several.
         train_split: split of the rows to train on, or to ask about.
         validation_split: split on which settings are chosen; None to hold out rows of the train split.
         validation_share: share of the train split to hold out, always the same rows; None for a tenth.
@@ -46,6 +47,7 @@ class DataSource:
     """
 
     dataset: str
+    dataset_config: str | None = None
     train_split: str | None = None
     validation_split: str | None = None
     validation_share: float | None = None
@@ -103,7 +105,7 @@ def open_rows(source: DataSource, kind: str, model_names: Sequence[str] | None =
         HfCmimError: data, a split or a column that does not exist, rows without a sample or label, or parts that would
             overlap or be empty.
     """
-    data = _open(source.dataset)
+    data = _open(source.dataset, source.dataset_config)
     train = _split(data, source.train_split or "train", "--train-split")
     sample_column = _find_column(source, kind, dict(train.features))
     label_column = _find_column(source, "label", dict(train.features))
@@ -122,7 +124,7 @@ def open_rows(source: DataSource, kind: str, model_names: Sequence[str] | None =
     return DataRows(train, validation, test, names, sample_column, label_column, classes)
 
 
-def _open(name: str) -> DatasetDict:
+def _open(name: str, config: str | None) -> DatasetDict:
     path = Path(name)
     if path.is_file() and path.suffix not in FILE_FORMATS:
         raise HfCmimError(
@@ -132,7 +134,7 @@ def _open(name: str) -> DatasetDict:
     try:
         if path.is_file():
             return load_dataset(FILE_FORMATS[path.suffix], data_files=str(path))
-        return load_dataset(name)
+        return load_dataset(name, config)
     except (OSError, ValueError) as error:
         raise HfCmimError(
             f"datasets.load_dataset cannot open --dataset {name!r}: {_first_line(error)} Check the path; a Hub id"

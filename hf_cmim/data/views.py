@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hf_cmim.data.sounds import read_sound
 from hf_cmim.errors import HfCmimError
-from hf_cmim.tasks import AUDIO, IMAGE, TEXT, task_of
+from hf_cmim.tasks import AUDIO, IMAGE, TEXT, task_of, tasks_of_type
 
 TASKS = {"image": IMAGE, "text": TEXT, "audio": AUDIO}
 """Tasks whose samples can be prepared, by the kind of their input."""
@@ -42,6 +42,26 @@ def kind_of(model: nn.Module) -> str:
         " the command line cannot prepare other samples. Use Python, which supports any: hf_cmim.CMIMTrainer, and"
         " hf_cmim.audit.runner.run_audit."
     )
+
+
+def kind_of_type(model_type: str) -> str:
+    """Return the kind of input that classifiers of this type of configuration have: "image", "text" or "audio".
+
+    >>> kind_of_type("bert")
+    'text'
+
+    Raises:
+        HfCmimError: a type without such classifiers, or with several kinds of them.
+    """
+    possible = tasks_of_type(model_type)
+    kinds = [kind for kind, task in TASKS.items() if task in possible]
+    if len(kinds) != 1:
+        raise HfCmimError(
+            f"Expected a model type with one AutoModel class for images, texts or sounds, got {model_type!r} with"
+            f" {', '.join(kinds) or 'none'}: it is unclear how its samples are prepared. Use hf_cmim from Python,"
+            " which supports any model."
+        )
+    return kinds[0]
 
 
 @final

@@ -26,6 +26,7 @@ FLAGS = [
     (["--student-config", "s.json"], {"student-config": "s.json"}, "student_config", "s.json"),
     (["--student", "s"], {"student": "s"}, "student", "s"),
     (["--dataset", "d"], {"dataset": "d"}, "dataset", "d"),
+    (["--dataset-config", "a"], {"dataset-config": "a"}, "dataset_config", "a"),
     (["--train-split", "a"], {"train-split": "a"}, "train_split", "a"),
     (["--validation-split", "a"], {"validation-split": "a"}, "validation_split", "a"),
     (["--validation-share", "0.2"], {"validation-share": 0.2}, "validation_share", 0.2),

@@ -9,7 +9,6 @@ from datasets import Audio, Dataset, Features, Value
 from scipy.io import wavfile
 from transformers import AutoModelForAudioClassification, AutoModelForImageClassification, Wav2Vec2FeatureExtractor
 
-from hf_cmim.cli import harden_setup
 from hf_cmim.cli.main import main
 from hf_cmim.hub.certificate import Certificate
 from hf_cmim.trainers.hardening import harden_within as module
@@ -91,16 +90,6 @@ def test_what_cannot_be_hardened_is_refused(words, message, capsys):
     """Catches an error after hours of training, or a flag that is not read."""
     assert main(["harden", *words]) == 2
     assert message in capsys.readouterr().err
-
-
-def test_kinds_are_read_from_the_type_of_a_model(tmp_path):
-    """Catches a type with classifiers of no sample that can be prepared."""
-    for model_type, kind in (("vit", "image"), ("bert", "text"), ("wav2vec2", "audio")):
-        (tmp_path / "model.json").write_text(json.dumps({"model_type": model_type}))
-        assert harden_setup._kind_of(str(tmp_path / "model.json")) == kind
-    (tmp_path / "model.json").write_text('{"model_type": "videomae"}')
-    with pytest.raises(ValueError, match=r"got 'videomae' with none"):
-        harden_setup._kind_of(str(tmp_path / "model.json"))
 
 
 def test_texts_from_a_configuration_need_a_tokenizer(tmp_path, capsys):

@@ -169,7 +169,7 @@ def test_splits_stored_differently_are_not_put_together(monkeypatch):
     """Labels would change their meaning from row to row."""
     other = texts("test", 10).cast_column("label", Value("int64"))
     data = DatasetDict({"train": texts("train", 20), "test": other})
-    monkeypatch.setattr("hf_cmim.data.rows._open", lambda name: data)
+    monkeypatch.setattr("hf_cmim.data.rows._open", lambda name, config: data)
     with pytest.raises(ValueError, match=r"Train and test split have different columns"):
         opened("any", rest_as_test=True, max_train_samples=10)
 
@@ -204,7 +204,7 @@ def test_sounds_stay_files(tmp_path):
 def test_files_that_cannot_be_read_are_refused(monkeypatch):
     """Catches the sentence of `datasets` that only says that an error occurred."""
 
-    def load(name):
+    def load(name, config):
         raise DatasetGenerationError("An error occurred") from ImportError("please install 'torchcodec'")
 
     monkeypatch.setattr("hf_cmim.data.rows.load_dataset", load)

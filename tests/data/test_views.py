@@ -25,7 +25,7 @@ from transformers import (
 
 from hf_cmim.data.prepared import PreparedSamples
 from hf_cmim.data.sounds import read_sound
-from hf_cmim.data.views import View, kind_of
+from hf_cmim.data.views import View, kind_of, kind_of_type
 
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 WORDS = ["[PAD]", "[UNK]", "red", "green", "blue", "sky"]
@@ -80,6 +80,13 @@ def test_kinds_of_classifiers():
         convolutions = {"conv_dim": [8] * 7, "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}
         sounds = Wav2Vec2ForSequenceClassification(Wav2Vec2Config(**SHAPE, **convolutions))
     assert kind_of(sounds) == "audio"
+
+
+def test_a_type_of_models_has_one_kind_or_is_refused():
+    """Catches a type with classifiers of no sample that can be prepared."""
+    assert [kind_of_type(name) for name in ("vit", "bert", "wav2vec2")] == ["image", "text", "audio"]
+    with pytest.raises(ValueError, match=r"got 'videomae' with none"):
+        kind_of_type("videomae")
 
 
 # Images and texts
