@@ -83,7 +83,8 @@ def test_words_name_the_choice_and_the_noise():
 
 def settings(folder, **changes):
     values = {"num_train_epochs": 6, "learning_rate": 3e-3, "per_device_train_batch_size": 16, "use_cpu": True}
-    return CMIMConfig(str(folder), report_to="none", save_strategy="no", disable_tqdm=True, **(values | changes))
+    values |= {"report_to": "none", "save_strategy": "no", "disable_tqdm": True}
+    return CMIMConfig(str(folder), **(values | changes))
 
 
 def search(folder, budget=0.0, lines=None, **changes):
