@@ -292,6 +292,7 @@ def test_every_config_parses(name, config, request):
         "cifar100", "fashion_mnist", "wordnet_offline", "text_pretrained",
         "audit_fashion_mnist",  # test_recipes_audit.py
         "distill_fashion_mnist",  # test_recipes_distill.py
+        "demo", "demo_model",  # test_demo.py
     }  # fmt: skip
 
 

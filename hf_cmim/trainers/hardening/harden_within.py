@@ -101,13 +101,7 @@ def harden_within(
     models = tuple(tried[position] for position in sorted(tried))
     name = None if chosen is None else tried[chosen].name
     result = Hardened(folder.folder, name, accuracy_budget, twin, models)
-    if chosen is None:
-        least = min(model.points_below(twin) for model in models)
-        raise HfCmimError(
-            f"{result}\nNo hardened model is within the budget of {100 * accuracy_budget:g} points, so there is none"
-            f" to publish. Allow {least:.2f} points (no model is trained again), train longer, or use more training"
-            f" data. The models are in {folder.folder}."
-        )
+    _check_found(result)
     return result
 
 
@@ -144,6 +138,16 @@ def _check(args: CMIMConfig, accuracy_budget: float) -> None:
             f"Expected {', '.join(changed)} at the default, got"
             f" {', '.join(str(getattr(args, name)) for name in changed)}: harden_within chooses the objective itself."
             " Remove the setting, or train this objective with CMIMTrainer."
+        )
+
+
+def _check_found(result: Hardened) -> None:
+    if result.name is None:
+        least = min(model.points_below(result.twin_record) for model in result.tried)
+        raise HfCmimError(
+            f"{result}\nNo hardened model is within the budget of {100 * result.accuracy_budget:g} points, so there is"
+            f" none to publish. Allow {least:.2f} points (no model is trained again), train longer, or use more"
+            f" training data. The models are in {result.folder}."
         )
 
 
