@@ -24,7 +24,7 @@ EXAMPLES = """\
 examples:
   hf-cmim harden --model google/vit-base-patch16-224-in21k --dataset DATA --accuracy-budget 0.5
       fine-tune a checkpoint on a folder of images (DATA/train/CLASS/*.png), two to five trainings
-  hf-cmim harden --model bert.json --processor TOKENIZER --dataset train.csv --set num_train_epochs=10
+  hf-cmim harden --model bert.json --processor TOKENIZER --dataset a.csv --set num_train_epochs=10
       a new text classifier from a configuration; a tenth of the rows is held out for testing
   hf-cmim harden --model outputs/start --dataset DATA --no-quick-audit
       only train, and audit later with hf-cmim audit
