@@ -36,12 +36,12 @@ class Ladder:
 
 
 LADDER = Ladder(
-    form={"temperature_weighting": "information", "cmi_correct_only": True},
+    form={"cmi_form": "share", "cmi_correct_only": True},
     weights=(32.0, 16.0, 8.0, 4.0, 2.0, 1.0),
     warm_start={"cmi_warmup": 0.0, "centroid_prefill": True},
 )
 """The hardenings that `harden_within` tries; form and weights are those of docs/choose-a-setting.md."""
-SEARCHED = ("cmi_weight", "cmi_warmup", "centroid_prefill", "temperature_weighting", "cmi_correct_only", "logit_scale")
+SEARCHED = ("cmi_weight", "cmi_warmup", "centroid_prefill", "cmi_form", "cmi_correct_only", "logit_scale")
 """Settings that the ladder chooses."""
 
 
@@ -209,12 +209,11 @@ class _Search:
     def _settings(self, name: str, weight: float) -> CMIMConfig:
         # A shallow copy shares the device, which is set up once per process.
         settings = copy.copy(self.args)
-        settings.unset_derived()
         changes = {"cmi_weight": weight, **(LADDER.form | LADDER.warm_start if weight else {})}
         for setting, value in changes.items():
             setattr(settings, setting, value)
         settings.output_dir = str(self.folder.folder / "training" / name)
-        settings.derive()
+        settings.check_ranges()
         return settings
 
 
