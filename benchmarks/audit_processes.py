@@ -5,7 +5,7 @@
     python benchmarks/audit_processes.py --families kd dist --seeds 5 # another amount of work
 
 Each round runs the whole audit once for each number of processes, in an order that changes, in a fresh folder: small
-ViT students, digits, a ViT that answers live. Timed is `run_audit` on the main process, from the examination of the
+ViT students, digits, a ViT that answers live. Timed is `Audit.run` on the main process, from the examination of the
 teacher to the report; starting Python is not. The machine's speed drifts, so only ratios inside a round count.
 """
 
@@ -28,7 +28,7 @@ from scipy import stats
 from tqdm.auto import tqdm
 from transformers import set_seed
 
-from hf_cmim import AuditData, AuditPlan, DistillationConfig, run_audit
+from hf_cmim import Audit, AuditData, AuditModels, AuditPlan, DistillationConfig
 from hf_cmim.attacks.suites import STANDARD_V1, Suite
 
 FAMILIES = ("kd", "dkd", "dist", "nkd")
@@ -53,9 +53,8 @@ def audit(folder: Path, options: argparse.Namespace) -> None:
         references=1, null_families=1, diagnosed=0,
     )  # fmt: skip
     started = time.perf_counter()
-    report = run_audit(
-        teacher, lambda: vit(32, 2), args, AuditData(samples[TRANSFER], samples[VALIDATION], samples[TEST]), plan
-    )
+    data = AuditData(samples[TRANSFER], samples[VALIDATION], samples[TEST])
+    report = Audit(AuditModels(teacher, lambda: vit(32, 2)), data, args, plan).run()
     if PartialState().is_main_process:
         took = {"seconds": time.perf_counter() - started, "students": report.costs.students}
         (folder / RESULT).write_text(json.dumps(took))

@@ -28,9 +28,9 @@ from transformers import PretrainedConfig, set_seed
 
 from hf_cmim import CMIMConfig, CMIMTrainer, DistillationConfig
 from hf_cmim.attacks.suites import STANDARD_V1, Suite
+from hf_cmim.audit.audit import Audit
+from hf_cmim.audit.inputs import AuditData, AuditModels
 from hf_cmim.audit.plan import AuditPlan
-from hf_cmim.audit.runner import run_audit
-from hf_cmim.audit.subject import AuditData
 from hf_cmim.pages.html import audit_page
 from hf_cmim.pages.terminal import audit_table
 
@@ -120,7 +120,7 @@ def teacher(task: str, arm: str, data_dir: str, folder: Path, seed: int) -> nn.M
     return model.eval()
 
 
-def audit_data(task: str, data_dir: str) -> tuple[AuditData, Any]:
+def audit_data(task: str, data_dir: str) -> AuditData:
     """Return the attacker's samples, those for choices and those to test on; and what makes batches of them."""
     if task == "fashion_mnist":
         train, test = fashion_mnist_samples(data_dir)
@@ -131,7 +131,7 @@ def audit_data(task: str, data_dir: str) -> tuple[AuditData, Any]:
     transfer, validation, rest = train[chosen.transfer], train[chosen.validation], train[chosen.rest]
     names = (f"{len(transfer):,} samples of the teacher's training set", f"{len(validation):,} other training samples",
              f"{len(test):,} test and {len(rest):,} unused training samples")  # fmt: skip
-    return AuditData(transfer, validation, test + rest, names), collator
+    return AuditData(transfer, validation, test + rest, names, collator)
 
 
 def suite_of(families: list[str]) -> Suite:
@@ -181,12 +181,12 @@ def main() -> None:
     plan = AuditPlan(
         suite=suite_of(options.families), criterion=options.criterion, looks=tuple(options.looks), screening_seeds=1
     )
-    data, collator = audit_data(options.task, options.data_dir)
-    report = run_audit(
-        teachers[options.teacher], chosen.build_student, args, data, plan, twin=teachers["ce"],
-        controls={arm: teachers[arm] for arm in options.controls}, data_collator=collator,
-        student_name=chosen.student_name, title=f"{options.task}, {options.teacher}, seed {options.seed}",
-    )  # fmt: skip
+    controls = {arm: teachers[arm] for arm in options.controls}
+    models = AuditModels(
+        teachers[options.teacher], chosen.build_student, teachers["ce"], controls, chosen.student_name
+    )
+    title = f"{options.task}, {options.teacher}, seed {options.seed}"
+    report = Audit(models, audit_data(options.task, options.data_dir), args, plan, title).run()
     (folder / "audit.html").write_text(audit_page(report), encoding="utf-8")
     print(audit_table(report))
     for control in report.controls:

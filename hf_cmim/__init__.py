@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hf_cmim.attacks.base import Relative
     from hf_cmim.attacks.composition import Composition
+    from hf_cmim.audit.audit import Audit
+    from hf_cmim.audit.inputs import AuditData, AuditModels
     from hf_cmim.audit.plan import AuditPlan
-    from hf_cmim.audit.runner import run_audit
-    from hf_cmim.audit.subject import AuditData
     from hf_cmim.channels.class_answers import ClassAnswers
     from hf_cmim.errors import HfCmimError
     from hf_cmim.guarded_pipeline import guard, pipeline_answers
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "Audit",
     "AuditData",
+    "AuditModels",
     "AuditPlan",
     "AuditReport",
     "CMIMConfig",
@@ -59,11 +61,12 @@ __all__ = [
     "guard",
     "harden_within",
     "pipeline_answers",
-    "run_audit",
 ]
 
 _MODULES = {
-    "AuditData": "hf_cmim.audit.subject",
+    "Audit": "hf_cmim.audit.audit",
+    "AuditData": "hf_cmim.audit.inputs",
+    "AuditModels": "hf_cmim.audit.inputs",
     "AuditPlan": "hf_cmim.audit.plan",
     "AuditReport": "hf_cmim.report",
     "CMIMConfig": "hf_cmim.trainers.hardening.cmim_config",
@@ -88,7 +91,6 @@ _MODULES = {
     "harden_within": "hf_cmim.trainers.hardening.harden_within",
     "guard": "hf_cmim.guarded_pipeline",
     "pipeline_answers": "hf_cmim.guarded_pipeline",
-    "run_audit": "hf_cmim.audit.runner",
 }
 
 

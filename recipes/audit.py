@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PretrainedConfig, ViTConfig
 from transformers.hf_argparser import HfArg, HfArgumentParser
 
-from hf_cmim import AuditData, AuditPlan, AuditReport, DistillationConfig, HfCmimError, check_launch, run_audit
+from hf_cmim import Audit, AuditData, AuditModels, AuditPlan, AuditReport, DistillationConfig, HfCmimError, check_launch
 from hf_cmim.data.rows import DataRows, DataSource, open_rows
 from hf_cmim.pages.html import audit_page
 from hf_cmim.pages.markdown import audit_markdown
@@ -206,16 +206,14 @@ def main() -> None:
 
     classifier = partial(open_classifier, processor=processor, device=args.device)
     size = list(transfer[0]["pixel_values"].shape[-2:])
-    run_audit(
+    models = AuditModels(
         classifier(recipe.teacher),
         partial(STUDENTS[recipe.student], names, recipe.width, size),
-        args,
-        AuditData(transfer, validation, test, rows.names),
-        plan,
         twin=None if recipe.twin is None else classifier(recipe.twin),
         controls={name: classifier(path) for name, _, path in (each.partition("=") for each in recipe.control or ())},
         student_name=f"{recipe.student} of width {recipe.width}",
     )
+    Audit(models, AuditData(transfer, validation, test, rows.names), args, plan).run()
 
     # ---- 5. Report ----
     state = PartialState()

@@ -12,7 +12,9 @@ import pytest
 import hf_cmim
 
 PUBLIC = {
+    "Audit",
     "AuditData",
+    "AuditModels",
     "AuditPlan",
     "AuditReport",
     "CMIMConfig",
@@ -38,7 +40,6 @@ PUBLIC = {
     "guard",
     "harden_within",
     "pipeline_answers",
-    "run_audit",
 }
 FACE = Path(hf_cmim.__file__)
 PACKAGE_PATH = str(FACE.parents[1])
@@ -104,7 +105,7 @@ def test_maths_loads_without_transformers():
     assert not {"transformers", "accelerate", "datasets", "evaluate", "huggingface_hub"} & loaded
 
 
-@pytest.mark.parametrize("module", ["hf_cmim.trainers.hardening.cmim_trainer", "hf_cmim.audit.runner"])
+@pytest.mark.parametrize("module", ["hf_cmim.trainers.hardening.cmim_trainer", "hf_cmim.audit.audit"])
 def test_training_loads_without_datasets_and_evaluate(module):
     """GPU images carry neither; training and auditing must not need them."""
     assert module in probe([module], blocked=["datasets", "evaluate"])[1]

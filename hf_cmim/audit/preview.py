@@ -4,13 +4,10 @@ import copy
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from accelerate import PartialState
-from torch import nn
 from torch.utils.data import Subset
 
 from hf_cmim.attacks.composition import Composition
@@ -27,15 +24,14 @@ from hf_cmim.audit.counting import (
 )
 from hf_cmim.audit.engine.pool import StudentPool
 from hf_cmim.audit.engine.pooled import PooledArm
+from hf_cmim.audit.inputs import AuditData, AuditModels
 from hf_cmim.audit.plan import AuditPlan
-from hf_cmim.audit.subject import AuditData
 from hf_cmim.audit.training import LARGEST_WAVE
 from hf_cmim.statistics import reachable_margin
 from hf_cmim.teachers.base import INDEX_NAME, AbstractTeacher
 from hf_cmim.teachers.nulls import LabelOnlyTeacher
 from hf_cmim.trainers.distillation.distillation_checks import as_teacher
-from hf_cmim.trainers.distillation.distillation_config import DistillationConfig
-from hf_cmim.trainers.distillation.transfer_data import TEACHER_VIEW, Collator
+from hf_cmim.trainers.distillation.transfer_data import TEACHER_VIEW
 from hf_cmim.trainers.shared.components import unchanged_random_states
 
 SPREADS = (0.002, 0.003, 0.0045)
@@ -142,42 +138,31 @@ class Preview:
         return self.looks[-1].hours + self.costs.hours(self.plan, self.accounting_students)
 
 
-def preview_audit(
-    teacher: AbstractTeacher | nn.Module | str,
-    build_student: Callable[[], nn.Module],
-    args: DistillationConfig,
-    data: AuditData,
-    plan: AuditPlan | None = None,
-    *,
-    twin: Any = None,
-    controls: Mapping[str, Any] | None = None,
-    data_collator: Collator | None = None,
-    teacher_collator: Collator | None = None,
-) -> Preview:
-    """Return the students and costs of `run_audit` with the same arguments, from a few timed steps.
+def measured_costs(models: AuditModels, data: AuditData, pool: StudentPool) -> StudentCosts:
+    """Return the costs of one student, from a few timed steps.
 
-    Times are measured on two students side by side, cross-entropy and KD. An audit trains more at once, shares the
-    loading of data among them, and is therefore faster. Counts are upper bounds: an attack below the margin stops.
+    Args:
+        models: models of the audit.
+        data: data of the audit.
+        pool: pool that trains the students.
 
     Raises:
-        HfCmimError: a teacher, student, data or settings that do not fit together.
+        HfCmimError: a teacher that cannot be asked.
     """
-    wrapped = as_teacher(teacher)
-    assert wrapped is not None  # only None stays None
-    pool = StudentPool(build_student, args, data.transfer, data_collator, teacher_collator)
-    costs = StudentCosts(
+    teacher = as_teacher(models.teacher)
+    assert teacher is not None  # only None stays None
+    return StudentCosts(
         steps=pool.num_steps,
-        batches=pool.num_steps * args.gradient_accumulation_steps,
-        batch_size=min(len(data.transfer), args.per_device_train_batch_size),
-        seconds=_seconds_of_student(pool, data, wrapped.num_classes),
-        asking_seconds=_seconds_of_asking(pool, wrapped),
+        batches=pool.num_steps * pool.args.gradient_accumulation_steps,
+        batch_size=min(len(data.transfer), pool.args.per_device_train_batch_size),
+        seconds=_seconds_of_student(pool, data, teacher.num_classes),
+        asking_seconds=_seconds_of_asking(pool, teacher),
         varies=pool.batches.varies(data.transfer),
-        num_classes=wrapped.num_classes,
-        teachers=1 + (twin is not None) + len(controls or {}),
+        num_classes=teacher.num_classes,
+        teachers=len(models.teachers),
         sizes=(len(data.transfer), len(data.validation), len(data.test)),
         processes=int(PartialState().num_processes),
     )
-    return preview_of(plan or AuditPlan(), costs)
 
 
 def preview_of(plan: AuditPlan, costs: StudentCosts) -> Preview:

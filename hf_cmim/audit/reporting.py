@@ -10,6 +10,7 @@ from hf_cmim.attacks.references import LABEL_SMOOTHING
 from hf_cmim.audit.checks import Evidence, find_faults, find_faults_of_control, is_void
 from hf_cmim.audit.engine.pooled import StudentResult
 from hf_cmim.audit.findings import account, criterion_results, leak_differences
+from hf_cmim.audit.inputs import TEACHER, TWIN
 from hf_cmim.audit.plan import strongest
 from hf_cmim.audit.subject import Subject
 from hf_cmim.audit.teacher_audit import TeacherAudit
@@ -17,9 +18,6 @@ from hf_cmim.audit.workplace import Workplace, fingerprints_of, training_setting
 from hf_cmim.environment import describe_environment
 from hf_cmim.private_paths import public_command, public_record
 from hf_cmim.report import AuditReport, Check, ControlResult, Costs, LearningCurve, Scope
-
-TWIN = "CE twin"
-"""Name of the positive control: the same model trained with plain cross-entropy."""
 
 
 def sitting() -> dict[str, Any]:
@@ -31,21 +29,19 @@ def build_report(
     audits: Mapping[str, TeacherAudit],
     workplace: Workplace,
     curve: LearningCurve,
-    names: tuple[str, str, str],
     sittings: int,
     title: str,
 ) -> AuditReport:
     """Return the report of an audit.
 
     Args:
-        audits: finished audits by teacher; the first is that of "teacher".
+        audits: finished audits by the key of the teacher.
         workplace: data, student and teachers.
         curve: learning curve of a cross-entropy student.
-        names: names of transfer, validation and test set.
         sittings: number of times the audit was started or continued.
         title: title of the report, or "" to make one from the teacher's name.
     """
-    audit = audits["teacher"]
+    audit = audits[TEACHER]
     subject, plan = audit.subject, audit.plan
     controls = tuple(
         _control(name, control_audit, audit, workplace)
@@ -60,7 +56,7 @@ def build_report(
     report = AuditReport(
         title=title or f"Audit of {subject.path or subject.name}{_behind(subject)}",
         date=time.strftime("%Y-%m-%d"),
-        scope=_scope(audit, workplace, names),
+        scope=_scope(audit, workplace),
         teacher=subject.facts(),
         twin=None if twin is None else twin.facts,
         power=power,
@@ -115,8 +111,9 @@ def _evidence(audit: TeacherAudit, workplace: Workplace, power: bool | None) -> 
     )
 
 
-def _scope(audit: TeacherAudit, workplace: Workplace, names: tuple[str, str, str]) -> Scope:
+def _scope(audit: TeacherAudit, workplace: Workplace) -> Scope:
     transfer, validation, test = workplace.facts
+    names = workplace.data.names
     return Scope(
         suite=audit.plan.attacks.name,
         student=workplace.student.words,

@@ -1,29 +1,25 @@
 """Spot check of a finished audit: retrain some students and compare."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from torch import nn
 
 from hf_cmim.attacks.suites import NULL_CONFIDENCES
 from hf_cmim.audit.arms import Arm
-from hf_cmim.audit.engine.pool import StudentPool
+from hf_cmim.audit.inputs import TEACHER
 from hf_cmim.audit.plan import AuditPlan
 from hf_cmim.audit.state import AuditFolder
-from hf_cmim.audit.subject import AuditData
 from hf_cmim.audit.teacher_audit import TeacherAudit
 from hf_cmim.audit.training import Trainees
-from hf_cmim.audit.workplace import Teacher, Workplace, fingerprints_of, training_settings
+from hf_cmim.audit.workplace import Workplace, fingerprints_of, training_settings
 from hf_cmim.errors import HfCmimError
 from hf_cmim.report import ArmResult, AuditReport
 from hf_cmim.statistics import arm_means
-from hf_cmim.trainers.distillation.distillation_config import DistillationConfig
-from hf_cmim.trainers.distillation.transfer_data import Collator
 
 FIRST_SEED = 200_000
 """First seed of spot checks, above all seeds of an audit."""
@@ -60,44 +56,25 @@ class SpotCheck:
 
 
 def spot_check(
-    report: AuditReport,
-    teacher: Teacher,
-    build_student: Callable[[], nn.Module],
-    args: DistillationConfig,
-    data: AuditData,
-    plan: AuditPlan,
-    count: int,
-    *,
-    data_collator: Collator | None = None,
-    teacher_collator: Collator | None = None,
+    report: AuditReport, workplace: Workplace, plan: AuditPlan, output_dir: Path, count: int
 ) -> list[SpotCheck]:
-    """Retrain one student of each of `count` random arms with a fresh seed, and compare with the audit.
-
-    The accuracies of an arm's students give a t prediction interval for one further student, at an error rate of 5 %
-    over all drawn arms (Bonferroni). The interval covers variation over seeds, not between kinds of devices: on
-    another kind of device, a failure is a reason to investigate and not a proof.
+    """Retrain students for `Audit.spot_check`.
 
     Args:
         report: report of the audit.
-        teacher: audited model.
-        build_student: function that returns a new student, as for `run_audit`.
-        args: training settings, as for `run_audit`; students are stored in `output_dir`.
-        data: data of the audit.
+        workplace: data, student and the audited teacher.
         plan: plan of the audit.
+        output_dir: folder of the retrained students.
         count: number of arms to draw, at least 1.
-        data_collator: collator of the student's batches, as for `run_audit`.
-        teacher_collator: collator of the teacher's view, as for `run_audit`.
 
     Raises:
         HfCmimError: data, students, settings or weights that differ from the audit's, before anything is trained.
     """
-    pool = StudentPool(build_student, args, data.transfer, data_collator, teacher_collator, stacked=plan.stacked)
-    workplace = Workplace.examine(pool, data, {}, {"teacher": teacher}, "")
-    subject = workplace.subjects["teacher"]
+    subject = workplace.subjects[TEACHER]
     _check_same(report, workplace, plan)
     manifest = {**workplace.manifest(plan), "spot check": True}
-    with AuditFolder(Path(str(args.output_dir)), manifest, is_main=PartialState().is_main_process) as folder:
-        trainees = Trainees(pool, folder, workplace.evaluation_sets, plan.wave_size)
+    with AuditFolder(output_dir, manifest, is_main=PartialState().is_main_process) as folder:
+        trainees = Trainees(workplace.pool, folder, workplace.evaluation_sets, plan.wave_size)
         audit = TeacherAudit(subject, plan, trainees)
         arms = {_key(arm): arm for arm in _every_arm(audit.arms, subject.teacher.num_classes)}
         drawn = _draw(report, count, arms)
@@ -116,7 +93,7 @@ def spot_check(
 
 def _check_same(report: AuditReport, workplace: Workplace, plan: AuditPlan) -> None:
     """Raise an `HfCmimError` that lists all differences from the audit."""
-    now: dict[str, Any] = {"teacher": workplace.subjects["teacher"].fingerprint}
+    now: dict[str, Any] = {"teacher": workplace.subjects[TEACHER].fingerprint}
     then: dict[str, Any] = {"teacher": report.teacher.fingerprint}
     now |= fingerprints_of(workplace.student, workplace.facts) | training_settings(workplace.pool.args)
     then |= report.reproduction.get("fingerprints", {}) | report.scope.training

@@ -1,16 +1,16 @@
 """A teacher under audit, with its answers to the audit's own questions."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from typing import Any, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hf_cmim.audit.arms import Arm
 from hf_cmim.audit.engine.pool import StudentPool
+from hf_cmim.audit.inputs import AuditData, Teacher
 from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import IGNORE_INDEX
 from hf_cmim.measurement import Measurement, MeasurementAccumulator
@@ -25,23 +25,6 @@ from hf_cmim.trainers.distillation.transfer_data import TEACHER_VIEW
 
 ASKED_TWICE = 4
 """Batches of the transfer set that the teacher answers twice."""
-
-
-@dataclass(frozen=True)
-class AuditData:
-    """Labelled data of an audit, all map-style.
-
-    Attributes:
-        transfer: samples that the attacker asks about and learns from.
-        validation: samples on which settings are chosen, disjoint from the test data.
-        test: samples that the verdict is about.
-        names: names of the three sets in the report.
-    """
-
-    transfer: Any
-    validation: Any
-    test: Any
-    names: tuple[str, str, str] = ("transfer set", "validation set", "test set")
 
 
 @final
@@ -84,9 +67,7 @@ class Subject:
         HfCmimError: a teacher that cannot answer the test data.
     """
 
-    def __init__(
-        self, teacher: AbstractTeacher | nn.Module | str, name: str, pool: StudentPool, data: AuditData
-    ) -> None:
+    def __init__(self, teacher: Teacher, name: str, pool: StudentPool, data: AuditData) -> None:
         wrapped = ModelTeacher(teacher, device=pool.args.device) if isinstance(teacher, str) else as_teacher(teacher)
         if wrapped is None or wrapped.wants_index:
             raise HfCmimError(

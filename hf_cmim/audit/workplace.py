@@ -1,24 +1,21 @@
 """Pool, data, student and teachers of an audit, examined before anything is trained."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
 from accelerate import PartialState
-from torch import nn
 
 from hf_cmim.audit.data import DataFacts, check_reads_alike, examine
 from hf_cmim.audit.engine.pool import StudentPool
+from hf_cmim.audit.inputs import TEACHER, AuditData, AuditModels
 from hf_cmim.audit.plan import AuditPlan
 from hf_cmim.audit.state import CONTROL
-from hf_cmim.audit.subject import AuditData, Subject
+from hf_cmim.audit.subject import Subject
 from hf_cmim.class_names import are_default_names, class_names_of
-from hf_cmim.teachers.base import AbstractTeacher
 from hf_cmim.teachers.fingerprints import digest
 from hf_cmim.trainers.distillation.distillation_config import DistillationConfig
 
-Teacher = AbstractTeacher | nn.Module | str
 SETS = ("transfer set", "validation set", "test set")
 TRAINING_SETTINGS = (
     "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",
@@ -103,22 +100,13 @@ class Workplace:
     subjects: dict[str, Subject]
 
     @classmethod
-    def examine(
-        cls,
-        pool: StudentPool,
-        data: AuditData,
-        names: Mapping[str, str],
-        teachers: Mapping[str, Teacher],
-        student: str,
-    ) -> Self:
+    def examine(cls, pool: StudentPool, data: AuditData, models: AuditModels) -> Self:
         """Examine data, student and teachers once and return them.
 
         Args:
             pool: pool that trains the students.
             data: data of the audit.
-            names: names for readers, by key, of teachers that are not called by their key.
-            teachers: teachers by key.
-            student: name of the student for readers, or "" for the name of its class.
+            models: models of the audit.
 
         Raises:
             HfCmimError: data without labels, data whose samples differ at each reading, or a teacher that cannot
@@ -126,8 +114,9 @@ class Workplace:
         """
         for dataset, name in zip((data.transfer, data.validation, data.test), data.names, strict=True):
             check_reads_alike(dataset, name)
-        student_facts = _examine_student(pool, student)
-        subjects = {key: Subject(teacher, names.get(key, key), pool, data) for key, teacher in teachers.items()}
+        student_facts = _examine_student(pool, models.student_name)
+        names = {TEACHER: models.teacher_name}
+        subjects = {key: Subject(teacher, names.get(key, key), pool, data) for key, teacher in models.teachers.items()}
         return cls(pool, data, student_facts, _examine_data(pool, data), subjects)
 
     @property
@@ -145,5 +134,5 @@ class Workplace:
             **{f"training, {name}": value for name, value in training_settings(self.pool.args).items()},
             **{f"data, {name}": fingerprints[name] for name in SETS},
             "student": fingerprints["student"],
-            **{name if name == "teacher" else CONTROL + name: value for name, value in teachers.items()},
+            **{name if name == TEACHER else CONTROL + name: value for name, value in teachers.items()},
         }

@@ -220,7 +220,7 @@ def run(options: argparse.Namespace) -> None:
     if options.budget is not None:
         setup = within_budget(setup, options.budget)
     if setup.is_dry_run:
-        preview = setup.preview()
+        preview = setup.audit.preview()
         if setup.is_main:
             say_lines("\n".join([preview_text(preview), *suggestions(preview)]))
     else:
@@ -232,7 +232,7 @@ def run(options: argparse.Namespace) -> None:
             say_lines(f"\n{audit_table(report)}")
             say(f"Written: {', '.join(map(str, files))}")
             # An audit through a channel is about an interface, not about the weights.
-            if setup.teacher.channel is None:
+            if setup.channel is None:
                 say(f"To bind it to the weights: hf-cmim certify {options.teacher} --audit {setup.folder}")
     # Reached by every process of a launch, printing or not.
     setup.leave()

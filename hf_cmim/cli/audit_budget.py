@@ -36,18 +36,22 @@ def within_budget(setup: AuditSetup, text: str) -> AuditSetup:
         stored = [read_json(path, f"the audit's {path}")]
     broadcast_object_list(stored)
     if isinstance(stored[0], dict) and stored[0].get("budget") == text:
-        return replace(setup, plan=_with_choice(setup.plan, stored[0]))
-    affordable = affordable_plan(setup.preview(), budget_hours(text))
+        return _with_plan(setup, _with_choice(setup.audit.plan, stored[0]))
+    affordable = affordable_plan(setup.audit.preview(), budget_hours(text))
     choice = [_choice(affordable.preview.plan, text)]
     # Each process has measured its own times; the main process decides for all.
     broadcast_object_list(choice)
     if setup.is_main:
-        for line in _lines(affordable, text, float(setup.args.num_train_epochs)):
+        for line in _lines(affordable, text, float(setup.audit.args.num_train_epochs)):
             say(line)
         if not setup.is_dry_run:
             setup.folder.mkdir(parents=True, exist_ok=True)
             write_whole(path, json.dumps(choice[0], indent=1))
-    return replace(setup, plan=_with_choice(setup.plan, choice[0]))
+    return _with_plan(setup, _with_choice(setup.audit.plan, choice[0]))
+
+
+def _with_plan(setup: AuditSetup, plan: AuditPlan) -> AuditSetup:
+    return replace(setup, audit=replace(setup.audit, plan=plan))
 
 
 def _choice(plan: AuditPlan, text: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from torch.utils.data import DataLoader
 
-from hf_cmim.audit.subject import AuditData
+from hf_cmim.audit.inputs import AuditData
 from hf_cmim.channels import AbstractChannel
 from hf_cmim.cli.extensions import ChannelFit
 from hf_cmim.data.prepared import TOGETHER

@@ -12,12 +12,8 @@ import transformers
 from accelerate import PartialState
 from torch import Tensor
 
-from hf_cmim.audit.plan import AuditPlan
-from hf_cmim.audit.preview import Preview, preview_audit
-from hf_cmim.audit.reporting import TWIN
-from hf_cmim.audit.runner import run_audit
-from hf_cmim.audit.spot_check import SpotCheck, spot_check
-from hf_cmim.audit.subject import AuditData
+from hf_cmim.audit.audit import Audit
+from hf_cmim.audit.inputs import TWIN, AuditData, AuditModels
 from hf_cmim.channels import AbstractChannel, ClassAnswers
 from hf_cmim.cli.audit_channel import CLASS_ANSWERS_NAME, fitted_channel
 from hf_cmim.cli.audit_models import StudentBuilder, open_classifier
@@ -30,9 +26,7 @@ from hf_cmim.data.rows import DataRows, DataSource, open_rows
 from hf_cmim.data.views import View, kind_of
 from hf_cmim.errors import HfCmimError
 from hf_cmim.positions import usable_positions
-from hf_cmim.report import AuditReport
 from hf_cmim.teachers import ModelTeacher, match_classes
-from hf_cmim.trainers.distillation.distillation_config import DistillationConfig
 from hf_cmim.trainers.shared.launch import check_launch
 
 OUTPUT_DIR = "outputs/audit"
@@ -59,29 +53,15 @@ def teacher_batch(samples: list[dict[str, Any]], view: View) -> dict[str, Tensor
 @final
 @dataclass(frozen=True)
 class AuditSetup:
-    """The arguments of `run_audit`.
+    """An audit as its flags describe it.
 
     Attributes:
+        audit: audit with opened models and prepared samples.
         is_dry_run: True if only a preview is requested.
-        plan: plan of the audit.
-        args: training settings of the students.
-        teacher: classifier to audit.
-        twin: its cross-entropy twin, or None.
-        controls: other classifiers by name.
-        student: builder of students.
-        data: prepared samples.
-        view: view of the teachers.
     """
 
+    audit: Audit
     is_dry_run: bool
-    plan: AuditPlan
-    args: DistillationConfig
-    teacher: ModelTeacher
-    twin: ModelTeacher | None
-    controls: dict[str, ModelTeacher]
-    student: StudentBuilder | OwnStudents
-    data: AuditData
-    view: View
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> Self:
@@ -133,8 +113,9 @@ class AuditSetup:
             side = "student" if student.view is view else "teacher"
             channel = fitted_channel(channel, teacher, data, student.config.label2id, view, side)
             teacher = ModelTeacher(teacher.model, channel=channel)
-        twin = opened.pop(TWIN, None)
-        return cls(bool(options.dry_run), plan, args, teacher, twin, opened, student, data, view)
+        twin = opened.pop(TWIN).model if TWIN in opened else None
+        models = AuditModels(teacher, student, twin, {name: control.model for name, control in opened.items()})
+        return cls(Audit(models, data, args, plan), bool(options.dry_run))
 
     @property
     def is_main(self) -> bool:
@@ -144,38 +125,25 @@ class AuditSetup:
     @property
     def folder(self) -> Path:
         """Folder of students and report."""
-        return Path(str(self.args.output_dir))
+        return Path(str(self.audit.args.output_dir))
+
+    @property
+    def channel(self) -> AbstractChannel | None:
+        """Channel that changes the teacher's answers, or None."""
+        teacher = self.audit.models.teacher
+        return teacher.channel if isinstance(teacher, ModelTeacher) else None
 
     @property
     def files(self) -> list[Path]:
         """Files that the command writes into the folder beside report and pages."""
-        return [self.folder / CLASS_ANSWERS_NAME] if isinstance(self.teacher.channel, ClassAnswers) else []
+        return [self.folder / CLASS_ANSWERS_NAME] if isinstance(self.channel, ClassAnswers) else []
 
     def run(self) -> None:
         """Run the audit, which writes its report into the folder, and fitted class answers, which a service needs."""
-        if isinstance(self.teacher.channel, ClassAnswers) and self.is_main:
+        if isinstance(self.channel, ClassAnswers) and self.is_main:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.teacher.channel.save(self.folder / CLASS_ANSWERS_NAME)
-        run_audit(self.teacher, self.student, self.args, self.data, self.plan, **self._keyword_arguments())
-
-    def spot_check(self, report: AuditReport, count: int) -> list[SpotCheck]:
-        """Retrain some students of a finished audit of this teacher."""
-        arguments = self._keyword_arguments()
-        collators = {name: arguments[name] for name in ("data_collator", "teacher_collator")}
-        return spot_check(report, self.teacher, self.student, self.args, self.data, self.plan, count, **collators)
-
-    def preview(self) -> Preview:
-        """Return the number of students and the cost of the audit."""
-        return preview_audit(self.teacher, self.student, self.args, self.data, self.plan, **self._keyword_arguments())
-
-    def _keyword_arguments(self) -> dict[str, Any]:
-        has_own_view = self.student.view is not self.view
-        return {
-            "twin": None if self.twin is None else self.twin.model,
-            "controls": {name: control.model for name, control in self.controls.items()},
-            "data_collator": partial(student_batch, view=self.student.view),
-            "teacher_collator": partial(teacher_batch, view=self.view) if has_own_view else None,
-        }
+            self.channel.save(self.folder / CLASS_ANSWERS_NAME)
+        self.audit.run()
 
     def leave(self) -> None:
         """End all processes of a launch together: one that ends early can hang the others."""
@@ -249,4 +217,11 @@ def _prepared(rows: DataRows, student: StudentBuilder | OwnStudents, view: View,
         )
         for part, name in zip(parts, ("transfer", "validation", "test"), strict=True)
     )
-    return AuditData(transfer, validation, test, rows.names)
+    return AuditData(
+        transfer,
+        validation,
+        test,
+        rows.names,
+        collator=partial(student_batch, view=student.view),
+        teacher_collator=None if student.view is view else partial(teacher_batch, view=view),
+    )

@@ -88,7 +88,7 @@ def train_again(options: argparse.Namespace, folder: Path, certificate: Certific
         if audit_device == this_device
         else f" (audited on {audit_device}, retrained on {this_device}: investigate a failure)"
     )
-    for check in setup.spot_check(certificate.audit, options.spot_check):
+    for check in setup.audit.spot_check(certificate.audit, options.spot_check):
         yield Finding(
             "trained again",
             check.holds,

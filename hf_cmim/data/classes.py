@@ -35,7 +35,7 @@ def read_classes(parts: Sequence[Dataset], column: str, model_names: Sequence[st
     if any(isinstance(value, list | dict) for value in values):
         raise HfCmimError(
             f"Column {column!r} has several classes per row, but hf-cmim audit measures single-label classifiers."
-            " Choose another --label-column, or audit from Python with hf_cmim.audit.runner.run_audit."
+            " Choose another --label-column, or audit from Python with hf_cmim.Audit."
         )
     counts = Counter(values)
     texts = _texts(counts, column, getattr(parts[0].features[column], "names", None))

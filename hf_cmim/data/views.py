@@ -40,7 +40,7 @@ def kind_of(model: nn.Module) -> str:
     raise HfCmimError(
         f"Expected a classifier of images, texts or sounds, got {name}{f' ({task.name})' if task is not None else ''}:"
         " the command line cannot prepare other samples. Use Python, which supports any: hf_cmim.CMIMTrainer, and"
-        " hf_cmim.audit.runner.run_audit."
+        " hf_cmim.Audit."
     )
 
 

@@ -19,9 +19,9 @@ from hf_cmim import Composition, DistillationConfig, Relative
 from hf_cmim.attacks.ctkd import CTKD
 from hf_cmim.attacks.kd import KD
 from hf_cmim.attacks.suites import Suite, SuiteEntry
+from hf_cmim.audit.audit import Audit
+from hf_cmim.audit.inputs import AuditData, AuditModels
 from hf_cmim.audit.plan import AuditPlan
-from hf_cmim.audit.runner import run_audit
-from hf_cmim.audit.subject import AuditData
 from hf_cmim.report import AuditReport
 
 SUITE = Suite("two", (
@@ -41,7 +41,7 @@ def audit(folder: Path, looks: tuple[int, ...] = (2, 3), seed_of_data: int = 1) 
     plan = AuditPlan(suite=SUITE, screening_seeds=1, looks=looks, reference_multiple=1, null_families=1, diagnosed=1,
                      references=1, wave_size=4)  # fmt: skip
     teacher, twin = planted.PlantedTeacher(0.3), planted.PlantedTeacher(0.9)
-    return run_audit(teacher, lambda: planted.Student(8), args, data, plan, twin=twin)
+    return Audit(AuditModels(teacher, lambda: planted.Student(8), twin), data, args, plan).run()
 
 
 def without_circumstances(report: AuditReport) -> str:

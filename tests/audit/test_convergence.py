@@ -14,13 +14,13 @@ from hf_cmim.attacks.composition import Composition
 from hf_cmim.attacks.kd import KD
 from hf_cmim.attacks.suites import Suite, SuiteEntry
 from hf_cmim.attacks.teacher_free import CrossEntropy
+from hf_cmim.audit.audit import Audit
 from hf_cmim.audit.checks import convergence_warning, find_faults
 from hf_cmim.audit.convergence import CURVE_NAME, SEED, STUDENTS, kept_learning_curve, learning_curve
 from hf_cmim.audit.engine.pool import StudentPool
+from hf_cmim.audit.inputs import AuditData, AuditModels
 from hf_cmim.audit.plan import AuditPlan
 from hf_cmim.audit.progress import AuditProgress
-from hf_cmim.audit.runner import run_audit
-from hf_cmim.audit.subject import AuditData
 from hf_cmim.report import NOT_CONVERGED, AuditReport, Interval, LearningCurve
 from hf_cmim.trainers.distillation.transfer_data import Repeatable
 
@@ -66,7 +66,8 @@ def test_an_audit_says_so_before_its_verdict_and_before_it_trains(tmp_path, monk
     said = []
     monkeypatch.setattr(AuditProgress, "say", lambda self, sentence: said.append((sentence, self.done)))
     args = pool(tmp_path, 2, learning_rate=0.002).args
-    report = run_audit(planted.PlantedTeacher(0.5), planted.Student, args, data, plan)
+    audit = Audit(AuditModels(planted.PlantedTeacher(0.5), planted.Student), data, args, plan)
+    report = audit.run()
     assert report.checks[0].name == NOT_CONVERGED
     ((sentence, done),) = said
     assert sentence == report.checks[0].sentence
@@ -74,7 +75,7 @@ def test_an_audit_says_so_before_its_verdict_and_before_it_trains(tmp_path, monk
     assert "after 1, " in sentence
     assert "num_train_epochs=4 or more" in sentence
     assert AuditReport.read(tmp_path) == report
-    again = run_audit(planted.PlantedTeacher(0.5), planted.Student, args, data, plan)
+    again = audit.run()
     assert again.learning_curve == report.learning_curve
 
 

@@ -8,23 +8,22 @@ import tiny
 from torch import nn
 
 from hf_cmim import DistillationConfig
+from hf_cmim.audit.audit import Audit
 from hf_cmim.audit.engine.new_students import NewStudents
-from hf_cmim.audit.preview import preview_audit
-from hf_cmim.audit.runner import run_audit
-from hf_cmim.audit.subject import AuditData
+from hf_cmim.audit.inputs import AuditData, AuditModels
 from hf_cmim.errors import HfCmimError
 
 REFUSED = "Build the model inside build_student"
 
 
-@pytest.mark.parametrize("start", [run_audit, preview_audit])
+@pytest.mark.parametrize("start", [Audit.run, Audit.preview])
 def test_one_and_the_same_student_is_refused_before_anything_is_trained(start, tmp_path):
     """Catches one model that all arms train in turn: each then has the accuracies of the last."""
     student = tiny.vit(1)
     args = DistillationConfig(**tiny.settings(tmp_path))
     data = AuditData(tiny.images(16, 1), tiny.images(16, 2), tiny.images(640, 3))
     with pytest.raises(HfCmimError, match=REFUSED):
-        start(tiny.vit(5).eval(), lambda: student, args, data)
+        start(Audit(AuditModels(tiny.vit(5).eval(), lambda: student), data, args))
     assert not (tmp_path / "manifest.json").exists()
 
 

@@ -11,10 +11,9 @@ from hf_cmim import Composition, DistillationConfig
 from hf_cmim.attacks.dkd import DKD
 from hf_cmim.attacks.kd import KD
 from hf_cmim.attacks.suites import Suite, SuiteEntry
+from hf_cmim.audit.audit import Audit
+from hf_cmim.audit.inputs import TWIN, AuditData, AuditModels
 from hf_cmim.audit.plan import AuditPlan
-from hf_cmim.audit.reporting import TWIN
-from hf_cmim.audit.runner import run_audit
-from hf_cmim.audit.subject import AuditData
 from hf_cmim.report import AuditReport
 
 SUITE = Suite("planted", (
@@ -34,7 +33,8 @@ def audit(folder, teacher, controls, num_test: int = 50_000, **plan) -> AuditRep
     settings = {"suite": SUITE, "criterion": "no-leak", "screening_seeds": 1, "references": 0, "reference_multiple": 1,
                 "diagnosed": 1, "looks": (3, 5, 8, 12)} | plan  # fmt: skip
     twin = controls.pop(TWIN, None)
-    return run_audit(teacher, planted.Student, args, data, AuditPlan(**settings), twin=twin, controls=controls)
+    models = AuditModels(teacher, planted.Student, twin, controls)
+    return Audit(models, data, args, AuditPlan(**settings)).run()
 
 
 class NoisyTeacher(planted.PlantedTeacher):

@@ -10,10 +10,10 @@ import torch
 from hf_cmim import DistillationConfig
 from hf_cmim.attacks.suites import QUICK_V1, STANDARD_V1
 from hf_cmim.audit import preview as module
+from hf_cmim.audit.audit import Audit
+from hf_cmim.audit.inputs import AuditData, AuditModels
 from hf_cmim.audit.plan import AuditPlan
-from hf_cmim.audit.preview import SPREADS, preview_audit
-from hf_cmim.audit.runner import run_audit
-from hf_cmim.audit.subject import AuditData
+from hf_cmim.audit.preview import SPREADS
 
 LOOKS = (2, 4)
 SETTINGS = {"per_device_train_batch_size": 8, "per_device_eval_batch_size": 16, "num_train_epochs": 2}
@@ -33,7 +33,8 @@ def preview(tmp_path, monkeypatch):
         args = DistillationConfig(**tiny.settings(tmp_path, **(SETTINGS | changes)))
         data = AuditData(transfer or tiny.images(40, 1), tiny.images(24, 2), tiny.images(96, 3))
         controls = {str(number): tiny.vit(seed=60 + number).eval() for number in range(others)}
-        return preview_audit(tiny.vit(seed=50).eval(), student, args, data, plan, controls=controls)
+        models = AuditModels(tiny.vit(seed=50).eval(), student, controls=controls)
+        return Audit(models, data, args, plan).preview()
 
     return build
 
@@ -48,7 +49,7 @@ def test_students_are_those_that_a_real_audit_trains(preview, tmp_path):
     foretold = preview(plan, max_steps=2)
     args = DistillationConfig(**tiny.settings(tmp_path / "audit", **SETTINGS, max_steps=2))
     data = AuditData(tiny.images(40, 1), tiny.images(24, 2), tiny.images(96, 3))
-    report = run_audit(tiny.vit(seed=50).eval(), student, args, data, plan)
+    report = Audit(AuditModels(tiny.vit(seed=50).eval(), student), data, args, plan).run()
     students = [path.name for path in (tmp_path / "audit" / "students").iterdir()]
     assert foretold.screen_students == sum("-validation-" in name for name in students)
     assert [look.seeds for look in foretold.looks] == [2, 3] == list(report.looks)

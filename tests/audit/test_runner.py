@@ -24,11 +24,10 @@ from hf_cmim.attacks.mixup_queries import MixupQueries
 from hf_cmim.attacks.perturbed_queries import PerturbedQueries
 from hf_cmim.attacks.skeptical import Skeptical
 from hf_cmim.attacks.suites import Suite, SuiteEntry
+from hf_cmim.audit.audit import Audit
+from hf_cmim.audit.inputs import TWIN, AuditData, AuditModels
 from hf_cmim.audit.plan import AuditPlan
-from hf_cmim.audit.reporting import TWIN
-from hf_cmim.audit.runner import run_audit
 from hf_cmim.audit.state import STUDENTS_NAME, AuditFolder
-from hf_cmim.audit.subject import AuditData
 from hf_cmim.report import AuditReport
 
 
@@ -133,7 +132,8 @@ def test_texts_are_audited_without_what_needs_images(tmp_path):
     args = DistillationConfig(**tiny.settings(tmp_path, per_device_train_batch_size=8))
     data = AuditData(tiny.sentences(16), tiny.sentences(16, seed=2), tiny.sentences(32, seed=3))
     plan = AuditPlan(suite=suite, screening_seeds=1, looks=(2,), reference_multiple=1, null_families=0, diagnosed=0)
-    report = run_audit(tiny.bert(5).eval(), lambda: tiny.bert(torch.initial_seed()), args, data, plan)
+    models = AuditModels(tiny.bert(5).eval(), lambda: tiny.bert(torch.initial_seed()))
+    report = Audit(models, data, args, plan).run()
     (left_out,) = [check.sentence for check in report.checks if check.name == "attacks left out"]
     assert all(name in left_out for name in ("mixup", "function-matching", "perturbed"))
     assert {arm.family for arm in report.arms if arm.role == "knockoff"} == {"kd", "skeptical"}
@@ -154,10 +154,10 @@ def test_students_with_a_view_of_their_own(tmp_path):
             return super().forward(torch.nn.functional.pad(features, (0, 8)))
 
     args = DistillationConfig(**tiny.settings(tmp_path, per_device_train_batch_size=20))
-    data = AuditData(planted.Samples(40, 1), planted.Samples(40, 3), planted.Samples(100, 2))
+    sets = (planted.Samples(40, 1), planted.Samples(40, 3), planted.Samples(100, 2))
+    data = AuditData(*sets, collator=narrow, teacher_collator=whole)
     plan = AuditPlan(suite=SUITE, screening_seeds=1, looks=(2,), reference_multiple=1, null_families=0, diagnosed=0)
-    views = {"data_collator": narrow, "teacher_collator": whole}
-    report = run_audit(planted.PlantedTeacher(0.5), Narrow, args, data, plan, **views)
+    report = Audit(AuditModels(planted.PlantedTeacher(0.5), Narrow), data, args, plan).run()
     (left_out,) = [check.sentence for check in report.checks if check.name == "attacks left out"]
     assert "self-distillation" in left_out
     assert {arm.family for arm in report.arms if arm.role == "knockoff"} == {"kd", "ctkd"}
@@ -166,4 +166,4 @@ def test_students_with_a_view_of_their_own(tmp_path):
 def test_a_control_cannot_take_the_place_of_the_twin(tmp_path):
     """Catches a control that silently replaces the teacher whose name it bears."""
     with pytest.raises(ValueError, match="Controls are named .*CE twin"):
-        run_audit(None, None, None, None, controls={TWIN: None})
+        AuditModels(None, None, controls={TWIN: None})

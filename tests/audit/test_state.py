@@ -15,11 +15,11 @@ from planted import PlantedTeacher, Samples, Student
 from trainers.killing import lives
 
 from hf_cmim import DistillationConfig, whole_files
-from hf_cmim.audit import runner, state
+from hf_cmim.audit import audit, state
 from hf_cmim.audit.engine.pooled import StudentResult
+from hf_cmim.audit.inputs import AuditData, AuditModels
 from hf_cmim.audit.plan import AuditPlan
 from hf_cmim.audit.state import MANIFEST_NAME, AuditFolder
-from hf_cmim.audit.subject import AuditData
 from hf_cmim.whole_files import write_whole
 
 MANIFEST = {"plan, margin": 0.005, "student": "a" * 64}
@@ -200,7 +200,7 @@ def stop(*_: Any) -> None:
 
 def start(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
     """Start an audit of the planted task, and stop it before its first student."""
-    monkeypatch.setattr(runner, "TeacherAudit", stop)
+    monkeypatch.setattr(audit, "TeacherAudit", stop)
     usual = {"transfer": (64, 1), "validation": (32, 2), "test": (32, 3)}
     sets = [changes.pop(name, sizes) for name, sizes in usual.items()]
     data = AuditData(*(Samples(*each) if isinstance(each, tuple) else each for each in sets))
@@ -210,16 +210,10 @@ def start(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None
     planned = {name: changes.pop(name) for name in list(changes) if name in AuditPlan.__dataclass_fields__}
     plan = AuditPlan(**({"suite": "quick-v1", "looks": (2,)} | planned))
     args = DistillationConfig(**tiny.settings(folder, **changes))
+    named_controls = dict(zip(list(teachers)[1:], controls, strict=True))
+    started = audit.Audit(AuditModels(teacher, lambda: Student(width), twin, named_controls), data, args, plan)
     with pytest.raises(Stop):
-        runner.run_audit(
-            teacher,
-            lambda: Student(width),
-            args,
-            data,
-            plan,
-            twin=twin,
-            controls=dict(zip(list(teachers)[1:], controls, strict=True)),
-        )
+        started.run()
 
 
 CHANGES: dict[str, dict[str, Any]] = {

@@ -16,7 +16,8 @@ from hf_cmim.attacks import KD, TTM, Composition, CrossEntropy, Knockoff, MixupQ
 from hf_cmim.audit.arms import Arm
 from hf_cmim.audit.engine.pool import StudentPool
 from hf_cmim.audit.engine.pooled import PooledArm
-from hf_cmim.audit.subject import ASKED_TWICE, AuditData, StoredAnswers, Subject
+from hf_cmim.audit.inputs import AuditData
+from hf_cmim.audit.subject import ASKED_TWICE, StoredAnswers, Subject
 from hf_cmim.audit.workplace import Workplace
 from hf_cmim.channels import TopK
 from hf_cmim.teachers.function import FunctionTeacher

@@ -15,6 +15,7 @@ import yaml
 from datasets import Dataset
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessorPil
 
+from hf_cmim.audit.audit import Audit
 from hf_cmim.audit.preview import StudentCosts, preview_of
 from hf_cmim.audit.state import MANIFEST_NAME, STUDENTS_NAME
 from hf_cmim.cli.audit import add_arguments
@@ -252,18 +253,17 @@ def test_classifiers_that_see_other_samples_or_know_other_classes_are_refused(
 
 
 def test_everything_is_opened_once_and_matched(config, teacher, audit_options):
-    """Labels in the student's order, both views of one row, and the plan, as `run_audit` is given them."""
-    setup = AuditSetup.of(with_config(audit_options(config, "--margin-points", "1"), add_arguments))
-    assert setup.plan.margin == 0.01
-    assert setup.teacher.class_names == ("blue", "red", "green")
-    others = setup._keyword_arguments()
-    assert others["teacher_collator"] is None
-    samples = [setup.data.transfer[0], setup.data.transfer[1]]
-    batch = others["data_collator"](samples)
+    """Labels in the student's order, both views of one row, and the plan, as `Audit` is given them."""
+    audit = AuditSetup.of(with_config(audit_options(config, "--margin-points", "1"), add_arguments)).audit
+    assert audit.plan.margin == 0.01
+    assert audit.models.teacher.class_names == ("blue", "red", "green")
+    assert audit.data.teacher_collator is None
+    samples = [audit.data.transfer[0], audit.data.transfer[1]]
+    batch = audit.data.collator(samples)
     assert batch["labels"].tolist() == [sample["labels"] for sample in samples]
     assert batch["pixel_values"].shape == (2, 3, 12, 12)
-    brightest = torch.stack([sample["student"]["pixel_values"].mean(dim=(1, 2)) for sample in setup.data.transfer])
-    labels = torch.tensor([sample["labels"] for sample in setup.data.transfer])
+    brightest = torch.stack([sample["student"]["pixel_values"].mean(dim=(1, 2)) for sample in audit.data.transfer])
+    labels = torch.tensor([sample["labels"] for sample in audit.data.transfer])
     assert (brightest.argmax(dim=1) == labels).double().mean() > 0.6  # red, green, blue: channels in the data's order
 
 
@@ -280,9 +280,9 @@ def test_a_budget_chooses_a_plan_says_what_it_leaves_out_and_keeps_it(config, tm
         measured.append(self)
         return preview_of(self.plan, costs)
 
-    monkeypatch.setattr(AuditSetup, "preview", preview)
+    monkeypatch.setattr(Audit, "preview", preview)
     plans = []
-    monkeypatch.setattr("hf_cmim.cli.audit_setup.run_audit", lambda *given, **_: plans.append(given[4]))
+    monkeypatch.setattr(Audit, "run", lambda self: plans.append(self.plan))
     words = ["audit", str(config), "--output-dir", str(tmp_path), "--looks", "3", "5", "8", "12", "--budget", "1h"]
     with pytest.raises(ValueError, match=r"audit\.json"):  # no report: nothing was run
         AuditReport.read(tmp_path)
@@ -302,7 +302,7 @@ def test_a_dry_run_suggests_budgets(config, tmp_path, monkeypatch, capsys):
     """Catches "400 h" as the last word to somebody who has an afternoon."""
     costs = StudentCosts(steps=4, batches=4, batch_size=64, seconds=600.0, asking_seconds=0.0, varies=False,
                          num_classes=3, teachers=1, sizes=(270, 30, 640), processes=1)  # fmt: skip
-    monkeypatch.setattr(AuditSetup, "preview", lambda self: preview_of(self.plan, costs))
+    monkeypatch.setattr(Audit, "preview", lambda self: preview_of(self.plan, costs))
     assert main(["audit", str(config), "--output-dir", str(tmp_path), "--dry-run"]) == 0
     printed = capsys.readouterr().out
     assert "--budget 1h fits nothing. The smallest audit, one attack at 2 seeds, takes" in " ".join(printed.split())
@@ -318,4 +318,4 @@ def test_progress_is_shown_unless_it_is_forbidden(teacher, data, student_config,
     words = ["--teacher", teacher, "--dataset", data, "--student-config", student_config, "--set", "use_cpu=true"]
     for more, is_quiet in (([], False), (["--quiet"], True), (["disable_tqdm=true"], True)):
         transformers.logging.set_verbosity_warning()
-        assert AuditSetup.of(audit_options(*words, *more)).args.disable_tqdm is is_quiet
+        assert AuditSetup.of(audit_options(*words, *more)).audit.args.disable_tqdm is is_quiet

@@ -11,7 +11,7 @@ import yaml
 
 from hf_cmim.attacks.kd import KD
 from hf_cmim.attacks.suites import QUICK_V1
-from hf_cmim.audit.subject import AuditData
+from hf_cmim.audit.inputs import AuditData
 from hf_cmim.channels import Argmax, ClassAnswers, Rounded, TopK
 from hf_cmim.cli.audit import add_arguments
 from hf_cmim.cli.audit_setup import AuditSetup
@@ -105,16 +105,16 @@ def test_class_answers_are_fitted_on_the_validation_split_alone(words, audit_opt
     """Catches a fit that sees the test split, and labels that are numbered in another order than the answers."""
     channel = words.index("my_channels:Capped")
     setup = AuditSetup.of(audit_options(*words[1:channel], "class-answers", *words[channel + 2 :]))
-    samples = [setup.data.validation[row] for row in range(len(setup.data.validation))]
+    samples = [setup.audit.data.validation[row] for row in range(len(setup.audit.data.validation))]
     with torch.no_grad():
         pixels = torch.stack([sample["student"]["pixel_values"] for sample in samples])
-        log_probs = setup.teacher.model(pixel_values=pixels).logits.log_softmax(-1)
+        log_probs = setup.audit.models.teacher.model(pixel_values=pixels).logits.log_softmax(-1)
     # The data number red, green, blue; the teacher blue, red, green.
     labels = torch.tensor([(sample["labels"] + 1) % 3 for sample in samples])
     assert (log_probs.argmax(-1) == labels).double().mean() > 0.6
     fitted = ClassAnswers.fit(log_probs, labels)
-    assert torch.allclose(setup.teacher.channel.probs, fitted.probs, atol=1e-5)
-    assert setup.teacher.channel.sharpness == 0
+    assert torch.allclose(setup.channel.probs, fitted.probs, atol=1e-5)
+    assert setup.channel.sharpness == 0
 
 
 def test_a_file_says_the_same_as_flags(words, written, audit_options, teacher, data):
@@ -126,17 +126,17 @@ def test_a_file_says_the_same_as_flags(words, written, audit_options, teacher, d
         "training": {"max_steps": 2, "use_cpu": True, "dataloader_pin_memory": False},
     }  # fmt: skip
     (written / "audit.yaml").write_text(yaml.safe_dump(settings))
-    setup = AuditSetup.of(with_config(audit_options(written / "audit.yaml"), add_arguments))
-    assert setup.plan.attacks.families == ("kd", "TopTwoMargin")
-    assert repr(setup.plan.attacks.of("TopTwoMargin")) == "(Composition(TopTwoMargin(weight=0.5, ce_weight=1.0)),)"
-    assert setup.teacher.channel == Rounded(decimals=2)
+    audit = AuditSetup.of(with_config(audit_options(written / "audit.yaml"), add_arguments)).audit
+    assert audit.plan.attacks.families == ("kd", "TopTwoMargin")
+    assert repr(audit.plan.attacks.of("TopTwoMargin")) == "(Composition(TopTwoMargin(weight=0.5, ce_weight=1.0)),)"
+    assert audit.models.teacher.channel == Rounded(decimals=2)
 
 
 def test_students_classes_are_those_of_the_data_or_its_own(words, audit_options):
     """Catches a student whose class numbers are read in the teacher's order."""
-    setup = AuditSetup.of(audit_options(*words[1:]))
-    assert setup.student().config.id2label == {0: "red", 1: "green", 2: "blue"}
-    assert setup.teacher.class_names == ("blue", "red", "green")
+    models = AuditSetup.of(audit_options(*words[1:])).audit.models
+    assert models.student().config.id2label == {0: "red", 1: "green", 2: "blue"}
+    assert models.teacher.class_names == ("blue", "red", "green")
 
 
 def test_the_suite_and_the_audit_of_the_page_run(written):

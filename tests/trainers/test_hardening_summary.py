@@ -90,7 +90,7 @@ class TestWords:
 
     def test_of_other_samples_than_images_and_texts(self):
         """Catches a command that would refuse the model."""
-        assert "run_audit" in lines_of(has_audit_command=False)[4]
+        assert "hf_cmim.Audit." in lines_of(has_audit_command=False)[4]
 
 
 @pytest.mark.parametrize(("entry", "prefix", "step"), [
@@ -181,7 +181,7 @@ def test_tokens_and_weight_zero(tmp_path):
     tokens = run(
         tmp_path, tiny.token_bert(), tiny.tagged_sentences(64), eval_dataset=tiny.tagged_sentences(16, seed=1)
     )
-    assert "run_audit" in str(tokens.hardening_summary())
+    assert "hf_cmim.Audit." in str(tokens.hardening_summary())
     plain = run(tmp_path, cmi_weight=0.0).hardening_summary()
     assert (plain.before, plain.collapses) == (None, None)
     assert "nothing was hardened" in str(plain)

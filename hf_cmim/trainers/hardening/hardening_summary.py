@@ -150,7 +150,7 @@ class HardeningSummary:
     def _next(self) -> str:
         folder = shlex.quote(self.output_dir)
         if not self.has_audit_command:
-            return "Next: trainer.save_model(), then measure what students learn: hf_cmim.audit.runner.run_audit."
+            return "Next: trainer.save_model(), then measure what students learn: hf_cmim.Audit."
         role = "--teacher HARDENED --twin" if not self.cmi_weight else "--teacher"
         command = f"hf-cmim audit {role} {folder} --dataset DATA --student-config student.json --dry-run"
         return f"Next: trainer.save_model(), its processor beside it, then see what students learn: {command}"
