@@ -78,6 +78,24 @@ class PlantedTeacher(AbstractTeacher):
         return str(self.share)
 
 
+class LabelTeacher(AbstractTeacher):
+    """Names the most probable class, which the noisy labels of the task often are not, and tells nothing else.
+
+    Its confidence is noise that knows nothing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(CLASSES, None)
+
+    def _answer(self, inputs, labels):
+        features = inputs["features"]
+        logits = 3.0 * torch.nn.functional.one_hot(posterior(features).argmax(-1), CLASSES)
+        return softened_log_probs(logits + 0.5 * _noise(features, CLASSES), 1.0)
+
+    def _identity(self) -> str:
+        return "label"
+
+
 class RandomTeacher(AbstractTeacher):
     """Answers at random, anew each time."""
 

@@ -39,7 +39,7 @@ class Arm:
     @property
     def knows_teacher(self) -> bool:
         """True if students receive information from the audited teacher."""
-        return self.answering in ("teacher", "argmax", "centroid")
+        return self.answering in ("teacher", "argmax", "centroid", "class answers")
 
     @property
     def teacher_in_words(self) -> str:
@@ -57,7 +57,17 @@ class Arm:
 
     def nulls(self, num_classes: int) -> list["Arm"]:
         """Return the label-only nulls of every confidence above that of guessing."""
-        return [self.null(confidence) for confidence in NULL_CONFIDENCES if confidence > 1 / num_classes]
+        return [self.null(confidence) for confidence in null_confidences(num_classes)]
+
+    def without_samples(self, num_classes: int) -> list["Arm"]:
+        """Return the arms with this arm's loss that learn nothing of a sample but the class that the teacher predicts.
+
+        The teacher's label is given with every confidence above that of guessing; class answers have their own.
+        """
+        return [
+            *(Arm(self.family, "labels", self.attack, "argmax", each) for each in null_confidences(num_classes)),
+            Arm(self.family, "class answers", self.attack, "class answers"),
+        ]
 
     def diagnostics(self, confidence: float) -> list["Arm"]:
         """Return the argmax and centroid nulls, which separate the terms of a gain."""
@@ -65,6 +75,11 @@ class Arm:
             Arm(self.family, "diagnostic", self.attack, "argmax", confidence),
             Arm(self.family, "diagnostic", self.attack, "centroid"),
         ]
+
+
+def null_confidences(num_classes: int) -> list[float]:
+    """Return the confidences of a null teacher that are above that of guessing."""
+    return [confidence for confidence in NULL_CONFIDENCES if confidence > 1 / num_classes]
 
 
 def references() -> list[Arm]:

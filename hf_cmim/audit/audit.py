@@ -1,5 +1,6 @@
 """The audit: preview it, run it and write its report, check a finished one."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import final
@@ -7,7 +8,7 @@ from typing import final
 from accelerate import PartialState
 
 from hf_cmim.audit.checks import convergence_warning
-from hf_cmim.audit.convergence import STUDENTS, kept_learning_curve
+from hf_cmim.audit.convergence import CURVE_NAME, STUDENTS, kept_learning_curve
 from hf_cmim.audit.counting import confirming_students, screen_students
 from hf_cmim.audit.engine.pool import StudentPool
 from hf_cmim.audit.inputs import TEACHER, AuditData, AuditModels
@@ -17,10 +18,11 @@ from hf_cmim.audit.progress import AuditProgress
 from hf_cmim.audit.reporting import build_report, sitting
 from hf_cmim.audit.spot_check import SpotCheck, spot_check
 from hf_cmim.audit.state import AuditFolder
+from hf_cmim.audit.subject import Subject
 from hf_cmim.audit.teacher_audit import TeacherAudit
 from hf_cmim.audit.training import Trainees
 from hf_cmim.audit.workplace import Workplace
-from hf_cmim.report import REPORT_NAME, AuditReport
+from hf_cmim.report import REPORT_NAME, Attacker, AuditReport
 from hf_cmim.trainers.distillation.distillation_config import DistillationConfig
 from hf_cmim.trainers.shared.launch import check_launch
 from hf_cmim.whole_files import write_whole
@@ -54,7 +56,11 @@ class Audit:
         Raises:
             HfCmimError: a teacher, student, data or settings that do not fit together.
         """
-        return preview_of(self.plan, measured_costs(self.models, self.data, self._pool(stacked=False)))
+        sets = [self.data.of(attacker) for attacker in self.plan.attackers]
+        # Samples without labels cannot train the two students that are timed.
+        first = sets[0] if self.plan.attackers[0].is_labelled else replace(sets[0], transfer=sets[0].validation)
+        shares = [len(data.transfer) / len(first.transfer) for data in sets]
+        return preview_of(self.plan, measured_costs(self.models, first, self._pool(first, stacked=False), shares))
 
     def run(self) -> AuditReport:
         """Train the students that are not finished yet, write the report as audit.json, and return it.
@@ -65,29 +71,65 @@ class Audit:
         Raises:
             HfCmimError: a teacher, student, data or settings that do not fit together, before anything is trained.
         """
-        plan = self.plan
         check_launch(self.args.world_size)
-        workplace = Workplace.examine(self._pool(stacked=plan.stacked), self.data, self.models)
+        attackers = {attacker: self._workplaces(attacker) for attacker in self.plan.attackers}
+        manifest = {
+            name: value
+            for workplaces in attackers.values()
+            # The audited teacher last: of unlabelled samples, the labels that it gives are the ones to compare.
+            for workplace in reversed(workplaces.values())
+            for name, value in workplace.manifest(self.plan).items()
+        }
         is_main = PartialState().is_main_process
-        with AuditFolder(self._folder, workplace.manifest(plan), is_main=is_main) as folder:
+        with AuditFolder(self._folder, manifest, is_main=is_main) as folder:
             sittings = folder.begin_sitting(sitting()) if is_main else []
-            progress = _progress(workplace, plan)
-            trainees = Trainees(workplace.pool, folder, workplace.evaluation_sets, plan.wave_size, progress)
-            validation = workplace.evaluation_sets["validation"]
-            curve = kept_learning_curve(workplace.pool, validation, folder.path, progress)
-            if doubt := convergence_warning(curve, plan.margin, workplace.student.class_names):
-                progress.say(doubt)  # before the many students are trained, so that the user can stop
-            audits = {
-                name: TeacherAudit(subject, plan if name == TEACHER else replace(plan, diagnosed=0), trainees)
-                for name, subject in workplace.subjects.items()
-            }
-            for audit in audits.values():
-                audit.run()
-            report = build_report(audits, workplace, curve, len(sittings), self.title)
+            reports = [
+                self._audited(self.plan.of(attacker), workplaces, folder, len(sittings))
+                for attacker, workplaces in attackers.items()
+            ]
+            report = replace(reports[0], other_attackers=tuple(reports[1:]))
             if is_main:
                 write_whole(folder.path / REPORT_NAME, report.to_json())
-            progress.close()
         return report
+
+    def _workplaces(self, attacker: Attacker) -> dict[str, Workplace]:
+        """Return the workplace of each teacher's students; teachers share one unless they label the samples."""
+        data, models = self.data.of(attacker), self.models
+        if attacker.is_labelled:
+            return dict.fromkeys(models.teachers, Workplace.examine(self._pool(data), data, models, attacker))
+        # The teachers are asked about the samples before there are labels, hence with other data as transfer set.
+        asking = self._pool(replace(data, transfer=data.validation))
+        workplaces = {}
+        for key, teacher in models.teachers.items():
+            labels = Subject(teacher, key, asking, replace(data, transfer=data.validation)).labels_of(data.transfer)
+            labelled = data.labelled(labels)
+            workplaces[key] = Workplace.examine(self._pool(labelled), labelled, models, attacker, only=key)
+        return workplaces
+
+    def _audited(
+        self, plan: AuditPlan, workplaces: Mapping[str, Workplace], folder: AuditFolder, sittings: int
+    ) -> AuditReport:
+        """Train the students of one attacker and return the report."""
+        main = workplaces[TEACHER]
+        progress = _progress(main, plan, len(workplaces))
+        curve_path = folder.path / f"{main.prefix}{CURVE_NAME}"
+        curve = kept_learning_curve(main.pool, main.evaluation_sets["validation"], curve_path, progress)
+        if doubt := convergence_warning(curve, plan.margin, main.student.class_names):
+            progress.say(doubt)  # before the many students are trained, so that the user can stop
+        trainees = {
+            workplace.pool: Trainees(
+                workplace.pool, folder, workplace.evaluation_sets, plan.wave_size, progress, workplace.prefix
+            )
+            for workplace in {workplace.pool: workplace for workplace in workplaces.values()}.values()
+        }
+        audits = {
+            key: TeacherAudit(workplace.subjects[key], plan, trainees[workplace.pool], is_control=key != TEACHER)
+            for key, workplace in workplaces.items()
+        }
+        for audit in audits.values():
+            audit.run()
+        progress.close()
+        return build_report(audits, main, curve, sittings, self.title)
 
     def spot_check(self, report: AuditReport, count: int) -> list[SpotCheck]:
         """Retrain one student of each of `count` random arms of a finished audit with a fresh seed, and compare.
@@ -103,25 +145,30 @@ class Audit:
         Raises:
             HfCmimError: data, students, settings or weights that differ from the audit's, before anything is trained.
         """
-        models = replace(self.models, twin=None, controls={}, student_name="")
-        workplace = Workplace.examine(self._pool(stacked=self.plan.stacked), self.data, models)
-        return spot_check(report, workplace, self.plan, self._folder, count)
+        attacker = self.plan.attackers[0]
+        alone = replace(self, models=replace(self.models, twin=None, controls={}, student_name=""))
+        (workplace,) = alone._workplaces(attacker).values()
+        return spot_check(report, workplace, self.plan.of(attacker), self._folder, count)
 
     @property
     def _folder(self) -> Path:
         return Path(str(self.args.output_dir))
 
-    def _pool(self, *, stacked: bool) -> StudentPool:
-        data = self.data
+    def _pool(self, data: AuditData, *, stacked: bool | None = None) -> StudentPool:
         return StudentPool(
-            self.models.student, self.args, data.transfer, data.collator, data.teacher_collator, stacked=stacked
+            self.models.student,
+            self.args,
+            data.transfer,
+            data.collator,
+            data.teacher_collator,
+            stacked=self.plan.stacked if stacked is None else stacked,
         )
 
 
-def _progress(workplace: Workplace, plan: AuditPlan) -> AuditProgress:
+def _progress(workplace: Workplace, plan: AuditPlan, teachers: int) -> AuditProgress:
     """Return the progress display, which expects the students up to the first look."""
-    args, subjects = workplace.pool.args, workplace.subjects
-    num_classes = subjects[TEACHER].teacher.num_classes
-    students = screen_students(plan, num_classes, len(subjects)) + confirming_students(plan, 1, len(subjects))
+    args = workplace.pool.args
+    num_classes = workplace.subjects[TEACHER].teacher.num_classes
+    students = screen_students(plan, num_classes, teachers) + confirming_students(plan, 1, teachers)
     quiet = args.disable_tqdm or not PartialState().is_main_process
     return AuditProgress(workplace.pool.num_steps, STUDENTS + students, quiet=quiet)

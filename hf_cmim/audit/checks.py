@@ -27,7 +27,7 @@ class Evidence:
         asked_twice: largest change of a probability when the teacher was asked again.
         teacher: figures of the teacher on the test data.
         num_classes: number of classes C.
-        baseline: result of the arm that the primary criterion measures against, or of the strongest null.
+        baseline: result of label smoothing under the criterion `paper`, of the best arm without the teacher otherwise.
         arms: results of all arms.
         chosen: confirmed knockoffs.
         screened: all screened settings, those of a family in the order of its grid.

@@ -40,17 +40,17 @@ QUANTILE = 1.96
 
 
 def kept_learning_curve(
-    pool: StudentPool, validation: tuple[Any, NDArray[np.int64]], folder: Path, progress: AuditProgress
+    pool: StudentPool, validation: tuple[Any, NDArray[np.int64]], path: Path, progress: AuditProgress
 ) -> LearningCurve:
-    """Return the learning curve from an audit's folder; the main process computes it if it is missing.
+    """Return the learning curve from a file in an audit's folder; the main process computes it if it is missing.
 
     Args:
         pool: pool that trains the students.
         validation: validation set with its labels.
-        folder: folder of the audit.
+        path: file of the curve.
         progress: progress display.
     """
-    path, state = folder / CURVE_NAME, PartialState()
+    state = PartialState()
     present = STUDENTS if path.is_file() else 0
     progress.begin_stage("learning curve", STUDENTS - present, present, is_expected=True)
     progress.begin_wave(["CE"], SEED)
@@ -58,7 +58,7 @@ def kept_learning_curve(
         write_whole(path, json.dumps(to_plain(learning_curve(pool, *validation, progress.advance)), indent=1))
     state.wait_for_everyone()
     values = read_json(path, f"the audit's {path}")
-    curve: LearningCurve = from_plain(LearningCurve, values, CURVE_NAME)
+    curve: LearningCurve = from_plain(LearningCurve, values, path.name)
     return curve
 
 

@@ -3,7 +3,7 @@
 from hf_cmim.attacks.references import LABEL_SMOOTHING
 from hf_cmim.attacks.suites import NULL_CONFIDENCES
 from hf_cmim.audit.arms import references
-from hf_cmim.audit.plan import AuditPlan
+from hf_cmim.audit.plan import AuditPlan, label_families, null_families
 from hf_cmim.statistics import Baselines, Design, replay
 
 
@@ -11,27 +11,37 @@ def _nulls_of_family(num_classes: int) -> int:
     return sum(confidence > 1 / num_classes for confidence in NULL_CONFIDENCES)
 
 
-def _null_families(plan: AuditPlan) -> int:
-    families = len(plan.attacks.families)
-    return families if plan.criterion == "no-leak" else min(plan.null_families, families)
+def _label_settings(plan: AuditPlan, num_classes: int) -> int:
+    """Return the number of settings that learn only from the teacher's labels: each confidence, and class answers."""
+    return label_families(plan) * (_nulls_of_family(num_classes) + 1)
+
+
+def _copies_of_labels(plan: AuditPlan, teachers: int) -> int:
+    """Return the number of teachers whose labels teach students."""
+    return teachers if plan.criterion == "beyond-labels" else 1
 
 
 def screened_settings(plan: AuditPlan, num_classes: int) -> dict[str, int]:
-    """Return the number of settings in the screen of one teacher, by kind."""
+    """Return the number of settings in the screen of the audited teacher, by kind."""
     shared, attacks = len(references()), len(plan.attacks.entries)
-    nulls = _null_families(plan) * _nulls_of_family(num_classes)
+    nulls, labels = null_families(plan) * _nulls_of_family(num_classes), _label_settings(plan, num_classes)
     return {
         "settings of teacher-free students": shared,
         "settings of attacks": attacks,
         "label-only nulls": nulls,
-        "finalists among them, tried again": min(plan.finalists, attacks) + min(plan.finalists, shared + nulls),
+        "settings of the teacher's labels": labels,
+        "finalists among them, tried again": sum(min(plan.finalists, n) for n in (attacks, shared + nulls, labels)),
     }
 
 
 def screen_students(plan: AuditPlan, num_classes: int, teachers: int) -> int:
     """Return the number of students in the screens of all teachers, which share the students of references."""
-    shared, attacks, nulls, finalists = screened_settings(plan, num_classes).values()
-    return plan.screening_seeds * (shared + teachers * (attacks + nulls)) + plan.final_seeds * teachers * finalists
+    shared, attacks, nulls, labels, finalists = screened_settings(plan, num_classes).values()
+    # Not every control's labels are tried; their finalists are counted with them.
+    others = teachers - _copies_of_labels(plan, teachers)
+    students = plan.screening_seeds * (shared + teachers * (attacks + nulls + labels))
+    students += plan.final_seeds * teachers * finalists
+    return students - others * (plan.screening_seeds * labels + plan.final_seeds * min(plan.finalists, labels))
 
 
 def baseline_names(plan: AuditPlan) -> list[str]:
@@ -40,7 +50,8 @@ def baseline_names(plan: AuditPlan) -> list[str]:
         return [f"null of {family}" for family in plan.attacks.families]
     if plan.criterion == "paper":
         return [LABEL_SMOOTHING]
-    return [LABEL_SMOOTHING, *(f"reference {number}" for number in range(plan.references))]
+    labels = ["teacher's labels", "class answers"] if plan.criterion == "beyond-labels" else []
+    return [LABEL_SMOOTHING, *(f"reference {number}" for number in range(plan.references)), *labels]
 
 
 def _baselines(plan: AuditPlan) -> dict[str, Baselines]:
@@ -62,14 +73,20 @@ def confirming_students(plan: AuditPlan, count: int, teachers: int) -> int:
     design = design_until(plan, count)
     last = Design(margin=plan.margin, looks=design.looks[-1:], reference_multiple=design.reference_multiple)
     seeds = replay({}, _baselines(plan), last).seeds_wanted
-    attack_students = sum(seeds[family] for family in plan.attacks.families)
-    baseline_students = sum(seeds.values()) - attack_students
-    # References know no teacher and are trained once; nulls depend on their attack and so on the teacher.
-    copies = teachers if plan.criterion == "no-leak" else 1
-    return teachers * attack_students + copies * baseline_students
+    # References know no teacher and are trained once. A null depends on its attack, and so on the teacher.
+    references = set() if plan.criterion == "no-leak" else set(baseline_names(plan)[: 1 + plan.references])
+    return sum(count * (1 if name in references else teachers) for name, count in seeds.items())
 
 
 def accounting_students(plan: AuditPlan, num_classes: int) -> int:
-    """Return the number of students of the accounting: nulls tuned after the last look, and three null arms."""
+    """Return the number of students after the last look: for the accounting, and for the criteria that are described.
+
+    The accounting needs nulls that are tuned after the last look, and three null arms. The other criteria need
+    cross-entropy and the references that the primary criterion did not train.
+    """
+    look = plan.looks[-1]
     late = plan.screening_seeds * _nulls_of_family(num_classes)
-    return min(plan.diagnosed, len(plan.attacks.families)) * (late + 3 * plan.looks[-1]) + plan.looks[-1]
+    labels = 2 if label_families(plan) else 0
+    untrained = {"paper": plan.references + labels, "teacher-free": labels, "beyond-labels": 0}
+    described = untrained.get(plan.criterion, 1 + plan.references + labels) * plan.reference_multiple * look
+    return min(plan.diagnosed, len(plan.attacks.families)) * (late + 3 * look) + look + described

@@ -6,7 +6,16 @@ from typing import get_args
 
 from hf_cmim.audit.checks import is_void
 from hf_cmim.audit.plan import AuditPlan, Confirmation
-from hf_cmim.report import Accounting, Check, Criterion, CriterionResult, Interval, LeakDifference
+from hf_cmim.report import (
+    Accounting,
+    Check,
+    ClassAnswersControl,
+    Criterion,
+    CriterionResult,
+    Interval,
+    LabelFloor,
+    LeakDifference,
+)
 from hf_cmim.statistics import Baselines, Decision, decide, paired_interval
 
 Accuracies = Mapping[str, Sequence[float]]
@@ -33,8 +42,12 @@ def decide_under(plan: AuditPlan, chosen: Confirmation, criterion: Criterion, ac
 def criterion_results(
     plan: AuditPlan, chosen: Confirmation, accuracies: Accuracies, checks: Sequence[Check]
 ) -> tuple[CriterionResult, ...]:
-    """Return the result of every criterion, the primary one first; a fatal check makes all inconclusive."""
-    names: list[Criterion] = [plan.criterion, *(name for name in get_args(Criterion) if name != plan.criterion)]
+    """Return the result of every criterion, the primary one first; a fatal check makes all inconclusive.
+
+    An attacker without labels is judged only by the criterion `beyond-labels`: the others need labels.
+    """
+    others: tuple[Criterion, ...] = get_args(Criterion) if plan.attackers[0].is_labelled else ()
+    names: list[Criterion] = [plan.criterion, *(name for name in others if name != plan.criterion)]
     results = []
     for name in names:
         decision = decide_under(plan, chosen, name, accuracies)
@@ -70,6 +83,28 @@ def account(decision: Decision, chosen: Confirmation, accuracies: Accuracies, co
         terms = [Interval(*paired_interval(after, before)) for before, after in pairwise(values)]
         accounting.append(Accounting(arm.name, Interval(*paired_interval(values[-1], values[0])), *terms))
     return tuple(accounting)
+
+
+def label_floor(chosen: Confirmation, accuracies: Accuracies) -> LabelFloor | None:
+    """Return the gain from nothing but the teacher's labels, over the best arm without the teacher."""
+    labels = next((arm.name for arm in chosen.without_samples if arm.role == "labels"), "")
+    reference = chosen.contenders[0].name
+    gain = _paired(accuracies, labels, reference)
+    return None if gain is None else LabelFloor(labels, reference, gain)
+
+
+def class_answers_control(chosen: Confirmation, attack: str, accuracies: Accuracies) -> ClassAnswersControl | None:
+    """Return the gain from class answers, and the gain of the strongest attack on the teacher itself beyond it."""
+    arm = next((arm.name for arm in chosen.without_samples if arm.role == "class answers"), "")
+    reference = chosen.contenders[0].name
+    gain, beyond = _paired(accuracies, arm, reference), _paired(accuracies, attack, arm)
+    return None if gain is None or beyond is None else ClassAnswersControl(arm, reference, attack, gain, beyond)
+
+
+def _paired(accuracies: Accuracies, first: str, second: str) -> Interval | None:
+    """Return the difference of two arms paired by seed, or None with fewer than two common seeds."""
+    pair = (accuracies.get(first, ()), accuracies.get(second, ()))
+    return Interval(*paired_interval(*pair)) if min(map(len, pair)) >= 2 else None
 
 
 def leak_differences(

@@ -10,7 +10,7 @@ from hf_cmim.attacks.references import CROSS_ENTROPY, LABEL_SMOOTHING
 from hf_cmim.attacks.suites import SUITES, Suite
 from hf_cmim.audit.arms import Arm
 from hf_cmim.errors import HfCmimError
-from hf_cmim.report import Criterion
+from hf_cmim.report import UNKNOWN_ATTACKER, Attacker, Criterion, Role
 from hf_cmim.statistics import Baselines, Design
 from hf_cmim.teachers.fingerprints import digest
 
@@ -24,7 +24,7 @@ class AuditPlan:
 
     Args:
         suite: suite of attacks: `standard-v1`, `quick-v1`, or your own `Suite`.
-        criterion: primary criterion; the other two are only described.
+        criterion: primary criterion; the others are only described.
         margin: smallest gain that counts as distilling, a fraction.
         looks: numbers of seeds per attack at which verdicts are tried. Append looks to continue a finished audit.
         screening_seeds: seeds of each setting in the screen.
@@ -34,11 +34,14 @@ class AuditPlan:
         reference_multiple: seeds of a shared reference per seed of an attack.
         references: number of references that are confirmed beside label smoothing, the best on validation data.
         null_families: number of attacks, strongest on validation data first, whose label-only nulls are tuned and
-            confirmed; all attacks under the criterion `no-leak`.
+            confirmed; all attacks under the criterion `no-leak`. Students that learn only the teacher's labels are
+            tuned for as many attacks, at least one under the criterion `beyond-labels`.
         diagnosed: number of attacks, strongest first, whose gain is accounted for.
         stacked: True to stack the passes of students that allow it. This is faster for small students; results equal
             those of `DistillationTrainer` to rounding, without it bit for bit.
         wave_size: students trained at once; None for as many as memory allows, at most 16.
+        attackers: attackers by the samples that they have. Each gets a verdict and students of its own. More may be
+            added to a finished audit.
 
     Raises:
         HfCmimError: a value outside its range.
@@ -57,6 +60,7 @@ class AuditPlan:
     diagnosed: int = 3
     stacked: bool = True
     wave_size: int | None = None
+    attackers: tuple[Attacker, ...] = (UNKNOWN_ATTACKER,)
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -72,6 +76,12 @@ class AuditPlan:
         for name, least in {"screening_seeds": 1, **dict.fromkeys(non_negative, 0)}.items():
             if getattr(self, name) < least:
                 raise HfCmimError(f"Expected {name} of at least {least}, got {getattr(self, name)}.")
+        names = [attacker.name for attacker in self.attackers]
+        if not names or len(set(names)) < len(names):
+            raise HfCmimError(
+                f"Expected attackers, each once, got {names or 'none'}: there would be no student, or the same twice."
+                ' Use for instance attackers=(Attacker("training"), Attacker("own")).'
+            )
         if self.wave_size is not None and self.wave_size < 1:
             raise HfCmimError(
                 f"Expected a wave_size of at least 1, got {self.wave_size}: no student would be trained."
@@ -87,13 +97,22 @@ class AuditPlan:
         """The suite of attacks."""
         return SUITES[self.suite] if isinstance(self.suite, str) else self.suite
 
+    def of(self, attacker: Attacker) -> "AuditPlan":
+        """Return the plan for one attacker: without labels only what the teacher's labels give away can be judged."""
+        if attacker.is_labelled:
+            return replace(self, attackers=(attacker,))
+        return replace(self, attackers=(attacker,), criterion="beyond-labels", diagnosed=0)
+
     def settings(self) -> dict[str, Any]:
-        """Return the values that must not change when an audit continues; looks and waves may change."""
+        """Return the values that must not change when an audit continues; looks, waves and attackers may change."""
         values = {setting.name: getattr(self, setting.name) for setting in fields(self)}
         entries = [(entry.family, repr(entry.attack)) for entry in self.attacks.entries]
         values["suite"] = f"{self.attacks.name}, {len(entries)} settings, {digest(entries)[:12]}"
-        return {name: value for name, value in values.items() if name not in ("looks", "wave_size")}
+        return {name: value for name, value in values.items() if name not in ("looks", "wave_size", "attackers")}
 
+
+WITHOUT_SAMPLES: tuple[Role, ...] = ("labels", "class answers")
+"""Roles of students that learn nothing of a sample but the class that the teacher predicts."""
 
 Scores = Mapping[Arm, Sequence[float]]
 """Validation accuracies of each setting, one per seed."""
@@ -118,10 +137,13 @@ def strongest(arms: Iterable[Arm], scores: Scores, count: int | None = None) -> 
 
 
 def finalists(plan: AuditPlan, arms: Sequence[Arm], scores: Scores) -> list[Arm]:
-    """Return the settings that get more seeds: the strongest attacks, and as many without the teacher."""
-    attacks = [arm for arm in arms if arm.role == "knockoff"]
-    without_teacher = [arm for arm in arms if arm.role in ("reference", "null")]
-    return strongest(attacks, scores, plan.finalists) + strongest(without_teacher, scores, plan.finalists)
+    """Return the settings that get more seeds: the strongest attacks, as many without the teacher, and of labels."""
+    groups: tuple[tuple[Role, ...], ...] = (("knockoff",), ("reference", "null"), WITHOUT_SAMPLES)
+    return [
+        arm
+        for roles in groups
+        for arm in strongest([arm for arm in arms if arm.role in roles], scores, plan.finalists)
+    ]
 
 
 @dataclass(frozen=True)
@@ -133,12 +155,17 @@ class Confirmation:
         contenders: arms without the teacher that a knockoff has to beat, the best on validation data first; label
             smoothing is always among them.
         nulls: best label-only null of each family.
+        without_samples: best arm of the teacher's labels and best arm of class answers; () if none was screened.
+        beyond_labels: contenders of the criterion `beyond-labels`, the best on validation data first; () without such
+            arms.
         described: cross-entropy, unless it is a contender; no verdict uses it.
     """
 
     knockoffs: tuple[Arm, ...]
     contenders: tuple[Arm, ...]
     nulls: Mapping[str, Arm]
+    without_samples: tuple[Arm, ...] = field(default=())
+    beyond_labels: tuple[Arm, ...] = field(default=())
     described: tuple[Arm, ...] = field(default=())
 
     @classmethod
@@ -158,10 +185,25 @@ class Confirmation:
         contenders = strongest([smoothing, *strongest(candidates, scores, plan.references)], scores)
         cross_entropy = next(arm for arm in best if arm.family == CROSS_ENTROPY)
         described = () if cross_entropy in contenders else (cross_entropy,)
-        return cls(tuple(knockoffs), tuple(contenders), nulls, described)
+        without_samples = [
+            arm for role in WITHOUT_SAMPLES for arm in strongest([arm for arm in best if arm.role == role], scores, 1)
+        ]
+        beyond_labels = strongest([*contenders, *without_samples], scores) if without_samples else []
+        return cls(
+            knockoffs=tuple(knockoffs),
+            contenders=tuple(contenders),
+            nulls=nulls,
+            without_samples=tuple(without_samples),
+            beyond_labels=tuple(beyond_labels),
+            described=described,
+        )
 
     def baselines(self, criterion: Criterion) -> dict[str, Baselines]:
-        """Return the baselines of each knockoff, without knockoffs that lack the null of the `no-leak` criterion."""
+        """Return the baselines of each knockoff, without knockoffs that lack the arms of the criterion.
+
+        The criteria `paper`, `teacher-free` and `beyond-labels` are nested: each adds references to those of the one
+        before.
+        """
         if criterion == "no-leak":
             with_null = [arm for arm in self.knockoffs if arm.family in self.nulls]
             names = {arm.name: self.nulls[arm.family].name for arm in with_null}
@@ -169,8 +211,9 @@ class Confirmation:
         if criterion == "paper":
             references: tuple[str, ...] = (LABEL_SMOOTHING,)
         else:
-            references = tuple(arm.name for arm in self.contenders)
-        return {arm.name: Baselines(references[0], references) for arm in self.knockoffs}
+            contenders = self.contenders if criterion == "teacher-free" else self.beyond_labels
+            references = tuple(arm.name for arm in contenders)
+        return {arm.name: Baselines(references[0], references) for arm in self.knockoffs} if references else {}
 
     def with_nulls(self, nulls: Mapping[str, Arm]) -> "Confirmation":
         """Return a copy with more label-only nulls; existing ones are kept."""
@@ -178,8 +221,22 @@ class Confirmation:
 
     def arms(self) -> dict[str, Arm]:
         """Return every arm that may be trained, by name."""
-        arms = (*self.knockoffs, *self.contenders, *self.nulls.values(), *self.described)
+        arms = (
+            *self.knockoffs, *self.contenders, *self.without_samples, *self.nulls.values(), *self.described,
+        )  # fmt: skip
         return {arm.name: arm for arm in arms}
+
+
+def null_families(plan: AuditPlan) -> int:
+    """Return the number of attacks, strongest first, whose label-only nulls are tuned."""
+    families = len(plan.attacks.families)
+    return families if plan.criterion == "no-leak" else min(plan.null_families, families)
+
+
+def label_families(plan: AuditPlan) -> int:
+    """Return the number of attacks, strongest first, with which students learn only from the teacher's labels."""
+    count = min(plan.null_families, len(plan.attacks.families))
+    return max(1, count) if plan.criterion == "beyond-labels" else count
 
 
 def screening_seeds(plan: AuditPlan, final: bool = False) -> range:

@@ -4,6 +4,7 @@ import copy
 import itertools
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -72,7 +73,8 @@ class StudentCosts:
         varies: True if samples change from epoch to epoch, so that answers cannot be stored.
         num_classes: number of classes C.
         teachers: number of audited teachers, including twin and controls.
-        sizes: samples of transfer, validation and test set.
+        sizes: samples of transfer, validation and test set; of several attackers, the transfer set of the first.
+        attacker_shares: samples of each attacker divided by those of the first.
         processes: number of processes that share the students.
     """
 
@@ -86,6 +88,7 @@ class StudentCosts:
     teachers: int
     sizes: tuple[int, int, int]
     processes: int
+    attacker_shares: tuple[float, ...] = (1.0,)
 
     def live_seconds(self, plan: AuditPlan) -> float:
         """Return the extra seconds of a student for live answers, averaged over the plan's attacks."""
@@ -95,8 +98,9 @@ class StudentCosts:
         return statistics.fmean(views) * self.batches * self.asking_seconds
 
     def hours(self, plan: AuditPlan, students: int) -> float:
-        """Return the hours for a number of students, shared by all processes."""
-        return students * (self.seconds + self.live_seconds(plan)) / 3600 / self.processes
+        """Return the hours for a number of students of each attacker, shared by all processes."""
+        seconds = students * (self.seconds + self.live_seconds(plan)) * sum(self.attacker_shares)
+        return seconds / 3600 / self.processes
 
 
 @dataclass(frozen=True)
@@ -138,13 +142,14 @@ class Preview:
         return self.looks[-1].hours + self.costs.hours(self.plan, self.accounting_students)
 
 
-def measured_costs(models: AuditModels, data: AuditData, pool: StudentPool) -> StudentCosts:
+def measured_costs(models: AuditModels, data: AuditData, pool: StudentPool, shares: Sequence[float]) -> StudentCosts:
     """Return the costs of one student, from a few timed steps.
 
     Args:
         models: models of the audit.
         data: data of the audit.
         pool: pool that trains the students.
+        shares: samples of each attacker divided by those of the first, whose students are timed.
 
     Raises:
         HfCmimError: a teacher that cannot be asked.
@@ -162,6 +167,7 @@ def measured_costs(models: AuditModels, data: AuditData, pool: StudentPool) -> S
         teachers=len(models.teachers),
         sizes=(len(data.transfer), len(data.validation), len(data.test)),
         processes=int(PartialState().num_processes),
+        attacker_shares=tuple(shares),
     )
 
 

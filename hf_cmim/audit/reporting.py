@@ -9,7 +9,13 @@ from typing import Any
 from hf_cmim.attacks.references import LABEL_SMOOTHING
 from hf_cmim.audit.checks import Evidence, find_faults, find_faults_of_control, is_void
 from hf_cmim.audit.engine.pooled import StudentResult
-from hf_cmim.audit.findings import account, criterion_results, leak_differences
+from hf_cmim.audit.findings import (
+    account,
+    class_answers_control,
+    criterion_results,
+    label_floor,
+    leak_differences,
+)
 from hf_cmim.audit.inputs import TEACHER, TWIN
 from hf_cmim.audit.plan import strongest
 from hf_cmim.audit.subject import Subject
@@ -62,7 +68,7 @@ def build_report(
         power=power,
         design=plan.design,
         criteria=criterion_results(plan, audit.chosen, accuracies, checks),
-        reference="" if plan.criterion == "no-leak" else _reference(audit),
+        reference=_reference(audit),
         arms=tuple(audit.results()),
         accounting=account(audit.decision, audit.chosen, accuracies, plan.diagnosed),
         controls=controls,
@@ -76,6 +82,11 @@ def build_report(
             "fingerprints": fingerprints_of(workplace.student, workplace.facts),
         },
         learning_curve=curve,
+        # References of an attacker without labels know the teacher's labels: there is nothing to compare these with.
+        label_floor=label_floor(audit.chosen, accuracies) if workplace.attacker.is_labelled else None,
+        class_answers=(
+            class_answers_control(audit.chosen, _best(audit), accuracies) if workplace.attacker.is_labelled else None
+        ),
     )
     public: AuditReport = public_record(report)
     return public
@@ -87,12 +98,14 @@ def _behind(subject: Subject) -> str:
 
 
 def _reference(audit: TeacherAudit) -> str:
-    """Return the name of the arm that attacks are measured against, or of the strongest arm without the teacher."""
-    return LABEL_SMOOTHING if audit.plan.criterion == "paper" else audit.chosen.contenders[0].name
+    """Return the name of the arm that all attacks are measured against, or "" if each has its own."""
+    references = {baselines.chosen for baselines in audit.chosen.baselines(audit.plan.criterion).values()}
+    return "" if audit.plan.criterion == "no-leak" else references.pop()
 
 
 def _evidence(audit: TeacherAudit, workplace: Workplace, power: bool | None) -> Evidence:
-    arms, reference = audit.results(), _reference(audit)
+    arms = audit.results()
+    reference = LABEL_SMOOTHING if audit.plan.criterion == "paper" else audit.chosen.contenders[0].name
     return Evidence(
         asked_twice=audit.subject.asked_twice,
         teacher=audit.subject.facts(),
@@ -125,6 +138,7 @@ def _scope(audit: TeacherAudit, workplace: Workplace) -> Scope:
         num_test=len(test.labels),
         num_classes=audit.subject.teacher.num_classes,
         training=training_settings(workplace.pool.args),
+        attacker=workplace.attacker,
     )
 
 

@@ -118,6 +118,7 @@ def _every_arm(arms: Sequence[Arm], num_classes: int) -> Iterator[Arm]:
         yield arm
         if arm.role == "knockoff":
             yield from arm.nulls(num_classes)
+            yield from arm.without_samples(num_classes)
             for confidence in NULL_CONFIDENCES:
                 yield from arm.diagnostics(confidence)
 

@@ -26,6 +26,8 @@ STUDENTS_NAME = "students"
 LOCK_NAME = "lock"
 CONTROL = "control, "
 """Prefix of the manifest's entries for control teachers."""
+ATTACKER = "attacker, "
+"""Prefix of the manifest's entries for the samples of attackers."""
 
 
 @final
@@ -66,11 +68,12 @@ class AuditFolder:
             write_whole(path, json.dumps(manifest, indent=1))
             return
         stored = read_mapping(path, f"the audit's {path}")
-        # Controls may be added or left out: students are stored under the fingerprint of the teacher they know.
-        controls = {name for name in {*stored} ^ {*manifest} if name.startswith(CONTROL)}
+        # Controls and attackers may be added or left out: students are stored under the fingerprint of the teacher
+        # they know, and of the samples they learn from.
+        optional = {name for name in {*stored} ^ {*manifest} if name.startswith((CONTROL, ATTACKER))}
         differences = [
             f"{name}: {_short(stored.get(name))} there, {_short(manifest.get(name))} now"
-            for name in sorted({*stored, *manifest} - controls)
+            for name in sorted({*stored, *manifest} - optional)
             if stored.get(name) != manifest.get(name)
         ]
         if differences:

@@ -11,12 +11,14 @@ from torch import Tensor
 from hf_cmim.audit.arms import Arm
 from hf_cmim.audit.engine.pool import StudentPool
 from hf_cmim.audit.inputs import AuditData, Teacher
+from hf_cmim.channels import ClassAnswers
 from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import IGNORE_INDEX
 from hf_cmim.measurement import Measurement, MeasurementAccumulator
 from hf_cmim.private_paths import public_path
 from hf_cmim.report import ModelFacts
 from hf_cmim.teachers.base import INDEX_NAME, AbstractTeacher
+from hf_cmim.teachers.channels import ChannelTeacher
 from hf_cmim.teachers.fingerprints import digest
 from hf_cmim.teachers.model import ModelTeacher
 from hf_cmim.teachers.nulls import ArgmaxNull, CentroidNull, LabelOnlyTeacher
@@ -99,7 +101,22 @@ class Subject:
     def _answers_to_batch(self, batch: Mapping[str, Any]) -> Tensor:
         inputs = {name: value for name, value in batch.items() if name not in ("labels", INDEX_NAME)}
         view = inputs.pop(TEACHER_VIEW, inputs)
-        return self._queries.answers(view, batch["labels"], None, paid=False)
+        return self._queries.answers(view, batch.get("labels"), None, paid=False)
+
+    def labels_of(self, dataset: Any) -> Tensor:
+        """Return `(N,)` classes that the teacher predicts, for an attacker who has no labels.
+
+        Raises:
+            HfCmimError: samples with a label for each token.
+        """
+        batches = self.pool.batches.ordered(dataset, teachers=[self.teacher])
+        predictions = [self._answers_to_batch(batch).argmax(dim=-1).cpu() for batch in batches]
+        if predictions[0].ndim > 1:
+            raise HfCmimError(
+                "An attacker without labels was asked for on samples with a label for each token: their number depends"
+                " on padding, so the teacher's labels cannot be stored. Leave the attacker own-unlabelled out."
+            )
+        return torch.cat(predictions)
 
     def _ask_twice(self) -> float:
         """Return the largest difference of a probability between two answers to the same inputs."""
@@ -159,6 +176,30 @@ class Subject:
         table = StoredAnswers(log_probs, hides_classes=self.teacher.hides_classes)
         return CentroidNull.fit(table, [({INDEX_NAME: torch.arange(len(labels))}, labels)])
 
+    # Cached, because students in lockstep share the answers of one teacher object.
+
+    @cached_property
+    def _class_answers(self) -> ClassAnswers:
+        """Class answers in the student's order of classes, fitted to the validation data."""
+        batches = [_valid(*batch) for batch in self._answers_to(self.data.validation)]
+        log_probs, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        return ClassAnswers.fit(log_probs, labels)
+
+    @cached_property
+    def _stored_class_answers(self) -> AbstractTeacher:
+        assert self.stored is not None  # answering() has checked
+        return ChannelTeacher(self.stored, self._class_answers)
+
+    @cached_property
+    def _live_class_answers(self) -> AbstractTeacher:
+        columns = self._queries.columns
+        table = self._class_answers.probs
+        if columns is not None:
+            # Back to the teacher's order of classes, in which it answers live.
+            order = torch.tensor(columns).argsort()
+            table = table[order][:, order]
+        return ChannelTeacher(self.teacher, ClassAnswers(table))
+
     def answering(self, arm: Arm) -> AbstractTeacher | None:
         """Return the teacher that answers the students of an arm, or None without one and for self-distillation."""
         if arm.answering == "centroid":
@@ -166,11 +207,14 @@ class Subject:
         if arm.answering == "label" and arm.confidence is not None:
             temperature = _temperature(arm)
             return LabelOnlyTeacher(self.teacher.num_classes, confidence=arm.confidence, temperature=temperature)
-        if arm.answering not in ("teacher", "argmax"):
+        if arm.answering not in ("teacher", "argmax", "class answers"):
             return None
         # A query protocol makes inputs of its own, to which no answers are stored.
         needs_live_answers = arm.attack.query_protocol is not None
-        teacher = self.teacher if needs_live_answers or self.stored is None else self.stored
+        is_live = needs_live_answers or self.stored is None
+        teacher = self.teacher if is_live or self.stored is None else self.stored
+        if arm.answering == "class answers":
+            return self._live_class_answers if is_live else self._stored_class_answers
         if arm.answering == "argmax" and arm.confidence is not None:
             return ArgmaxNull(teacher, confidence=arm.confidence, temperature=_temperature(arm))
         return teacher

@@ -1,6 +1,7 @@
 """The audit of one teacher: screen every setting, confirm the best, account for the gains of the strongest."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import final
 
 import numpy as np
@@ -8,7 +9,15 @@ import numpy as np
 from hf_cmim.audit.arms import Arm, knockoffs, references
 from hf_cmim.audit.engine.pooled import StudentResult
 from hf_cmim.audit.findings import decide_under
-from hf_cmim.audit.plan import AuditPlan, Confirmation, finalists, screening_seeds, strongest
+from hf_cmim.audit.plan import (
+    AuditPlan,
+    Confirmation,
+    finalists,
+    label_families,
+    null_families,
+    screening_seeds,
+    strongest,
+)
 from hf_cmim.audit.subject import Subject
 from hf_cmim.audit.training import Trainees
 from hf_cmim.report import ArmResult
@@ -23,6 +32,7 @@ class TeacherAudit:
         subject: teacher under audit.
         plan: plan of the audit.
         trainees: trainer of the students.
+        is_control: True if only the verdict of the primary criterion is needed.
 
     Attributes:
         arms: settings that can be tried.
@@ -33,9 +43,10 @@ class TeacherAudit:
         skipped: families that this teacher or student does not allow, with the reason.
     """
 
-    def __init__(self, subject: Subject, plan: AuditPlan, trainees: Trainees) -> None:
+    def __init__(self, subject: Subject, plan: AuditPlan, trainees: Trainees, *, is_control: bool = False) -> None:
         self.subject = subject
-        self.plan = plan
+        self.plan = replace(plan, diagnosed=0) if is_control else plan
+        self.needs_labels = plan.criterion == "beyond-labels" or not is_control
         self.trainees = trainees
         self.screened: list[Arm] = []
         self.scores: dict[Arm, list[float]] = {}
@@ -64,16 +75,25 @@ class TeacherAudit:
     # Screen
 
     def screen(self) -> None:
-        """Score every setting and the nulls of the strongest attacks on validation data, then finalists again."""
+        """Score every setting on validation data, nulls and labels of the strongest attacks, then finalists again."""
         self._score(self.arms, "screening settings")
         self._score(self._nulls(), "screening nulls")
+        if self.needs_labels:
+            self._score(self._without_samples(), "screening the teacher's labels")
         self._score(finalists(self.plan, self.screened, self.scores), "screening finalists", final=True)
         self.chosen = Confirmation.choose(self.plan, self.screened, self.scores)
 
     def _nulls(self) -> list[Arm]:
-        best = Confirmation.choose(self.plan, self.screened, self.scores).knockoffs
-        count = len(best) if self.plan.criterion == "no-leak" else self.plan.null_families
-        return self._nulls_of(strongest(best, self.scores, count))
+        return self._nulls_of(self._strongest(null_families(self.plan)))
+
+    def _without_samples(self) -> list[Arm]:
+        num_classes = self.subject.teacher.num_classes
+        attacks = self._strongest(label_families(self.plan))
+        return [arm for attack in attacks for arm in attack.without_samples(num_classes)]
+
+    def _strongest(self, count: int) -> list[Arm]:
+        """Return the best settings of the strongest attacks on validation data."""
+        return strongest(Confirmation.choose(self.plan, self.screened, self.scores).knockoffs, self.scores, count)
 
     def _nulls_of(self, arms: Iterable[Arm]) -> list[Arm]:
         return [null for arm in arms for null in arm.nulls(self.subject.teacher.num_classes)]
@@ -124,9 +144,11 @@ class TeacherAudit:
         self._score(self._nulls_of(arm for arm in diagnosed if arm.family not in self.chosen.nulls), "screening nulls")
         best_nulls = Confirmation.choose(self.plan, self.screened, self.scores).nulls
         self.chosen = self.chosen.with_nulls(best_nulls)
-        # The other criteria need references that the primary criterion did not train.
-        described = {arm.name: arm for arm in (*self.chosen.described, *self.chosen.contenders)}.values()
-        runs = [(arm, seed) for arm in described for seed in range(self.decision.look)]
+        # The other criteria need references that the primary criterion did not train, with as many seeds as its own.
+        references = {arm.name: arm for arm in (*self.chosen.contenders, *self.chosen.without_samples)}.values()
+        runs = [(arm, seed) for arm in self.chosen.described for seed in range(self.decision.look)]
+        reference_seeds = range(self.plan.reference_multiple * self.decision.look)
+        runs += [(arm, seed) for arm in references for seed in reference_seeds]
         seeds = {comparison.attack: comparison.seeds for comparison in self.decision.comparisons}
         for arm in diagnosed:
             null = self.chosen.nulls.get(arm.family)

@@ -43,6 +43,7 @@ class Trainees:
         evaluation_sets: evaluation data with their labels, by name.
         wave_size: students trained at once; None for as many as memory allows, at most 16.
         progress: progress display; None for none.
+        prefix: prefix of the students' keys, which tells the samples of attackers apart.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Trainees:
         evaluation_sets: Mapping[str, tuple[Any, NDArray[np.int64]]],
         wave_size: int | None,
         progress: AuditProgress | None = None,
+        prefix: str = "",
     ) -> None:
         self.pool = pool
         self.folder = folder
@@ -59,8 +61,14 @@ class Trainees:
         self.processes = PartialState()
         self.wave_size = wave_size or _affordable_wave(pool)
         self.progress = progress or AuditProgress(1, 0, quiet=True)
+        self.prefix = prefix
+        self.prefix = prefix
         self._query_obstacles: dict[str, str] = {}
         self._counted: set[tuple[str, str, int]] = set()
+
+    def key(self, subject: Subject, arm: Arm) -> str:
+        """Return the key under which students of an arm are stored."""
+        return self.prefix + arm.key(subject.fingerprint)
 
     @cached_property
     def shows_hidden_states(self) -> bool:
@@ -92,7 +100,7 @@ class Trainees:
         """
         self.processes.wait_for_everyone()
         # Keys remove duplicates: two arms may describe the same student.
-        keys = {(arm.key(subject.fingerprint), data, seed): (arm, seed) for arm, seed in runs}
+        keys = {(self.key(subject, arm), data, seed): (arm, seed) for arm, seed in runs}
         missing = [run for key, run in keys.items() if not self.folder.has(*key)]
         present = len(keys.keys() - self._counted) - len(missing)
         self._counted |= keys.keys()
@@ -118,7 +126,7 @@ class Trainees:
         ]
         results = self.pool.run(pooled_arms, seed, self.evaluation_sets[data][0], on_step=advance)
         for arm, result in zip(arms, results, strict=True):
-            self.folder.write(arm.key(subject.fingerprint), data, result)
+            self.folder.write(self.key(subject, arm), data, result)
 
     def _self_teacher(self, seed: int) -> AbstractTeacher:
         """Train and return a cross-entropy student of another seed, the teacher of self-distillation."""
@@ -132,7 +140,7 @@ class Trainees:
         self, subject: Subject, arm: Arm, data: str, seeds: Sequence[int] | None = None
     ) -> list[StudentResult]:
         """Return the finished students of an arm; without `seeds`, those of 0, 1, 2, ... up to the first missing."""
-        key = arm.key(subject.fingerprint)
+        key = self.key(subject, arm)
         if seeds is None:
             seeds = range(next(seed for seed in range(10**6) if not self.folder.has(key, data, seed)))
         return [self.folder.read(key, data, seed) for seed in seeds]

@@ -10,9 +10,10 @@ from hf_cmim.audit.data import DataFacts, check_reads_alike, examine
 from hf_cmim.audit.engine.pool import StudentPool
 from hf_cmim.audit.inputs import TEACHER, AuditData, AuditModels
 from hf_cmim.audit.plan import AuditPlan
-from hf_cmim.audit.state import CONTROL
+from hf_cmim.audit.state import ATTACKER, CONTROL
 from hf_cmim.audit.subject import Subject
 from hf_cmim.class_names import are_default_names, class_names_of
+from hf_cmim.report import UNKNOWN_ATTACKER, Attacker
 from hf_cmim.teachers.fingerprints import digest
 from hf_cmim.trainers.distillation.distillation_config import DistillationConfig
 
@@ -91,6 +92,7 @@ class Workplace:
         student: facts about a new student.
         facts: facts about transfer, validation and test set.
         subjects: teachers under audit, by name.
+        attacker: attacker to whom the transfer set belongs.
     """
 
     pool: StudentPool
@@ -98,15 +100,25 @@ class Workplace:
     student: StudentFacts
     facts: tuple[DataFacts, DataFacts, DataFacts]
     subjects: dict[str, Subject]
+    attacker: Attacker = UNKNOWN_ATTACKER
 
     @classmethod
-    def examine(cls, pool: StudentPool, data: AuditData, models: AuditModels) -> Self:
+    def examine(
+        cls,
+        pool: StudentPool,
+        data: AuditData,
+        models: AuditModels,
+        attacker: Attacker = UNKNOWN_ATTACKER,
+        only: str | None = None,
+    ) -> Self:
         """Examine data, student and teachers once and return them.
 
         Args:
             pool: pool that trains the students.
             data: data of the audit.
             models: models of the audit.
+            attacker: attacker to whom the transfer set belongs.
+            only: key of the only teacher to examine; None for all.
 
         Raises:
             HfCmimError: data without labels, data whose samples differ at each reading, or a teacher that cannot
@@ -116,8 +128,12 @@ class Workplace:
             check_reads_alike(dataset, name)
         student_facts = _examine_student(pool, models.student_name)
         names = {TEACHER: models.teacher_name}
-        subjects = {key: Subject(teacher, names.get(key, key), pool, data) for key, teacher in models.teachers.items()}
-        return cls(pool, data, student_facts, _examine_data(pool, data), subjects)
+        subjects = {
+            key: Subject(teacher, names.get(key, key), pool, data)
+            for key, teacher in models.teachers.items()
+            if only in (None, key)
+        }
+        return cls(pool, data, student_facts, _examine_data(pool, data), subjects, attacker)
 
     @property
     def evaluation_sets(self) -> dict[str, Any]:
@@ -125,14 +141,26 @@ class Workplace:
         _, validation, test = self.facts
         return {"validation": (self.data.validation, validation.labels), "test": (self.data.test, test.labels)}
 
+    @property
+    def prefix(self) -> str:
+        """Prefix of the keys of students, "" for those of the audit's transfer set."""
+        return "" if self.is_main else f"{self.facts[0].fingerprint[:16]}-"
+
+    @property
+    def is_main(self) -> bool:
+        """True if students learn from the whole transfer set of the audit."""
+        return self.attacker.share == 1 and not self.attacker.has_own_samples
+
     def manifest(self, plan: AuditPlan) -> dict[str, Any]:
         """Return everything that the students depend on, by name."""
         fingerprints = fingerprints_of(self.student, self.facts)
         teachers = {name: subject.fingerprint for name, subject in self.subjects.items()}
+        transfer_name = f"data, {SETS[0]}" if self.is_main else f"{ATTACKER}{self.attacker.name}"
         return {
             **{f"plan, {name}": value for name, value in plan.settings().items()},
             **{f"training, {name}": value for name, value in training_settings(self.pool.args).items()},
-            **{f"data, {name}": fingerprints[name] for name in SETS},
+            **{f"data, {name}": fingerprints[name] for name in SETS[1:]},
+            transfer_name: fingerprints[SETS[0]],
             "student": fingerprints["student"],
             **{name if name == TEACHER else CONTROL + name: value for name, value in teachers.items()},
         }

@@ -18,15 +18,18 @@ examples:
   hf-cmim audit audit.yaml --budget 1h --dry-run
       the attacks and looks that fit into an hour, and the limits of the verdict then
   hf-cmim audit --teacher outputs/cmim --twin outputs/ce --dataset DATA --student-config small.json
-      standard-v1: about 460 students to screen, 120 for the first look, 40 for each further seed,
+      standard-v1: about 560 students to screen, 120 for the first look, 40 for each further seed,
       and most of them again for the twin
   hf-cmim audit audit.yaml --suite quick-v1 --looks 3 --screening-seeds 1 --final-seeds 0
-      five attacks for a first impression, too few for a verdict: about 110 students
+      five attacks for a first impression, too few for a verdict: about 160 students
   hf-cmim audit --teacher TEACHER --dataset DATA --student-config student.json --rest-as-test \\
           --max-transfer-samples 20000 --max-validation-samples 5000 --set num_train_epochs=10
       the unused part of the train split joins the test set: a finer margin at no cost
   accelerate launch -m hf_cmim.cli.main audit audit.yaml
       the students distributed over GPUs
+
+  hf-cmim audit audit.yaml --attacker training own own:0.1 --own-split extra
+      a verdict for each of three attackers, in one report
 
 A YAML file gives defaults by the names of the flags. Flags override the file:
   teacher: outputs/cmim
@@ -43,7 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     models = parser.add_argument_group("models")
     _add_teachers(models)
     add_student(models)
-    add_data(parser.add_argument_group("data"))
+    data = parser.add_argument_group("data")
+    add_data(data)
+    _add_attackers(data)
     _add_plan(parser.add_argument_group("plan"))
     run = parser.add_argument_group("run")
     run.add_argument(
@@ -153,6 +158,26 @@ def add_splits_and_columns(group: "argparse._ArgumentGroup") -> None:
     )
 
 
+def _add_attackers(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--attacker",
+        metavar="NAME[:SHARE]",
+        nargs="+",
+        action="extend",
+        help="attackers by the samples that they have, each with its own verdict. training: the train split, if the"
+        " teacher was trained on it; own: the rows of --own-split; own-unlabelled: these without labels; own:0.25: a"
+        " quarter of them (the train split, of which nothing is known)",
+    )
+    group.add_argument(
+        "--own-data",
+        metavar="DATA",
+        help="data of an attacker with data of its own, with the columns of --dataset (--dataset)",
+    )
+    group.add_argument(
+        "--own-split", metavar="NAME", help="split of these data; no teacher was trained on it (train of --own-data)"
+    )
+
+
 def _add_plan(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--suite", metavar="NAME", help="suite of attacks: standard-v1 or quick-v1 (standard-v1)")
     group.add_argument("--families", metavar="NAME", nargs="+", help="only these attacks of the suite and of --attack")
@@ -168,7 +193,8 @@ def _add_plan(group: "argparse._ArgumentGroup") -> None:
         "--criterion",
         metavar="NAME",
         help="reference that a knockoff has to beat. teacher-free: every student trained without this teacher; paper:"
-        " the student with label smoothing; no-leak: its own null (teacher-free)",
+        " the student with label smoothing; no-leak: its own null; beyond-labels: every student trained without this"
+        " teacher or only on its labels (teacher-free)",
     )
     group.add_argument(
         "--margin-points",

@@ -28,6 +28,9 @@ def _lines(preview: Preview) -> Iterator[str]:
     transfer, validation, test = costs.sizes
     yield f"Samples: {transfer:,} to ask about, {validation:,} to choose settings on, {test:,} to test on"
     yield f"Teachers: {costs.teachers}, twin and controls included"
+    if len(costs.attacker_shares) > 1:
+        names = ", ".join(attacker.name for attacker in preview.plan.attackers)
+        yield f"Attackers: {names}; students are counted for one of them, hours for all"
     yield from textwrap.wrap(f"Attacks: {', '.join(preview.families)}", WIDTH, subsequent_indent="  ")
     yield ""
     yield "Screen of each teacher, on validation data"

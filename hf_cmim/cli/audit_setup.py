@@ -10,10 +10,12 @@ import psutil
 import torch
 import transformers
 from accelerate import PartialState
+from datasets import Dataset
 from torch import Tensor
 
 from hf_cmim.audit.audit import Audit
 from hf_cmim.audit.inputs import TWIN, AuditData, AuditModels
+from hf_cmim.audit.plan import AuditPlan
 from hf_cmim.channels import AbstractChannel, ClassAnswers
 from hf_cmim.cli.audit_channel import CLASS_ANSWERS_NAME, fitted_channel
 from hf_cmim.cli.audit_models import StudentBuilder, open_classifier
@@ -22,7 +24,7 @@ from hf_cmim.cli.folders import check_model_folder
 from hf_cmim.cli.own_students import OwnStudents
 from hf_cmim.cli.training import audit_plan, check_margin, training_settings
 from hf_cmim.data.prepared import PreparedSamples
-from hf_cmim.data.rows import DataRows, DataSource, open_rows
+from hf_cmim.data.rows import DataRows, DataSource, open_own_rows, open_rows
 from hf_cmim.data.views import View, kind_of
 from hf_cmim.errors import HfCmimError
 from hf_cmim.positions import usable_positions
@@ -37,6 +39,21 @@ MEMORY_SHARE = 0.25
 def audited_source(options: argparse.Namespace) -> DataSource:
     """Return the data given by flags, whose train split an attacker asks about."""
     return DataSource.of(options, max_train_samples=options.max_transfer_samples, train_name="transfer")
+
+
+def own_rows(options: argparse.Namespace, plan: AuditPlan, rows: DataRows, kind: str) -> tuple[Dataset, str]:
+    """Return the rows of an attacker with data of its own, given by flags, and their name.
+
+    Raises:
+        HfCmimError: missing flags, or data that cannot be opened.
+    """
+    split = options.own_split or (None if options.own_data is None else "train")
+    if split is None:
+        raise HfCmimError(
+            "An attacker with data of its own has no data: no student can learn. Give --own-split, or --own-data."
+        )
+    is_labelled = any(attacker.origin == "own" for attacker in plan.attackers)
+    return open_own_rows(audited_source(options), rows, kind, options.own_data, split, is_labelled=is_labelled)
 
 
 def student_batch(samples: list[dict[str, Any]], view: View) -> dict[str, Tensor]:
@@ -95,6 +112,8 @@ class AuditSetup:
                 teacher = ModelTeacher(teacher.model, channel=channel)
             kind = kind_of(teacher.model)
             rows = open_rows(audited_source(options), kind, teacher.class_names)
+            needs_own = any(attacker.has_own_samples for attacker in plan.attackers)
+            own = own_rows(options, plan, rows, kind) if needs_own else None
             opened = {name: open_classifier(path, flag, args.device) for name, (path, flag) in control_paths.items()}
             view = View.of(options.teacher, kind).limited_to(usable_positions(teacher.model))
             for name, control in opened.items():
@@ -108,7 +127,7 @@ class AuditSetup:
         sample = view.prepare(rows.train[:1][rows.sample_column])[0]
         student = _students(options, names, view, sample)
         student.check(student.view.prepare(rows.train[:1][rows.sample_column])[0])
-        data = _prepared(rows, student, view, quiet=args.disable_tqdm or not PartialState().is_main_process)
+        data = _prepared(rows, own, student, view, quiet=args.disable_tqdm or not PartialState().is_main_process)
         if channel is not None and not isinstance(channel, AbstractChannel):
             side = "student" if student.view is view else "teacher"
             channel = fitted_channel(channel, teacher, data, student.config.label2id, view, side)
@@ -197,17 +216,26 @@ def _check_same_view(view: View, control_view: View, path: str, flag: str) -> No
         )
 
 
-def _prepared(rows: DataRows, student: StudentBuilder | OwnStudents, view: View, *, quiet: bool) -> AuditData:
+def _prepared(
+    rows: DataRows,
+    own: tuple[Dataset, str] | None,
+    student: StudentBuilder | OwnStudents,
+    view: View,
+    *,
+    quiet: bool,
+) -> AuditData:
     """Return the samples prepared for student and teacher."""
     views = {"student": student.view}
     if student.view is not view:
         views["teacher"] = view
     numbers = {value: student.config.label2id[name] for value, name in rows.classes.items()}
-    parts = (rows.train, rows.validation, rows.test)
-    total = sum(map(len, parts))
+    parts = {"transfer": rows.train, "validation": rows.validation, "test": rows.test}
+    if own is not None:
+        parts["attacker's own"] = own[0]
+    total = sum(map(len, parts.values()))
     room = MEMORY_SHARE * psutil.virtual_memory().available / PartialState().num_processes
-    transfer, validation, test = (
-        PreparedSamples(
+    prepared = {
+        name: PreparedSamples(
             part,
             (rows.sample_column, rows.label_column),
             numbers,
@@ -215,13 +243,15 @@ def _prepared(rows: DataRows, student: StudentBuilder | OwnStudents, view: View,
             room=room * len(part) / total,
             name="" if quiet else f"{name} set",
         )
-        for part, name in zip(parts, ("transfer", "validation", "test"), strict=True)
-    )
+        for name, part in parts.items()
+    }
     return AuditData(
-        transfer,
-        validation,
-        test,
+        prepared["transfer"],
+        prepared["validation"],
+        prepared["test"],
         rows.names,
+        own=None if own is None else prepared["attacker's own"],
+        own_name="" if own is None else own[1],
         collator=partial(student_batch, view=student.view),
         teacher_collator=None if student.view is view else partial(teacher_batch, view=view),
     )

@@ -24,7 +24,7 @@ from hf_cmim.hub.remeasurement import compare_measurement
 from hf_cmim.hub.verification import Finding
 from hf_cmim.measurement import Measurement, MeasurementAccumulator, labels_fingerprint
 from hf_cmim.positions import usable_positions
-from hf_cmim.report import AuditReport
+from hf_cmim.report import UNKNOWN_ATTACKER, AuditReport
 from hf_cmim.teachers import ModelTeacher, match_classes
 
 OUTPUT_DIR = "outputs/spot_check"
@@ -125,6 +125,9 @@ def _as_sampled(flags: argparse.Namespace, audit: AuditReport) -> None:
     # Other data may be those that the trainer measured on, and have limits of their own.
     if not audit.scope.test_set.startswith(f"{Path(flags.dataset).name}: "):
         return
+    attacker = audit.scope.attacker
+    if attacker.has_own_samples or attacker.share < 1:
+        del limits["max_transfer_samples"]  # the audit counts a part of the rows, or others
     for name, limit in limits.items():
         if getattr(flags, name) is None:
             setattr(flags, name, limit)
@@ -138,6 +141,8 @@ def _as_audited(flags: argparse.Namespace, audit: AuditReport) -> None:
     # With one of these flags, the suite is composed as for the audit.
     if flags.families is None and flags.attack is None:
         flags.suite, flags.families = _suite_of(audit)
+    attacker = audit.scope.attacker
+    flags.attacker = None if attacker == UNKNOWN_ATTACKER else [attacker.name]
     flags.criterion = audit.primary.criterion
     flags.margin_points, flags.looks = 100 * audit.margin, list(audit.design.looks)
     for name in ("screening_seeds", "final_seeds", "null_families", "diagnosed"):

@@ -11,6 +11,7 @@ from hf_cmim.audit.plan import AuditPlan
 from hf_cmim.cli.extensions import composed_suite
 from hf_cmim.cli.words import nearest
 from hf_cmim.errors import HfCmimError
+from hf_cmim.report import Attacker
 from hf_cmim.trainers.distillation.distillation_config import DistillationConfig
 
 DEFAULTS: dict[str, Any] = {
@@ -149,6 +150,8 @@ def audit_plan(options: argparse.Namespace) -> AuditPlan:
     if options.families is not None or options.attack is not None:
         released_suite = AuditPlan(**settings).attacks
         settings = {**settings, "suite": composed_suite(released_suite, options.families, options.attack or ())}
+    if options.attacker is not None:
+        settings = {**settings, "attackers": tuple(map(Attacker.parse, options.attacker))}
     if options.looks is not None:
         settings = {**settings, "looks": tuple(options.looks)}
     if options.margin_points is not None:

@@ -172,6 +172,58 @@ def _without_test(flag: str) -> str:
     return ", or test on the rows that the attacker does not ask about: --max-transfer-samples N --rest-as-test"
 
 
+def open_own_rows(
+    source: DataSource, rows: DataRows, kind: str, dataset: str | None, split: str, *, is_labelled: bool
+) -> tuple[Dataset, str]:
+    """Open the data of an attacker with data of its own, and return them with their name.
+
+    Args:
+        source: data set of the audit.
+        rows: rows of the audit, whose columns and classes these data share.
+        kind: kind of the model's input: "image", "text" or "audio".
+        dataset: other data set, or None for that of the audit.
+        split: split of the data set.
+        is_labelled: True if a student learns the labels of these data.
+
+    Raises:
+        HfCmimError: data, a split or a column that does not exist, rows without a sample or class, or a split that the
+            audit uses otherwise.
+    """
+    if dataset is None:
+        _check_apart([split, source.train_split or "train", source.validation_split, source.test_split or "test"])
+    name = dataset or source.dataset
+    own = _split(_open(name), split, "--own-split")
+    own = _undecoded(own, rows.sample_column) if kind == "audio" else own
+    if rows.sample_column not in own.features:
+        raise HfCmimError(
+            f"The attacker's own data have the columns {list(own.features)} and not {rows.sample_column!r}, the column"
+            f" of {kind}s in --dataset: nothing could be asked about. Rename the column."
+        )
+    _check_no_gaps(own, rows.sample_column, kind, split)
+    if is_labelled:
+        _check_classes(own, rows)
+    else:
+        # Labels that no student sees: an attacker without labels learns those of the teacher.
+        own = own.select_columns([rows.sample_column])
+        own = own.add_column(rows.label_column, [next(iter(rows.classes))] * len(own))
+    return own.select_columns([rows.sample_column, rows.label_column]), f"{Path(name).name}: {split}"
+
+
+def _check_classes(own: Dataset, rows: DataRows) -> None:
+    """Refuse own data with another label column, or labels that the other data do not have."""
+    if rows.label_column not in own.features:
+        raise HfCmimError(
+            f"The attacker's own data have no column {rows.label_column!r} of labels, only {list(own.features)}. Name"
+            " the column so, or audit the attacker own-unlabelled."
+        )
+    unknown = sorted(set(own[rows.label_column]) - set(rows.classes), key=str)
+    if unknown:
+        raise HfCmimError(
+            f"The attacker's own data have the labels {', '.join(map(str, unknown[:SHOWN_ROWS]))}, which --dataset"
+            " does not have: students could not learn them. Store both with the same labels."
+        )
+
+
 # Parts
 
 

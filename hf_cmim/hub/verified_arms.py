@@ -7,7 +7,7 @@ from hf_cmim.attacks.references import LABEL_SMOOTHING, SELF_DISTILLATION, refer
 from hf_cmim.attacks.suites import SUITES, Suite
 from hf_cmim.hub.audit_grid import null_confidences, reference_grid, setting_faults, suite_grid
 from hf_cmim.names import safe_text
-from hf_cmim.report import ArmResult, AuditReport
+from hf_cmim.report import ArmResult, AuditReport, CriterionResult
 from hf_cmim.report.arm_names import Answering, answering_words, arm_name
 from hf_cmim.statistics import Baselines
 
@@ -109,7 +109,9 @@ def _answer_source(arm: ArmResult, num_classes: int) -> Answering | None:
         return source if arm.teacher == answering_words(source, None) else None
     if arm.role == "null":
         return "label" if arm.teacher in [answering_words("label", value) for value in confidences] else None
-    if arm.teacher == answering_words("centroid", None):
+    if arm.role == "class answers":
+        return "class answers" if arm.teacher == answering_words("class answers", None) else None
+    if arm.role == "diagnostic" and arm.teacher == answering_words("centroid", None):
         return "centroid"
     return "argmax" if arm.teacher in [answering_words("argmax", value) for value in confidences] else None
 
@@ -122,7 +124,7 @@ def _faults_of_setting(audit: AuditReport, arm: ArmResult) -> Iterator[str]:
             yield from setting_faults(reference_grid()[arm.family], arm.setting, arm.validation)
         return
     confidences = {f"confidence {value:g}" for value in null_confidences(audit.scope.num_classes)}
-    if arm.role == "null" and {*arm.validation} != confidences:
+    if arm.role in ("null", "labels") and {*arm.validation} != confidences:
         yield "its confidences are not those of a label-only null"
     suite = released_suite(audit)
     if suite is None:
@@ -190,12 +192,29 @@ def baseline_faults(audit: AuditReport) -> Iterator[str]:
         if result.criterion == "no-leak":
             yield from _null_faults(audit, result.baselines)
             continue
+        if result.criterion == "beyond-labels" and not result.baselines and not _without_samples(audit):
+            continue
         if set(result.baselines) != set(knockoffs):
             yield f"under {result.criterion!r} {len(knockoffs) - len(result.baselines)} knockoffs are not compared"
         if len(set(result.baselines.values())) > 1:
             yield f"under {result.criterion!r} knockoffs are compared with different references"
         for baselines in set(result.baselines.values()):
             yield from _reference_faults(audit, result.criterion, baselines)
+    yield from _named_reference_faults(audit)
+
+
+def _named_reference_faults(audit: AuditReport) -> Iterator[str]:
+    """Yield a wrong name of the reference, and references of `teacher-free` that `beyond-labels` lacks."""
+    expected = "" if audit.primary.criterion == "no-leak" else _chosen(audit.primary)
+    if audit.reference != expected:
+        yield f"the report calls its reference {audit.reference!r}, but its criteria use {expected!r}"
+    names = {
+        result.criterion: {name for baselines in result.baselines.values() for name in baselines.every}
+        for result in audit.criteria
+    }
+    beyond = names["beyond-labels"]
+    if beyond and not names.get("teacher-free", set()) <= beyond:
+        yield "under 'beyond-labels' references of 'teacher-free' are missing"
 
 
 def _reference_faults(audit: AuditReport, criterion: str, baselines: Baselines) -> Iterator[str]:
@@ -203,22 +222,42 @@ def _reference_faults(audit: AuditReport, criterion: str, baselines: Baselines) 
         if baselines != Baselines(LABEL_SMOOTHING, (LABEL_SMOOTHING,)):
             yield "under 'paper' the reference is not label smoothing"
         return
+    every = set(baselines.every)
+    if criterion == "beyond-labels":
+        labels = _without_samples(audit)
+        if [role for _, role in sorted(labels.items(), key=lambda arm: arm[1])] != ["class answers", "labels"]:
+            yield f"under {criterion!r} there is not one arm of the teacher's labels and one of its class answers"
+        if not set(labels) <= every:
+            yield f"under {criterion!r} the teacher's labels or its class answers are no reference"
+        every -= set(labels)
     roles = {arm.name: arm.role for arm in audit.arms}
-    wrong = sorted(name for name in baselines.every if roles.get(name) not in ("reference", "null"))
+    wrong = sorted(name for name in every if roles.get(name) not in ("reference", "null"))
     if wrong:
         yield f"under {criterion!r} the attacks are compared with {', '.join(wrong)}, which learn from the teacher"
-    if LABEL_SMOOTHING not in baselines.every:
+    if LABEL_SMOOTHING not in every:
         yield f"under {criterion!r} label smoothing is missing from the references"
     if baselines.chosen != baselines.every[0]:
         yield f"under {criterion!r} the chosen reference is not the first of the references"
     plan = audit.reproduction.get("plan")
     count = plan.get("references") if isinstance(plan, dict) else None
     most = len(reference_settings())
-    if isinstance(count, int) and not 1 + min(count, most - 2) <= len(baselines.every) <= 1 + count:
-        yield f"under {criterion!r} there are {len(baselines.every)} references, the plan says {1 + count}"
-    expected = {"teacher-free": baselines.chosen, "paper": LABEL_SMOOTHING}.get(audit.primary.criterion, "")
-    if audit.reference != expected:
-        yield f"the report calls its reference {audit.reference!r}, but its criteria use {expected!r}"
+    if isinstance(count, int) and not 1 + min(count, most - 2) <= len(every) <= 1 + count:
+        yield f"under {criterion!r} there are {len(every)} references, the plan says {1 + count}"
+
+
+def _without_samples(audit: AuditReport) -> dict[str, str]:
+    """Return the roles of the arms that learn nothing of a sample but its predicted class, by name."""
+    return {arm.name: arm.role for arm in audit.arms if arm.role in ("labels", "class answers")}
+
+
+def teacher_free_reference(audit: AuditReport) -> str:
+    """Return the name of the best arm without the teacher on validation data, or "" without one."""
+    results = (_chosen(result) for result in audit.criteria if result.criterion == "teacher-free")
+    return next(results, "")
+
+
+def _chosen(result: CriterionResult) -> str:
+    return next((baselines.chosen for baselines in result.baselines.values()), "")
 
 
 def _null_faults(audit: AuditReport, baselines: dict[str, Baselines]) -> Iterator[str]:

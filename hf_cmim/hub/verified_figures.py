@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from hf_cmim.attacks.suites import Suite
-from hf_cmim.hub.verified_arms import LEFT_OUT, claimed_suite, is_share, tried_families
-from hf_cmim.report import Accounting, AuditReport, ControlResult, Interval, ModelFacts
+from hf_cmim.hub.verified_arms import LEFT_OUT, claimed_suite, is_share, teacher_free_reference, tried_families
+from hf_cmim.report import Accounting, ArmResult, AuditReport, ControlResult, Interval, ModelFacts
 from hf_cmim.statistics import Comparison, Design, paired_interval
 from hf_cmim.teachers.fingerprints import digest
 
@@ -164,7 +164,9 @@ def _required_checks(audit: AuditReport) -> Iterator[tuple[str, str]]:
     accuracy = audit.teacher.accuracy
     if accuracy < lowest_accuracy:
         yield "teacher knows nothing", "fatal"
-    baseline = next((arm for arm in audit.arms if arm.name == audit.reference and arm.accuracies), None)
+    is_beyond = audit.primary.criterion == "beyond-labels"
+    reference = teacher_free_reference(audit) if is_beyond else audit.reference
+    baseline = next((arm for arm in audit.arms if arm.name == reference and arm.accuracies), None)
     if baseline is not None and lowest_accuracy <= accuracy < float(np.mean(baseline.accuracies)):
         yield "teacher worse than student", "warning"
     if audit.margin < FEWEST_SAMPLES / audit.scope.num_test:
@@ -216,6 +218,39 @@ def accounting_faults(audit: AuditReport) -> Iterator[str]:
         comparison = comparisons.get(accounting.attack)
         if comparison is None or not _follows(accounting, comparison, accuracies):
             yield f"the accounting of {accounting.attack!r} does not follow from its arms"
+
+
+def floor_faults(audit: AuditReport) -> Iterator[str]:
+    """Yield the gains from labels and class answers that do not follow from the accuracies, as sentences."""
+    arms = {arm.name: arm for arm in audit.arms}
+    roles = {role: [arm.name for arm in audit.arms if arm.role == role] for role in ("labels", "class answers")}
+    reference = teacher_free_reference(audit)
+    floor, control = audit.label_floor, audit.class_answers
+    is_told = audit.scope.attacker.is_labelled
+    has_labels, has_answers = (bool(roles[role]) and is_told for role in ("labels", "class answers"))
+    if (floor is not None) != has_labels or (control is not None) != has_answers:
+        yield "it does not tell what labels or class answers give away, or tells it without such students"
+    if floor is not None and (
+        floor.labels not in roles["labels"]
+        or floor.reference != reference
+        or not _is_paired(floor.gain, arms.get(floor.labels), arms.get(reference))
+    ):
+        yield "what the teacher's labels give away does not follow from its arms"
+    if control is not None and (
+        control.arm not in roles["class answers"]
+        or control.reference != reference
+        or arms.get(control.attack) is None
+        or arms[control.attack].role != "knockoff"
+        or not _is_paired(control.gain, arms.get(control.arm), arms.get(reference))
+        or not _is_paired(control.beyond, arms.get(control.attack), arms.get(control.arm))
+    ):
+        yield "what class answers give away does not follow from its arms"
+
+
+def _is_paired(certified: Interval, first: ArmResult | None, second: ArmResult | None) -> bool:
+    if first is None or second is None or min(len(first.accuracies), len(second.accuracies)) < 2:
+        return False
+    return _is_close(certified, Interval(*paired_interval(first.accuracies, second.accuracies)))
 
 
 def _follows(accounting: Accounting, comparison: Comparison, accuracies: Mapping[str, tuple[float, ...]]) -> bool:

@@ -7,10 +7,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from hf_cmim.errors import HfCmimError
-from hf_cmim.pages import wording
+from hf_cmim.pages import attackers, wording
 from hf_cmim.pages.next_steps import next_steps
 from hf_cmim.pages.quantities import bound_text, decimal, duration, percent, plain, points, spread
 from hf_cmim.pages.svg import inline_svg
+from hf_cmim.plots.attackers import AttackerLeak, plot_attackers
 from hf_cmim.plots.audit import plot_accounting, plot_audit_curves, plot_forest, terms_of
 from hf_cmim.report import ArmResult, AuditReport, Costs, ModelFacts
 from hf_cmim.statistics.states import state_of
@@ -97,7 +98,10 @@ def _rendered(template: str, **values: Any) -> str:
         state_of,
         terms_of,
     )
-    environment.globals |= {function.__name__: function for function in functions} | {"wording": wording}
+    environment.globals |= {function.__name__: function for function in functions} | {
+        "attackers": attackers,
+        "wording": wording,
+    }
     page = environment.get_template(template).render(values)
     # A path may hold bytes that are not valid text.
     return page.encode("utf-8", "replace").decode()
@@ -116,6 +120,19 @@ def _pictures(report: AuditReport) -> dict[str, Markup]:
     if report.accounting:
         pictures["accounting"] = inline_svg(
             plot_accounting(report.accounting), "accounting", "Terms of each attack's gain; a table has the numbers."
+        )
+    leaks = [
+        AttackerLeak(
+            attackers.ATTACKERS[each.scope.attacker.origin], each.scope.num_transfer, each.primary.comparisons[0]
+        )
+        for each in report.by_attacker.values()
+        if each.primary.comparisons
+    ]
+    if report.other_attackers and leaks:
+        pictures["attackers"] = inline_svg(
+            plot_attackers(leaks, report.margin),
+            "attackers",
+            "Largest gain of each attacker; a table has the numbers.",
         )
     models = {report.teacher.name: report.teacher}
     if report.twin:

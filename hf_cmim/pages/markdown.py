@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from hf_cmim.names import one_line
-from hf_cmim.pages import wording
+from hf_cmim.pages import attackers, wording
 from hf_cmim.pages.quantities import bound_text, plain, points
 from hf_cmim.report import AuditReport
 from hf_cmim.statistics.states import state_of
@@ -63,6 +63,11 @@ def _blocks(report: AuditReport) -> Iterator[str]:
     )
     if report.primary.comparisons:
         yield from _attacks(report)
+    if sentences := wording.label_sentences(report):
+        yield "### What labels alone give away"
+        yield wording.LABELS
+        yield "\n".join(f"- {escaped(sentence)}" for sentence in sentences)
+    yield from _attackers(report)
     if report.controls:
         yield "### Beside other teachers"
         yield f"Audited in the same way. {wording.EQUAL_SEEDS}"
@@ -119,6 +124,33 @@ def _attacks(report: AuditReport) -> Iterator[str]:
             for comparison in comparisons[:STRONGEST]
         ),
     )
+
+
+def _attackers(report: AuditReport) -> Iterator[str]:
+    sentences = attackers.attacker_sentences(report)
+    if not sentences and not report.other_attackers:
+        return
+    yield "### Attackers"
+    if report.other_attackers:
+        yield attackers.ATTACKER_NOTE
+        yield _table(
+            ("attacker", "samples", "verdict", "largest gain", "smallest margin"),
+            "lrlrr",
+            (
+                (
+                    attackers.attacker_text(each.scope.attacker),
+                    f"{each.scope.num_transfer:,}",
+                    wording.attacker_verdict(each),
+                    points(max(comparison.gain for comparison in each.primary.comparisons))
+                    if each.primary.comparisons
+                    else "",
+                    bound_text(each.primary.smallest_margin),
+                )
+                for each in report.by_attacker.values()
+            ),
+        )
+    if sentences:
+        yield "\n".join(f"- {sentence}" for sentence in sentences)
 
 
 def _utility(report: AuditReport) -> str:

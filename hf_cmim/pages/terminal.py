@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from hf_cmim.names import cells, one_line, shortened
-from hf_cmim.pages import wording
+from hf_cmim.pages import attackers, wording
 from hf_cmim.pages.quantities import MINUS, points
 from hf_cmim.report import NOT_CONVERGED, AuditReport
 from hf_cmim.statistics.states import state_of
@@ -51,6 +51,11 @@ def _lines(report: AuditReport) -> Iterator[str]:
         if not result.primary:
             name = wording.criterion_verdict(report, result)
             yield from _wrapped(f"Described only, {wording.QUESTIONS[result.criterion].title}: {name}.")
+    for other in report.other_attackers:
+        text = f"{attackers.attacker_text(other.scope.attacker)}: {wording.attacker_verdict(other)}."
+        yield from _wrapped(f"An attacker with {text} {wording.smallest_margin_sentence(other.primary)}")
+    for sentence in (*wording.label_sentences(report), *attackers.attacker_sentences(report)):
+        yield from _wrapped(sentence)
     if report.primary.comparisons:
         yield ""
         yield _row("attack", ("gain", "lower", "upper", "seeds"), "state")

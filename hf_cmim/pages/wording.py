@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from hf_cmim.pages.attackers import attacker_text
 from hf_cmim.pages.quantities import MINUS, bound_text, decimal, margin_text, percent, plain, points
 from hf_cmim.report import (
     NOT_CONVERGED,
@@ -42,6 +43,10 @@ QUESTIONS: dict[Criterion, Question] = {
     "no-leak": Question(
         "each attack against its own null", "its own null, the same attack on a teacher that knows only the labels"
     ),
+    "beyond-labels": Question(
+        "against the best student of the teacher's labels",
+        "the best student trained without this teacher or only on its labels",
+    ),
 }
 NO_POWER = (
     "This audit has no power: its positive control, the cross-entropy twin, was not shown to be distilled by the same"
@@ -64,6 +69,11 @@ LIMITS = {
 }
 NOT_COMPARABLE = (
     "These audits measured different things, so their numbers cannot be compared with each other. They differ in:"
+)
+LABELS = (
+    "Test accuracy, paired by seed, with 95 % intervals. No verdict uses these intervals. The channel ClassAnswers"
+    " needs somebody who changes answers on their way out. Weights that anybody can download have to be better than it"
+    " in another way."
 )
 IDENTITY = (
     "The terms add up to the gain by definition: an identity, not a causal claim. Loss form: gain of the attack's loss"
@@ -182,6 +192,28 @@ def verdict_definition(result: CriterionResult, margin: float) -> str:
                 f"At least one attack ({states['undecided']} of {tried} tried) was neither shown to beat {rival} nor"
                 f" to gain less than {bound}."
             )
+
+
+def attacker_verdict(report: AuditReport) -> str:
+    """Return the verdict for one attacker in a few words, with its criterion."""
+    return f"{criterion_verdict(report, report.primary)} ({report.primary.criterion})"
+
+
+def label_sentences(report: AuditReport) -> list[str]:
+    """Return the gains from the teacher's labels and from class answers, one sentence or two each."""
+    sentences = []
+    if (floor := report.label_floor) is not None:
+        sentences.append(
+            f"The teacher's labels alone give away {interval_text(floor.gain)} points: {floor.labels} minus"
+            f" {floor.reference}. A classifier must name a class, so no training removes this floor."
+        )
+    if (control := report.class_answers) is not None:
+        sentences.append(
+            f"Class answers (one answer for each predicted class, at the same accuracy) would give away"
+            f" {interval_text(control.gain)} points: {control.arm} minus {control.reference}. Beyond them, the"
+            f" strongest attack on the model itself, {control.attack}, gains {interval_text(control.beyond)} points."
+        )
+    return sentences
 
 
 def largest_gain(result: CriterionResult) -> str:
@@ -311,6 +343,7 @@ def scope_rows(report: AuditReport) -> dict[str, str]:
         "Suite of attacks": scope.suite,
         "Margin": margin_text(report.margin),
         "Criterion": QUESTIONS[report.primary.criterion].title,
+        "Attacker": attacker_text(scope.attacker),
         "Student": scope.student,
         "Transfer set": f"{scope.transfer_set} ({scope.num_transfer:,} samples)",
         "Validation set": f"{scope.validation_set} ({scope.num_validation:,} samples)",

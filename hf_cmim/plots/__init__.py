@@ -6,6 +6,7 @@ do not change. `figure.savefig("curves.pdf")` writes it. Figures and fonts fit a
 apart. Requires the extra "plots".
 """
 
+from hf_cmim.plots.attackers import AttackerLeak, plot_attackers
 from hf_cmim.plots.audit import plot_accounting, plot_audit_curves, plot_forest
 from hf_cmim.plots.hardening import (
     most_confused_classes,
@@ -16,8 +17,10 @@ from hf_cmim.plots.hardening import (
 )
 
 __all__ = [
+    "AttackerLeak",
     "most_confused_classes",
     "plot_accounting",
+    "plot_attackers",
     "plot_audit_curves",
     "plot_clusters",
     "plot_cmi_curves",

@@ -4,17 +4,20 @@ Accuracies, gains and bounds are fractions, CMI is in nats, times are in seconds
 `AuditReport.read` write and read JSON; `hf_cmim.pages` shows a report.
 """
 
+from hf_cmim.report.attackers import UNKNOWN_ATTACKER, Attacker, Origin
 from hf_cmim.report.audit_report import CERTIFICATE_NAME, REPORT_NAME, SCHEMA, AuditReport
 from hf_cmim.report.parts import (
     NOT_CONVERGED,
     Accounting,
     ArmResult,
     Check,
+    ClassAnswersControl,
     ControlResult,
     Costs,
     Criterion,
     CriterionResult,
     Interval,
+    LabelFloor,
     LeakDifference,
     LearningCurve,
     ModelFacts,
@@ -27,18 +30,23 @@ __all__ = [
     "NOT_CONVERGED",
     "REPORT_NAME",
     "SCHEMA",
+    "UNKNOWN_ATTACKER",
     "Accounting",
     "ArmResult",
+    "Attacker",
     "AuditReport",
     "Check",
+    "ClassAnswersControl",
     "ControlResult",
     "Costs",
     "Criterion",
     "CriterionResult",
     "Interval",
+    "LabelFloor",
     "LeakDifference",
     "LearningCurve",
     "ModelFacts",
+    "Origin",
     "Role",
     "Scope",
 ]

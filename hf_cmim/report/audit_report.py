@@ -13,9 +13,11 @@ from hf_cmim.report.parts import (
     Accounting,
     ArmResult,
     Check,
+    ClassAnswersControl,
     ControlResult,
     Costs,
     CriterionResult,
+    LabelFloor,
     LearningCurve,
     ModelFacts,
     Scope,
@@ -45,6 +47,9 @@ class AuditReport:
         looks: numbers of seeds at which verdicts were tried.
         sittings: number of times the audit was started or continued.
         checks: reasons to doubt the verdict.
+        label_floor: gain from nothing but the teacher's labels; None if no such students were trained.
+        class_answers: gain from class answers in place of the model's own; None if no such students were trained.
+        other_attackers: results for the audit's other attackers, each as the report of its own.
         learning_curve: evidence that students are trained long enough; None in reports of earlier releases.
         reproduction: command, versions, device, date and digests, for repeating the audit.
     """
@@ -68,11 +73,19 @@ class AuditReport:
     reproduction: dict[str, Any]
     schema: int = SCHEMA
     learning_curve: LearningCurve | None = None
+    label_floor: LabelFloor | None = None
+    class_answers: ClassAnswersControl | None = None
+    other_attackers: tuple["AuditReport", ...] = ()
 
     @property
     def margin(self) -> float:
         """Smallest gain that counts as distilling, a fraction."""
         return self.design.margin
+
+    @property
+    def by_attacker(self) -> dict[str, "AuditReport"]:
+        """The report for each attacker, by the attacker's name, this one first."""
+        return {report.scope.attacker.name: report for report in (self, *self.other_attackers)}
 
     @property
     def primary(self) -> CriterionResult:

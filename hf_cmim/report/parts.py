@@ -4,14 +4,17 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from hf_cmim.measurement import Measurement
+from hf_cmim.report.attackers import UNKNOWN_ATTACKER, Attacker
 from hf_cmim.statistics import Baselines, Comparison, Verdict
 
-Criterion = Literal["paper", "teacher-free", "no-leak"]
-Role = Literal["knockoff", "reference", "null", "diagnostic"]
+Criterion = Literal["paper", "teacher-free", "no-leak", "beyond-labels"]
+Role = Literal["knockoff", "reference", "null", "labels", "class answers", "diagnostic"]
 """Purpose of an arm, by the source its students learn from.
 
 A knockoff learns from the teacher, a reference from no teacher. A null learns from a null teacher under an attack's
-own loss; a diagnostic only from the teacher's labels or class means.
+own loss. Labels learn only from the teacher's labels, with a confidence chosen on validation data; class answers only
+from one answer per predicted class. A diagnostic learns from the teacher's labels or class means with the confidence
+of the null, to account for a gain.
 """
 
 
@@ -70,6 +73,40 @@ class CriterionResult:
     baselines: dict[str, Baselines]
     comparisons: tuple[Comparison, ...]
     smallest_margin: float
+
+
+@dataclass(frozen=True)
+class LabelFloor:
+    """The gain from nothing but the teacher's labels; no training of the teacher removes it.
+
+    Attributes:
+        labels: name of the best arm that learned only from the teacher's labels.
+        reference: name of the best arm that was trained without the teacher.
+        gain: test accuracy of `labels` minus that of `reference`, paired by seed.
+    """
+
+    labels: str
+    reference: str
+    gain: Interval
+
+
+@dataclass(frozen=True)
+class ClassAnswersControl:
+    """The gain from the channel `ClassAnswers`: one answer per predicted class, at the teacher's accuracy.
+
+    Attributes:
+        arm: name of the best arm that learned from class answers.
+        reference: name of the best arm that was trained without the teacher.
+        attack: name of the strongest attack on the teacher's own answers, chosen on validation data.
+        gain: test accuracy of `arm` minus that of `reference`, paired by seed.
+        beyond: test accuracy of `attack` minus that of `arm`, paired by seed.
+    """
+
+    arm: str
+    reference: str
+    attack: str
+    gain: Interval
+    beyond: Interval
 
 
 @dataclass(frozen=True)
@@ -239,7 +276,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Scope:
-    """The suite, student, data and training that a verdict is limited to."""
+    """The suite, student, attacker, data and training that a verdict is limited to."""
 
     suite: str
     student: str
@@ -251,3 +288,4 @@ class Scope:
     num_test: int
     num_classes: int
     training: dict[str, Any]
+    attacker: Attacker = UNKNOWN_ATTACKER

@@ -124,10 +124,10 @@ def test_a_kept_curve_is_not_trained_again(tmp_path):
     """Catches hours lost after a kill."""
     progress = AuditProgress(4, STUDENTS, quiet=True)
     engine = pool(tmp_path, 2)
-    first = kept_learning_curve(engine, (VALIDATION, LABELS), tmp_path, progress)
+    first = kept_learning_curve(engine, (VALIDATION, LABELS), tmp_path / CURVE_NAME, progress)
     before = (tmp_path / CURVE_NAME).stat().st_mtime_ns
     engine.train = None
-    assert kept_learning_curve(engine, (VALIDATION, LABELS), tmp_path, progress) == first
+    assert kept_learning_curve(engine, (VALIDATION, LABELS), tmp_path / CURVE_NAME, progress) == first
     assert (tmp_path / CURVE_NAME).stat().st_mtime_ns == before
 
 

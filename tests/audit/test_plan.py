@@ -8,6 +8,8 @@ from hf_cmim.attacks.kd import KD
 from hf_cmim.attacks.suites import QUICK_V1, STANDARD_V1, Suite, SuiteEntry
 from hf_cmim.audit.arms import Arm, references
 from hf_cmim.audit.plan import AuditPlan, Confirmation, best_settings, finalists, screening_seeds, strongest
+from hf_cmim.report import Attacker
+from hf_cmim.statistics import Baselines
 
 DKD_LOW, DKD_HIGH = (Arm("dkd", "knockoff", Composition(DKD(beta=beta)), "teacher") for beta in (2.0, 8.0))
 KD_COLD, KD_WARM, KD_HOT = (Arm("kd", "knockoff", Composition(KD(temperature=t)), "teacher") for t in (1.0, 4.0, 9.0))
@@ -38,7 +40,7 @@ def scores(**changes: float) -> dict[Arm, list[float]]:
 
 @pytest.mark.parametrize(("values", "words"), [
     ({"suite": "standard"}, "suite 'standard': it has no attacks. Use one of quick-v1, standard-v1"),
-    ({"criterion": "leak"}, "criterion 'leak': no verdict could be given. Use one of paper, teacher-free, no-leak"),
+    ({"criterion": "leak"}, "criterion 'leak': no verdict could be given. Use one of paper, .*beyond-labels"),
     ({"margin": 0.0}, r"margin in \(0, 1\).*got 0.0"), ({"margin": 0.5e2}, r"margin in \(0, 1\).*got 50.0"),
     ({"looks": ()}, "looks that increase from 2"), ({"looks": (1, 3)}, "looks that increase from 2"),
     ({"looks": (3, 3)}, "looks that increase from 2"), ({"looks": (5, 3)}, "looks that increase from 2"),
@@ -65,15 +67,15 @@ def test_a_plan_takes_the_smallest_values():
     assert (AuditPlan().attacks, AuditPlan(suite="quick-v1").attacks) == (STANDARD_V1, QUICK_V1)
 
 
-def test_looks_and_waves_alone_may_change():
+def test_looks_waves_and_attackers_alone_may_change():
     """Catches a plan that cannot be continued, and a setting that could change the verdict of finished students."""
     plan = AuditPlan()
     changes = {
         "suite": "quick-v1", "criterion": "paper", "margin": 0.01, "screening_seeds": 3, "reference_multiple": 2,
         "references": 1, "null_families": 5, "diagnosed": 2, "stacked": False, "finalists": 4, "final_seeds": 1,
     }  # fmt: skip
-    assert set(changes) | {"looks", "wave_size"} == set(AuditPlan.__dataclass_fields__)
-    assert AuditPlan(looks=(3, 5), wave_size=2).settings() == plan.settings()
+    assert set(changes) | {"looks", "wave_size", "attackers"} == set(AuditPlan.__dataclass_fields__)
+    assert AuditPlan(looks=(3, 5), wave_size=2, attackers=(Attacker("own"),)).settings() == plan.settings()
     for name, value in changes.items():
         settings = AuditPlan(**{name: value}).settings()
         assert {each for each in settings if settings[each] != plan.settings()[each]} == {name}
@@ -189,6 +191,21 @@ def test_each_criterion_has_its_baselines():
     assert {name: (each.chosen, each.every) for name, each in found.baselines("no-leak").items()} == {
         "kd": ("label null of kd", ("label null of kd",)), "dkd": ("label null of dkd", ("label null of dkd",)),
     }  # fmt: skip
+
+
+def test_beyond_labels_adds_the_best_of_labels_and_of_class_answers():
+    """Catches references that replace those without the teacher, a choice by the first setting, and two of a kind."""
+    labels = {arm: [0.5, 0.5] for knockoff in (KD_WARM, DKD_LOW) for arm in knockoff.without_samples(10)}
+    of_kd = [arm for arm in labels if (arm.family, arm.role) == ("kd", "labels")]
+    of_dkd = next(arm for arm in labels if (arm.family, arm.role) == ("dkd", "class answers"))
+    labels |= {of_kd[2]: [0.6, 0.66], of_kd[3]: [0.5, 0.7], of_dkd: [0.59, 0.59]}
+    found = Confirmation.choose(AuditPlan(references=1), [*ARMS, *labels], scores() | labels)
+    expected = ("teacher's labels with kd", "label null of kd", "class answers with dkd", "LS")
+    assert found.baselines("beyond-labels") == dict.fromkeys(("kd", "dkd"), Baselines(expected[0], expected))
+    assert [arm.confidence for arm in found.without_samples] == [of_kd[2].confidence, None]
+    assert found.baselines("teacher-free")["kd"].every == ("label null of kd", "LS")
+    assert set(expected) < set(found.arms())
+    assert chosen(AuditPlan()).baselines("beyond-labels") == {}, "without such students there is nothing to beat"
 
 
 def test_without_its_null_a_knockoff_has_no_leak_to_judge():

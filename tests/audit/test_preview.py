@@ -61,33 +61,35 @@ def test_students_are_those_that_a_real_audit_trains(preview, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("criterion", "nulls", "baselines", "first_look"),
+    ("criterion", "nulls", "baselines", "first_look", "described"),
     [
         # 31 attacks of 155 settings, 12 settings without a teacher; with 4 classes all 5 confidences name the label.
-        ("teacher-free", 6 * 5, 3, 3 * 31 + 9 * 3),
-        ("paper", 6 * 5, 1, 3 * 31 + 9),
-        ("no-leak", 31 * 5, 31, 3 * 31 + 3 * 31),
+        ("teacher-free", 6 * 5, 3, 3 * 31 + 9 * 3, 2),
+        ("paper", 6 * 5, 1, 3 * 31 + 9, 4),
+        ("no-leak", 31 * 5, 31, 3 * 31 + 3 * 31, 5),
+        ("beyond-labels", 6 * 5, 5, 3 * 31 + 9 * 5, 0),
     ],
 )
-def test_each_criterion_needs_its_own_students(criterion, nulls, baselines, first_look, preview):
+def test_each_criterion_needs_its_own_students(criterion, nulls, baselines, first_look, described, preview):
     """Nulls of every family are needed for one criterion alone, and shared baselines have three times the seeds."""
     found = preview(AuditPlan(criterion=criterion))
     assert found.families == STANDARD_V1.families
     assert found.screened == {
         "settings of teacher-free students": 12, "settings of attacks": 155, "label-only nulls": nulls,
-        "finalists among them, tried again": 16,
+        "settings of the teacher's labels": 6 * 6, "finalists among them, tried again": 24,
     }  # fmt: skip
-    assert found.screen_students == 2 * (12 + 155 + nulls) + 4 * (8 + 8)
+    assert found.screen_students == 2 * (12 + 155 + nulls + 36) + 4 * (8 + 8 + 8)
     assert found.confirmed == {"attacks": 31, "baselines": baselines}
     assert found.looks[0].students == first_look
-    assert found.accounting_students == 3 * (2 * 5 + 3 * 40) + 40
+    assert found.accounting_students == 3 * (2 * 5 + 3 * 40) + 40 + described * 3 * 40
 
 
 def test_other_teachers_train_attacks_anew_but_share_what_knows_no_teacher(preview):
     """A twin that cost nothing, or everything twice."""
     found = preview(AuditPlan("quick-v1", looks=LOOKS, screening_seeds=1), others=2)
     assert found.costs.teachers == 3
-    assert found.screen_students == 12 + 3 * (5 + 5 * 5) + 3 * 4 * (5 + 8), "five attacks, of which all are finalists"
+    of_labels = 5 * 6 + 4 * 8  # of the audited teacher alone
+    assert found.screen_students == 12 + 3 * (5 + 5 * 5) + 3 * 4 * (5 + 8) + of_labels, "five attacks, all finalists"
     assert [look.students for look in found.looks] == [3 * 5 * n + 3 * 3 * n for n in LOOKS]
 
 

@@ -194,7 +194,7 @@ class Stop(Exception):
     """Everything was examined, and the first student would be trained."""
 
 
-def stop(*_: Any) -> None:
+def stop(*_: Any, **__: Any) -> None:
     raise Stop
 
 

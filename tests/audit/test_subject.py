@@ -16,7 +16,7 @@ from hf_cmim.attacks import KD, TTM, Composition, CrossEntropy, Knockoff, MixupQ
 from hf_cmim.audit.arms import Arm
 from hf_cmim.audit.engine.pool import StudentPool
 from hf_cmim.audit.engine.pooled import PooledArm
-from hf_cmim.audit.inputs import AuditData
+from hf_cmim.audit.inputs import AuditData, AuditModels
 from hf_cmim.audit.subject import ASKED_TWICE, StoredAnswers, Subject
 from hf_cmim.audit.workplace import Workplace
 from hf_cmim.channels import TopK
@@ -302,4 +302,4 @@ def test_data_that_no_seed_repeats_are_refused_before_anything_is_trained(tmp_pa
     found = subject(tmp_path, teacher())
     data = AuditData(TRANSFER, VALIDATION, OfItsOwnGenerator(16, 1))
     with pytest.raises(ValueError, match="The test set gives a sample differently each time it is read"):
-        Workplace.examine(found.pool, data, {}, {"teacher": teacher()}, "")
+        Workplace.examine(found.pool, data, AuditModels(teacher(), Student))

@@ -16,6 +16,7 @@ from hf_cmim.cli.training import (
     training_settings,
 )
 from hf_cmim.cli.words import with_config
+from hf_cmim.report import Attacker
 
 # Each flag: its words, how a file says the same, the option and its value.
 FLAGS = [
@@ -133,6 +134,12 @@ def test_flags_make_the_plan(audit_options):
     assert audit_plan(audit_options()) == AuditPlan()
 
 
+def test_attackers_are_named_by_flags(audit_options):
+    """Catches an attacker that is left out, or whose share is lost."""
+    plan = audit_plan(audit_options("--attacker", "training", "own:0.25", "--attacker", "own-unlabelled"))
+    assert plan.attackers == (Attacker("training"), Attacker("own", 0.25), Attacker("own-unlabelled"))
+
+
 def test_help_states_the_defaults_of_the_plan():
     """A default that changes in the plan would stay as it was in the help."""
     parser = argparse.ArgumentParser()
@@ -156,7 +163,10 @@ def test_help_states_the_defaults_of_the_plan():
         ("--margin-points 100", r"in points"),
         ("--margin-points -1", r"in points"),
         ("--suite standard", r"Unknown suite 'standard': .*Use one of quick-v1, standard-v1"),
-        ("--criterion strict", r"Unknown criterion 'strict': .*Use one of paper, teacher-free, no-leak"),
+        (
+            "--criterion strict",
+            r"Unknown criterion 'strict': .*Use one of paper, teacher-free, no-leak, beyond",
+        ),
         ("--looks 5 3", r"Expected looks that increase"),
         ("--screening-seeds 0", r"Expected screening_seeds of at least 1"),
     ],

@@ -10,7 +10,7 @@ from datasets.exceptions import DatasetGenerationError
 from PIL import Image as PILImage
 from scipy.io import wavfile
 
-from hf_cmim.data.rows import DataSource, open_rows
+from hf_cmim.data.rows import DataSource, open_own_rows, open_rows
 
 FEATURES = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
 
@@ -218,3 +218,47 @@ def test_a_source_takes_flags_of_the_same_names():
     assert DataSource.of(flags, max_train_samples=flags.max_transfer_samples) == DataSource(
         "data", test_split="final", max_train_samples=7
     )
+
+
+# An attacker's own rows
+
+
+def own(folder, split, dataset=None, *, is_labelled=True):
+    source = DataSource(str(folder))
+    return open_own_rows(source, opened(folder)[1], "text", dataset, split, is_labelled=is_labelled)
+
+
+def test_own_rows_are_those_of_the_split(folder, tmp_path_factory):
+    """Catches an attacker who gets rows of the audit, or rows of another data set under its name."""
+    rows, name = own(folder, "dev")
+    assert (list(rows["text"]), name) == ([f"dev {number}" for number in range(30)], f"{folder.name}: dev")
+    path = tmp_path_factory.mktemp("other") / "other.parquet"
+    texts("other", 8).to_parquet(path)
+    rows, name = own(folder, "train", str(path))
+    assert (rows[0], name) == ({"text": "other 0", "label": 0}, "other.parquet: train")
+
+
+def test_rows_without_labels_get_labels_that_say_nothing(folder, tmp_path_factory):
+    """Catches a label of the data that reaches an attacker who has none, and data without labels refused."""
+    path = tmp_path_factory.mktemp("bare") / "bare.parquet"
+    texts("bare", 8).remove_columns("label").to_parquet(path)
+    assert set(own(folder, "train", str(path), is_labelled=False)[0]["label"]) == {0}
+    assert set(own(folder, "dev", is_labelled=False)[0]["label"]) == {0}
+    with pytest.raises(ValueError, match="no column 'label' of labels, .*own-unlabelled"):
+        own(folder, "train", str(path))
+
+
+def test_own_rows_that_the_audit_uses_or_cannot_read_are_refused(folder, tmp_path_factory):
+    """Catches an attacker's own rows that the teacher was trained on, or of classes that no student has."""
+    for split in ("train", "test"):
+        with pytest.raises(ValueError, match="One split is used twice"):
+            own(folder, split)
+    with pytest.raises(ValueError, match="no split 'extra' for --own-split"):
+        own(folder, "extra")
+    path = tmp_path_factory.mktemp("maybe") / "maybe.parquet"
+    Dataset.from_dict({"text": ["a", "b"], "label": [0, 2]}).to_parquet(path)
+    with pytest.raises(ValueError, match="have the labels 2, which --dataset does not have"):
+        own(folder, "train", str(path))
+    Dataset.from_dict({"words": ["a"], "label": [0]}).to_parquet(path)
+    with pytest.raises(ValueError, match=r"columns \['words', 'label'\] and not 'text'"):
+        own(folder, "train", str(path))

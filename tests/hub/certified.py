@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import scipy.stats
 import torch
 from pages import reports
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
@@ -14,7 +15,7 @@ from hf_cmim.attacks.references import reference_settings
 from hf_cmim.attacks.suites import QUICK_V1
 from hf_cmim.hub.certify import certify
 from hf_cmim.hub.verified_figures import suite_words
-from hf_cmim.report import ArmResult, CriterionResult
+from hf_cmim.report import ArmResult, ClassAnswersControl, CriterionResult, Interval, LabelFloor
 from hf_cmim.report.arm_names import arm_name
 from hf_cmim.statistics import Baselines, Design, decide
 from hf_cmim.teachers import ModelTeacher
@@ -60,7 +61,7 @@ def audited_arms(gain: float, rng, seeds: int = 15) -> list[ArmResult]:
 
     def arm(family, role, teacher, setting, screened, mean):
         accuracies = shares(mean, seeds, rng)
-        answering = {"null": "label"}.get(role, "argmax" if "label" in teacher else "centroid")
+        answering = {"null": "label"}.get(role, "argmax" if "label" in teacher else "centroid")  # of a diagnostic
         return ArmResult(
             name=arm_name(family, role, answering), role=role, family=family, setting=setting, teacher=teacher,
             validation=screened, seeds=tuple(range(seeds)), accuracies=accuracies,
@@ -83,7 +84,17 @@ def audited_arms(gain: float, rng, seeds: int = 15) -> list[ArmResult]:
     arms.append(arm("kd", "null", "the true label, 0.9", kd, confidences, 0.901))
     arms.append(arm("kd", "diagnostic", "the teacher's label, 0.9", kd, {}, 0.902))
     arms.append(arm("kd", "diagnostic", "the teacher's class means", kd, {}, 0.903))
+    arms.append(arm("kd", "labels", "the teacher's label, 0.7", kd, confidences, 0.908))
+    answers = "one answer for each class that the teacher predicts"
+    arms.append(arm("kd", "class answers", answers, kd, {kd: 0.9}, 0.909))
     return arms
+
+
+def paired(arms, later: str, earlier: str) -> Interval:
+    """The mean difference of two arms, seed by seed, with its 95 % t interval."""
+    differences = np.subtract(*(next(np.array(a.accuracies) for a in arms if a.name == n) for n in (later, earlier)))
+    half = scipy.stats.t.ppf(0.975, len(differences) - 1) * scipy.stats.sem(differences)
+    return Interval(differences.mean(), differences.mean() - half, differences.mean() + half)
 
 
 def genuine_audit(folder: Path, gain: float = -0.01, seed: int = 0):
@@ -94,10 +105,12 @@ def genuine_audit(folder: Path, gain: float = -0.01, seed: int = 0):
     accuracies = {arm.name: arm.accuracies for arm in arms}
     results, decisions = [], {}
     contenders = Baselines("LS", ("LS", "CE", "teacher-free KD"))
+    beyond_labels = Baselines("LS", (*contenders.every, "class answers with kd", "teacher's labels with kd"))
     for kind, baselines in (
         ("teacher-free", dict.fromkeys(knockoffs, contenders)),
         ("paper", dict.fromkeys(knockoffs, Baselines("LS", ("LS",)))),
         ("no-leak", {"kd": Baselines("label null of kd", ("label null of kd",))}),
+        ("beyond-labels", dict.fromkeys(knockoffs, beyond_labels)),
     ):
         decisions[kind] = decision = decide(accuracies, baselines, len(knockoffs), design)
         results.append(
@@ -124,6 +137,11 @@ def genuine_audit(folder: Path, gain: float = -0.01, seed: int = 0):
         teacher=replace(whole.teacher, name=folder.name, **measured), twin=twin,
         controls=(control, *whole.controls[1:]),
         scope=replace(whole.scope, suite="quick-v1", num_classes=len(NAMES)),
+        label_floor=LabelFloor("teacher's labels with kd", "LS", paired(arms, "teacher's labels with kd", "LS")),
+        class_answers=ClassAnswersControl(
+            "class answers with kd", "LS", "dkd", paired(arms, "class answers with kd", "LS"),
+            paired(arms, "dkd", "class answers with kd"),
+        ),
         reproduction={**whole.reproduction, "plan": plan},
     )  # fmt: skip
 

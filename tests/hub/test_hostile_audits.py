@@ -71,6 +71,14 @@ def against(*names):
     return change
 
 
+def without_reference(name):
+    def change(values):
+        for baselines in values["criteria"][3]["baselines"].values():
+            baselines["every"] = [each for each in baselines["every"] if each != name]
+
+    return change
+
+
 def without_power(values):
     values["controls"] = values["controls"][1:]
 
@@ -162,11 +170,33 @@ LIES = [
         "reference is not label smoothing",
     ),
     (lie(["criteria", 2, "baselines"], {}), "the label-only nulls of their own losses"),
-    (lie(["criteria"], lambda old: old[:1]), "each of the three criteria once, the primary one first"),
-    (lie(["criteria"], lambda old: old[::-1]), "each of the three criteria once, the primary one first"),
-    (lie(["criteria", 1, "primary"], True), "each of the three criteria once, the primary one first"),
-    (lie([*FIRST, "primary"], False), "each of the three criteria once, the primary one first"),
-    (lie(["criteria", 1, "criterion"], "no-leak"), "each of the three criteria once, the primary one first"),
+    (lie(["criteria", 3, "baselines"], {}), "under 'beyond-labels' 5 knockoffs are not compared"),
+    (without_reference("class answers with kd"), "the teacher's labels or its class answers are no reference"),
+    (without_reference("teacher's labels with kd"), "the teacher's labels or its class answers are no reference"),
+    (without_reference("CE"), "under 'beyond-labels' references of 'teacher-free' are missing"),
+    (
+        lie([ARMS, "class answers with kd", "role"], "diagnostic"),
+        "the answers for a diagnostic cannot come from 'one answer",
+    ),
+    (
+        lie([ARMS, "teacher's labels with kd", "teacher"], "the true label, 0.7"),
+        "the answers for a labels cannot come from",
+    ),
+    (lie([ARMS, "teacher's labels with kd", "validation"], {}), "its confidences are not those of"),
+    (without_arm("class answers with kd"), "not one arm of the teacher's labels and one of its class answers"),
+    (lie(["label_floor"], None), "it does not tell what labels or class answers give away"),
+    (lie(["label_floor", "gain", "estimate"], -0.5), "what the teacher's labels give away does not follow"),
+    (lie(["label_floor", "reference"], "CE"), "what the teacher's labels give away does not follow"),
+    (lie(["label_floor", "labels"], "label null of kd"), "what the teacher's labels give away does not follow"),
+    (lie(["class_answers"], None), "it does not tell what labels or class answers give away"),
+    (lie(["class_answers", "beyond", "upper"], 0.0), "what class answers give away does not follow"),
+    (lie(["class_answers", "gain", "lower"], 0.0), "what class answers give away does not follow"),
+    (lie(["class_answers", "attack"], "LS"), "what class answers give away does not follow"),
+    (lie(["criteria"], lambda old: old[:1]), "each of its 4 criteria once, the primary one first"),
+    (lie(["criteria"], lambda old: old[::-1]), "each of its 4 criteria once, the primary one first"),
+    (lie(["criteria", 1, "primary"], True), "each of its 4 criteria once, the primary one first"),
+    (lie([*FIRST, "primary"], False), "each of its 4 criteria once, the primary one first"),
+    (lie(["criteria", 1, "criterion"], "no-leak"), "each of its 4 criteria once, the primary one first"),
     (lie(["reference"], "CE"), "the report calls its reference 'CE', but its criteria use 'LS'"),
     # verdicts
     (lie([*FIRST, "verdict"], "distillable"), "the results say 'undistillable within the margin'"),
@@ -249,6 +279,36 @@ def test_an_audit_that_lies_is_noticed(honest, change, said):
     values = copy.deepcopy(honest)
     change(values)
     assert any(said in fault for fault in faults(values)), list(faults(values))
+
+
+def with_attacker(values, origin="own", **changes):
+    """The same audit with a second attacker, whose report has these changes."""
+    other = copy.deepcopy(values)
+    other["scope"]["attacker"] = {"origin": origin, "share": 1.0}
+    for name, value in changes.items():
+        other[name] = value(other[name])
+    values["other_attackers"] = [*values["other_attackers"], other]
+
+
+def test_the_report_of_each_attacker_is_checked(honest):
+    """Catches a second attacker whose verdict, model or number of attacks is made up."""
+    values = copy.deepcopy(honest)
+    with_attacker(values)
+    assert list(faults(values)) == []
+    values["other_attackers"][0]["criteria"][0]["verdict"] = "distillable"
+    assert any(fault.startswith("attacker 'own': under 'teacher-free' the results say") for fault in faults(values))
+    for changes, said in (
+        (
+            {"teacher": lambda old: {**old, "accuracy": 40_500 / 45_000}},
+            "attacker 'own': it is not about the same model",
+        ),
+        ({"design": lambda old: {**old, "margin": 0.02}}, "attacker 'own': it is not about the same model"),
+        ({"origin": "unknown"}, "it has 2 attackers: two of one name"),
+        ({"origin": "own-unlabelled"}, "attacker 'own-unlabelled': it does not have each of its 1 criteria once"),
+    ):
+        values = copy.deepcopy(honest)
+        with_attacker(values, **changes)
+        assert any(said in fault for fault in faults(values)), list(faults(values))
 
 
 def test_an_honest_audit_holds(honest):

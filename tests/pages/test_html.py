@@ -87,9 +87,9 @@ def test_fatal_check_takes_the_verdict_away():
 def test_order_of_the_sections(page):
     """Catches a section that is lost or moved: limits first, what only few need last."""
     assert headings(read(page)) == [
-        "What to do next", "What was audited", "What the verdict does not say", "Attacks",
-        "What the gains are made of", "Spread of the output clusters", "Utility to its owner", "Controls",
-        "What it cost", "Reasons for doubt", "How to repeat it", "All students",
+        "What to do next", "What was audited", "What the verdict does not say", "Attacks", "Attackers",
+        "What labels alone give away", "What the gains are made of", "Spread of the output clusters",
+        "Utility to its owner", "Controls", "What it cost", "Reasons for doubt", "How to repeat it", "All students",
     ]  # fmt: skip
 
 
@@ -178,11 +178,12 @@ def test_sections_without_data_are_left_out():
     """Catches headings with nothing under them."""
     bare = report(
         attacks=1, accounting=(), controls=(), checks=(), twin=None, arms=(), reproduction={}, power=None,
-        teacher=facts("model", curve=(), path=""),
+        label_floor=None, class_answers=None, teacher=facts("model", curve=(), path=""),
     )  # fmt: skip
     document = read(audit_page(replace(bare, scope=replace(bare.scope, training={}))))
     assert headings(document) == [
-        "What to do next", "What was audited", "What the verdict does not say", "Attacks", "Utility to its owner",
+        "What to do next", "What was audited", "What the verdict does not say", "Attacks", "Attackers",
+        "Utility to its owner",
         "What it cost",
     ]  # fmt: skip
     for each in document.all("section", "details"):

@@ -112,5 +112,6 @@ def test_headings_without_data_are_left_out():
     """Catches empty headings."""
     section = audit_markdown(small(checks=(), reproduction={}, controls=()))
     assert re.findall("^#+ (.+)$", section, flags=re.MULTILINE) == [
-        "Distillation audit", "Criteria", "Attacks", "Utility to its owner",
+        "Distillation audit", "Criteria", "Attacks", "What labels alone give away", "Attackers",
+        "Utility to its owner",
     ]  # fmt: skip

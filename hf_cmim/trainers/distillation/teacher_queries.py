@@ -27,6 +27,7 @@ class TeacherQueries:
 
     Attributes:
         ledger: account of this student's queries.
+        columns: columns of the teacher's answers in the student's order of classes; None where the orders are equal.
         ask: function that passes a query to the teacher; students trained side by side share one that asks only once.
 
     Raises:
@@ -44,7 +45,7 @@ class TeacherQueries:
         self.ask: Callable[[Mapping[str, Any], Tensor | None], Tensor] | None = teacher
         self.num_classes = num_classes
         self.ledger = QueryLedger(budget)
-        self._columns: list[int] | None = None
+        self.columns: list[int] | None = None
         if teacher is None:
             return
         if teacher.num_classes != num_classes:
@@ -54,7 +55,7 @@ class TeacherQueries:
             )
         names = teacher.class_names
         if student_names is not None:
-            self._columns = match_classes(names, student_names)
+            self.columns = match_classes(names, student_names)
         elif names is not None and not are_default_names(names):
             listed = ", ".join(f"{number}: {name!r}" for number, name in enumerate(names[:3]))
             raise HfCmimError(
@@ -135,7 +136,7 @@ class TeacherQueries:
         if self._is_asked and not self.teacher.wants_index:
             self.ledger.asked(_batch_size(inputs))
         log_probs = self.ask(inputs, labels)
-        return log_probs if self._columns is None else log_probs[..., self._columns]
+        return log_probs if self.columns is None else log_probs[..., self.columns]
 
     @property
     def _is_asked(self) -> bool:
