@@ -18,7 +18,7 @@ def attacker_text(attacker: Attacker) -> str:
     """Return an attacker in words.
 
     >>> attacker_text(Attacker("own", 0.25))
-    "samples of its own with labels, 25 % of them"
+    'samples of its own with labels, 25 % of them'
     """
     share = "" if attacker.share == 1 else f", {100 * attacker.share:g} % of them"
     return f"{ATTACKERS[attacker.origin]}{share}"
