@@ -31,7 +31,16 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PretrainedConfig, ViTConfig
 from transformers.hf_argparser import HfArg, HfArgumentParser
 
-from hf_cmim import Audit, AuditData, AuditModels, AuditPlan, AuditReport, DistillationConfig, HfCmimError, check_launch
+from hf_cmim import (
+    Audit,
+    AuditData,
+    AuditModels,
+    AuditPlan,
+    AuditReport,
+    DistillationConfig,
+    HfCmimError,
+    check_launch,
+)
 from hf_cmim.data.rows import DataRows, DataSource, open_rows
 from hf_cmim.pages.html import audit_page
 from hf_cmim.pages.markdown import audit_markdown

@@ -192,7 +192,8 @@ def open_own_rows(
     if dataset is None:
         _check_apart([split, source.train_split or "train", source.validation_split, source.test_split or "test"])
     name = dataset or source.dataset
-    own = _split(_open(name), split, "--own-split")
+    # Another data set has its own configurations: its default one is read.
+    own = _split(_open(name, source.config if dataset is None else None), split, "--own-split")
     own = _undecoded(own, rows.sample_column) if kind == "audio" else own
     if rows.sample_column not in own.features:
         raise HfCmimError(
