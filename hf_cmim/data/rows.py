@@ -193,7 +193,7 @@ def open_own_rows(
         _check_apart([split, source.train_split or "train", source.validation_split, source.test_split or "test"])
     name = dataset or source.dataset
     # Another data set has its own configurations: its default one is read.
-    own = _split(_open(name, source.config if dataset is None else None), split, "--own-split")
+    own = _split(_open(name, source.dataset_config if dataset is None else None), split, "--own-split")
     own = _undecoded(own, rows.sample_column) if kind == "audio" else own
     if rows.sample_column not in own.features:
         raise HfCmimError(
