@@ -88,7 +88,7 @@ class TestResume:
                 with torch.no_grad():
                     logits = model(torch.stack([each["pixel_values"] for each in images])).logits
                 model.train()
-                logits = resumed.bank.shown(logits)
+                logits = logits * resumed.bank.form.multiplier
                 seen["exact"] = class_centroids(logits, torch.tensor([each["labels"] for each in images]), (1.0,))[0]
                 seen["bank"] = resumed.bank.probs[0].clone()
 
