@@ -55,7 +55,9 @@ def test_students_are_those_that_a_real_audit_trains(preview, tmp_path):
     assert [look.seeds for look in foretold.looks] == [2, 3] == list(report.looks)
     described = max(len(arm.seeds) for arm in report.arms if arm.name == "CE")
     is_contender = described == plan.reference_multiple * 3
-    confirmed = sum("-test-" in name for name in students) - (0 if is_contender else described)
+    labels = sum(len(arm.seeds) for arm in report.arms if arm.role in ("labels", "class answers"))
+    confirmed = sum("-test-" in name for name in students) - labels - (0 if is_contender else described)
+    assert labels == 2 * plan.reference_multiple * 3
     assert foretold.looks[-1].students == confirmed
     assert foretold.costs.steps == report.costs.student_steps / report.costs.students == 2
 
