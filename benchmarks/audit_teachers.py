@@ -121,7 +121,7 @@ def teacher(task: str, arm: str, data_dir: str, folder: Path, seed: int) -> nn.M
 
 
 def audit_data(task: str, data_dir: str) -> AuditData:
-    """Return the attacker's samples, those for choices and those to test on; and what makes batches of them."""
+    """Return the attacker's samples, those for choices and those to test on, with their collator."""
     if task == "fashion_mnist":
         train, test = fashion_mnist_samples(data_dir)
         collator = None
@@ -131,7 +131,7 @@ def audit_data(task: str, data_dir: str) -> AuditData:
     transfer, validation, rest = train[chosen.transfer], train[chosen.validation], train[chosen.rest]
     names = (f"{len(transfer):,} samples of the teacher's training set", f"{len(validation):,} other training samples",
              f"{len(test):,} test and {len(rest):,} unused training samples")  # fmt: skip
-    return AuditData(transfer, validation, test + rest, names, collator)
+    return AuditData(transfer, validation, test + rest, names, collator=collator)
 
 
 def suite_of(families: list[str]) -> Suite:
