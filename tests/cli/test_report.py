@@ -69,7 +69,7 @@ def test_what_cannot_be_shown_is_refused(audits, tmp_path, capsys, monkeypatch):
     assert main(["report", "nowhere"]) == 2
     assert "No such file or folder nowhere: no audit can be read from it" in capsys.readouterr().err
     assert main(["report", "first", "--output", "page.html"]) == 2
-    assert "Expected several audits beside --output" in capsys.readouterr().err
+    assert "is for comparisons, but there is one audit" in capsys.readouterr().err
     monkeypatch.setattr(command, "find_spec", lambda name: None)
     assert main(["report", "first"]) == 2
     assert "pip install 'hf_cmim[plots]'" in capsys.readouterr().err

@@ -13,7 +13,7 @@ ONLY_DATA_TELL = {
     r"title|teacher\.(name|path)|(twin|controls\.\d+\.facts)\.(name|path)|scope\.(student|\w+_set)":
         "words that nothing is computed from",
     r"scope\.suite": "another name is a suite of the owner's own, and is printed as self-reported",
-    r"scope\.num_transfer|scope\.training\..*": "how students were trained: train some again",
+    r"scope\.num_transfer|scope\.attacker\.share|scope\.training\..*": "how students were trained: train some again",
     r"(teacher|twin|controls\.\d+\.facts)\.(curve\..*|nll\w*|ece\w*|aurc|within_total_ratio)":
         "measured on the test data: measure again",
     r"costs\..*|sittings": "what the audit cost; more than its own students may have been trained",

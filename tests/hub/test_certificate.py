@@ -45,7 +45,7 @@ def test_what_was_certified_holds(model):
     assert [finding.name for finding in findings] == ["certificate", "files", "class names", "audit", "audited model"]
     assert all(finding.holds for finding in findings)
     assert (
-        "undistillable within the margin: follows from the accuracies of 165 students in 11 arms"
+        "undistillable within the margin: follows from the accuracies of 195 students in 13 arms"
         in findings[-2].sentence
     )
 

@@ -33,7 +33,7 @@ def test_a_saved_model_is_certified_with_its_settings(tmp_path):
     assert training.is_hardened
     assert not training.is_knockoff
     assert (training.settings["cmi_weight"], training.settings["steps"]) == (2.0, 4)
-    assert training.objective.startswith("CMIMLoss(temperatures=(1.0, 2.0, 4.0, 8.0, 16.0)")
+    assert training.objective.startswith("ObjectiveSpec(form='scaled', temperatures=(1.0, 2.0, 4.0, 8.0, 16.0)")
     assert all(finding.holds for finding in check_certificate(tmp_path))
 
 
@@ -159,7 +159,7 @@ def test_an_upload_that_failed_is_named(tmp_path, monkeypatch):
 
 def test_another_model_is_refused_before_training(seen):
     """Catches hours of training that end with nowhere to go, or on top of someone's model."""
-    assert "Expected owner/pushed to be empty" in seen["refused"]
+    assert "owner/pushed already holds another model" in seen["refused"]
     assert seen["overwritten"]
 
 
