@@ -1,7 +1,7 @@
 """Settings that an arm of an audit may have: those of the released suites and of the references."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -97,15 +97,46 @@ def setting_faults(settings: Iterable[Setting], chosen: str, screened: Iterable[
         faults.append("the chosen setting was not screened")
     if any(all(setting.scales(text) is None for setting in settings) for text in screened):
         faults.append("a screened setting is none of the family's settings")
-    all_scales: list[float] = []
-    for setting in settings:
-        matches = [scales for text in screened if (scales := setting.scales(text)) is not None]
-        if len(matches) > 1:
-            faults.append("a setting was screened twice")
-        if not matches and not setting.may_be_impossible:
+    fixed = [setting for setting in settings if not setting.factors]
+    claimed = {text for text in screened if any(setting.scales(text) is not None for setting in fixed)}
+    for setting in fixed:
+        if not (setting.may_be_impossible or any(setting.scales(text) is not None for text in screened)):
             faults.append("a setting of the family was not screened")
-        all_scales += [scale for scales in matches for scale in scales]
-    # All students of an audit have the same teacher, so that all its temperatures come from one logit scale.
-    if all_scales and not (min(all_scales) > 0 and max(all_scales) <= min(all_scales) * (1 + SCALES_APART)):
-        faults.append("its relative temperatures imply several logit scales of one teacher")
+    relative = [setting for setting in settings if setting.factors]
+    # A number may be that of any relative temperature: all of them together have to follow from one logit scale.
+    free = [text for text in screened if text not in claimed]
+    if relative and not any(_follow_from(scale, relative, screened, free) for scale in _scales(relative, screened)):
+        needed = sum(not setting.may_be_impossible for setting in relative)
+        if len(free) > len(relative):
+            faults.append("a setting was screened twice")
+        elif len(free) < needed:
+            faults.append("a setting of the family was not screened")
+        else:
+            faults.append("its relative temperatures imply several logit scales of one teacher")
     return faults[:1]
+
+
+def _scales(relative: Sequence[Setting], screened: Sequence[str]) -> list[float]:
+    """Return every logit scale of a teacher that some relative temperature would imply; 1 if none is needed."""
+    scales = [scale for setting in relative for text in screened for scale in setting.scales(text) or ()]
+    return scales or [1.0]
+
+
+def _follow_from(scale: float, relative: Sequence[Setting], screened: Sequence[str], free: Sequence[str]) -> bool:
+    """Return True if one logit scale explains each relative setting, and each text that no fixed setting explains."""
+    explained: set[str] = set()
+    implied = [scale]
+    for setting in relative:
+        matches = {
+            text: scales for text in screened if (scales := setting.scales(text)) is not None and min(scales) > 0
+        }
+        near = {text: scales for text, scales in matches.items() if all(_is_near(each, scale) for each in scales)}
+        if not near and not setting.may_be_impossible:
+            return False
+        explained |= near.keys()
+        implied += [each for scales in near.values() for each in scales]
+    return scale > 0 and explained >= set(free) and max(implied) <= min(implied) * (1 + SCALES_APART)
+
+
+def _is_near(scale: float, other: float) -> bool:
+    return max(scale, other) <= min(scale, other) * (1 + SCALES_APART)
