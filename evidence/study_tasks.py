@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pyarrow.parquet as parquet
 import torch
 from PIL import Image
@@ -203,10 +204,10 @@ def shuffled_part(part: Part) -> Part:
     return part[torch.randperm(len(part.labels), generator=torch.Generator().manual_seed(0))]
 
 
-def images(table: object, mode: str, size: int) -> Tensor:
+def images(table: pyarrow.Table, mode: str, size: int) -> Tensor:
     """Return the pictures of a table as `(N, channels, size, size)` in [-1, 1]; transparent pixels are white."""
     pixels = []
-    for cell in table["image"].to_pylist():  # type: ignore[index]
+    for cell in table["image"].to_pylist():
         picture = Image.open(io.BytesIO(cell["bytes"]))
         if mode == "RGB":
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))

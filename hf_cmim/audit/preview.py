@@ -218,7 +218,7 @@ def _seconds_of_student(pool: StudentPool, data: AuditData, num_classes: int) ->
     arms = [PooledArm("CE", Composition(CrossEntropy()), None), PooledArm("KD", Composition(KD()), null)]
     with unchanged_random_states(device):
         # Once without timing: samples that never change are collated once for all students.
-        next(short_pool.batches.epoch(short_pool.batches.loader(0, [null]), 0, 0))
+        next(short_pool.batches.epoch(short_pool.batches.of_seed(0, [null]), 0))
         moments = [_now(device)]
         students = short_pool.train(arms, 0, on_step=lambda _: moments.append(_now(device)))
     # The first duration includes building the students.

@@ -71,7 +71,7 @@ class CentroidBank(nn.Module):
         self.register_buffer("recall", torch.zeros(num_classes))
         self.register_buffer("terms", torch.zeros(levels))
         self.register_buffer("log_probs", torch.full_like(self.probs, -torch.inf), persistent=False)
-        self.register_load_state_dict_post_hook(_after_loading)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(_after_loading)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         self._pending: list[tuple[Tensor, Tensor, Tensor, Tensor | None]] = []
 
     def snapshot(self) -> Snapshot:

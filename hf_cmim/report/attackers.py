@@ -1,7 +1,7 @@
 """Attackers, by the data that they have."""
 
 from dataclasses import dataclass
-from typing import Literal, Self, get_args
+from typing import Literal, Self, cast, get_args
 
 from hf_cmim.errors import HfCmimError
 
@@ -53,13 +53,13 @@ class Attacker:
         """
         origin, _, share = text.partition(":")
         try:
-            return cls(origin, float(share or 1))  # type: ignore[arg-type]
-        except HfCmimError:
-            raise
+            fraction = float(share or 1)
         except ValueError as error:
             raise HfCmimError(
                 f"Expected an attacker such as own or own:0.25, got {text!r}: {share!r} is no share of the samples."
             ) from error
+        # The constructor refuses any other origin.
+        return cls(cast(Origin, origin), fraction)
 
     @property
     def name(self) -> str:

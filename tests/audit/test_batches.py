@@ -123,18 +123,17 @@ def pool(folder: Any, dataset: Any, collator: Padding, monkeypatch: Any) -> Stud
 
 
 def epochs(made: StudentPool, seed: int, numbers: range) -> list[dict[str, Tensor]]:
-    loader = made.batches.loader(seed)
-    return [batch for number in numbers for batch in made.batches.epoch(loader, seed, number)]
+    of_seed = made.batches.of_seed(seed)
+    return [batch for number in numbers for batch in made.batches.epoch(of_seed, number)]
 
 
 def loaded(made: StudentPool, seed: int, numbers: range) -> list[dict[str, Tensor]]:
     """The same batches from the loader itself, as Trainer reads them."""
-    loader: Any = made.batches.loader(seed)
-    result = []
+    of_seed = made.batches.of_seed(seed)
+    result: list[dict[str, Tensor]] = []
     for number in numbers:
-        loader.dataset.set_epoch(number)
-        loader.batch_sampler.sampler.set_epoch(number)
-        result += list(loader)
+        of_seed.set_epoch(number)
+        result += list(of_seed.loader)
     return result
 
 
@@ -174,11 +173,32 @@ def test_samples_that_change_are_read_once_a_seed_and_epoch(tmp_path, monkeypatc
     assert dataset.num_reads > reads, "nothing larger than the limit is kept"
 
 
+class ByEpoch(Texts):
+    """Samples that never differ within an epoch, and always between two."""
+
+    epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        sample = super().__getitem__(position)
+        return sample | {"input_ids": [token + 1000 * self.epoch for token in sample["input_ids"]]}
+
+
+def test_samples_that_change_with_the_epoch_are_not_frozen(tmp_path, monkeypatch):
+    """Catches a data set that is read twice within an epoch, found to be steady, and kept for all epochs."""
+    made = pool(tmp_path, ByEpoch(), Padding(), monkeypatch)
+    found = epochs(made, 3, range(3))
+    for number in range(3):
+        tokens = _first_tokens(found[4 * number : 4 * number + 4])
+        assert all(token // 1000 == number for token in tokens.values())
+
+
 def test_an_interrupted_epoch_is_not_taken_for_a_whole_one(tmp_path, monkeypatch):
     """Catches a wave that stopped at max_steps and leaves the next one a short epoch."""
     made = pool(tmp_path, Texts(noise=5), Padding(), monkeypatch)
-    loader = made.batches.loader(3)
-    next(made.batches.epoch(loader, 3, 0))
+    next(made.batches.epoch(made.batches.of_seed(3), 0))
     assert len(epochs(made, 3, range(1))) == 4
     ordered = made.batches.ordered(made.transfer_set)
     next(ordered)

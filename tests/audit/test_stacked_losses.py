@@ -42,14 +42,14 @@ def students(pool: StudentPool, attacks: list[Any]) -> list[PooledStudent]:
     return made
 
 
-def gradients(groups: list[LossGroup], num_items: int | None) -> dict[int, Tensor]:
-    """Gradient by the logits of each student, by its seed; one label in five is -100."""
+def gradients(groups: list[LossGroup], members: list[PooledStudent], num_items: int | None) -> dict[int, Tensor]:
+    """Gradient by the logits of each student, by its place among the members; one label in five is -100."""
     labels = LABELS.clone()
     labels[::5] = -100
     index = torch.arange(SIZE)
     result = {}
     for group in groups:
-        numbers = [int(student.numbered) for student in group.students]  # type: ignore[attr-defined]
+        numbers = [members.index(student) for student in group.students]
         logits = torch.stack([_logits(number) for number in numbers]).requires_grad_()
         group.loss(logits, Query({}, {"features": index}, labels), index, num_items).backward()
         assert logits.grad is not None
@@ -66,15 +66,13 @@ def _logits(number: int) -> Tensor:
 def test_a_students_gradient_has_the_same_bits_in_a_group_and_alone(attack, num_items, pool):
     """Catches a mean over the wrong number of samples, answers of another teacher, and bits that depend on company."""
     members = students(pool, [GROUPED[attack]] * 7)
-    for number, student in enumerate(members):
-        student.numbered = number  # type: ignore[attr-defined]
     groups = grouped_by_loss(members, LABELS)
     # Wasserstein distances and some Jensen-Shannon divergences round differently in larger calls.
     expected = [4, 2, 1] if len(groups) == 3 else [1] * 7
     assert len(groups) == 3 or "WKD" in attack or "JSD" in attack
     assert [len(group.students) for group in groups] == expected
-    together = gradients(groups, num_items)
-    alone = gradients([LossGroup([student]) for student in members], num_items)
+    together = gradients(groups, members, num_items)
+    alone = gradients([LossGroup([student]) for student in members], members, num_items)
     for number in range(7):
         assert torch.equal(together[number], alone[number])
     assert together[0].abs().sum() > 0

@@ -1,6 +1,7 @@
 """The batches of a pool: the same as Trainer's, but read and collated as rarely as possible."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, final
 
@@ -89,6 +90,7 @@ class PoolBatches:
 
     def _read(self, dataset: Any, seed: int, collator: DistillationCollator) -> Iterator[dict[str, Any]]:
         indexed: Any = self._repeatable(dataset, seed)
+        indexed.set_epoch(0)
         loader = DataLoader(
             indexed,
             batch_size=self.args.per_device_eval_batch_size,
@@ -118,52 +120,56 @@ class PoolBatches:
 
     # For training
 
-    def loader(self, seed: int, teachers: Teachers = ()) -> DataLoader[Any]:
-        """Return a loader of the batches that `Trainer` loads under this seed, in the same order."""
+    def of_seed(self, seed: int, teachers: Teachers = ()) -> "SeedLoader":
+        """Return a loader of the batches that `Trainer` loads under a seed, in the same order.
+
+        Args:
+            seed: seed of data order and augmentation.
+            teachers: teachers whose inputs the batches need.
+        """
         dataset: Any = self._repeatable(self.transfer_set, seed)
         sampler = SeedableRandomSampler(dataset, generator=torch.Generator(), data_seed=seed)
-        return DataLoader(
+        order = BatchSampler(sampler, self.args.per_device_train_batch_size, self.args.dataloader_drop_last)
+        collator = self.template.collator(teachers)
+        loader: DataLoader[Any] = DataLoader(
             dataset,
-            batch_sampler=BatchSampler(sampler, self.args.per_device_train_batch_size, self.args.dataloader_drop_last),
-            collate_fn=self.template.collator(teachers),
+            batch_sampler=order,
+            collate_fn=collator,
             generator=torch.Generator().manual_seed(seed),
             **self._loading(),
         )
+        return SeedLoader(seed, dataset, sampler, order, collator, loader)
 
-    def epoch(self, loader: DataLoader[Any], seed: int, number: int) -> Iterator[dict[str, Any]]:
-        """Yield the training batches of an epoch of a seed.
+    def epoch(self, of_seed: "SeedLoader", number: int) -> Iterator[dict[str, Any]]:
+        """Yield the training batches of an epoch.
 
         Args:
-            loader: loader of this seed.
-            seed: seed of data order and augmentation.
+            of_seed: loader of a seed.
             number: number of the epoch, from 0.
         """
-        columns = frozenset(_collator(loader).teacher_columns)
-        rows = self._rows_of(loader, columns)
-        # DataLoader declares only base types for its data set and sampler. The sampler counts its passes itself, so
-        # its epoch is set last.
-        loader.dataset.set_epoch(number)  # type: ignore[attr-defined]
-        loader.batch_sampler.sampler.set_epoch(number)  # type: ignore[union-attr]
+        columns = frozenset(of_seed.collator.teacher_columns)
+        rows = self._rows_of(of_seed, columns)
+        # After the rows, whose check is a pass that the sampler counts.
+        of_seed.set_epoch(number)
         if rows is not None:
-            return (rows.batch(positions) for positions in loader.batch_sampler)  # type: ignore[union-attr]
-        return self._batches_of_seed.epoch((seed, columns), number, self._loaded(loader))
+            return map(rows.batch, of_seed.order)
+        return self._batches_of_seed.epoch((of_seed.seed, columns), number, self._loaded(of_seed))
 
-    def _loaded(self, loader: DataLoader[Any]) -> Iterator[dict[str, Any]]:
-        return map(self.template.on_device, loader)
+    def _loaded(self, of_seed: "SeedLoader") -> Iterator[dict[str, Any]]:
+        return map(self.template.on_device, of_seed.loader)
 
-    def _rows_of(self, loader: DataLoader[Any], columns: frozenset[str]) -> CollatedRows | None:
+    def _rows_of(self, of_seed: "SeedLoader", columns: frozenset[str]) -> CollatedRows | None:
         """Return the rows of a transfer set that never changes, if an epoch of them equals the loader's batches."""
         if columns not in self._rows:
             rows = None
             if not self.varies(self.transfer_set):
-                collator = _collator(loader)
                 rows = CollatedRows.of(
-                    loader.dataset,
-                    lambda samples: self.template.on_device(collator(samples)),
+                    of_seed.dataset,
+                    lambda samples: self.template.on_device(of_seed.collator(samples)),
                     self.args.per_device_eval_batch_size,
                     LARGEST_KEPT,
                 )
-            if rows is not None and not all(map(rows.agrees_with, self._loaded(loader))):
+            if rows is not None and not all(map(rows.agrees_with, self._loaded(of_seed))):
                 logger.info("Batches are collated anew each time: they are no selections of rows.")
                 rows = None
             self._rows[columns] = rows
@@ -174,6 +180,32 @@ class PoolBatches:
             "num_workers": self.args.dataloader_num_workers,
             "pin_memory": self.args.dataloader_pin_memory and self.args.device.type == "cuda",
         }
+
+
+@dataclass(frozen=True)
+class SeedLoader:
+    """A loader of the training batches of one seed, with the parts that decide their order.
+
+    Attributes:
+        seed: seed of data order and augmentation.
+        dataset: transfer set with positions.
+        sampler: order of the samples.
+        order: positions of each batch.
+        collator: collator of the batches.
+        loader: loader of the batches, on the CPU.
+    """
+
+    seed: int
+    dataset: IndexedDataset
+    sampler: SeedableRandomSampler
+    order: BatchSampler
+    collator: DistillationCollator
+    loader: DataLoader[Any]
+
+    def set_epoch(self, number: int) -> None:
+        """Set the number of the epoch of samples and order."""
+        self.dataset.set_epoch(number)
+        self.sampler.set_epoch(number)
 
 
 class _SeedBatches:
@@ -207,12 +239,6 @@ class _SeedBatches:
             yield batch
         if batches is not None:
             self._epochs[number] = batches
-
-
-def _collator(loader: DataLoader[Any]) -> DistillationCollator:
-    collator: Any = loader.collate_fn
-    assert isinstance(collator, DistillationCollator)
-    return collator
 
 
 def _num_bytes(batch: Mapping[str, Any]) -> int:

@@ -95,7 +95,7 @@ class StudentPool:
     @cached_property
     def num_steps(self) -> int:
         """Optimizer steps of one student."""
-        return self.template.plan(self.batches.loader(0))[-1]
+        return self.template.plan(self.batches.of_seed(0).loader)[-1]
 
     def _unchanging_transfer_set(self, teacher: AbstractTeacher) -> Iterator[dict[str, Any]] | None:
         # A null answers so quickly that its answers are worth storing only if no sample must be read for them.
@@ -136,8 +136,8 @@ class StudentPool:
         """
         students = [self.student(arm, seed) for arm in arms]
         teachers = [arm.teacher for arm in arms]
-        loader = self.batches.loader(seed, teachers)
-        epochs, steps_in_epoch, max_steps = self.template.plan(loader)
+        of_seed = self.batches.of_seed(seed, teachers)
+        epochs, steps_in_epoch, max_steps = self.template.plan(of_seed.loader)
         self._survey(students, seed)
         first_batch = next(self.batches.ordered(self.transfer_set, seed, teachers))
         batch = _cut(first_batch, self.args.per_device_train_batch_size)
@@ -152,7 +152,7 @@ class StudentPool:
         for epoch in range(epochs):
             for unit in units:
                 unit.begin_epoch()
-            batches = self.batches.epoch(loader, seed, epoch)
+            batches = self.batches.epoch(of_seed, epoch)
             for step in range(steps_in_epoch):
                 if epoch * steps_in_epoch + step == max_steps:
                     break

@@ -74,6 +74,8 @@ class PooledStudent:
         self.has_diverged = False
         self._learner: Any = model
         self._parameters: list[nn.Parameter] = []
+        # The optimizer itself, and with fp16 the wrapper that skips a step whose gradients overflow.
+        self._plain_optimizer: Optimizer
         self._optimizer: Optimizer
         self._schedule: LRScheduler
         self._scaler: Any = None
@@ -114,7 +116,7 @@ class PooledStudent:
         template = self.template
         with self.own_randomness():
             attach_heads(self.attack, self.model, lambda: first_inputs, template.args.device)
-            self._optimizer = template.optimizer(self.attack, self.model)
+            self._optimizer = self._plain_optimizer = template.optimizer(self.attack, self.model)
             self._learner = template.learner(self.model)
             self._scaler = template.new_scaler()
             self._schedule = template.schedule(self._optimizer, max_steps)
@@ -180,7 +182,7 @@ class PooledStudent:
         args = self.template.args
         if args.max_grad_norm > 0:
             if self._scaler is not None:
-                self._scaler.unscale_(self._optimizer.optimizer)  # type: ignore[attr-defined]  # an AcceleratedOptimizer
+                self._scaler.unscale_(self._plain_optimizer)
             nn.utils.clip_grad_norm_(self._parameters, args.max_grad_norm)
         self._optimizer.step()
         if not getattr(self._optimizer, "step_was_skipped", False):

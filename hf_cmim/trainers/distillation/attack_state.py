@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from hf_cmim.attacks.composition import Composition
 from hf_cmim.errors import HfCmimError
@@ -42,13 +42,12 @@ def load_attack_state(folder: Path, attack: Composition, budget: int | None) -> 
         )
     with safe_open(path, framework="pt") as file:
         written = file.metadata()["attack"]
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
     if written != repr(attack):
         raise HfCmimError(
             f"Expected a checkpoint of {attack!r}, got one of {written}: the second half of training would run another"
             " attack. Resume with the attack that wrote the checkpoint."
         )
-    attack.load_state_dict(tensors)
+    attack.load_state_dict(load_file(path))
     # The account goes on, but the budget may have been changed for the resumed run.
     values = json.loads((folder / LEDGER_NAME).read_text(encoding="utf-8"))
     return QueryLedger.from_dict({**values, "budget": budget})

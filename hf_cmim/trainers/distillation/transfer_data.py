@@ -93,8 +93,10 @@ class Repeatable(Dataset[Any]):
         return len(self.dataset)
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the number of the pass over the data."""
+        """Set the number of the pass over the data, and tell it to the data set if that has a method for it."""
         self.epoch = epoch
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
 
     def __getitem__(self, position: int) -> Any:
         return self.__getitems__([position])[0]

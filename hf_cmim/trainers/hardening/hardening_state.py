@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.utils import logging
 
@@ -96,8 +96,8 @@ class HardeningState:
             )
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
         _check_written(folder, metadata, spec, schedule or {})
+        tensors = load_file(path)
         state = cls(len(tensors["bank.mass"]), spec, device)
         state.lacks_centroids = "bank.probs" not in tensors
         if state.lacks_centroids:

@@ -45,7 +45,7 @@ class SearchFolder:
         Raises:
             HfCmimError: the folder holds models of other settings or data.
         """
-        values = args.to_dict()  # type: ignore[no-untyped-call]
+        values = args.to_dict()  # type: ignore[no-untyped-call]  # upstream leaves it unannotated
         settings: dict[str, Any] = {name: values[name] for name in COMPARED}
         settings |= {"training samples": num_train, "validation samples": num_validation}
         path = self.folder / SEARCH_NAME
