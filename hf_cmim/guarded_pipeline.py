@@ -87,7 +87,7 @@ def pipeline_answers(pipeline: Pipeline, inputs: Iterable[Any], *, batch_size: i
 @final
 @dataclass(frozen=True)
 class _GuardedForward:
-    """A pipeline's forward pass whose only output is what the channel lets through, as logits.
+    """A pipeline's forward pass whose only output is the answer behind the channel, as logits.
 
     Attributes:
         forward: the unguarded pass.
@@ -106,7 +106,7 @@ class _GuardedForward:
 @final
 @dataclass(frozen=True)
 class _Recorder(AbstractChannel):
-    """A channel that changes nothing and keeps what passes."""
+    """A channel that changes nothing and keeps every answer that passes."""
 
     rows: list[Tensor] = field(default_factory=list)
 

@@ -65,7 +65,10 @@ class Arm:
         The teacher's label is given with every confidence above that of guessing; class answers have their own.
         """
         return [
-            *(Arm(self.family, "labels", self.attack, "argmax", each) for each in null_confidences(num_classes)),
+            *(
+                Arm(self.family, "labels", self.attack, "argmax", confidence)
+                for confidence in null_confidences(num_classes)
+            ),
             Arm(self.family, "class answers", self.attack, "class answers"),
         ]
 

@@ -40,14 +40,14 @@ class AffordablePlan:
 
     Attributes:
         preview: preview of the affordable plan, which is `preview.plan`.
-        wanted: preview of the requested plan.
+        full: preview of the requested plan.
         hours: budget in hours.
         dropped: parts of the requested plan that were left out, one phrase each.
         limits: claims that the verdict no longer supports, one sentence each.
     """
 
     preview: Preview
-    wanted: Preview
+    full: Preview
     hours: float
     dropped: tuple[str, ...]
     limits: tuple[str, ...]
@@ -55,7 +55,7 @@ class AffordablePlan:
     @property
     def epoch_share(self) -> float:
         """Share of the epochs at which the requested plan would fit, at most 1."""
-        return min(1.0, self.hours / self.wanted.hours)
+        return min(1.0, self.hours / self.full.hours)
 
 
 def affordable_plan(preview: Preview, hours: float) -> AffordablePlan:
@@ -111,32 +111,32 @@ def _reduced(plan: AuditPlan, families: list[str], looks: int) -> AuditPlan:
     return replace(plan, suite=plan.attacks.subset(families), looks=plan.looks[:looks])
 
 
-def _dropped(wanted: Preview, chosen: Preview) -> tuple[str, ...]:
+def _dropped(full: Preview, chosen: Preview) -> tuple[str, ...]:
     """Return the parts that a smaller plan leaves out."""
     sentences = []
-    missing = [family for family in wanted.families if family not in chosen.families]
+    missing = [family for family in full.families if family not in chosen.families]
     if missing:
-        sentences.append(f"{len(missing)} of {len(wanted.families)} attacks: {', '.join(missing)}")
-    if looks := wanted.plan.looks[len(chosen.plan.looks) :]:
+        sentences.append(f"{len(missing)} of {len(full.families)} attacks: {', '.join(missing)}")
+    if looks := full.plan.looks[len(chosen.plan.looks) :]:
         sentences.append(f"looks at {', '.join(map(str, looks))} seeds")
     for name, value in LIGHT.items():
-        if getattr(chosen.plan, name) != getattr(wanted.plan, name):
-            sentences.append(f"{name} {getattr(wanted.plan, name)}, now {value}")
+        if getattr(chosen.plan, name) != getattr(full.plan, name):
+            sentences.append(f"{name} {getattr(full.plan, name)}, now {value}")
     return tuple(sentences)
 
 
-def _limits(wanted: Preview, chosen: Preview) -> tuple[str, ...]:
+def _limits(full: Preview, chosen: Preview) -> tuple[str, ...]:
     """Return the claims that the verdict of a smaller plan no longer supports."""
     sentences = []
-    if len(chosen.families) < len(wanted.families):
+    if len(chosen.families) < len(full.families):
         sentences.append("It says nothing about the attacks that are left out. One of them may be the strongest.")
-    if len(chosen.plan.looks) < len(wanted.plan.looks):
-        now, then = (100 * preview.looks[-1].margins[1] for preview in (chosen, wanted))
+    if len(chosen.plan.looks) < len(full.plan.looks):
+        now, then = (100 * preview.looks[-1].margins[1] for preview in (chosen, full))
         sentences.append(
             f"At {chosen.plan.looks[-1]} seeds it reaches a margin of about {now:.2f} points instead of {then:.2f},"
             " so it may well end inconclusive. Append looks later to continue it."
         )
-    if chosen.plan.final_seeds < wanted.plan.final_seeds:
+    if chosen.plan.final_seeds < full.plan.final_seeds:
         sentences.append(
             "Settings are chosen with one seed, so a chosen reference may only have been lucky. Gains are not"
             " accounted for."

@@ -38,10 +38,10 @@ def screen_students(plan: AuditPlan, num_classes: int, teachers: int) -> int:
     """Return the number of students in the screens of all teachers, which share the students of references."""
     shared, attacks, nulls, labels, finalists = screened_settings(plan, num_classes).values()
     # Not every control's labels are tried; their finalists are counted with them.
-    others = teachers - _copies_of_labels(plan, teachers)
+    direct = teachers - _copies_of_labels(plan, teachers)
     students = plan.screening_seeds * (shared + teachers * (attacks + nulls + labels))
     students += plan.final_seeds * teachers * finalists
-    return students - others * (plan.screening_seeds * labels + plan.final_seeds * min(plan.finalists, labels))
+    return students - direct * (plan.screening_seeds * labels + plan.final_seeds * min(plan.finalists, labels))
 
 
 def baseline_names(plan: AuditPlan) -> list[str]:

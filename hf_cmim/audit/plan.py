@@ -98,7 +98,7 @@ class AuditPlan:
         return SUITES[self.suite] if isinstance(self.suite, str) else self.suite
 
     def of(self, attacker: Attacker) -> "AuditPlan":
-        """Return the plan for one attacker: without labels only what the teacher's labels give away can be judged."""
+        """Return the plan for one attacker; without labels only the criterion beyond-labels can be judged."""
         if attacker.is_labelled:
             return replace(self, attackers=(attacker,))
         return replace(self, attackers=(attacker,), criterion="beyond-labels", diagnosed=0)

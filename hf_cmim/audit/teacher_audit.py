@@ -201,10 +201,10 @@ class TeacherAudit:
 
     def _screen_of(self, arm: Arm) -> dict[str, float]:
         """Return the mean validation accuracy of each setting in an arm's family and role."""
-        competitors = [other for other in self.screened if (other.family, other.role) == (arm.family, arm.role)]
+        competitors = [rival for rival in self.screened if (rival.family, rival.role) == (arm.family, arm.role)]
         return {
-            f"confidence {other.confidence:g}" if other.confidence else repr(other.attack): float(
-                np.mean(self.scores[other])
+            f"confidence {rival.confidence:g}" if rival.confidence else repr(rival.attack): float(
+                np.mean(self.scores[rival])
             )
-            for other in competitors
+            for rival in competitors
         }

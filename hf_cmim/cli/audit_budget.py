@@ -25,7 +25,7 @@ SUGGESTED = ("1h", "8h")
 
 
 def within_budget(setup: AuditSetup, text: str) -> AuditSetup:
-    """Return the setup with a plan that fits a budget, and print what was dropped.
+    """Return the setup with a plan that fits a budget, and print the parts that were dropped.
 
     Raises:
         HfCmimError: a budget too small for any plan.
@@ -68,7 +68,7 @@ def _with_choice(plan: AuditPlan, choice: dict[str, Any]) -> AuditPlan:
 def _lines(affordable: AffordablePlan, text: str, epochs: float) -> Iterator[str]:
     """Yield lines about the chosen plan, the dropped parts and the limits of the verdict."""
     preview = affordable.preview
-    requested_hours = hours_text(affordable.wanted.hours)
+    requested_hours = hours_text(affordable.full.hours)
     yield f"Within {text}: {_words(preview)}, {hours_text(preview.hours)} at most (the whole plan: {requested_hours})."
     for sentence in affordable.dropped:
         yield from _wrapped(f"Left out: {sentence}.")
@@ -79,7 +79,7 @@ def _lines(affordable: AffordablePlan, text: str, epochs: float) -> Iterator[str
         flags += "".join(
             f" --{name.replace('_', '-')} {getattr(preview.plan, name)}"
             for name in LIGHT
-            if getattr(preview.plan, name) != getattr(affordable.wanted.plan, name)
+            if getattr(preview.plan, name) != getattr(affordable.full.plan, name)
         )
         yield from _wrapped(f"The same plan as flags: {flags}")
         if epochs > 1:

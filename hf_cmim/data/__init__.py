@@ -1,1 +1,1 @@
-"""Labelled data, opened in one way: splits, columns, classes, and what a model's processor makes of samples."""
+"""Labelled data, opened in one way: splits, columns, classes, and samples as a model's processor prepares them."""

@@ -1,4 +1,4 @@
-"""A model's view of samples: what its processor or tokenizer makes of images, texts and sounds."""
+"""A model's view of samples: images, texts and sounds as its processor or tokenizer prepares them."""
 
 import copy
 import json

@@ -1,1 +1,1 @@
-"""The hardening objective and what it remembers: specification, loss, bank, collapse detector. It needs only torch."""
+"""The hardening objective and its memory: specification, loss, bank, collapse detector. It needs only torch."""

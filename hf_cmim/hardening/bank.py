@@ -75,7 +75,10 @@ class CentroidBank(nn.Module):
         self._pending: list[tuple[Tensor, Tensor, Tensor, Tensor | None]] = []
 
     def snapshot(self) -> Snapshot:
-        """Return what the loss of the next step reads. It shares the bank's memory: use it before `step`."""
+        """Return the centroids and the state that the loss of the next step reads.
+
+        They share the bank's memory: use them before `step`.
+        """
         return Snapshot(self.log_probs, self.terms, self.form.state)
 
     @torch.no_grad()

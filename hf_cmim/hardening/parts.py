@@ -1,4 +1,4 @@
-"""What loss and bank hand to each other: a snapshot of the bank, and the parts of a batch's loss."""
+"""Records that loss and bank hand to each other: a snapshot of the bank, and the parts of a batch's loss."""
 
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ class Snapshot(NamedTuple):
         log_centroids: log-centroids, `(K, C, C)`: row y of level k is log Q_y at temperature k. A row of -inf is a
             class without a centroid so far; its samples add nothing to the CMI.
         terms: CMI at each temperature in the last step, `(K,)`, nats, or None for that of this batch.
-        state: what the form remembers: `Scaling` for "scaled", `LabelInformation` for "share", None for "plain".
+        state: memory of the form: `Scaling` for "scaled", `LabelInformation` for "share", None for "plain".
     """
 
     log_centroids: Tensor
@@ -40,7 +40,7 @@ class Concentration(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """The parts of a batch's loss, and what was computed on the way: the bank does not compute it again.
+    """The parts of a batch's loss, with quantities computed on the way that the bank would compute again.
 
     Attributes:
         ce: cross-entropy, 0-d, nats, differentiable.

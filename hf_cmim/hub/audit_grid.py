@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 
 from hf_cmim.attacks.composition import Composition
 from hf_cmim.attacks.references import reference_settings
@@ -130,13 +131,13 @@ def _follow_from(scale: float, relative: Sequence[Setting], screened: Sequence[s
         matches = {
             text: scales for text in screened if (scales := setting.scales(text)) is not None and min(scales) > 0
         }
-        near = {text: scales for text, scales in matches.items() if all(_is_near(each, scale) for each in scales)}
+        near = {text: scales for text, scales in matches.items() if all(_is_near(part, scale) for part in scales)}
         if not near and not setting.may_be_impossible:
             return False
         explained |= near.keys()
-        implied += [each for scales in near.values() for each in scales]
+        implied += chain.from_iterable(near.values())
     return scale > 0 and explained >= set(free) and max(implied) <= min(implied) * (1 + SCALES_APART)
 
 
-def _is_near(scale: float, other: float) -> bool:
-    return max(scale, other) <= min(scale, other) * (1 + SCALES_APART)
+def _is_near(first: float, second: float) -> bool:
+    return max(first, second) <= min(first, second) * (1 + SCALES_APART)

@@ -26,7 +26,7 @@ def attacker_text(attacker: Attacker) -> str:
 
 def attacker_sentences(report: AuditReport) -> list[str]:
     """Return the questions about attackers that an audit did not ask."""
-    attackers = [each.scope.attacker for each in report.by_attacker.values()]
+    attackers = [part.scope.attacker for part in report.by_attacker.values()]
     sentences = []
     if any(attacker.origin == "unknown" for attacker in attackers):
         sentences.append(

@@ -74,8 +74,8 @@ def _set_limits(axes: Axes, leaks: Sequence[AttackerLeak], margin: float) -> Non
     gains = [100 * leak.largest.gain for leak in leaks]
     reach = 3 * max(*map(abs, gains), 100 * margin)
     ends = [100 * bound for leak in leaks for bound in (leak.largest.lower, leak.largest.upper)]
-    shown = [min(max(end, -reach), reach) for end in ends if math.isfinite(end)]
-    lowest, highest = min([*gains, *shown, 0.0]), max([*gains, *shown, 100 * margin])
+    clipped = [min(max(end, -reach), reach) for end in ends if math.isfinite(end)]
+    lowest, highest = min([*gains, *clipped, 0.0]), max([*gains, *clipped, 100 * margin])
     padding = 0.05 * (highest - lowest)
     axes.set_ylim(lowest - padding, highest + padding)
     samples = [leak.samples for leak in leaks]

@@ -40,7 +40,7 @@ def test_the_plan_fits_and_the_next_larger_one_does_not(share):
     chosen = fitting(hours)
     assert chosen.preview.hours <= hours
     assert chosen.preview == preview_of(chosen.preview.plan, COSTS)
-    slightly_more = fitting(min(WHOLE.hours, chosen.wanted.hours) * 1.0) if share >= 1 else fitting(hours * 1.5)
+    slightly_more = fitting(min(WHOLE.hours, chosen.full.hours) * 1.0) if share >= 1 else fitting(hours * 1.5)
     assert slightly_more.preview.hours >= chosen.preview.hours
     assert bool(chosen.dropped) == bool(chosen.limits) == (share < 1)
 

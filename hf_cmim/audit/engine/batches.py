@@ -80,13 +80,13 @@ class PoolBatches:
         if sum(map(_num_bytes, first)) / self.args.per_device_eval_batch_size * len(dataset) > LARGEST_KEPT:
             yield from chain(first, batches)
             return
-        kept = []
+        stored = []
         for batch in chain(first, batches):
-            kept.append(batch)
+            stored.append(batch)
             # A copy, because readers take labels and positions out of a batch.
             yield dict(batch)
         # Only now: a reader may have stopped before the end.
-        self._kept[key] = (dataset, kept)
+        self._kept[key] = (dataset, stored)
 
     def _read(self, dataset: Any, seed: int, collator: DistillationCollator) -> Iterator[dict[str, Any]]:
         indexed: Any = self._repeatable(dataset, seed)

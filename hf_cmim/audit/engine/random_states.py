@@ -40,12 +40,12 @@ class RandomStates:
         if self.device is not None:
             torch.cuda.set_rng_state(self.device[1], self.device[0])
 
-    def equals(self, other: Self) -> bool:
+    def equals(self, later: Self) -> bool:
         """Return True if no generator has drawn between the two."""
-        on_device = [] if self.device is None or other.device is None else [(self.device[1], other.device[1])]
+        on_device = [] if self.device is None or later.device is None else [(self.device[1], later.device[1])]
         return (
-            self.python == other.python
-            and np.array_equal(self.numpy[1], other.numpy[1])
-            and self.numpy[2] == other.numpy[2]
-            and all(torch.equal(first, second) for first, second in [(self.cpu, other.cpu), *on_device])
+            self.python == later.python
+            and np.array_equal(self.numpy[1], later.numpy[1])
+            and self.numpy[2] == later.numpy[2]
+            and all(torch.equal(first, second) for first, second in [(self.cpu, later.cpu), *on_device])
         )

@@ -82,7 +82,7 @@ def _loss_key(attack: Composition) -> tuple[str, ...] | None:
     """
     if len(attack.transforms) or attack.loss.batch_level or attack.loss.smallest_batch > 1:
         return None
-    # The buffers hold what the attack has surveyed of its teacher.
+    # The buffers hold the attack's survey of its teacher.
     buffers = [f"{name} {value.tolist()}" for name, value in attack.named_buffers()]
     return repr(attack), *buffers
 

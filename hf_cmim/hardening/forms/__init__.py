@@ -1,4 +1,4 @@
-"""How the CMI enters the loss: one form a file, each with its state, which is part of the bank and of a checkpoint."""
+"""Forms in which the CMI enters the loss, one a file; each form's state is part of the bank and of a checkpoint."""
 
 from hf_cmim.hardening.forms.base import AbstractForm
 from hf_cmim.hardening.forms.plain import PlainForm

@@ -53,7 +53,7 @@ class Moved(NamedTuple):
 
 
 class AbstractForm(nn.Module, ABC):
-    """A way in which the CMI enters the loss. Its buffers are what it remembers from step to step.
+    """A way in which the CMI enters the loss. Its buffers are its memory from step to step.
 
     A form overrides those of `start`, `follow`, `begin_move`, `leave`, `enter` and `read` that change its state.
 
@@ -75,7 +75,7 @@ class AbstractForm(nn.Module, ABC):
 
     @property
     def state(self) -> Any:
-        """What the loss needs of the steps before, constant in the gradient; None for nothing."""
+        """State of the steps before that the loss needs, constant in the gradient; None for a form without one."""
         return None
 
     @staticmethod

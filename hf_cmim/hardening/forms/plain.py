@@ -27,9 +27,11 @@ class PlainForm(AbstractForm):
         logits, labels, log_centroids, temperatures, factors, weight, num_items, _, is_fused = problem
         samples = labels, log_centroids, temperatures
         if is_fused:
-            found = divergences(logits, *samples, factors / num_items)
-            cmi = with_gradient(found.total, weight, logits, found)
-            return Concentration(cmi, found.sums / num_items, found.scale_sums, found.gradient, found.probs)
+            computed = divergences(logits, *samples, factors / num_items)
+            cmi = with_gradient(computed.total, weight, logits, computed)
+            return Concentration(
+                cmi, computed.sums / num_items, computed.scale_sums, computed.gradient, computed.probs
+            )
         raised = logits.to(torch.promote_types(logits.dtype, torch.float32))
         sums, _ = centroid_divergences(without_masked(raised, masked_classes(raised)), *samples)
         cmi = weight * torch.dot(factors.to(sums.dtype) / num_items, sums)

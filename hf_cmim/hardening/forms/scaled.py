@@ -66,10 +66,10 @@ class ScaledForm(AbstractForm):
         logits, labels, log_centroids, temperatures, factors, weight, num_items, _, is_fused = problem
         samples, outward = (labels, log_centroids, temperatures), state.outward / num_items
         if is_fused:
-            found = divergences(logits, *samples, factors / num_items, Scaling(state.multiplier, outward))
-            cmi = with_gradient(found.total, weight, logits, found)
+            computed = divergences(logits, *samples, factors / num_items, Scaling(state.multiplier, outward))
+            cmi = with_gradient(computed.total, weight, logits, computed)
             # No outputs for the bank: its step first moves the multiplier, and centroids are those of the new one.
-            return Concentration(cmi, found.sums / num_items, found.scale_sums, found.gradient, None)
+            return Concentration(cmi, computed.sums / num_items, computed.scale_sums, computed.gradient, None)
         raised = logits.to(torch.promote_types(logits.dtype, torch.float32))
         masked = masked_classes(raised)
         raised = without_masked(raised, masked)

@@ -128,10 +128,10 @@ class ShareForm(AbstractForm):
         if is_fused and terms is not None:
             derived = quotient(state, terms)
             weights = derived.weights * (1 / (len(temperatures) * num_items))
-            found = divergences(logits, *samples, weights, extrapolation=derived.extrapolation)
-            own_terms = found.sums / num_items
-            cmi = with_gradient((own_terms / derived.totals).mean(), weight, logits, found)
-            return Concentration(cmi, own_terms, found.scale_sums, found.gradient, found.probs)
+            computed = divergences(logits, *samples, weights, extrapolation=derived.extrapolation)
+            own_terms = computed.sums / num_items
+            cmi = with_gradient((own_terms / derived.totals).mean(), weight, logits, computed)
+            return Concentration(cmi, own_terms, computed.scale_sums, computed.gradient, computed.probs)
         unmasked = without_masked(logits, masked_classes(logits))
         divergence_sums, label_sums, count = extrapolated_divergences(unmasked, *samples, state.log_marginals)
         sums = divergence_sums.detach()

@@ -40,7 +40,7 @@ def divergences(
     scaling: Scaling | None = None,
     extrapolation: Extrapolation | None = None,
 ) -> Divergences:
-    """Return sum_k weights_k sum_i KL(softmax(z_i / T_k) || Q_{y_i}^{T_k}), and what was computed on the way to it.
+    """Return sum_k weights_k sum_i KL(softmax(z_i / T_k) || Q_{y_i}^{T_k}), with the quantities computed on the way.
 
     Args:
         logits: `(B, C)` raw logits; arithmetic is fp32, or fp64 for fp64 logits.
@@ -68,17 +68,17 @@ def divergences(
     )
 
 
-def with_gradient(value: Tensor, weight: float | Tensor, logits: Tensor, found: Divergences) -> Tensor:
-    """Return `weight * value`, differentiable once: its gradient is `weight` times that of `found.total`.
+def with_gradient(value: Tensor, weight: float | Tensor, logits: Tensor, computed: Divergences) -> Tensor:
+    """Return `weight * value`, differentiable once: its gradient is `weight` times that of `computed.total`.
 
     Raises:
         RuntimeError: in the backward pass, with `create_graph=True`.
     """
-    if found.total.requires_grad:
-        return weight * (found.total + (value - found.total).detach())
+    if computed.total.requires_grad:
+        return weight * (computed.total + (value - computed.total).detach())
     if not (logits.requires_grad and torch.is_grad_enabled()):
         return weight * value
-    return _apply_gradient(logits, value, found.gradient, weight)
+    return _apply_gradient(logits, value, computed.gradient, weight)
 
 
 def tempered_probs(
@@ -320,7 +320,7 @@ def _of_library(
     total, sums, scale_sums, gradient, _ = _compute(
         logits, labels, log_centroids, tuple(temperatures), weights, *options
     )
-    # A copy, because a compiled step may write to what it was given, and zeros are shared.
+    # A copy, because a compiled step may write to its inputs, and zeros are shared.
     return total, sums, scale_sums.clone(), gradient.to(logits.dtype)
 
 

@@ -1,4 +1,4 @@
-"""What the operator takes and gives."""
+"""Inputs and results of the operator."""
 
 from typing import NamedTuple
 

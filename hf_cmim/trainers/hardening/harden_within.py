@@ -218,7 +218,7 @@ class _Search:
 
 
 def _is_correct(output: Any) -> Sequence[bool]:
-    """Return whether each labelled sample is classified correctly."""
+    """Return True for each labelled sample that is classified correctly."""
     logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
     labels = torch.as_tensor(output.label_ids)
     is_correct = torch.as_tensor(logits).argmax(dim=-1) == labels

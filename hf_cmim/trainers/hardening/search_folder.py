@@ -54,12 +54,12 @@ class SearchFolder:
             write_whole(path, json.dumps(settings, indent=1))
             return
         earlier = read_json(path, f"the search's {path}")
-        other = [name for name in settings if not isinstance(earlier, dict) or earlier.get(name) != settings[name]]
-        if other:
-            before = {name: earlier.get(name) for name in other} if isinstance(earlier, dict) else earlier
-            now = {name: settings[name] for name in other}
+        changed = [name for name in settings if not isinstance(earlier, dict) or earlier.get(name) != settings[name]]
+        if changed:
+            before = {name: earlier.get(name) for name in changed} if isinstance(earlier, dict) else earlier
+            now = {name: settings[name] for name in changed}
             raise HfCmimError(
-                f"{self.folder} holds models of another search: {', '.join(other)} was {before} and is {now}, so their"
+                f"{self.folder} holds models of another search: {', '.join(changed)} was {before} and is {now}. Their"
                 " accuracies cannot be compared. Choose another output_dir, or delete the folder."
             )
 
