@@ -80,7 +80,7 @@ def main() -> None:
             ),
         }  # fmt: skip
         for name, trainers in pairs.items():
-            ours, theirs = (prepare(trainer) for trainer in trainers)
+            ours, theirs = (prepare(trainer, 10_000) for trainer in trainers)
             seconds = alternating_pairs(ours, theirs, (batch | index, batch), options.pairs, options.warmup)
             print(f"{name}: {ratio_with_interval(seconds)}")
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"

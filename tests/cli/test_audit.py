@@ -317,5 +317,4 @@ def test_progress_is_shown_unless_it_is_forbidden(teacher, data, student_config,
     """Catches hours of silence: the log level that quiets transformers also quieted the audit's own bar."""
     words = ["--teacher", teacher, "--dataset", data, "--student-config", student_config, "--set", "use_cpu=true"]
     for more, is_quiet in (([], False), (["--quiet"], True), (["disable_tqdm=true"], True)):
-        transformers.logging.set_verbosity_warning()
         assert AuditSetup.of(audit_options(*words, *more)).audit.args.disable_tqdm is is_quiet
