@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 TABLE_MARK = "<!-- table of methods -->"
 SECTIONS = ("Args", "Attributes", "Raises")
+HEADINGS = {"Strength: ": "## When is it strong?", "Source: ": "## Where does it come from?"}
+"""Headings of the paragraphs that begin with these words."""
 TEACHER_FREE = (CrossEntropy, LabelSmoothing, TeacherFreeKD)
 
 
@@ -62,9 +64,9 @@ def _description(docstring: str) -> Iterator[str]:
         if head.rstrip(":") in SECTIONS:
             if head != "Args:":  # the settings have a table of their own
                 yield from (f"**{head}**", "", *_listed(entries), "")
-        elif head.startswith("Source: "):
-            source = " ".join(paragraph.removeprefix("Source: ").split())
-            yield from ("## Where does it come from?", "", _escaped(source), "")
+        elif word := next(filter(head.startswith, HEADINGS), None):
+            text = " ".join(paragraph.removeprefix(word).split())
+            yield from (HEADINGS[word], "", _escaped(text[0].upper() + text[1:]), "")
         elif _is_formula(paragraph):
             yield from ("```text", paragraph, "```", "")
         else:

@@ -54,6 +54,9 @@ class DKD(AbstractAttack):
         warmup: fraction of training over which both terms rise linearly from 0, in [0, 1].
         ce_weight: weight of the cross-entropy on the labels, at least 0.
 
+    Strength: digits: .97 points above cross-entropy, no better than KD. By its formula it is strong where the
+    teacher is confident and right: KD's factor 1 - p_y then hides the other classes.
+
     Source: Zhao et al., CVPR 2022, arXiv 2203.08679. The defaults are those of mdistiller's CIFAR-100 configurations,
     with the warm-up of 20 of 240 epochs as a fraction. The factor T^2 is the source's.
     """

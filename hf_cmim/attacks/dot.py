@@ -97,6 +97,9 @@ class DOT(AbstractOptimizerProtocol):
     Raises:
         HfCmimError: momentum - delta is below 0, momentum + delta is 1 or more, or the learning rate is not above 0.
 
+    Strength: Fashion-MNIST: strong on a teacher with little variance within classes (+.65 points), and the attack
+    that hardening weakened most (1.49 points). It gains most in short trainings, where it learns faster.
+
     Source: Zhao et al., ICCV 2023, arXiv 2307.08436; its code uses delta .075 for CIFAR-100 and .09 for ImageNet.
     """
 

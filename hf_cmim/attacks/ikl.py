@@ -51,6 +51,8 @@ class IKL(AbstractAttack):
         beta: weight of the soft cross-entropy, at least 0.
         ce_weight: weight of the cross-entropy on the labels, at least 0.
 
+    Strength: not known: no table of ours singles it out.
+
     Source: Cui et al., NeurIPS 2024, arXiv 2305.13948. alpha and beta have the paper's meaning (recalled), which the
     released code swaps. All defaults are that code's; its settings for CIFAR-100 are T 4, differences weighted 8 or
     12, and a warm-up of 20 epochs. The warm-up and the weights from class-wise mean answers are left out here. As in

@@ -51,6 +51,9 @@ class JSD(AbstractAttack):
         jsd_weight: weight of the divergence, at least 0.
         ce_weight: weight of the cross-entropy on the labels, at least 0.
 
+    Strength: not known: no table of ours singles it out. By its formula beta near 1 is weak on answers cut to
+    their top classes.
+
     Source: Agarwal et al., ICLR 2024, arXiv 2306.13649, for sequences. beta = .5 and the values at the two ends are
     those of TRL's trainer; T = 1 and the weights are ours. As in TRL there is no factor T^2: at T > 1 the loss is
     weaker than KD by about T^2.

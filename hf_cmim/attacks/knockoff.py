@@ -28,6 +28,8 @@ class Knockoff(AbstractAttack):
 
     Its gradient equals that of KD at T = 1 without labels. The attack differs from KD by the choice of queries.
 
+    Strength: not known. It is meant for attackers without labels, and our audits gave every attacker labels.
+
     Source: Orekondy, Schiele, Fritz, CVPR 2019, arXiv 1812.02766. There is no temperature.
     """
 

@@ -45,6 +45,9 @@ class LogitMSE(AbstractAttack):
             with tiny or huge logits.
         ce_weight: weight of the cross-entropy on the labels, at least 0.
 
+    Strength: not known: no table of ours singles it out. By its formula a large logit scale of the teacher
+    dominates it, unless normalized=True.
+
     Source: "Do deep nets really need to be deep?", NIPS 2014, arXiv 1312.6184; Kim et al., IJCAI 2021, arXiv
     2105.08919, which also averages over classes. Both compare raw logits. A black box reveals logits only up to a
     constant, so both sides are centred here. There is no temperature.

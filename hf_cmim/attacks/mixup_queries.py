@@ -42,6 +42,9 @@ class MixupQueries(AbstractQueryProtocol):
     Args:
         alpha: parameter of the Beta distribution, above 0; 1 draws the share uniformly from [0, 1].
 
+    Strength: not known as an attack. Without a teacher, mixup gained 3.1 points (known truth) and .17 points
+    (digits) over cross-entropy.
+
     Source: Zhang et al., arXiv 1710.09412; as queries Beyer et al., CVPR 2022, arXiv 2106.05237.
     """
 

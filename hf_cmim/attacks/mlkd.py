@@ -75,6 +75,9 @@ class MLKD(AbstractAttack):
     Raises:
         HfCmimError: there is no temperature, or one is not above 0.
 
+    Strength: digits: weak, because the teacher is certain of most samples. Its authors report it above KD and DKD
+    for most pairs of models on CIFAR-100, with a second view of each image.
+
     Source: Jin, Wang, Lin, "Multi-Level Logit Distillation", CVPR 2023, and its released code: the defaults (one
     weight, .9, for all three levels), both masks, the divisions by N, C and N, and T^2 only on the divergences. Two
     things differ. The code averages a loss before it multiplies by the mask, so its masks only halve the loss; here

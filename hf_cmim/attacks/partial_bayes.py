@@ -49,6 +49,9 @@ class PartialBayes(AbstractTransform):
     Raises:
         HfCmimError: a number is out of its range.
 
+    Strength: not measured against a perturbed teacher here. It is made for a perturbation that the attacker knows,
+    and undoes nothing that training put into the answers.
+
     Source: the partial-Bayes attack of Tang et al., ModelGuard, USENIX Security 2024. The look-up, L1 and tolerance
     .01 are those of its released code. The prior over clean answers (`plausible_answers`; there a Dirichlet
     distribution) and the smaller table (there 1,000,000 rows) are ours.

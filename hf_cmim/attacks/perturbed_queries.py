@@ -22,6 +22,9 @@ class PerturbedQueries(AbstractQueryProtocol):
         queries_per_sample: number of copies per sample and step, at least 1.
         keep_clean: True to include the clean sample as one of the copies.
 
+    Strength: not known: no table of ours singles it out. It is meant for teachers that are concentrated only near
+    their training samples.
+
     Source: ours, the black-box analogue of perturbing the inputs of a frozen teacher along its gradient.
     """
 

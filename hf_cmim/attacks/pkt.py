@@ -51,6 +51,8 @@ class PKT(AbstractAttack):
         pkt_weight: weight of the divergence, at least 0.
         ce_weight: weight of the cross-entropy on the labels, at least 0.
 
+    Strength: not known: no table of ours singles it out. No scale of the teacher's logits misleads it.
+
     Source: Passalis and Tefas, ECCV 2018, arXiv 1803.10837, for features. Centred logits instead of features are ours,
     as is the mean over i of sums over j (the released code divides by N^2; mdistiller's weight 30,000 is 470 here at
     N = 64). The default is ours: on digits (10 classes, a small perceptron, 540 steps, 3 seeds) the term's gradient is

@@ -54,6 +54,9 @@ class Restoration(AbstractTransform):
     Raises:
         HfCmimError: there is fewer than 1 step.
 
+    Strength: not measured against a perturbed teacher here. It is made for a perturbation that the attacker knows,
+    and undoes nothing that training put into the answers.
+
     Source: the idea of D-DAE (S&P 2023) and of D-DAE+ in ModelGuard (USENIX Security 2024), a network from perturbed
     to clean answers. The prior over clean answers (`plausible_answers`; there shadow models and a Dirichlet
     distribution), the residual form on log-probabilities and the training are ours.

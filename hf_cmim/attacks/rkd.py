@@ -66,6 +66,8 @@ class RKD(AbstractAttack):
         angle_weight: weight of the angles between three samples, at least 0.
         ce_weight: weight of the cross-entropy on the labels, at least 0.
 
+    Strength: not known: no table of ours singles it out.
+
     Source: Park et al., CVPR 2019, arXiv 1904.05068, for features. Centred logits instead of features are ours, and so
     is the rule that coinciding outputs have no angle and no gradient. The defaults are a tenth of the usual weights
     for features (25 and 50 in mdistiller): with small student logits the term's gradient is many times that of the

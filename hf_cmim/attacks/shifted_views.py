@@ -41,6 +41,8 @@ class ShiftedViews(AbstractQueryProtocol):
         share: largest shift as a fraction of a side, in [0, 1].
         flip: True to mirror the strong view half of the time; use False if left and right matter.
 
+    Strength: not known: no table of ours singles it out.
+
     Source: two views, Jin, Wang, Lin, CVPR 2023; the strong view is ours.
     """
 

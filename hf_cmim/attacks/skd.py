@@ -64,6 +64,8 @@ class SKD(AbstractAttack):
         tikhonov: constant added to the diagonal of the covariance, > 0.
         ce_weight: weight of the cross-entropy on the labels, at least 0.
 
+    Strength: not known: no table of ours singles it out. No scale of the teacher's logits misleads its Gram term.
+
     Source: Jeong et al., "Streamlined Knowledge Distillation", CVPR 2026, of which we read the released code and a
     summary. The defaults, T^2 and the division of D by C are the code's; the summary does not divide by C, which gives
     norms about C times larger. The code also multiplies both means by the mean of a median mask, about .5; the summary

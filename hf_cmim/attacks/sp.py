@@ -44,6 +44,8 @@ class SP(AbstractAttack):
         sp_weight: weight of the differences, at least 0.
         ce_weight: weight of the cross-entropy on the labels, at least 0.
 
+    Strength: not known: no table of ours singles it out.
+
     Source: Tung and Mori, ICCV 2019, arXiv 1907.09682, for features. Centred logits instead of features are ours, as
     is the mean over i of sums over j (the source divides by N^2: its weight 3,000 is 47 here at N = 64). The default
     is ours: on digits (10 classes, a small perceptron, 540 steps, 3 seeds) the term's gradient is at first .3 to .8 of

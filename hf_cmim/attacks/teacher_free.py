@@ -9,6 +9,9 @@ from hf_cmim.functional.divergence import batch_mean, kl_divergence, softened_lo
 class CrossEntropy(AbstractAttack):
     """Cross-entropy CE(y) on the labels, the training without a teacher.
 
+    Strength: digits: a weak reference, .86 points below label smoothing. There 20 of 31 families beat it and none
+    beats label smoothing, so a gain over this arm proves no leak.
+
     Source: ours, the usual training.
 
     >>> CrossEntropy().needs_teacher
@@ -32,6 +35,9 @@ class LabelSmoothing(AbstractAttack):
 
     Args:
         smoothing: share of the target spread evenly over all C classes, including the label, in [0, 1].
+
+    Strength: a strong reference: .86 points above cross-entropy for students on digits, .38 points for models on
+    WordNet.
 
     Source: Szegedy et al., arXiv 1512.00567; the default .1 is theirs, and the definition is torch's.
     """
@@ -87,6 +93,8 @@ class TeacherFreeKD(AbstractAttack):
         confidence: probability u of the label, in [0, 1].
         kd_weight: weight of the divergence, at least 0.
         ce_weight: weight of the cross-entropy on the labels, at least 0.
+
+    Strength: digits: .67 points above cross-entropy and .19 below label smoothing.
 
     Source: Yuan et al., CVPR 2020, arXiv 1909.11723. As in its released code, the student is not softened, and there
     is no factor T^2. The paper's equation 9 (seen quoted) also softens the student. The defaults are the released ones

@@ -65,6 +65,9 @@ class TTM(AbstractTransformedMatching):
         ttm_weight: weight of the divergence, at least 0.
         ce_weight: weight of the cross-entropy on the labels, at least 0.
 
+    Strength: digits: 1.06 points above cross-entropy, the first of 31 families by less than the width of its
+    interval.
+
     Source: Zheng, Yang, ICLR 2024, arXiv 2402.11148. The authors tune gamma and the weight for each pair of models;
     the defaults are their example for VGG-13 to VGG-8 on CIFAR-100. As in the source, there is no factor T^2.
     """
@@ -90,6 +93,9 @@ class WTTM(AbstractTransformedMatching):
         gamma: power of the teacher's probabilities, > 0.
         wttm_weight: weight of the divergence, at least 0.
         ce_weight: weight of the cross-entropy on the labels, at least 0.
+
+    Strength: WordNet: the strongest attack on most hardened teachers (+.69 to +2.97 points). It weighs uncertain
+    answers, which tell more than a label.
 
     Source: Zheng, Yang, ICLR 2024, arXiv 2402.11148. The authors tune gamma and the weight for each pair of models;
     the defaults are one of their examples, which also uses CRD. As in the source, there is no factor T^2.

@@ -83,6 +83,8 @@ class WKD(AbstractAttack):
     Raises:
         HfCmimError: a number is out of its range; or, at the first loss, the answers were not surveyed.
 
+    Strength: not known: no table of ours singles it out.
+
     Source: the logit part (WKD-L) of Lv et al., NeurIPS 2024, arXiv 2412.08139. The form, epsilon and iterations are
     those of copies of the released code, without a factor T^2; its late cosine decay of gamma is left out. There the
     costs come from the teacher's last layer or features, which a black box does not reveal. The costs here are ours,

@@ -45,6 +45,9 @@ class WSLD(AbstractAttack):
         alpha: weight of the soft labels, at least 0.
         ce_weight: weight of the cross-entropy on the labels, at least 0.
 
+    Strength: not known: no table of ours singles it out. By its formula it is KD where the teacher is certain and
+    right.
+
     Source: Zhou et al., ICLR 2021, arXiv 2102.00650. The defaults are the released ones for CIFAR-100 (ImageNet: T 2,
     alpha 2.5). The factor T^2, the cross-entropy form and the detached weight are the source's.
     """
