@@ -66,7 +66,6 @@ bench: $(VENV)/.installed-test
 	$(VENV)/bin/python benchmarks/loss.py --sweep temperatures --rounds 20
 	$(VENV)/bin/python benchmarks/loss.py --sweep classes --rounds 10
 	$(VENV)/bin/python benchmarks/bank.py
-	$(VENV)/bin/python benchmarks/row_precision.py
 	$(VENV)/bin/python benchmarks/step.py --pairs 150
 	$(VENV)/bin/python benchmarks/step.py --hidden_size 192 --layers 12 --image_size 32 --num_labels 100 --batch_size 32 \
 		--pairs 60 --warmup 3 --threads 2

@@ -17,17 +17,18 @@ The machine's speed drifts, so only ratios inside a round count.
 
 import argparse
 import platform
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
-from audit_teachers import LinearBag, Perceptron
 from distillation_step import DocumentedTrainer
 from plain_students import Settings, train_bags, train_perceptrons
 from scipy import stats
@@ -41,6 +42,9 @@ from hf_cmim.attacks import KD
 from hf_cmim.audit.engine.pool import StudentPool
 from hf_cmim.audit.engine.pooled import PooledArm
 from hf_cmim.teachers import ModelTeacher
+
+sys.path.append(str(Path(__file__).parents[1] / "evidence"))
+from audit_teachers import LinearBag, Perceptron  # the students of published audits
 
 NUM_SAMPLES = 1280
 VOCABULARY = 8_000

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 HIDDEN = {"bag": 32, "perceptron": 64}
-"""Numbers of the hidden layer of each student of benchmarks/audit_teachers.py."""
+"""Numbers of the hidden layer of each student of evidence/audit_teachers.py."""
 
 
 def train_bags(count: int, inputs: dict[str, Tensor], answers: Tensor, labels: Tensor, settings: "Settings") -> None:

@@ -2,7 +2,7 @@
 
     python benchmarks/whole_audit.py --data_dir ../shared/data/wordnet_lexnames
 
-The teacher is the cross-entropy teacher of benchmarks/audit_teachers.py wordnet, trained once; six families of
+The teacher is the cross-entropy teacher of evidence/audit_teachers.py wordnet, trained once; six families of
 attacks, three seeds each, a mean of embeddings as the student. Everything from the examination of the data to the
 report counts, on one thread. Two commits with the same digest have trained the same students.
 """
@@ -13,15 +13,18 @@ import json
 import os
 import platform
 import shutil
+import sys
 import time
 from pathlib import Path
 
 import torch
 import transformers
-from audit_teachers import AUDITED, audit_data, suite_of, teacher
 from safetensors.numpy import load_file
 
 from hf_cmim import Audit, AuditModels, AuditPlan, DistillationConfig
+
+sys.path.append(str(Path(__file__).parents[1] / "evidence"))
+from audit_teachers import AUDITED, audit_data, suite_of, teacher
 
 FAMILIES = ["kd", "dist", "norm-kd", "dkd", "wttm", "nkd"]
 

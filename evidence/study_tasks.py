@@ -70,7 +70,7 @@ class Task:
 
 
 class BagOfWords(nn.Module):
-    """Mean of word embeddings and a hidden layer, as the DeepAveragingNet of benchmarks/hardening.py, but smaller."""
+    """Mean of word embeddings and a hidden layer, as the DeepAveragingNet of evidence/hardening.py, but smaller."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class BagOfWords(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """Three 3x3 convolutions with batch norm and a hidden layer, as that of benchmarks/hardening.py, but narrower."""
+    """Three 3x3 convolutions with batch norm and a hidden layer, as that of evidence/hardening.py, but narrower."""
 
     def __init__(self, channels: int, width: int, size: int, num_classes: int, dropout: float) -> None:
         super().__init__()

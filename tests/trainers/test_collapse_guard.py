@@ -103,7 +103,7 @@ def reports(trainer):
 def test_negligible_weight_is_silent(kind, form, tmp_path, caplog):
     """Catches classes that a young model does not separate yet taken for merged: nothing concentrates at 1e-6.
 
-    benchmarks/collapse_guard.py does the same on twenty tasks of real data.
+    evidence/collapse_guard.py does the same on twenty tasks of real data.
     """
     set_seed(1)
     model, data = (MeanOfEmbeddings(12, 16), texts(seed=1)) if kind == "text" else (Perceptron(), digits())

@@ -1,6 +1,6 @@
 """Measure how concentrated the outputs are where it matters: among classes that are hard to tell apart.
 
-    python benchmarks/confusable_classes.py --data_dir ../shared/data/fashion_mnist --teachers outputs/leaks/teachers \
+    python evidence/confusable_classes.py --data_dir ../shared/data/fashion_mnist --teachers outputs/leaks/teachers \
         --arms ce cmim 'cmim:{"cmi_form":"plain"}'
 
 The within-class share of the logits' variance ("within/total") falls when samples of a class become alike, and also
@@ -8,7 +8,7 @@ when classes that nobody confuses are pushed further apart, which hides nothing.
 Fashion-MNIST and over five garments alone (T-shirt, pullover, dress, coat, shirt: their samples, their logits), with
 the root mean square of all centred logits, and for the garments the mean margin of the right one over the next and the
 mean standard deviation of a logit within a class. All of it on the 20,000 images that the teachers were trained on.
-Teachers are those of benchmarks/audit_teachers.py fashion_mnist; missing ones are trained.
+Teachers are those of evidence/audit_teachers.py fashion_mnist; missing ones are trained.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", required=True)
     parser.add_argument("--teachers", type=Path, default=Path("outputs/audit_fashion_mnist_1/teachers"))
-    parser.add_argument("--arms", nargs="+", default=["ce", "cmim"], help="of benchmarks/hardening.py")
+    parser.add_argument("--arms", nargs="+", default=["ce", "cmim"], help="of evidence/hardening.py")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,6 +1,6 @@
 """Measure what centroid rows of half precision would do to the objective: why the bank keeps fp32.
 
-    python benchmarks/row_precision.py
+    python evidence/row_precision.py
 
 Outputs are drawn, classes of 20 samples around means that differ by 8 at the label, the closer together the better
 hardened. Errors are against float64: of the CMI at the coldest and the hottest temperature, relative, and of the

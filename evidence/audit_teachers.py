@@ -1,11 +1,11 @@
 """Audit a hardened classifier, its cross-entropy twin and its rivals on real data: real figures, on a CPU.
 
-    python benchmarks/audit_teachers.py fashion_mnist --data_dir ../shared/data/fashion_mnist
-    python benchmarks/audit_teachers.py fashion_mnist --data_dir ... --controls ls variance  # goes on in the folder
-    python benchmarks/audit_teachers.py wordnet --data_dir ../shared/data/wordnet_lexnames --looks 12 \
+    python evidence/audit_teachers.py fashion_mnist --data_dir ../shared/data/fashion_mnist
+    python evidence/audit_teachers.py fashion_mnist --data_dir ... --controls ls variance  # goes on in the folder
+    python evidence/audit_teachers.py wordnet --data_dir ../shared/data/wordnet_lexnames --looks 12 \
         --families kd dist norm-kd --controls 'cmim:{"cmi_weight":4}'  # how much each hardening leaks, at equal seeds
 
-Teachers are those of benchmarks/hardening.py, trained on 20,000 samples and kept beside the audit. An attacker has
+Teachers are those of evidence/hardening.py, trained on 20,000 samples and kept beside the audit. An attacker has
 some of these samples with their labels, and a small student. Settings are chosen on 4,000 of the samples that
 hardening.py validates on; the test data are the official test samples and training samples that nobody used. Killed
 or continued, it goes on where it was. Delete the folder to begin anew.
@@ -75,7 +75,7 @@ class LinearBag(nn.Module):
 class Audited:
     """What is audited: the teachers' kind, the student, and where the attacker's samples come from.
 
-    Slices are of the training samples in the order of benchmarks/hardening.py, whose teachers train on the first
+    Slices are of the training samples in the order of evidence/hardening.py, whose teachers train on the first
     20,000; `rest` is tested on beside the official test samples.
     """
 
@@ -150,7 +150,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--output_dir", type=Path, help="default: outputs/audit_TASK_SEED; another for other --families"
     )
-    parser.add_argument("--teacher", default="cmim", help="arm of benchmarks/hardening.py, NAME or NAME:{JSON}")
+    parser.add_argument("--teacher", default="cmim", help="arm of evidence/hardening.py, NAME or NAME:{JSON}")
     parser.add_argument("--controls", nargs="*", default=[], help="more such teachers, audited the same way")
     parser.add_argument("--families", nargs="*", default=[], choices=STANDARD_V1.families, metavar="NAME",
                         help="of standard-v1; none: all; others need another folder")  # fmt: skip

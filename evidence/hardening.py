@@ -1,7 +1,7 @@
 """Compare what training objectives do to a classifier, over paired seeds on real data.
 
-    python benchmarks/hardening.py digits --arms ce ls cmim variance --seeds 20 --split test
-    python benchmarks/hardening.py fashion_mnist --data_dir ../shared/data/fashion_mnist --seeds 5 --split test
+    python evidence/hardening.py digits --arms ce ls cmim variance --seeds 20 --split test
+    python evidence/hardening.py fashion_mnist --data_dir ../shared/data/fashion_mnist --seeds 5 --split test
 
 Arms of one seed share initialisation and data order. Every finished run is a line of the output file; a run found
 there is not repeated. The table gives mean and standard deviation over seeds, and for accuracy the paired difference

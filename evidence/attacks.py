@@ -1,7 +1,7 @@
 """Compare every attack family over paired seeds, beside arms without a teacher and nulls.
 
-    python benchmarks/attacks.py known_truth --seeds 3
-    python benchmarks/attacks.py digits --seeds 5
+    python evidence/attacks.py known_truth --seeds 3
+    python evidence/attacks.py digits --seeds 5
 
 `known_truth`: labels with 30 % noise, 600 samples, a small perceptron, and a teacher that answers the true posterior;
 what counts is how often a student finds the Bayes class, which every attack must do better than plain training.
@@ -105,7 +105,7 @@ def known_truth() -> Problem:
 
 
 def digits() -> Problem:
-    """Digits, the ViT of benchmarks/hardening.py as the teacher, a perceptron of width 256 as the student.
+    """Digits, the ViT of evidence/hardening.py as the teacher, a perceptron of width 256 as the student.
 
     The teacher trains longer than there, for its images are shifted too. The width is the smallest of 32, 64, 128 and
     256 at which cross-entropy gains from the shifts within these epochs (validation, 3 seeds: 97.65 to 98.27 %; at

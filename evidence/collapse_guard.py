@@ -1,6 +1,6 @@
 """Count the alarms of the collapse guard on twenty tasks, at weights that concentrate nothing, a little and too much.
 
-    python benchmarks/collapse_guard.py --data_dir ../shared/data
+    python evidence/collapse_guard.py --data_dir ../shared/data
 
 Tasks: descriptions of software (27 classes), definitions of WordNet (40), Fashion-MNIST (10), emoji (21) and digits
 (10), with classes as frequent as they are or geometrically rarer (down to a twentieth), and small models: a mean of
@@ -17,7 +17,7 @@ import logging
 import tempfile
 import zlib
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -146,13 +146,15 @@ def main() -> None:
     for number, (task, is_rarer) in enumerate(itertools.product(MODELS, (False, True))):
         form = list(FORMS)[(number + number // 4) % 4]
         samples, labels = data_set(task[0], options.data_dir)
-        data = (rarer if is_rarer else lambda *both: both)(samples, labels)
-        plain = trained(task, *data, options.steps, cmi_weight=0.0)
-        weak, default = (trained(task, *data, options.steps, cmi_weight=w, **FORMS[form]) for w in (1e-6, 1.0))
+        if is_rarer:
+            samples, labels = rarer(samples, labels)
+        train = partial(trained, task, samples, labels, options.steps)
+        plain = train(cmi_weight=0.0)
+        weak, default = (train(cmi_weight=weight, **FORMS[form]) for weight in (1e-6, 1.0))
         # The share needs a warm-up: from the first step on it is refused.
         warmup = 0.05 if form == "share" else 0.0
         from_the_first = {"cmi_warmup": warmup, "cmi_ramp": 0.0, "cmi_weight": options.strong}
-        strong = trained(task, *data, options.steps, **FORMS[form], **from_the_first)
+        strong = train(**FORMS[form], **from_the_first)
         taken = int(((plain.recalls >= 0.25) & (strong.recalls < 0.05)).sum())
         cells = [f"{outcome.warnings} ({outcome.accuracy:.3f})" for outcome in (weak, default, strong)]
         title = f"{task[0]} {task[1]} {task[2]:g}" + (" rarer" if is_rarer else "")

@@ -1,8 +1,8 @@
 """How often the audit's verdict is right, and how many students it trains, on accuracies drawn at random.
 
-    python benchmarks/verdicts.py --replications 500
-    python benchmarks/verdicts.py --noise t3 --unequal
-    python benchmarks/verdicts.py --widest 3
+    python evidence/verdicts.py --replications 500
+    python evidence/verdicts.py --noise t3 --unequal
+    python evidence/verdicts.py --widest 3
 
 Each row draws whole audits: attacks with a planted gain over one shared baseline, independent students, default looks.
 The truths: "all -.5" points; "one +1.0", the rest -.5; "one 0", the rest -.5; "one at margin", the rest -.5, where a
