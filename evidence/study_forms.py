@@ -2,7 +2,8 @@
 
 A form is written KIND-SAMPLES or KIND-SAMPLES+CONTROL:
 
-- KIND: `plain`, `scaled4`, `scaled16`, `share`: those of the package. `rest4`: scaled, over the classes other than the
+- KIND: `plain`, `scaled4`, `scaled16`, `share`: those of the package. `ratio4`: scaled, with the temperature 64 alone,
+  where the CMI is the within-class variance divided by the total variance. `rest4`: scaled, over the classes other than the
   sample's own, so that its confidence stays free. `bounded`: the share, times the fraction of the label's entropy that
   the outputs tell at T = 1, so that it stays weak where labels cannot be learned.
 - SAMPLES: `all`, `correct` (those classified correctly at that step), `predicted` (all, and the class of a sample is
@@ -12,6 +13,7 @@ A form is written KIND-SAMPLES or KIND-SAMPLES+CONTROL:
   cross-entropy, root mean squares), `late` (warm-up .5, ramp .3: shorter hardening).
 """
 
+import copy
 import math
 import re
 from dataclasses import dataclass
@@ -46,7 +48,7 @@ class Form:
     def parse(cls, name: str) -> "Form":
         """Return the form of a name."""
         found = re.fullmatch(
-            r"(plain|scaled|share|rest|bounded)(\d*)-(all|correct|predicted)(?:\+([a-z]+)([\d.]*))?", name
+            r"(plain|scaled|share|ratio|rest|bounded)(\d*)-(all|correct|predicted)(?:\+([a-z]+)([\d.]*))?", name
         )
         if not found:
             raise SystemExit(f"Expected KIND-SAMPLES or KIND-SAMPLES+CONTROL, got {name!r}.")
@@ -64,8 +66,11 @@ class Hardening:
 
     def __init__(self, form: Form, weight: float, task: Task) -> None:
         self.form, self.weight, self.scale = form, weight, 1.0
+        self.warmup = 0.5 if form.control == "late" else 0.2
         if form.is_share:
             spec = ObjectiveSpec("share", TEMPERATURES)
+        elif form.kind == "ratio":
+            spec = ObjectiveSpec("scaled", (64.0,), logit_scale=form.logit_scale)
         elif form.logit_scale:
             spec = ObjectiveSpec("scaled", TEMPERATURES, logit_scale=form.logit_scale)
         else:
@@ -89,8 +94,7 @@ class Hardening:
             shown = logits.masked_fill(own, -math.inf)
         else:
             shown = logits
-        begin, ramp = (0.5, 0.3) if form.control == "late" else (0.2, 0.3)
-        weight = ramped_weight(self.weight * self.scale, progress, begin, ramp)
+        weight = ramped_weight(self.weight * self.scale, progress, self.warmup, ramp=0.3)
         snapshot = self.bank.snapshot()
         parts = self.loss(shown, classes, snapshot, 1.0, num_items=len(labels))
         cmi = parts.cmi
@@ -114,6 +118,11 @@ class Hardening:
         self.squares = 0.95 * self.squares + 0.05 * fresh
         return float((self.squares[0] / self.squares[1].clamp_min(1e-12)).sqrt())
 
+    def start_from(self, logits: Tensor, labels: Tensor) -> None:
+        """Begin with the centroids of a trained model, without a warm-up."""
+        self.warmup = 0.0
+        self.bank.fill([(logits, labels)])
+
     def look(self, temperature: float, fraction: float) -> None:
         """Let the weight follow the calibration temperature of held-out samples, `fraction` of training later."""
         if self.form.control not in ("follow", "match") or not self.used_weight:
@@ -124,11 +133,19 @@ class Hardening:
         self.scale = min(self.scale, LARGEST_WEIGHT / self.weight)
 
 
-def train_teacher(task: Task, form: str, weight: float, seed: int) -> tuple[nn.Module, float]:
-    """Return a trained teacher, and the weight of its last step; the form `ce` has no CMI."""
+def train_teacher(
+    task: Task, form: str, weight: float, seed: int, twin: nn.Module | None = None
+) -> tuple[nn.Module, float]:
+    """Return a trained teacher, and the weight of its last step.
+
+    The forms `ce` and `ls` have no CMI; `ls` has smoothed labels. With a twin, training starts from its weights and
+    centroids and has no warm-up, as in `hf_cmim.harden_within`.
+    """
     torch.manual_seed(seed)
-    model = task.build()
-    hardening = None if form == "ce" else Hardening(Form.parse(form), weight, task)
+    model = task.build() if twin is None else copy.deepcopy(twin)
+    hardening = None if form in ("ce", "ls") else Hardening(Form.parse(form), weight, task)
+    if twin is not None and hardening is not None:
+        hardening.start_from(answers(twin, task.train), task.train.labels)
     optimizer = torch.optim.AdamW(model.parameters(), lr=task.learning_rate, weight_decay=0.01, fused=True)
     batches = -(-len(task.train.labels) // task.batch_size)
     total = task.epochs * batches
@@ -140,7 +157,7 @@ def train_teacher(task: Task, form: str, weight: float, seed: int) -> tuple[nn.M
         model.train()
         for rows in torch.randperm(len(task.train.labels)).split(task.batch_size):
             logits, labels = model(task.train.inputs[rows]), task.train.labels[rows]
-            loss = functional.cross_entropy(logits, labels)
+            loss = functional.cross_entropy(logits, labels, label_smoothing=0.1 if form == "ls" else 0.0)
             if hardening is not None:
                 loss = loss + hardening.term(logits, labels, step / total)
             optimizer.zero_grad()

@@ -96,14 +96,16 @@ def label_arms(labels: Tensor, num_classes: int) -> dict[str, Arm]:
     return arms
 
 
-def train_students(arms: dict[str, Arm], transfer: Part, validation: Part, num_classes: int) -> dict[str, list[float]]:
-    """Return the validation accuracies of each arm's students, one a pair of order and initialisation."""
+def train_students(
+    arms: dict[str, Arm], transfer: Part, judged: Part, num_classes: int, first_seed: int = 100
+) -> dict[str, list[float]]:
+    """Return the accuracies of each arm's students on `judged`, one a pair of order and initialisation."""
     names = sorted(arms, key=lambda name: ("soft", "standard", "dist").index(arms[name].form))
     accuracies: dict[str, list[float]] = {name: [] for name in names}
     for order in range(ORDERS):
-        stack = Stack([arms[name] for name in names], transfer, num_classes, order)
+        stack = Stack([arms[name] for name in names], transfer, num_classes, first_seed + order)
         stack.fit()
-        hits = stack.hits(validation)
+        hits = stack.hits(judged)
         for name, values in zip(names, hits.view(len(names), INITIALISATIONS).tolist(), strict=True):
             accuracies[name] += values
     return accuracies
@@ -112,10 +114,10 @@ def train_students(arms: dict[str, Arm], transfer: Part, validation: Part, num_c
 class Stack:
     """All students of one order: arms x initialisations, side by side."""
 
-    def __init__(self, arms: list[Arm], transfer: Part, num_classes: int, order: int) -> None:
+    def __init__(self, arms: list[Arm], transfer: Part, num_classes: int, seed: int) -> None:
         self.arms, self.transfer, self.num_classes = arms, transfer, num_classes
         self.is_text = transfer.features.dtype == torch.long
-        self.generator = torch.Generator().manual_seed(100 + order)
+        self.generator = torch.Generator().manual_seed(seed)
         self.size = len(arms) * INITIALISATIONS
         inputs = BAG if self.is_text else HIDDEN
         self.head = self._repeated((inputs, num_classes), inputs**-0.5)

@@ -1,7 +1,8 @@
 """Tasks of the study: real data cut into the parts that a teacher, an attacker and a judge need.
 
-All parts come from the *training* split of each data set; the test splits are never opened. Every sample is in one
-part only, except that the attacker's first transfer set is a part of the teacher's training samples.
+All parts but `test` come from the *training* split of each data set. Every sample is in one part only, except that the
+attacker's first transfer set is a part of the teacher's training samples. `evidence/study.py`, which chooses, never
+looks at `test`; `evidence/seeds.py`, which reports, does.
 """
 
 import io
@@ -21,6 +22,8 @@ from torch.nn import functional
 
 VOCABULARY, STUDENT_VOCABULARY = 8_000, 2_500
 NOISE = 0.3
+TESTED = 4_000
+"""Number of samples of the test split, fewer where it has fewer."""
 
 
 @dataclass
@@ -50,7 +53,8 @@ class Task:
         train: samples of the teacher.
         own: samples that only the attacker has, with their labels.
         tune: held-out samples that a controlled weight may look at, with labels as noisy as the others.
-        validation: samples that every figure is measured on; their labels are clean.
+        validation: samples that every choice is made on; their labels are clean.
+        test: samples of the test split.
         transfer: number of the teacher's samples that the first attacker has: the first ones of `train`.
         build: function that makes an untrained teacher.
         epochs, batch_size, learning_rate: the teacher's training.
@@ -62,6 +66,7 @@ class Task:
     own: Part
     tune: Part
     validation: Part
+    test: Part
     transfer: int
     build: Callable[[], nn.Module]
     epochs: int
@@ -130,37 +135,60 @@ def with_noise(labels: Tensor, num_classes: int, seed: int) -> Tensor:
 
 
 def digits(_: Path) -> Task:
-    """Scikit-learn digits: 1,797 images of 8x8, of which the 450 that benchmarks test on are left out."""
+    """Scikit-learn digits: 1,797 images of 8x8; the test samples are the 450 that benchmarks test on."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
     pixels, labels = load_digits(return_X_y=True)
-    pixels, _, labels, _ = train_test_split(pixels, labels, test_size=450, random_state=0, stratify=labels)
-    pixels = torch.tensor(pixels / 8 - 1, dtype=torch.float32)
-    every = shuffled(pixels.view(-1, 1, 8, 8), pixels, torch.tensor(labels))
-    return cut("digits", every, 10, (500, 200, 150), 200, lambda: ConvNet(1, 16, 8, 10, 0.2), 40, 32, 2e-3)
+    both = train_test_split(pixels, labels, test_size=450, random_state=0, stratify=labels)
+    train, test = (digits_part(both[number], both[number + 2]) for number in (0, 1))
+    return cut(
+        "digits",
+        shuffled_part(train),
+        test,
+        10,
+        (500, 200, 150),
+        200,
+        lambda: ConvNet(1, 16, 8, 10, 0.2),
+        40,
+        32,
+        2e-3,
+    )
+
+
+def digits_part(pixels: np.ndarray, labels: np.ndarray) -> Part:
+    """Return scikit-learn's digits as samples, in [-1, 1]."""
+    scaled = torch.tensor(pixels / 8 - 1, dtype=torch.float32)
+    return Part(scaled.view(-1, 1, 8, 8), scaled, torch.tensor(labels))
 
 
 def fashion_mnist(data: Path) -> Task:
     """Fashion-MNIST: grey images, brought from 28x28 to 14x14."""
-    table = parquet.read_table(data / "fashion_mnist" / "train.parquet").slice(0, 22_000)
-    pixels = images(table, "L", 14)
-    every = Part(pixels, pixels.flatten(1), torch.tensor(table["label"].to_pylist()))
+    parts = []
+    for split, rows in (("train", 22_000), ("test", TESTED)):
+        table = parquet.read_table(data / "fashion_mnist" / f"{split}.parquet").slice(0, rows)
+        pixels = images(table, "L", 14)
+        parts.append(Part(pixels, pixels.flatten(1), torch.tensor(table["label"].to_pylist())))
     return cut(
-        "fashion_mnist", every, 10, (8_000, 2_000, 1_000), 2_000, lambda: ConvNet(1, 12, 14, 10, 0.3), 10, 128, 3e-3
+        "fashion_mnist", *parts, 10, (8_000, 2_000, 1_000), 2_000, lambda: ConvNet(1, 12, 14, 10, 0.3), 10, 128, 3e-3
     )
 
 
 def emoji_images(data: Path) -> Task:
     """Colour emoji at 16x16 in 21 classes; no two parts show the same emoji."""
     table = parquet.read_table(data / "emoji_images" / "train-00000-of-00001.parquet")
+    test = parquet.read_table(data / "emoji_images" / "test-00000-of-00001.parquet").slice(0, TESTED)
     pixels, labels = images(table, "RGB", 16), torch.tensor(table["label"].to_pylist())
+    test_pixels, test_labels = images(test, "RGB", 16), torch.tensor(test["label"].to_pylist())
+    # The filters of the features are those of the training images.
+    features = patch_features(torch.cat([pixels, test_pixels]), len(pixels))
     names, numbers = np.unique(table["emoji"].to_pylist(), return_inverse=True)
     # Whole emoji move together; the order of a part is random again.
     place = torch.randperm(len(names), generator=torch.Generator().manual_seed(0))[torch.tensor(numbers)]
     order = torch.argsort(place, stable=True)
-    every = Part(pixels, patch_features(pixels), labels)[order]
-    task = cut("emoji_images", every, 21, (7_000, 2_500, 1_000), 2_500, lambda: ConvNet(3, 12, 16, 21, 0.4), 12, 128,
+    every = Part(pixels, features[: len(pixels)], labels)[order]
+    tested = Part(test_pixels, features[len(pixels) :], test_labels)
+    task = cut("emoji_images", every, tested, 21, (7_000, 2_500, 1_000), 2_500, lambda: ConvNet(3, 12, 16, 21, 0.4), 12, 128,
                3e-3)  # fmt: skip
     task.train, task.validation = shuffled_part(task.train), shuffled_part(task.validation)
     return task
@@ -169,34 +197,40 @@ def emoji_images(data: Path) -> Task:
 def texts(folder: Path, length: int, train: int, own: int, validation: int) -> Task:
     """Texts as numbers of their words; the vocabulary is that of the teacher's samples."""
     table = parquet.read_table(next(folder.glob("train*.parquet"))).slice(0, train + own + 1_000 + validation)
-    words = [re.findall(r"[a-z]+|[0-9]", text.lower())[:length] for text in table["text"].to_pylist()]
+    test = parquet.read_table(next(folder.glob("test*.parquet"))).slice(0, TESTED)
+    both = pyarrow.concat_tables([table.select(["text", "label"]), test.select(["text", "label"])])
+    words = [re.findall(r"[a-z]+|[0-9]", text.lower())[:length] for text in both["text"].to_pylist()]
     counted = Counter(word for text in words[:train] for word in text)
     numbers = {word: number for number, (word, _) in enumerate(counted.most_common(VOCABULARY - 2), start=2)}
     inputs = torch.zeros(len(words), length, dtype=torch.long)
     for row, text in enumerate(words):
         inputs[row, : len(text)] = torch.tensor([numbers.get(word, 1) for word in text] or [1])
-    labels = torch.tensor(table["label"].to_pylist())
+    labels = torch.tensor(both["label"].to_pylist())
     every = Part(inputs, torch.where(inputs < STUDENT_VOCABULARY, inputs, 1), labels)
-    num_classes = int(labels.max()) + 1
+    num_classes, first = int(labels.max()) + 1, len(table)
     return cut(
-        folder.name, every, num_classes, (train, own, 1_000), 2_500, lambda: BagOfWords(num_classes), 14, 128, 4e-3
+        folder.name,
+        every[slice(0, first)],
+        every[slice(first, None)],
+        num_classes,
+        (train, own, 1_000),
+        2_500,
+        lambda: BagOfWords(num_classes),
+        14,
+        128,
+        4e-3,
     )
 
 
 def cut(
-    name: str, every: Part, num_classes: int, sizes: tuple[int, int, int], transfer: int,
+    name: str, every: Part, test: Part, num_classes: int, sizes: tuple[int, int, int], transfer: int,
     build: Callable[[], nn.Module], epochs: int, batch_size: int, learning_rate: float,
 ) -> Task:  # fmt: skip
     """Return the task whose first samples are the teacher's, then the attacker's, then `tune`; the rest judges."""
     train, own, tune = sizes
     first, second = train + own, train + own + tune
     parts = every[slice(0, train)], every[slice(train, first)], every[slice(first, second)], every[slice(second, None)]
-    return Task(name, num_classes, *parts, transfer, build, epochs, batch_size, learning_rate)
-
-
-def shuffled(inputs: Tensor, features: Tensor, labels: Tensor) -> Part:
-    """Return the samples in a random order that is always the same."""
-    return shuffled_part(Part(inputs, features, labels))
+    return Task(name, num_classes, *parts, test, transfer, build, epochs, batch_size, learning_rate)
 
 
 def shuffled_part(part: Part) -> Part:
@@ -219,13 +253,15 @@ def images(table: pyarrow.Table, mode: str, size: int) -> Tensor:
     return stacked.unsqueeze(1) if mode == "L" else stacked.permute(0, 3, 1, 2).contiguous()
 
 
-def patch_features(pixels: Tensor, filters: int = 32) -> Tensor:
-    """Return pooled answers of random whitened patches, `(N, 8 filters)`: what an attacker computes without labels.
+def patch_features(pixels: Tensor, first: int, filters: int = 32) -> Tensor:
+    """Return pooled answers of random whitened patches of the first images, `(N, 8 filters)`.
+
+    An attacker can compute them without labels.
 
     Source: Coates, Ng, Lee, AISTATS 2011, with random patches instead of k-means.
     """
     generator = torch.Generator().manual_seed(0)
-    rows = torch.randint(0, len(pixels), (2_000,), generator=generator)
+    rows = torch.randint(0, first, (2_000,), generator=generator)
     patches = functional.unfold(pixels[rows], 6, stride=3).transpose(1, 2).flatten(0, 1)
     patches = patches[torch.randperm(len(patches), generator=generator)[:20_000]]
     patches = patches[patches.std(dim=1) > 0.1]
@@ -241,4 +277,4 @@ def patch_features(pixels: Tensor, filters: int = 32) -> Tensor:
         both = torch.cat([(answers - 0.5).relu(), (-answers - 0.5).relu()], dim=1)
         pooled.append(functional.adaptive_avg_pool2d(both, 2).flatten(1))
     features = torch.cat(pooled)
-    return (features - features.mean(dim=0)) / (features.std(dim=0) + 1e-3)
+    return (features - features[:first].mean(dim=0)) / (features[:first].std(dim=0) + 1e-3)
