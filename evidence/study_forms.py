@@ -3,9 +3,9 @@
 A form is written KIND-SAMPLES or KIND-SAMPLES+CONTROL:
 
 - KIND: `plain`, `scaled4`, `scaled16`, `share`: those of the package. `ratio4`: scaled, with the temperature 64 alone,
-  where the CMI is the within-class variance divided by the total variance. `rest4`: scaled, over the classes other than the
-  sample's own, so that its confidence stays free. `bounded`: the share, times the fraction of the label's entropy that
-  the outputs tell at T = 1, so that it stays weak where labels cannot be learned.
+  where the CMI is the within-class variance divided by the total variance. `rest4`: scaled, over the classes other
+  than the sample's own, so that its confidence stays free. `bounded`: the share, times the fraction of the label's
+  entropy that the outputs tell at T = 1, so that it stays weak where labels cannot be learned.
 - SAMPLES: `all`, `correct` (those classified correctly at that step), `predicted` (all, and the class of a sample is
   the predicted one).
 - CONTROL: `follow` (cmi_follow_calibration: the weight may only rise), `match` (it also falls while the model is

@@ -188,8 +188,8 @@ def emoji_images(data: Path) -> Task:
     order = torch.argsort(place, stable=True)
     every = Part(pixels, features[: len(pixels)], labels)[order]
     tested = Part(test_pixels, features[len(pixels) :], test_labels)
-    task = cut("emoji_images", every, tested, 21, (7_000, 2_500, 1_000), 2_500, lambda: ConvNet(3, 12, 16, 21, 0.4), 12, 128,
-               3e-3)  # fmt: skip
+    sizes = 7_000, 2_500, 1_000
+    task = cut("emoji_images", every, tested, 21, sizes, 2_500, lambda: ConvNet(3, 12, 16, 21, 0.4), 12, 128, 3e-3)
     task.train, task.validation = shuffled_part(task.train), shuffled_part(task.validation)
     return task
 
@@ -208,18 +208,8 @@ def texts(folder: Path, length: int, train: int, own: int, validation: int) -> T
     labels = torch.tensor(both["label"].to_pylist())
     every = Part(inputs, torch.where(inputs < STUDENT_VOCABULARY, inputs, 1), labels)
     num_classes, first = int(labels.max()) + 1, len(table)
-    return cut(
-        folder.name,
-        every[slice(0, first)],
-        every[slice(first, None)],
-        num_classes,
-        (train, own, 1_000),
-        2_500,
-        lambda: BagOfWords(num_classes),
-        14,
-        128,
-        4e-3,
-    )
+    parts, sizes = (every[slice(0, first)], every[slice(first, None)]), (train, own, 1_000)
+    return cut(folder.name, *parts, num_classes, sizes, 2_500, lambda: BagOfWords(num_classes), 14, 128, 4e-3)
 
 
 def cut(
