@@ -6,9 +6,14 @@ and it continues where it stopped. It writes audit.json, audit.html and audit.md
 """
 
 import argparse
+from typing import TYPE_CHECKING
 
 from hf_cmim.cli.printing import say, say_lines
+from hf_cmim.cli.report import COMPARISON_NAME
 from hf_cmim.cli.words import name_and_value, with_config
+
+if TYPE_CHECKING:
+    from hf_cmim.cli.audit_setup import AuditSetup
 
 EXAMPLES = """\
 examples:
@@ -30,6 +35,8 @@ examples:
 
   hf-cmim audit audit.yaml --attacker training own own:0.1 --own-split extra
       a verdict for each of three attackers, in one report
+  hf-cmim audit audit.yaml --students small=small.json same=outputs/cmim/config.json
+      a verdict for a small student and for one of the teacher's own architecture
 
 A YAML file gives defaults by the names of the flags. Flags override the file:
   teacher: outputs/cmim
@@ -46,6 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     models = parser.add_argument_group("models")
     _add_teachers(models)
     add_student(models)
+    models.add_argument(
+        "--students",
+        metavar="NAME=PATH",
+        nargs="+",
+        action="extend",
+        type=name_and_value,
+        help="instead of one student several, each with its own audit in OUTPUT_DIR/NAME, and a page that compares them:"
+        " small=small.json same=TEACHER/config.json; a path that is no .json file is a --student",
+    )
     data = parser.add_argument_group("data")
     add_data(data)
     _add_attackers(data)
@@ -231,34 +247,50 @@ def _add_plan(group: "argparse._ArgumentGroup") -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Run the audit, or print a preview of its cost."""
-    from hf_cmim.cli.audit_budget import suggestions, within_budget
-    from hf_cmim.cli.audit_preview import preview_text
+    """Run the audit of each student, or print a preview of its cost."""
     from hf_cmim.cli.audit_setup import AuditSetup
-    from hf_cmim.cli.report import check_can_draw, write_pages
-    from hf_cmim.pages.terminal import audit_table
-    from hf_cmim.report import REPORT_NAME, AuditReport
+    from hf_cmim.cli.report import check_can_draw, write_comparison
+    from hf_cmim.cli.several_students import options_of_students
 
     # Before the audit: a missing package must not be noticed days later.
     check_can_draw()
-    options = with_config(options, add_arguments)
-    setup = AuditSetup.of(options)
+    students = options_of_students(with_config(options, add_arguments))
+    # All are opened before the first is trained, so that a mistake in the last one comes at once.
+    setups = {name: AuditSetup.of(each) for name, each in students.items()}
+    for name, setup in setups.items():
+        if name and setup.is_main:
+            say(f"Student {name}")
+        _run_one(setup, students[name])
+    *_, setup = setups.values()
+    if len(setups) > 1 and setup.is_main and not setup.is_dry_run:
+        folders = [each.folder for each in setups.values()]
+        say(f"All students side by side: {write_comparison(folders, setup.folder.parent / COMPARISON_NAME)}")
+    # Reached by every process of a launch, printing or not.
+    setup.leave()
+
+
+def _run_one(setup: "AuditSetup", options: argparse.Namespace) -> None:
+    """Run the audit of one student, or print a preview."""
+    from hf_cmim.cli.audit_budget import suggestions, within_budget
+    from hf_cmim.cli.audit_preview import preview_text
+    from hf_cmim.cli.report import write_pages
+    from hf_cmim.pages.terminal import audit_table
+    from hf_cmim.report import REPORT_NAME, AuditReport
+
     if options.budget is not None:
         setup = within_budget(setup, options.budget)
     if setup.is_dry_run:
         preview = setup.audit.preview()
         if setup.is_main:
             say_lines("\n".join([preview_text(preview), *suggestions(preview)]))
-    else:
-        setup.run()
-        if setup.is_main:
-            # From the file, so that pages show the same as those of `hf-cmim report` later.
-            report = AuditReport.read(setup.folder)
-            files = [setup.folder / REPORT_NAME, *write_pages(report, setup.folder), *setup.files]
-            say_lines(f"\n{audit_table(report)}")
-            say(f"Written: {', '.join(map(str, files))}")
-            # An audit through a channel is about an interface, not about the weights.
-            if setup.channel is None:
-                say(f"To bind it to the weights: hf-cmim certify {options.teacher} --audit {setup.folder}")
-    # Reached by every process of a launch, printing or not.
-    setup.leave()
+        return
+    setup.run()
+    if setup.is_main:
+        # From the file, so that pages show the same as those of `hf-cmim report` later.
+        report = AuditReport.read(setup.folder)
+        files = [setup.folder / REPORT_NAME, *write_pages(report, setup.folder), *setup.files]
+        say_lines(f"\n{audit_table(report)}")
+        say(f"Written: {', '.join(map(str, files))}")
+        # An audit through a channel is about an interface, not about the weights.
+        if setup.channel is None:
+            say(f"To bind it to the weights: hf-cmim certify {options.teacher} --audit {setup.folder}")

@@ -48,16 +48,17 @@ def run(options: argparse.Namespace) -> None:
     # All paths are checked before the first report is read, so that an error comes at once.
     for path in map(Path, options.audits):
         check_audit_folder(path)
-    reports = {path: AuditReport.read(path) for path in dict.fromkeys(map(Path, options.audits))}
-    if len(reports) > 1:
-        say(f"Written: {_write_comparison(reports, options.output or Path(COMPARISON_NAME))}")
+    paths = list(dict.fromkeys(map(Path, options.audits)))
+    if len(paths) > 1:
+        say(f"Written: {write_comparison(paths, options.output or Path(COMPARISON_NAME))}")
         return
     if options.output is not None:
         raise HfCmimError(
             f"--output {options.output} is for comparisons, but there is one audit: its pages are written into its own"
             " folder. Remove --output, or name another audit to compare."
         )
-    ((path, report),) = reports.items()
+    (path,) = paths
+    report = AuditReport.read(path)
     written = write_pages(report, path if path.is_dir() else path.parent)
     say_lines(audit_table(report))
     say(f"Written: {', '.join(map(str, written))}")
@@ -88,9 +89,20 @@ def write_pages(report: "AuditReport", folder: Path) -> list[Path]:
     return [folder / name for name in pages]
 
 
-def _write_comparison(reports: "dict[Path, AuditReport]", target: Path) -> Path:
-    from hf_cmim.pages.html import comparison_page
+def write_comparison(audits: list[Path], target: Path) -> Path:
+    """Write the page that compares audits, and return its path.
 
+    Args:
+        audits: folders of audits, or their audit.json.
+        target: page; only an earlier comparison is overwritten.
+
+    Raises:
+        HfCmimError: another file in the way, or an audit that cannot be read.
+    """
+    from hf_cmim.pages.html import comparison_page
+    from hf_cmim.report import AuditReport
+
+    reports = {path: AuditReport.read(path) for path in audits}
     # A wrong --output must not cost the user a file, so only our own comparisons are replaced.
     if target.exists() and not (target.is_file() and target.read_bytes().rstrip().endswith(MARK.encode())):
         raise HfCmimError(

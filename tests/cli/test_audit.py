@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
 import yaml
 from datasets import Dataset
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessorPil

@@ -1,0 +1,113 @@
+"""Write docs/evidence/several-teachers.md from the results of evidence/seeds.py.
+
+    python evidence/seeds_table.py > docs/evidence/several-teachers.md
+
+The words around the tables are in evidence/seeds_page.md, where {tables} stands for them, {runs} for the number of
+trained sets of teachers, and {version} for that of torch.
+"""
+
+import json
+import statistics
+from pathlib import Path
+
+from scipy import stats
+
+FOLDER = Path(__file__).parent
+TASKS = {
+    "fashion_mnist": "Fashion-MNIST at 14x14",
+    "emoji_images": "Colour emoji at 16x16",
+    "digits": "Digits",
+    "debian_sections": "Debian sections",
+    "wordnet_lexnames": "WordNet glosses",
+}
+ROWS = {
+    "ce": "cross-entropy",
+    "ls": "label smoothing .1",
+    "ratio": "CE + variance ratio",
+    "default": "**the default**",
+    "0": "budget of 0 points",
+    "0.5": "budget of half a point",
+    "1": "budget of 1 point",
+    "2": "budget of 2 points",
+}
+COLUMNS = {
+    "leak": "leak",
+    "over_label_smoothing": "over label smoothing",
+    "over_own_null": "over its own null",
+    "beyond": "beyond labels",
+}
+ATTACKERS = {"training": "the teacher's samples", "own": "own samples"}
+
+
+def runs_of(task: str) -> list[dict]:
+    """Return the results of all seeds of a task."""
+    return [json.loads(path.read_text()) for path in sorted((FOLDER / "seeds" / task).glob("*.json"))]
+
+
+def teacher_of(run: dict, row: str) -> dict:
+    """Return the figures of a row's teacher; a budget that no hardened teacher fits chooses the twin."""
+    if row in run:
+        return run[row]
+    weight = run["budgets"]["chosen"][row]
+    return run["budgets"]["teachers"][f"{weight:g}"] if weight else run["ce"]
+
+
+def interval(values: list[float], digits: int = 2) -> str:
+    """Return the mean with its 95 % t interval over teachers."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return f"{mean:+.{digits}f}"
+    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    return f"{mean:+.{digits}f} [{mean - half:+.{digits}f}, {mean + half:+.{digits}f}]"
+
+
+def accuracy_table(runs: list[dict]) -> str:
+    """Return accuracy, calibration and concentration of each row."""
+    lines = [
+        "| teacher | accuracy, % | minus CE, points | ECE, % | training CMI at T = 4 | weights chosen |",
+        "|---" * 6 + "|",
+    ]
+    for row, name in ROWS.items():
+        teachers = [teacher_of(run, row) for run in runs]
+        differences = [
+            100 * (teacher["accuracy"] - run["ce"]["accuracy"]) for teacher, run in zip(teachers, runs, strict=True)
+        ]
+        weights = [f"{run['budgets']['chosen'][row]:g}" for run in runs] if row in runs[0]["budgets"]["chosen"] else []
+        cells = [name, f"{100 * mean(teachers, 'accuracy'):.2f}", "" if row == "ce" else interval(differences)]
+        cells += [f"{100 * mean(teachers, 'ece'):.1f}", f"{mean(teachers, 'train_cmi_T4'):.4f}", ", ".join(weights)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def gain_table(runs: list[dict], attacker: str) -> str:
+    """Return what the strongest student of an attacker gains, by each criterion."""
+    lines = [f"| teacher, asked about {ATTACKERS[attacker]} | {' | '.join(COLUMNS.values())} |", "|---" * 5 + "|"]
+    for row, name in ROWS.items():
+        gains = [teacher_of(run, row)[attacker] for run in runs]
+        cells = [interval([gain[column] for gain in gains]) for column in COLUMNS]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    for key, name in (("class_answers_leak", "CE through class answers"), ("labels_leak", "CE's labels alone")):
+        leak = interval([run["ce"][attacker][key] for run in runs])
+        lines.append(f"| {name} | {leak} | | | 0 by construction |")
+    return "\n".join(lines)
+
+
+def mean(teachers: list[dict], name: str) -> float:
+    """Return the mean of a figure over teachers."""
+    return statistics.fmean(teacher[name] for teacher in teachers)
+
+
+def main() -> None:
+    """Print the page."""
+    tables, count = [], 0
+    for task, title in TASKS.items():
+        if runs := runs_of(task):
+            count += len(runs)
+            parts = [accuracy_table(runs), *(gain_table(runs, attacker) for attacker in ATTACKERS)]
+            tables.append(f"### {title}, n = {len(runs)}\n\n" + "\n\n".join(parts) + "\n")
+    page = (FOLDER / "seeds_page.md").read_text()
+    print(page.replace("{tables}", "\n".join(tables)).replace("{runs}", str(count)), end="")
+
+
+if __name__ == "__main__":
+    main()
