@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         type=name_and_value,
-        help="instead of one student several, each with its own audit in OUTPUT_DIR/NAME, and a page that compares them:"
+        help="several students instead of one, each audited in OUTPUT_DIR/NAME, and a page that compares them:"
         " small=small.json same=TEACHER/config.json; a path that is no .json file is a --student",
     )
     data = parser.add_argument_group("data")
