@@ -10,9 +10,9 @@ the caches as the way before left them); the machine's speed drifts, so only rat
 one thread time is that of the process, so that other processes do not count.
 
 Rows: cross-entropy alone; one temperature after the other ("eager loop"); all in one tensor ("eager batched", on
-log-centroids); ours, of each form; with --compile, `torch.compile` of eager batched, which takes seconds at first
-use. The floor is the time in which a large copy, timed before, moves as many bytes as the logits, their gradient and
-each sample's centroid rows. Memory is the peak beyond inputs, on CPU by torch's profiler.
+log-centroids), also of the forms "scaled" and "share"; ours, each form beside eager batched of the same form; with
+--compile, `torch.compile` of eager batched, which takes seconds at first use. The floor is the time in which a large
+copy, timed before, moves as many bytes as the logits, their gradient and each sample's centroid rows. Memory is the peak beyond inputs, on CPU by torch's profiler.
 """
 
 import argparse
@@ -64,6 +64,33 @@ def eager_loop(logits: Tensor, labels: Tensor, centroids: Tensor, temperatures: 
     return total / len(temperatures)
 
 
+def eager_scaled(
+    logits: Tensor, labels: Tensor, centroids: Tensor, temperatures: tuple[float, ...], scaling: Scaling
+) -> Tensor:
+    """The CMI of logits brought to one scale, without the pull on it: eager batched and the correction."""
+    spread = logits.var(dim=1, unbiased=False).sum()
+    correction = 0.5 * scaling.outward / len(labels) * (spread - spread.detach())
+    return eager_batched(logits * scaling.multiplier, labels, centroids, temperatures) - correction
+
+
+def eager_share(
+    logits: Tensor,
+    labels: Tensor,
+    centroids: Tensor,
+    temperatures: tuple[float, ...],
+    information: LabelInformation,
+    terms: Tensor,
+) -> Tensor:
+    """The gradient of CMI / (I + CMI): eager batched with references beyond the centroids."""
+    scale = torch.tensor(temperatures, device=logits.device).view(-1, 1, 1)
+    log_probs = functional.log_softmax(logits / scale, dim=-1)
+    ratios = (terms / information.information).view(-1, 1, 1)
+    references = centroids[:, labels]
+    references = references + ratios * (references - information.log_marginals.unsqueeze(1))
+    divergences = (log_probs.exp() * (log_probs - references)).sum(dim=-1).mean(dim=-1)
+    return (information.information / (information.information + terms).square() * divergences).mean()
+
+
 def ways(
     shape: tuple[int, int], temperatures: tuple[float, ...], device: str, *, compiled: bool
 ) -> dict[str, Callable[[], None]]:
@@ -78,11 +105,9 @@ def ways(
         torch.log_softmax(table.normal_(), dim=-1, out=table)
     scaling = Scaling(torch.tensor(0.9, device=device), torch.tensor(0.1, device=device))
     log_marginals = torch.full((levels, classes), -math.log(classes), device=device)
-    states = {
-        "plain": None,
-        "scaled": scaling,
-        "share": LabelInformation(log_marginals, torch.full((levels,), 0.5, device=device)),
-    }
+    information = LabelInformation(log_marginals, torch.full((levels,), 0.5, device=device))
+    states = {"plain": None, "scaled": scaling, "share": information}
+    terms = torch.ones(levels, device=device)
     fast = torch.compile(eager_batched) if compiled else None
 
     def run(term: Callable[[], Tensor | float]) -> None:
@@ -91,13 +116,17 @@ def ways(
 
     def ours(form: str) -> Callable[[], None]:
         loss = CMIMLoss(ObjectiveSpec(form, temperatures)).to(device)
-        snapshot = Snapshot(centroids, torch.ones(levels, device=device), states[form])
+        snapshot = Snapshot(centroids, terms, states[form])
         return lambda: run(lambda: loss.concentration(logits, labels, snapshot, 1.0, samples).cmi)
 
     found = {
         "CE alone": lambda: run(lambda: 0.0),
         "eager loop": lambda: run(lambda: eager_loop(logits, labels, centroids, temperatures)),
         "eager batched": lambda: run(lambda: eager_batched(logits, labels, centroids, temperatures)),
+        "eager batched, scaled": lambda: run(lambda: eager_scaled(logits, labels, centroids, temperatures, scaling)),
+        "eager batched, share": lambda: run(
+            lambda: eager_share(logits, labels, centroids, temperatures, information, terms)
+        ),
         **{f"hf_cmim, {form}": ours(form) for form in states},
     }
     if fast is not None:
@@ -161,7 +190,8 @@ def measure(shape: str, levels: int, bandwidth: float, options: argparse.Namespa
     seconds = seconds_of(calls, options)
     rows, floor = [], 4 * samples * classes * (2 + levels) / bandwidth
     for name, values in seconds.items():
-        to_batched = seconds["eager batched"] / values
+        peer = f"eager batched, {name.rpartition(', ')[2]}"  # of the same form
+        to_batched = seconds[peer if peer in seconds else "eager batched"] / values
         quarters = np.quantile(values, (0.25, 0.5, 0.75)) * 1e3
         row = {
             "shape": shape, "temperatures": levels, "way": name, "milliseconds": quarters[1],
