@@ -24,7 +24,7 @@ test test-slow: export OMP_NUM_THREADS = 1
 help:
 	@echo 'Every target creates $(VENV) with pinned versions when it is missing; the second run is quick.'
 	@echo ''
-	@echo '  make demo       harden a small ResNet within half a point of accuracy on 20,000 real images, and audit it'
+	@echo '  make demo       harden a small ResNet within half a point of accuracy on 8,000 real images, and audit it'
 	@echo '  make test       all tests that are neither slow nor need a GPU'
 	@echo '  make test-slow  launches of several processes, kills, compilation'
 	@echo '  make test-gpu   the tests that need an accelerator'

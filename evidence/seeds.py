@@ -2,11 +2,11 @@
 
     python evidence/seeds.py --data ../shared/data --seeds 11 12 13
 
-For every task and seed: teachers of cross-entropy, label smoothing, the variance ratio and the default, and the
-hardened teachers that budgets of 0, half a point, one and two points choose on validation samples, as
-`hf_cmim.harden_within` would. Small students learn from the answers of each (`study_probe.py`), with the teacher's
-samples and with samples of their own; all accuracies are those on test samples. Each task and seed writes one file of
-evidence/seeds; a file that exists is not made anew.
+For every task and seed: teachers of cross-entropy, also trained twice as long, of label smoothing, the variance ratio
+and the default; and the hardened teachers that budgets of 0, half a point, one and two points choose on validation
+samples, as `hf_cmim.harden_within` would. Small students learn from the answers of each (`study_probe.py`), with the
+teacher's samples and with samples of their own; all accuracies are those on test samples. Each task and seed writes
+one file of evidence/seeds; a file that exists is not made anew.
 """
 
 import argparse
@@ -62,24 +62,27 @@ class Seed:
         return result
 
     def budgets(self, twin: nn.Module) -> dict[str, object]:
-        """Return the teachers that budgets choose, by weight, and the weight of each budget; 0 is the twin."""
+        """Return the rung that each budget chooses, "" for none, and the measured teachers of these rungs."""
         task, models = self.task, {}
         labels = task.validation.labels
         reference = accuracy(answers(twin, task.validation), labels)
 
         def points_below(position: int) -> float:
             if position not in models:
-                weight = LADDER.weights[position]
-                models[position] = train_teacher(task, "share-correct", weight, self.seed, twin)[0]
+                rung = LADDER[position]
+                form = {"share": "share", "scaled": "scaled4"}[rung.form] + (
+                    "-correct" if rung.correct_only else "-all"
+                )
+                models[position] = train_teacher(task, form, rung.weight, self.seed, twin)[0]
             return 100 * (reference - accuracy(answers(models[position], task.validation), labels))
 
-        chosen: dict[str, float] = {}
-        for budget in BUDGETS:
-            place = strongest_within(len(LADDER.weights), lambda position, most=budget: points_below(position) <= most)
-            chosen[f"{budget:g}"] = 0.0 if place is None else LADDER.weights[place]
-        places = {weight: place for place, weight in enumerate(LADDER.weights)}
-        measured = {f"{weight:g}": self.measured(models[places[weight]]) for weight in set(chosen.values()) if weight}
-        return {"chosen": chosen, "teachers": measured}
+        places = {
+            f"{budget:g}": strongest_within(len(LADDER), lambda position, most=budget: points_below(position) <= most)
+            for budget in BUDGETS
+        }
+        chosen = {budget: "" if place is None else LADDER[place].name for budget, place in places.items()}
+        wanted = {place for place in places.values() if place is not None}
+        return {"chosen": chosen, "teachers": {LADDER[place].name: self.measured(models[place]) for place in wanted}}
 
 
 def criteria(students: dict[str, list[float]], labels: dict[str, list[float]]) -> dict[str, float]:
@@ -105,6 +108,8 @@ def run(task: Task, seed: int) -> dict[str, object]:
     started = time.process_time()
     students = Seed(task, seed)
     models = {name: train_teacher(task, *form, seed)[0] for name, form in TEACHERS.items()}
+    # A hardened teacher of `harden_within` was trained twice: once as the twin.
+    models["ce twice"] = train_teacher(task, "ce", 0.0, seed, models["ce"])[0]
     result: dict[str, object] = {name: students.measured(model) for name, model in models.items()}
     result["budgets"] = students.budgets(models["ce"])
     return result | {"seconds": time.process_time() - started, "torch": torch.__version__}

@@ -22,6 +22,7 @@ TASKS = {
 }
 ROWS = {
     "ce": "cross-entropy",
+    "ce twice": "cross-entropy, twice as long",
     "ls": "label smoothing .1",
     "ratio": "CE + variance ratio",
     "default": "**the default**",
@@ -48,8 +49,8 @@ def teacher_of(run: dict, row: str) -> dict:
     """Return the figures of a row's teacher; a budget that no hardened teacher fits chooses the twin."""
     if row in run:
         return run[row]
-    weight = run["budgets"]["chosen"][row]
-    return run["budgets"]["teachers"][f"{weight:g}"] if weight else run["ce"]
+    rung = run["budgets"]["chosen"][row]
+    return run["budgets"]["teachers"][rung] if rung else run["ce"]
 
 
 def interval(values: list[float], digits: int = 2) -> str:
@@ -64,7 +65,7 @@ def interval(values: list[float], digits: int = 2) -> str:
 def accuracy_table(runs: list[dict]) -> str:
     """Return accuracy, calibration and concentration of each row."""
     lines = [
-        "| teacher | accuracy, % | minus CE, points | ECE, % | training CMI at T = 4 | weights chosen |",
+        "| teacher | accuracy, % | minus CE, points | ECE, % | training CMI at T = 4 | chosen |",
         "|---" * 6 + "|",
     ]
     for row, name in ROWS.items():
@@ -72,9 +73,10 @@ def accuracy_table(runs: list[dict]) -> str:
         differences = [
             100 * (teacher["accuracy"] - run["ce"]["accuracy"]) for teacher, run in zip(teachers, runs, strict=True)
         ]
-        weights = [f"{run['budgets']['chosen'][row]:g}" for run in runs] if row in runs[0]["budgets"]["chosen"] else []
+        rungs = [run["budgets"]["chosen"].get(row) for run in runs]
+        rungs = ["none" if rung == "" else rung for rung in rungs if rung is not None]
         cells = [name, f"{100 * mean(teachers, 'accuracy'):.2f}", "" if row == "ce" else interval(differences)]
-        cells += [f"{100 * mean(teachers, 'ece'):.1f}", f"{mean(teachers, 'train_cmi_T4'):.4f}", ", ".join(weights)]
+        cells += [f"{100 * mean(teachers, 'ece'):.1f}", f"{mean(teachers, 'train_cmi_T4'):.4f}", ", ".join(rungs)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

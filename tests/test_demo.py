@@ -43,8 +43,8 @@ def test_demo_trains_both_models_within_the_budget(at_root, tmp_path, capsys):
     words = ["--no-quick-audit", "--accuracy-budget", "99", "--output-dir", str(tmp_path)]
     assert main(["harden", DEMO, *SMALL, *words]) == 0
     printed = capsys.readouterr().out
-    assert f"Hardened model: {tmp_path / 'weight-32'}. Its twin: {tmp_path / 'twin'}." in printed
-    model = AutoModelForImageClassification.from_pretrained(tmp_path / "weight-32")
+    assert f"Hardened model: {tmp_path / 'share-32'}. Its twin: {tmp_path / 'twin'}." in printed
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "share-32")
     assert model.config.id2label[9] == "Ankle boot"
     with safe_open(tmp_path / "twin" / "model.safetensors", framework="pt") as file:
         assert set(file.keys()) == set(model.state_dict())
@@ -63,5 +63,6 @@ def test_demo_ends_with_two_verdicts_and_the_page(at_root, tmp_path, capsys):
     report = AuditReport.read(tmp_path / "audit")
     assert {arm.family for arm in report.arms if arm.role == "knockoff"} == set(QUICK_FAMILIES)
     assert report.twin is not None
+    assert report.scope.attacker.name == "training"
     assert (tmp_path / "audit" / "audit.html").read_text(encoding="utf-8").startswith("<!doctype html>")
-    assert main(["verify", str(tmp_path / "weight-32")]) == 0
+    assert main(["verify", str(tmp_path / "share-32")]) == 0

@@ -135,6 +135,8 @@ def _audit_flags(options: argparse.Namespace, setup: Any, result: "Hardened") ->
     for name, value in QUICK_PLAN.items():
         setattr(flags, name, value)
     flags.test_share = TEST_SHARE if options.test_share is None else options.test_share
+    # The attacker asks about samples that the model was trained on.
+    flags.attacker = ["training"]
     flags.max_transfer_samples = min(options.max_transfer_samples or TRANSFER_SAMPLES, len(setup.rows.train))
     # The finest margin that so many test samples can resolve, if half a point is finer.
     flags.margin_points = max(MARGIN_POINTS, math.ceil(1 + 30_000 / len(setup.rows.test)) / 100)

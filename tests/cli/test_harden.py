@@ -12,7 +12,7 @@ from transformers import AutoModelForAudioClassification, AutoModelForImageClass
 from hf_cmim.cli.main import main
 from hf_cmim.hub.certificate import Certificate
 from hf_cmim.trainers.hardening import harden_within as module
-from hf_cmim.trainers.hardening.harden_within import LADDER, Ladder
+from hf_cmim.trainers.hardening.harden_within import Rung
 
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 QUICK = ["--no-quick-audit", "--accuracy-budget", "99", "--quiet", "--set", "num_train_epochs=1", "use_cpu=true"]
@@ -20,7 +20,7 @@ QUICK = ["--no-quick-audit", "--accuracy-budget", "99", "--quiet", "--set", "num
 
 @pytest.fixture(autouse=True)
 def one_rung(monkeypatch):
-    monkeypatch.setattr(module, "LADDER", Ladder(LADDER.form, (4.0,), LADDER.warm_start))
+    monkeypatch.setattr(module, "LADDER", (Rung("share", 4.0, correct_only=True),))
 
 
 def test_images_from_a_configuration(data, student_config, tmp_path, capsys):
@@ -28,9 +28,9 @@ def test_images_from_a_configuration(data, student_config, tmp_path, capsys):
     words = ["--model", str(student_config), "--dataset", str(data), "--output-dir", str(tmp_path)]
     assert main(["harden", *words, *QUICK]) == 0
     printed = capsys.readouterr().out
-    assert "Cross-entropy twin: accuracy" in printed
+    assert "cross-entropy twin: accuracy" in printed
     assert "chosen" in printed
-    for name in ("twin", "weight-4"):
+    for name in ("twin", "share-4"):
         model = AutoModelForImageClassification.from_pretrained(tmp_path / name)
         assert list(model.config.id2label.values()) == ["red", "green", "blue"]
         assert json.loads((tmp_path / name / "preprocessor_config.json").read_text())["size"]["height"] == 12
@@ -43,7 +43,7 @@ def test_a_checkpoint_keeps_its_classes_and_its_processor(data, teacher, tmp_pat
     """Catches a trained head that is read in the order of the data."""
     words = ["--model", str(teacher), "--dataset", str(data), "--output-dir", str(tmp_path)]
     assert main(["harden", *words, *QUICK]) == 0
-    model = AutoModelForImageClassification.from_pretrained(tmp_path / "weight-4")
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "share-4")
     expected = AutoModelForImageClassification.from_pretrained(teacher)
     assert model.config.id2label == expected.config.id2label
 
@@ -67,7 +67,7 @@ def test_sounds(tmp_path):
     words = ["--model", str(tmp_path / "model.json"), "--processor", str(tmp_path / "extractor")]
     words += ["--dataset", str(tmp_path / "all.parquet"), "--output-dir", str(tmp_path / "out")]
     assert main(["harden", *words, *QUICK]) == 0
-    model = AutoModelForAudioClassification.from_pretrained(tmp_path / "out" / "weight-4")
+    model = AutoModelForAudioClassification.from_pretrained(tmp_path / "out" / "share-4")
     assert set(model.config.id2label.values()) == {"low", "high"}
 
 

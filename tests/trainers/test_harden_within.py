@@ -18,7 +18,7 @@ from hf_cmim.functional.calibration import Calibration
 from hf_cmim.measurement import Measurement
 from hf_cmim.trainers.hardening import harden_within as module
 from hf_cmim.trainers.hardening.budget_report import Hardened, TrainedModel
-from hf_cmim.trainers.hardening.harden_within import LADDER, Ladder, strongest_within
+from hf_cmim.trainers.hardening.harden_within import LADDER, Rung, strongest_within
 
 MEASUREMENT = Measurement(
     num_samples=8, accuracy=0.5, top5_accuracy=1.0, calibration=Calibration(0.2, 0.02, 1.0, 0.2, 0.02, 0.01),
@@ -28,7 +28,7 @@ MEASUREMENT = Measurement(
 
 
 def record(is_correct, weight=0.0):
-    return TrainedModel.of(f"weight-{weight:g}" if weight else "twin", weight, MEASUREMENT, is_correct)
+    return TrainedModel.of(f"share-{weight:g}" if weight else "twin", "share", weight, MEASUREMENT, is_correct)
 
 
 # The choice
@@ -64,10 +64,10 @@ def test_noise_is_that_of_the_samples_which_only_one_model_gets_right():
 def test_words_name_the_choice_and_the_noise():
     """Catches a budget below the noise that goes unsaid, and a model called chosen that is not."""
     twin, strong, weak = [True] * 90 + [False] * 10, [True] * 85 + [False] * 15, [False] + [True] * 90 + [False] * 9
-    result = Hardened(Path("folder"), "weight-8", 0.0, record(twin), (record(strong, 32.0), record(weak, 8.0)))
+    result = Hardened(Path("folder"), "share-8", 0.0, record(twin), (record(strong, 32.0), record(weak, 8.0)))
     lines = str(result).splitlines()
-    assert (result.model, result.twin) == ("folder/weight-8", "folder/twin")
-    assert lines[1].split()[:3] == ["0", "(twin)", "90.00%"]
+    assert (result.model, result.twin) == ("folder/share-8", "folder/twin")
+    assert lines[1].split()[:3] == ["cross-entropy", "twin", "90.00%"]
     assert "-5.00 ± 2.18 points" in lines[2]
     assert lines[2].endswith("too costly")
     assert "+0.00 ± 1.41 points" in lines[3]
@@ -95,22 +95,24 @@ def search(folder, budget=0.0, lines=None, **changes):
 
 @pytest.fixture
 def short_ladder(monkeypatch):
-    monkeypatch.setattr(module, "LADDER", Ladder(LADDER.form, (4.0, 1.0), LADDER.warm_start))
+    monkeypatch.setattr(module, "LADDER", (Rung("share", 4.0, correct_only=True), Rung("scaled", 1.0)))
 
 
 def test_ladder_goes_from_strong_to_weak():
-    """Catches a form or weight that the configuration refuses, and rungs in an order that bisection cannot use."""
-    assert all(strong > weak for strong, weak in itertools.pairwise(LADDER.weights))
-    for weight in LADDER.weights:
-        CMIMConfig("folder", use_cpu=True, cmi_weight=weight, **LADDER.form, **LADDER.warm_start)
+    """Catches a form or weight that the configuration refuses, two rungs in one folder, and a wrong order."""
+    assert len({rung.name for rung in LADDER}) == len(LADDER)
+    for strong, weak in itertools.pairwise(LADDER):
+        assert strong.form != weak.form or strong.weight > weak.weight
+    for rung in LADDER:
+        CMIMConfig("folder", use_cpu=True, **rung.settings)
 
 
 def test_search_trains_twin_and_strongest_and_goes_on_with_another_budget(short_ladder, tmp_path):
     """Catches a finished model that is trained again, a model that starts afresh, and a twin that is hardened."""
     lines = []
     result = search(tmp_path, budget=0.99, lines=lines)
-    assert result.model == str(tmp_path / "weight-4")
-    assert [line.partition(":")[0] for line in lines] == ["Cross-entropy twin", "CMI weight 4"]
+    assert result.model == str(tmp_path / "share-4")
+    assert [line.partition(":")[0] for line in lines] == ["cross-entropy twin", "share, weight 4"]
     for folder in (result.model, result.twin):
         assert {"config.json", "model.safetensors"} <= set(os.listdir(folder))
         assert Path(f"{folder}.json").is_file()
@@ -189,7 +191,7 @@ def test_search_that_was_killed_goes_on(save_strategy, short_ladder, tmp_path):
     assert lives(die_in_second_training) == -signal.SIGKILL
     twin = tmp_path / "killed" / "twin" / "model.safetensors"
     written = twin.stat().st_mtime_ns
-    assert not (tmp_path / "killed" / "weight-4.json").exists()
+    assert not (tmp_path / "killed" / "share-4.json").exists()
     result = search(tmp_path / "killed", 0.99, save_strategy=save_strategy)
     assert twin.stat().st_mtime_ns == written
     assert (result.twin_record, result.tried) == (whole.twin_record, whole.tried)

@@ -20,6 +20,7 @@ class TrainedModel:
 
     Attributes:
         name: name of its folder.
+        cmi_form: form of the CMI.
         cmi_weight: weight of the CMI; 0 for the twin.
         cmi_sup: largest CMI over the temperatures among correctly classified samples, nats.
         within_total_ratio: variance of the logits within classes divided by the total variance.
@@ -29,6 +30,7 @@ class TrainedModel:
     """
 
     name: str
+    cmi_form: str
     cmi_weight: float
     cmi_sup: float
     within_total_ratio: float
@@ -37,10 +39,13 @@ class TrainedModel:
     correct: str
 
     @classmethod
-    def of(cls, name: str, cmi_weight: float, measurement: Measurement, is_correct: Sequence[bool]) -> Self:
+    def of(
+        cls, name: str, cmi_form: str, cmi_weight: float, measurement: Measurement, is_correct: Sequence[bool]
+    ) -> Self:
         """Return the record of a measured model."""
         return cls(
             name,
+            cmi_form,
             cmi_weight,
             measurement.cmi_sup,
             measurement.within_total_ratio,
@@ -52,7 +57,7 @@ class TrainedModel:
     @property
     def title(self) -> str:
         """Name for readers."""
-        return f"CMI weight {self.cmi_weight:g}" if self.cmi_weight else "Cross-entropy twin"
+        return f"{self.cmi_form}, weight {self.cmi_weight:g}" if self.cmi_weight else "cross-entropy twin"
 
     @property
     def accuracy(self) -> float:
@@ -107,13 +112,13 @@ class Hardened:
 
     def __str__(self) -> str:
         twin = self.twin_record
-        rows = [("CMI weight", "accuracy", "against the twin", "CMI", "within/total", "")]
-        rows.append(("0 (twin)", f"{twin.accuracy:.2%}", "", *_spread(twin), ""))
+        rows = [("objective", "accuracy", "against the twin", "CMI", "within/total", "")]
+        rows.append((twin.title, f"{twin.accuracy:.2%}", "", *_spread(twin), ""))
         for model in self.tried:
             change, error = 0.0 - model.points_below(twin), model.standard_error(twin)
             is_within = model.points_below(twin) <= 100 * self.accuracy_budget + ROUNDING
             state = "chosen" if model.name == self.name else "within the budget" if is_within else "too costly"
-            row = (f"{model.cmi_weight:g}", f"{model.accuracy:.2%}", f"{change:+.2f} ± {error:.2f} points")
+            row = (model.title, f"{model.accuracy:.2%}", f"{change:+.2f} ± {error:.2f} points")
             rows.append((*row, *_spread(model), state))
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]

@@ -21,26 +21,47 @@ from hf_cmim.trainers.shared.checkpoints import last_complete_checkpoint
 
 
 @dataclass(frozen=True)
-class Ladder:
-    """Hardenings in the order in which they are tried.
+class Rung:
+    """One hardening that is tried.
 
     Attributes:
-        form: settings of `CMIMConfig` that all of them share.
-        weights: weights of the CMI, from strong to weak.
-        warm_start: settings of `CMIMConfig` for a training that starts from the twin's weights.
+        form: form of the CMI, `cmi_form`.
+        weight: weight of the CMI, `cmi_weight`.
+        correct_only: switch for the CMI of correctly classified samples alone, `cmi_correct_only`.
     """
 
-    form: dict[str, Any]
-    weights: tuple[float, ...]
-    warm_start: dict[str, Any]
+    form: str
+    weight: float
+    correct_only: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name of the model's folder."""
+        return f"{self.form}-{self.weight:g}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Settings of `CMIMConfig`, for a training that starts from the twin's weights."""
+        return {
+            "cmi_form": self.form,
+            "cmi_weight": self.weight,
+            "cmi_correct_only": self.correct_only,
+            "cmi_warmup": 0.0,
+            "centroid_prefill": True,
+        }
 
 
-LADDER = Ladder(
-    form={"cmi_form": "share", "cmi_correct_only": True},
-    weights=(32.0, 16.0, 8.0, 4.0, 2.0, 1.0),
-    warm_start={"cmi_warmup": 0.0, "centroid_prefill": True},
+LADDER = (
+    Rung("share", 32.0, correct_only=True),
+    Rung("share", 16.0, correct_only=True),
+    Rung("share", 8.0, correct_only=True),
+    Rung("scaled", 4.0),
+    Rung("scaled", 1.0),
 )
-"""The hardenings that `harden_within` tries; form and weights are those of docs/choose-a-setting.md."""
+"""The hardenings that `harden_within` tries, from strong to weak. The share keeps most back on images. Where it costs
+too much, as on texts, the default form keeps more back than a weaker share (docs/evidence/several-teachers.md)."""
+TWIN = "twin"
+"""Name of the folder of the model that is trained with plain cross-entropy."""
 SEARCHED = ("cmi_weight", "cmi_warmup", "centroid_prefill", "cmi_form", "cmi_correct_only", "logit_scale")
 """Settings that the ladder chooses."""
 
@@ -89,15 +110,14 @@ def harden_within(
     folder = SearchFolder(Path(str(args.output_dir)))
     folder.open(args, len(train_dataset), len(eval_dataset))
     search = _Search(model_init, args, (train_dataset, eval_dataset), trainer_arguments, folder, say)
-    twin = search.trained("twin", 0.0)
+    twin = search.trained(None)
     tried: dict[int, TrainedModel] = {}
 
     def is_within(position: int) -> bool:
-        weight = LADDER.weights[position]
-        tried[position] = search.trained(f"weight-{weight:g}", weight)
+        tried[position] = search.trained(LADDER[position])
         return tried[position].points_below(twin) <= 100 * accuracy_budget + ROUNDING
 
-    chosen = strongest_within(len(LADDER.weights), is_within)
+    chosen = strongest_within(len(LADDER), is_within)
     models = tuple(tried[position] for position in sorted(tried))
     name = None if chosen is None else tried[chosen].name
     result = Hardened(folder.folder, name, accuracy_budget, twin, models)
@@ -171,8 +191,9 @@ class _Search:
     folder: SearchFolder
     say: Callable[[str], None]
 
-    def trained(self, name: str, weight: float) -> TrainedModel:
-        """Return the record of a model, trained unless it is finished; a hardened one starts from the twin."""
+    def trained(self, rung: Rung | None) -> TrainedModel:
+        """Return the record of a model, trained unless it is finished; a hardened one starts from the twin, None."""
+        name = TWIN if rung is None else rung.name
         record = self.folder.record(name)
         if record is not None:
             self.say(f"{record.title}: trained before, accuracy {record.accuracy:.2%}")
@@ -181,15 +202,15 @@ class _Search:
         train_dataset, eval_dataset = self.data
         trainer = CMIMTrainer(
             self.model_init(),
-            self._settings(name, weight),
+            self._settings(name, rung),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             **self.trainer_arguments,
         )
         trainer.remove_callback(SummaryPrinter)  # its next step is for a single model
         checkpoint, _ = last_complete_checkpoint(Path(str(trainer.args.output_dir)))
-        if checkpoint is None and weight:
-            trainer._load_from_checkpoint(str(self.folder.folder / "twin"))
+        if checkpoint is None and rung is not None:
+            trainer._load_from_checkpoint(str(self.folder.folder / TWIN))
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         record = self._saved(trainer, name)
         self.say(f"{record.title}: accuracy {record.accuracy:.2%}")
@@ -200,16 +221,18 @@ class _Search:
         output = trainer.predict(self.data[1])
         trainer.save_model(str(self.folder.folder / name))
         assert trainer.measurement is not None
-        record = TrainedModel.of(name, trainer.args.cmi_weight, trainer.measurement, _is_correct(output))
+        record = TrainedModel.of(
+            name, trainer.args.cmi_form, trainer.args.cmi_weight, trainer.measurement, _is_correct(output)
+        )
         if trainer.is_world_process_zero():
             self.folder.write(record)
         trainer.accelerator.wait_for_everyone()
         return record
 
-    def _settings(self, name: str, weight: float) -> CMIMConfig:
+    def _settings(self, name: str, rung: Rung | None) -> CMIMConfig:
         # A shallow copy shares the device, which is set up once per process.
         settings = copy.copy(self.args)
-        changes = {"cmi_weight": weight, **(LADDER.form | LADDER.warm_start if weight else {})}
+        changes = {"cmi_weight": 0.0} if rung is None else rung.settings
         for setting, value in changes.items():
             setattr(settings, setting, value)
         settings.output_dir = str(self.folder.folder / "training" / name)
