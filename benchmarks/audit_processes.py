@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 from transformers import set_seed
 
 from hf_cmim import Audit, AuditData, AuditModels, AuditPlan, DistillationConfig
-from hf_cmim.attacks.suites import STANDARD_V1, Suite
+from hf_cmim.attacks.suites import STANDARD_V2, Suite
 
 FAMILIES = ("kd", "dkd", "dist", "nkd")
 TRANSFER, VALIDATION, TEST = slice(0, 640), slice(640, 960), slice(960, 1280)
@@ -47,7 +47,7 @@ def audit(folder: Path, options: argparse.Namespace) -> None:
         str(folder), num_train_epochs=options.epochs, per_device_train_batch_size=64, report_to="none",
         use_cpu=not torch.cuda.is_available(), disable_tqdm=True,
     )  # fmt: skip
-    entries = tuple(entry for entry in STANDARD_V1.entries if entry.family in options.families)
+    entries = tuple(entry for entry in STANDARD_V2.entries if entry.family in options.families)
     plan = AuditPlan(
         suite=Suite("benchmark", entries), looks=(options.seeds,), screening_seeds=2, reference_multiple=1,
         references=1, null_families=1, diagnosed=0,
@@ -82,8 +82,8 @@ def main() -> None:
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="the first is what others beat")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--families", nargs="+", default=FAMILIES, choices=STANDARD_V1.families, metavar="NAME",
-                        help="attacks of standard-v1")  # fmt: skip
+    parser.add_argument("--families", nargs="+", default=FAMILIES, choices=STANDARD_V2.families, metavar="NAME",
+                        help="attacks of standard-v2")  # fmt: skip
     parser.add_argument("--seeds", type=int, default=3, help="of each confirmed attack")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)  # set in the processes themselves
     options = parser.parse_args()

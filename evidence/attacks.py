@@ -8,7 +8,7 @@ what counts is how often a student finds the Bayes class, which every attack mus
 `digits`: scikit-learn digits, each shifted anew by up to one pixel in every epoch; a ViT trained with cross-entropy as
 the teacher, which answers the shifted image, and a small perceptron as the student.
 
-Settings are those of the suite STANDARD_V1, the nulls' confidences and label smoothing's grid, chosen on validation
+Settings are those of the suite STANDARD_V2, the nulls' confidences and label smoothing's grid, chosen on validation
 data with other seeds; the test split selects nothing, and the last epoch counts. Arms of one seed share
 initialisation, order and shifts. Every finished run is a line of the output file; a run found there is not repeated.
 """
@@ -38,7 +38,7 @@ from transformers import PretrainedConfig, set_seed
 from hf_cmim import CMIMConfig, CMIMTrainer, Composition, DistillationConfig, DistillationTrainer
 from hf_cmim.attacks import DKD, DOT, KD, CrossEntropy, LabelSmoothing, MixupQueries, TeacherFreeKD
 from hf_cmim.attacks.base import AbstractAttack
-from hf_cmim.attacks.suites import NULL_CONFIDENCES, STANDARD_V1
+from hf_cmim.attacks.suites import NULL_CONFIDENCES, STANDARD_V2
 from hf_cmim.teachers import ArgmaxNull, CentroidNull, FunctionTeacher, LabelOnlyTeacher, ModelTeacher, TableTeacher
 from hf_cmim.teachers.base import AbstractTeacher
 
@@ -168,8 +168,8 @@ def arms() -> dict[str, list[Arm]]:
         found[f"null, labels, {name}"] = [_null(loss, confidence, _labels) for confidence in NULL_CONFIDENCES]
         found[f"null, argmax, {name}"] = [_null(loss, confidence, _argmax) for confidence in NULL_CONFIDENCES]
         found[f"null, centroid, {name}"] = [Arm(Composition(loss), _centroid)]
-    for family in STANDARD_V1.families:
-        found[family] = [Arm(attack, _teacher_of(attack)) for attack in STANDARD_V1.of(family)]
+    for family in STANDARD_V2.families:
+        found[family] = [Arm(attack, _teacher_of(attack)) for attack in STANDARD_V2.of(family)]
     return found
 
 

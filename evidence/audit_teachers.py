@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, set_seed
 
 from hf_cmim import CMIMConfig, CMIMTrainer, DistillationConfig
-from hf_cmim.attacks.suites import STANDARD_V1, Suite
+from hf_cmim.attacks.suites import STANDARD_V2, Suite
 from hf_cmim.audit.audit import Audit
 from hf_cmim.audit.inputs import AuditData, AuditModels
 from hf_cmim.audit.plan import AuditPlan
@@ -137,9 +137,9 @@ def audit_data(task: str, data_dir: str) -> AuditData:
 def suite_of(families: list[str]) -> Suite:
     """Return the settings of these families, or all."""
     if not families:
-        return STANDARD_V1
-    entries = tuple(entry for entry in STANDARD_V1.entries if entry.family in families)
-    return Suite(f"{STANDARD_V1.name}: {', '.join(families)}", entries)
+        return STANDARD_V2
+    entries = tuple(entry for entry in STANDARD_V2.entries if entry.family in families)
+    return Suite(f"{STANDARD_V2.name}: {', '.join(families)}", entries)
 
 
 def parsed() -> argparse.Namespace:
@@ -152,8 +152,8 @@ def parsed() -> argparse.Namespace:
     )
     parser.add_argument("--teacher", default="cmim", help="arm of evidence/hardening.py, NAME or NAME:{JSON}")
     parser.add_argument("--controls", nargs="*", default=[], help="more such teachers, audited the same way")
-    parser.add_argument("--families", nargs="*", default=[], choices=STANDARD_V1.families, metavar="NAME",
-                        help="of standard-v1; none: all; others need another folder")  # fmt: skip
+    parser.add_argument("--families", nargs="*", default=[], choices=STANDARD_V2.families, metavar="NAME",
+                        help="of standard-v2; none: all; others need another folder")  # fmt: skip
     parser.add_argument("--seed", type=int, default=1, help="of the teachers")
     parser.add_argument("--criterion", default="teacher-free")
     parser.add_argument("--looks", type=int, nargs="+", default=[3, 5, 8, 12])

@@ -76,7 +76,7 @@ class RecipeArguments:
     max_test_samples: int | None = HfArg(default=None, help="Test on at most this many.")
     student: str = HfArg(default="convnet", help="Who learns from the answers: convnet or vit, both below.")
     width: int = HfArg(default=16, help="Channels of the convnet's first layer, or a quarter of the ViT's width.")
-    suite: str = HfArg(default="standard-v1", help="Which attacks are tried; quick-v1 has five, for a first look.")
+    suite: str = HfArg(default="standard-v2", help="Which attacks are tried; quick-v2 has five, for a first look.")
     criterion: str = HfArg(default="teacher-free", help="teacher-free, paper, no-leak or beyond-labels.")
     margin_points: float = HfArg(default=0.5, help="Gain that counts as distilling, in points of test accuracy.")
     looks: list[int] | None = field(default=None, metadata={"help": "Seeds at which verdicts are tried; can grow."})

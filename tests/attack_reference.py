@@ -63,9 +63,9 @@ def dot(first: Row, second: Row) -> float:
     return math.fsum(a * b for a, b in zip(first, second, strict=True))
 
 
-def pearson(first: Row, second: Row) -> float:
+def pearson(first: Row, second: Row, floor: float = 0.0) -> float:
     first, second = centred(first), centred(second)
-    return dot(first, second) / math.sqrt(dot(first, first) * dot(second, second))
+    return dot(first, second) / (math.sqrt(dot(first, first) * dot(second, second)) + floor)
 
 
 def unit(row: Row) -> Row:
@@ -252,10 +252,13 @@ def virtual_teacher_kd(
 def dist(
     student: Rows, teacher: Rows, labels: list[int], temperature: float, beta: float, gamma: float, weight: float
 ) -> float:
-    """T^2 [beta (1 - mean correlation of the rows) + gamma (1 - mean correlation of the columns)]."""
+    """T^2 [beta (1 - mean correlation of the rows) + gamma (1 - mean correlation of the columns)].
+
+    A correlation is the product of centred vectors over (the product of their norms, plus 1e-8).
+    """
     p, q = ([softmax(row, temperature) for row in rows] for rows in (teacher, student))
-    rows = 1 - mean([pearson(a, b) for a, b in zip(p, q, strict=True)])
-    columns = 1 - mean([pearson(a, b) for a, b in zip(transposed(p), transposed(q), strict=True)])
+    rows = 1 - mean([pearson(a, b, 1e-8) for a, b in zip(p, q, strict=True)])
+    columns = 1 - mean([pearson(a, b, 1e-8) for a, b in zip(transposed(p), transposed(q), strict=True)])
     return weight * temperature**2 * (beta * rows + gamma * columns)
 
 
@@ -272,8 +275,12 @@ def mlkd(
     kd_weight: float,
     class_weight: float,
     batch_weight: float,
+    view: Callable[[Row], Row] = list,
 ) -> float:
-    """Sum over T of the divergences, class relations and batch relations of those that the teacher is unsure of."""
+    """Sum over T of the divergences, class relations and batch relations of those that the teacher is unsure of.
+
+    The divergences, and they alone, are those of a view of the logits.
+    """
     probs = [softmax(row) for row in teacher]
     confidences, masses = [max(row) for row in probs], [math.fsum(column) for column in transposed(probs)]
     samples = [confidence <= median(confidences) for confidence in confidences]
@@ -281,7 +288,8 @@ def mlkd(
     total = 0.0
     for temperature in temperatures:
         p, q = ([softmax(row, temperature) for row in rows] for rows in (teacher, student))
-        own = [temperature**2 * kl(a, b) * kept for a, b, kept in zip(p, q, samples, strict=True)]
+        viewed = ([softmax(view(row), temperature) for row in rows] for rows in (teacher, student))
+        own = [temperature**2 * kl(a, b) * kept for a, b, kept in zip(*viewed, samples, strict=True)]
         among_classes = squared_differences(gram(transposed(p)), gram(transposed(q)), classes)
         among_samples = squared_differences(gram(p), gram(q), samples)
         total += kd_weight * mean(own) + class_weight * mean(among_classes) + batch_weight * mean(among_samples)
@@ -324,12 +332,18 @@ def cosines(rows: Rows) -> Rows:
 
 
 def pkt(student: Rows, teacher: Rows, labels: list[int], weight: float) -> float:
-    """KL between each sample's neighbourhoods, the cosines of centred logits moved to [0, 1] and normalised."""
+    """Divergence of each sample's neighbourhoods, the cosines of centred logits moved to [0, 1] and normalised.
+
+    sum_j p_j log((p_j + 1e-7) / (q_j + 1e-7)): the floor comes after normalising.
+    """
     own, other = (
-        [renormalised([(1 + cosine) / 2 + FLOOR for cosine in row]) for row in cosines(rows)]
-        for rows in (teacher, student)
+        [renormalised([(1 + cosine) / 2 for cosine in row]) for row in cosines(rows)] for rows in (teacher, student)
     )
-    return weight * mean([kl(p, q) for p, q in zip(own, other, strict=True)])
+    losses = [
+        [a * math.log((a + FLOOR) / (b + FLOOR)) for a, b in zip(p, q, strict=True)]
+        for p, q in zip(own, other, strict=True)
+    ]
+    return weight * mean([math.fsum(row) for row in losses])
 
 
 def sp(student: Rows, teacher: Rows, labels: list[int], weight: float) -> float:
@@ -373,24 +387,33 @@ def skd(
 
 
 def class_costs(teacher: Rows, labels: list[int]) -> Rows:
-    """1 less the correlation of the mean log-probabilities of two classes; a class without a sample has none."""
+    """1 - exp(-d), where d is 1 less the correlation of the mean log-probabilities of two classes.
+
+    A class without a sample has no correlation.
+    """
     classes = range(len(teacher[0]))
     means = {
         c: mean_row([log_softmax(row) for row, y in zip(teacher, labels, strict=True) if y == c]) for c in set(labels)
     }
     return [
-        [0.0 if i == j else 1 - (pearson(means[i], means[j]) if i in means and j in means else 0.0) for j in classes]
+        [
+            0.0 if i == j else 1 - math.exp((pearson(means[i], means[j]) if i in means and j in means else 0.0) - 1)
+            for j in classes
+        ]
         for i in classes
     ]
 
 
 def sinkhorn_cost(source: Row, target: Row, costs: Rows, epsilon: float, iterations: int) -> float:
-    """Cost of the plan u_i exp(-c_ij / epsilon) v_j after some rounds of scaling columns, then rows, from u = 1."""
+    """Cost of the plan u_i exp(-c_ij / epsilon) v_j after some rounds of scaling columns, then rows.
+
+    u starts at 1 over the number of classes, and both denominators have 1e-8 added.
+    """
     kernel = [[math.exp(-cost / epsilon) for cost in row] for row in costs]
-    u = [1.0] * len(source)
+    u = [1 / len(source)] * len(source)
     for _ in range(iterations):
-        v = [q / dot(column, u) for q, column in zip(target, transposed(kernel), strict=True)]
-        u = [p / dot(row, v) for p, row in zip(source, kernel, strict=True)]
+        v = [q / (dot(column, u) + 1e-8) for q, column in zip(target, transposed(kernel), strict=True)]
+        u = [p / (dot(row, v) + 1e-8) for p, row in zip(source, kernel, strict=True)]
     return math.fsum(u[i] * kernel[i][j] * v[j] * costs[i][j] for i in range(len(u)) for j in range(len(v)))
 
 
@@ -413,3 +436,49 @@ def wkd(
         return -softmax(t)[y] * log_softmax(s)[y] + gamma * moved
 
     return over_samples(loss, student, teacher, labels)
+
+
+# Protocols
+
+
+def skeptical(
+    first: Rows,
+    second: Rows,
+    final: Rows,
+    teacher: Rows,
+    labels: list[int],
+    temperature: float,
+    alpha: float = 0.9,
+    hint_weight: float = 0.3,
+    ce_weight: float = 0.7,
+) -> float:
+    """Loss of a student with three heads, in which only the first sees the teacher.
+
+    alpha T^2 KL(teacher || first) + (1 - alpha) CE(first) + [.3 KL(final || second) + .7 CE(second)] + CE(final),
+    each KL between answers at T.
+    """
+    hint = over_samples(lambda s, t, y: kl(softmax(t, temperature), softmax(s, temperature)), second, final, labels)
+    hard = [
+        mean([-log_softmax(row)[y] for row, y in zip(head, labels, strict=True)]) for head in (first, second, final)
+    ]
+    distilled = kd(first, teacher, labels, temperature, alpha)
+    return distilled + (1 - alpha) * hard[0] + hint_weight * hint + ce_weight * hard[1] + hard[2]
+
+
+def two_momenta(
+    weight: float, gradients: Sequence[tuple[float | None, float | None]], rate: float, momentum: float, delta: float
+) -> list[float]:
+    """Weights after each step of gradients (of the task, of distillation), None where a loss does not reach it.
+
+    With both, the task's momentum is momentum - delta and that of distillation momentum + delta; with one of them
+    only, its momentum is momentum.
+    """
+    weights, velocities = [], [0.0, 0.0]
+    for pair in gradients:
+        momenta = (momentum - delta, momentum + delta) if None not in pair else (momentum, momentum)
+        for k, gradient in enumerate(pair):
+            if gradient is not None:
+                velocities[k] = momenta[k] * velocities[k] + gradient
+                weight -= rate * velocities[k]
+        weights.append(weight)
+    return weights

@@ -190,7 +190,8 @@ def test_the_page_of_an_attack_is_whole(name, attack_page):
     """Catches a docstring without its strength, and a source, settings or suite that the generator loses."""
     text = attack_page(name)
     strength = re.search(r"## When is it strong\?\n\n(.+)\n\n## Where does it come from\?", text)
-    assert strength and strength[1].endswith(".")
+    assert strength
+    assert strength[1].endswith(".")
     assert f"`hf_cmim.attacks.{ATTACKS[name].__name__}`" in text
     rows = re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", text, re.MULTILINE)
     assert [setting for setting, _ in rows] == list(inspect.signature(ATTACKS[name]).parameters)

@@ -16,7 +16,7 @@ from hf_cmim.report import AuditReport
 pytestmark = pytest.mark.slow
 
 ORDER = ("blue", "red", "green")
-SMALL = ["--suite", "quick-v1", "--looks", "3", "--screening_seeds", "1", "--null_families", "1", "--diagnosed", "1"]
+SMALL = ["--suite", "quick-v2", "--looks", "3", "--screening_seeds", "1", "--null_families", "1", "--diagnosed", "1"]
 SMALL += ["--num_train_epochs", "2", "--width", "4", "--disable_tqdm", "true", "--use_cpu"]
 
 
@@ -73,7 +73,7 @@ def test_audit_is_of_what_was_named(run, data, classifiers, tmp_path, capsys):
     report = AuditReport.read(tmp_path)
     scope = report.scope
     assert (scope.num_transfer, scope.num_validation, scope.num_test) == (60, 9, 640 + 21)
-    assert (scope.suite, scope.student, report.looks) == ("quick-v1", "convnet of width 4", (3,))
+    assert (scope.suite, scope.student, report.looks) == ("quick-v2", "convnet of width 4", (3,))
     assert [control.name for control in report.controls] == ["CE twin", "other"]
     found = {report.teacher.path, report.twin.path, report.controls[1].facts.path}
     assert found == {f"…/{folder.name}" for folder in classifiers.values()}
@@ -128,7 +128,7 @@ def test_config_parses_and_flags_override_it(recipe):
     settings, args, plan = recipe.parse_arguments([str(path)])
     assert (settings.teacher, settings.twin) == ("outputs/cmim", "outputs/ce")
     assert (args.num_train_epochs, args.learning_rate) == (5, 4e-3)
-    assert (plan.suite, plan.looks, plan.margin, plan.screening_seeds) == ("standard-v1", (3, 5, 8, 12), 0.005, 1)
+    assert (plan.suite, plan.looks, plan.margin, plan.screening_seeds) == ("standard-v2", (3, 5, 8, 12), 0.005, 1)
     words = [str(path), "--margin_points", "0.3", "--looks", "4", "--criterion", "paper", "--student", "vit"]
     settings, _, plan = recipe.parse_arguments(words)
     assert (plan.margin, plan.looks, plan.criterion, settings.student) == (0.003, (4,), "paper", "vit")

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_cmim.errors import HfCmimError
-from hf_cmim.functional.divergence import IGNORE_INDEX, summed_cross_entropy
+from hf_cmim.functional.divergence import IGNORE_INDEX, standardized, summed_cross_entropy
 from hf_cmim.functional.inputs import flatten_samples
 
 
@@ -249,6 +249,15 @@ class AbstractAttack(AttackPart, ABC):
         self, student_logits: Tensor, teacher_log_probs: Tensor, labels: Tensor, progress: float
     ) -> dict[str, Tensor]:
         """Return the weighted components other than `ce` for `(N, C)` fp32 inputs; N may be 0."""
+
+    def standardized_distillation(
+        self, student_logits: Tensor, teacher_log_probs: Tensor, labels: Tensor, progress: float
+    ) -> dict[str, Tensor]:
+        """Return the components of `distillation` on standardised logits, as `LogitStandardization` needs them.
+
+        A loss overrides this if its source standardises only a part of it.
+        """
+        return self.distillation(standardized(student_logits), standardized(teacher_log_probs), labels, progress)
 
 
 class AbstractTransform(AttackPart, ABC):

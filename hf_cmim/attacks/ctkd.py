@@ -64,9 +64,9 @@ class CTKD(AbstractAttack):
     temperatures.
 
     Source: Li et al., AAAI 2023, arXiv 2211.16231, the global version. The defaults are the released ones for
-    CIFAR-100, with 10 of 240 epochs as a fraction (ImageNet: 5 of 100). t starts at 1, hence T at 15.6, as in every
+    CIFAR-100, with 10 of 240 epochs as a fraction (ImageNet: 5 of 120). t starts at 1, hence T at 15.6, as in every
     copy of the authors' module that we found. The factor T^2 (with its gradient) and the student's learning rate for t
-    are also the source's.
+    are also the source's. There t has the student's weight decay; here it has none.
     """
 
     def __init__(

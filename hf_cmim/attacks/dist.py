@@ -46,8 +46,8 @@ class DIST(AbstractAttack):
     The columns compare the samples of one batch. Each micro-batch on each process is compared within itself and
     nothing is gathered; losses are averaged by number of samples. Larger batches give less noisy correlations.
 
-    If the student's outputs do not vary at all (a head that starts at 0), the gradient is as large as 1 divided by the
-    smallest norm. Clip gradients, as `Trainer` does.
+    If the student's outputs do not vary at all (a head that starts at 0), the gradient is as large as the norm of the
+    teacher's row divided by 1e-8. Clip gradients, as `Trainer` does.
 
     Args:
         temperature: temperature T, > 0, or `Relative`.
@@ -60,7 +60,8 @@ class DIST(AbstractAttack):
     batch. About .4 points of its gain there came from the form of its loss, not from the teacher.
 
     Source: Huang et al., NeurIPS 2022, arXiv 2205.10536. The defaults are the released ones for ImageNet (T = 4 for
-    CIFAR-100). The factor T^2 and the smallest norm 1e-8 are the source's.
+    CIFAR-100). The factor T^2 is the source's, and so is the constant 1e-8 that is added to the product of two norms.
+    It weakens the columns of a confident teacher: by 9 % at a margin of 15 logits and 100 classes.
     """
 
     batch_level = True

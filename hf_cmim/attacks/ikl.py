@@ -54,9 +54,9 @@ class IKL(AbstractAttack):
     Strength: not known: no table of ours singles it out.
 
     Source: Cui et al., NeurIPS 2024, arXiv 2305.13948. alpha and beta have the paper's meaning (recalled), which the
-    released code swaps. All defaults are that code's; its settings for CIFAR-100 are T 4, differences weighted 8 or
-    12, and a warm-up of 20 epochs. The warm-up and the weights from class-wise mean answers are left out here. As in
-    the code, no term has a factor T^2.
+    released code swaps. All defaults are that code's; its settings for CIFAR-100 are T 4, differences weighted 4, 8 or
+    12, the soft cross-entropy 1, 3 or 4, and a warm-up of 20 epochs. The warm-up and the weights from class-wise mean
+    answers are left out here. As in the code, no term has a factor T^2.
     """
 
     needs_every_class = True

@@ -11,8 +11,10 @@ from hf_cmim.functional.divergence import standardized
 class LogitStandardization(AbstractAttack):
     """Another attack, with its distillation terms computed on standardised logits.
 
-    Each sample's logits become (z - mean) / std on both sides; the cross-entropy keeps the raw logits. A defense
-    gains nothing by scaling the teacher's logits, but the attacker also loses the information in their scale.
+    Each sample's logits become (z - mean) / std on both sides; the cross-entropy keeps the raw logits. Of `MLKD` only
+    the divergences of samples are standardised: its masks and its correlations of classes and samples keep the raw
+    logits. A defense gains nothing by scaling the teacher's logits, but the attacker also loses the information in
+    their scale.
 
     Args:
         base: attack to standardise, with temperatures in units of the standardised logits. None means KD with T = 2,
@@ -25,8 +27,9 @@ class LogitStandardization(AbstractAttack):
     hardened ones. Fashion-MNIST: it gained nothing from a hardened teacher.
 
     Source: Sun et al., CVPR 2024, arXiv 2403.01427, with its standard deviation (unbiased, plus 1e-7). The default
-    base is the released setting for most pairs on CIFAR-100; others use T 3 to 4 and weights 6 to 18. The factor T^2
-    is that of the base.
+    base is the released setting for most pairs on CIFAR-100; others use T 3 to 4 and weights 6 to 18. For DKD the
+    released code multiplies alpha and beta by 9; here DKD(alpha=9.0, beta=72.0) as base does. The factor T^2 is that
+    of the base.
 
     >>> LogitStandardization().base
     KD(temperature=2.0, ce_weight=0.1, kd_weight=9.0)
@@ -83,4 +86,4 @@ class LogitStandardization(AbstractAttack):
         self, student_logits: Tensor, teacher_log_probs: Tensor, labels: Tensor, progress: float
     ) -> dict[str, Tensor]:
         """Return the components of the base."""
-        return self.base.distillation(standardized(student_logits), standardized(teacher_log_probs), labels, progress)
+        return self.base.standardized_distillation(student_logits, teacher_log_probs, labels, progress)

@@ -8,7 +8,7 @@ from torch import Tensor
 from hf_cmim.attacks.base import AbstractAttack, Relative, Temperature, check_temperature, check_weight
 from hf_cmim.attacks.kd import kd_loss
 from hf_cmim.errors import HfCmimError
-from hf_cmim.functional.divergence import batch_mean, softened_log_probs
+from hf_cmim.functional.divergence import batch_mean, softened_log_probs, standardized
 
 
 def uncertain_half(confidences: Tensor) -> Tensor:
@@ -18,7 +18,11 @@ def uncertain_half(confidences: Tensor) -> Tensor:
 
 
 def mlkd_losses(
-    student_logits: Tensor, teacher_log_probs: Tensor, temperature: float | Tensor
+    student_logits: Tensor,
+    teacher_log_probs: Tensor,
+    temperature: float | Tensor,
+    *,
+    is_standardized: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the masked losses of samples, of classes, and of samples against the batch, at one temperature.
 
@@ -31,6 +35,7 @@ def mlkd_losses(
         student_logits: `(N, C)` raw logits.
         teacher_log_probs: `(N, C)` log-probabilities; any constant added to a row changes nothing.
         temperature: temperature T > 0; a number or a 0-d tensor.
+        is_standardized: True to compute the divergences of samples, and only these, from standardised logits.
 
     Returns:
         Losses `(N,)` in nats, `(C,)` and `(N,)`. As in the source, the second grows with N.
@@ -48,7 +53,10 @@ def mlkd_losses(
     class_mask = uncertain_half(answers.exp().sum(dim=0))
     student = softened_log_probs(student_logits, temperature).exp()
     teacher = softened_log_probs(teacher_log_probs, temperature).exp()
-    sample_losses = kd_loss(student_logits, teacher_log_probs, temperature)
+    if is_standardized:
+        sample_losses = kd_loss(standardized(student_logits), standardized(teacher_log_probs), temperature)
+    else:
+        sample_losses = kd_loss(student_logits, teacher_log_probs, temperature)
     class_losses = (teacher.T @ teacher - student.T @ student).square().sum(dim=-1)
     batch_losses = (teacher @ teacher.T - student @ student.T).square().sum(dim=-1)
     return sample_mask * sample_losses, class_mask * class_losses, sample_mask * batch_losses
@@ -82,7 +90,8 @@ class MLKD(AbstractAttack):
     weight, .9, for all three levels), both masks, the divisions by N, C and N, and T^2 only on the divergences. Two
     things differ. The code averages a loss before it multiplies by the mask, so its masks only halve the loss; here
     the mask applies to each sample and class. The code also learns from a weak and a strong view of each input, which
-    is the task of a query protocol here; its masks apply to the weak view's terms and to both views' batch term.
+    is the task of a query protocol here; its masks apply to the weak view's terms and to both views' batch term. It
+    computes a class and a batch term of the strong view and never adds them.
     With masks per sample, samples of which the teacher is certain learn only from the cross-entropy. On digits, where
     the teacher is certain of most samples, the default weights cost 7 points; ce_weight 1 with kd_weight .1 cost none.
     """
@@ -127,9 +136,20 @@ class MLKD(AbstractAttack):
         self, student_logits: Tensor, teacher_log_probs: Tensor, labels: Tensor, progress: float
     ) -> dict[str, Tensor]:
         """Return the components `kd`, `class_correlation` and `batch_correlation`."""
+        return self._components(student_logits, teacher_log_probs, is_standardized=False)
+
+    def standardized_distillation(
+        self, student_logits: Tensor, teacher_log_probs: Tensor, labels: Tensor, progress: float
+    ) -> dict[str, Tensor]:
+        """Return the same components; only the divergences of samples are those of standardised logits."""
+        return self._components(student_logits, teacher_log_probs, is_standardized=True)
+
+    def _components(
+        self, student_logits: Tensor, teacher_log_probs: Tensor, *, is_standardized: bool
+    ) -> dict[str, Tensor]:
         losses_by_temperature = []
         for temperature in map(self.resolved, self.temperatures):
-            losses = mlkd_losses(student_logits, teacher_log_probs, temperature)
+            losses = mlkd_losses(student_logits, teacher_log_probs, temperature, is_standardized=is_standardized)
             losses_by_temperature.append(torch.stack([batch_mean(level) for level in losses]))
         sample_loss, class_loss, batch_loss = torch.stack(losses_by_temperature).sum(dim=0)
         return {

@@ -33,9 +33,9 @@ class Skeptical(AbstractStudentProtocol):
     """Two auxiliary heads on hidden layers; only the shallower one learns from the teacher.
 
     A poisonous teacher then reaches the student only through the shallow layers. The first head (at `depth`) learns by
-    the composed loss, usually .1 CE + .9 T^2 KL to the teacher. The final head learns by cross-entropy. The second
-    head, halfway between the two, learns by ce_weight CE + hint_weight T^2 KL(final || second). The auxiliary heads
-    are discarded after training.
+    the composed loss, usually .1 CE + .9 T^2 KL to the teacher. The second head, halfway to the end, learns by
+    ce_weight CE + hint_weight KL(final at T || second at T). The final head learns by cross-entropy and by the same
+    KL, which pulls both heads together. The auxiliary heads are discarded after training.
 
     Args:
         depth: position of the first head, as a fraction of the hidden layers, in [0, 1].
@@ -47,8 +47,9 @@ class Skeptical(AbstractStudentProtocol):
     (with the second head's term of an earlier version). Its authors report gains of up to 59.5 points from nasty
     teachers.
 
-    Source: Kundu et al., NeurIPS 2021; the weights .3 and .7 are those of its released script. Linear heads on pooled
-    hidden states, head positions by fraction, and no delay before distillation starts are ours.
+    Source: Kundu et al., NeurIPS 2021; the weights .3 and .7 are those of its released script, and so are the missing
+    factor T^2 of the second head's KL and its gradient in the final head. Linear heads on pooled hidden states, head
+    positions by fraction, and no delay before distillation starts are ours.
     """
 
     def __init__(
@@ -96,11 +97,11 @@ class Skeptical(AbstractStudentProtocol):
             num_valid = max(len(valid_labels), 1)
             final = student_logits.flatten(0, -2).float()[is_valid]
             second = second_logits.flatten(0, -2).float()[is_valid]
-            # The final head teaches the second and must not learn from it.
-            final_log_probs = softened_log_probs(final.detach(), self.temperature)
-            hints = kl_divergence(final_log_probs, softened_log_probs(second, self.temperature))
+            hints = kl_divergence(
+                softened_log_probs(final, self.temperature), softened_log_probs(second, self.temperature)
+            )
             return components | {
                 "final_ce": summed_cross_entropy(final, valid_labels) / num_valid,
                 "second_ce": self.ce_weight * summed_cross_entropy(second, valid_labels) / num_valid,
-                "second_hint": self.hint_weight * self.temperature**2 * batch_mean(hints),
+                "second_hint": self.hint_weight * batch_mean(hints),
             }

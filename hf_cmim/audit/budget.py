@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hf_cmim.attacks.suites import QUICK_V1, STANDARD_V1
+from hf_cmim.attacks.suites import QUICK_V2, STANDARD_V2
 from hf_cmim.audit.plan import AuditPlan
 from hf_cmim.audit.preview import Preview, preview_of
 from hf_cmim.errors import HfCmimError
@@ -61,7 +61,7 @@ class AffordablePlan:
 def affordable_plan(preview: Preview, hours: float) -> AffordablePlan:
     """Return the largest plan that fits a budget, assuming that every attack continues to the last look.
 
-    Looks beyond the third are dropped first, then families of attacks (the five of quick-v1 last), then the other
+    Looks beyond the third are dropped first, then families of attacks (the five of quick-v2 last), then the other
     looks. The last parts to go are the finalists, the tuned nulls and the accounting. The length of training is never
     reduced: students that are far from converged make any verdict doubtful.
 
@@ -90,7 +90,7 @@ def _ever_smaller(plan: AuditPlan) -> Iterator[AuditPlan]:
     for count in range(len(plan.looks), num_looks, -1):
         yield replace(plan, looks=plan.looks[:count])
     families = _by_importance(plan)
-    quick = min(len(families), len(QUICK_V1.families))
+    quick = min(len(families), len(QUICK_V2.families))
     for count in range(len(families), quick - 1, -1):
         yield _reduced(plan, families[:count], num_looks)
     for looks in range(num_looks - 1, 0, -1):
@@ -100,10 +100,10 @@ def _ever_smaller(plan: AuditPlan) -> Iterator[AuditPlan]:
 
 
 def _by_importance(plan: AuditPlan) -> list[str]:
-    """Return the families in reverse order of dropping: the user's own, those of quick-v1, all others."""
+    """Return the families in reverse order of dropping: the user's own, those of quick-v2, all others."""
     families = plan.attacks.families
-    user_families = [family for family in families if family not in STANDARD_V1.families]
-    quick_families = [family for family in QUICK_V1.families if family in families]
+    user_families = [family for family in families if family not in STANDARD_V2.families]
+    quick_families = [family for family in QUICK_V2.families if family in families]
     return list(dict.fromkeys([*user_families, *quick_families, *families]))
 
 

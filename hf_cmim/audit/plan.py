@@ -7,7 +7,7 @@ from typing import Any, get_args
 import numpy as np
 
 from hf_cmim.attacks.references import CROSS_ENTROPY, LABEL_SMOOTHING
-from hf_cmim.attacks.suites import SUITES, Suite
+from hf_cmim.attacks.suites import RELEASED_SUITES, SUITES, Suite, released_suite
 from hf_cmim.audit.arms import Arm
 from hf_cmim.errors import HfCmimError
 from hf_cmim.report import UNKNOWN_ATTACKER, Attacker, Criterion, Role
@@ -23,7 +23,7 @@ class AuditPlan:
     """The plan of an audit, fixed before it runs.
 
     Args:
-        suite: suite of attacks: `standard-v1`, `quick-v1`, or your own `Suite`.
+        suite: suite of attacks: `standard-v2`, `quick-v2`, or your own `Suite`.
         criterion: primary criterion; the others are only described.
         margin: smallest gain that counts as distilling, a fraction.
         looks: numbers of seeds per attack at which verdicts are tried. Append looks to continue a finished audit.
@@ -47,7 +47,7 @@ class AuditPlan:
         HfCmimError: a value outside its range.
     """
 
-    suite: str | Suite = "standard-v1"
+    suite: str | Suite = "standard-v2"
     criterion: Criterion = "teacher-free"
     margin: float = 0.005
     looks: tuple[int, ...] = (3, 5, 8, 12, 18, 27, 40)
@@ -64,8 +64,15 @@ class AuditPlan:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        if isinstance(self.suite, str) and self.suite not in SUITES:
+        if isinstance(self.suite, str) and self.suite not in RELEASED_SUITES:
             raise HfCmimError(f"Unknown suite {self.suite!r}: it has no attacks. Use one of {', '.join(SUITES)}.")
+        retired = released_suite(self.attacks.name)
+        if retired is not None and retired.name not in SUITES:
+            raise HfCmimError(
+                f"The suite {retired.name!r} cannot be tried again: some of its losses differed from their sources and"
+                f" were mended, so new students would not be comparable. Use one of {', '.join(SUITES)}, in a new"
+                " output folder."
+            )
         if self.criterion not in get_args(Criterion):
             raise HfCmimError(
                 f"Unknown criterion {self.criterion!r}: no verdict could be given. Use one of"
@@ -95,7 +102,7 @@ class AuditPlan:
     @property
     def attacks(self) -> Suite:
         """The suite of attacks."""
-        return SUITES[self.suite] if isinstance(self.suite, str) else self.suite
+        return RELEASED_SUITES[self.suite] if isinstance(self.suite, str) else self.suite
 
     def of(self, attacker: Attacker) -> "AuditPlan":
         """Return the plan for one attacker; without labels only the criterion beyond-labels can be judged."""

@@ -19,8 +19,8 @@ EXAMPLES = """\
 examples:
   hf-cmim attacks                          every method: name, class, defaults, source
   hf-cmim attacks dkd                      formula, settings and source of one method
-  hf-cmim attacks --suite standard-v1      the attacks of an audit: each family with its settings
-  hf-cmim attacks --suite standard-v1 dkd  the settings of one family
+  hf-cmim attacks --suite standard-v2      the attacks of an audit: each family with its settings
+  hf-cmim attacks --suite standard-v2 dkd  the settings of one family
 Each takes a few seconds, in which torch is imported.
 """
 WIDTH = 100
@@ -32,17 +32,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument("name", metavar="NAME", nargs="?", help="name of a method, or of a family of --suite")
     parser.add_argument(
-        "--suite", metavar="SUITE", help="list the families of this suite with their settings: standard-v1 or quick-v1"
+        "--suite", metavar="SUITE", help="list the families of this suite with their settings: standard-v2 or quick-v2"
     )
 
 
 def run(options: argparse.Namespace) -> None:
     """Print the table, one method, or a suite."""
     from hf_cmim.attacks import ATTACKS
-    from hf_cmim.attacks.suites import SUITES
+    from hf_cmim.attacks.suites import RELEASED_SUITES
 
     if options.suite is not None:
-        suite = SUITES[_checked(options.suite, SUITES, "suite")]
+        suite = RELEASED_SUITES[_checked(options.suite, RELEASED_SUITES, "suite")]
         names = [_checked(options.name, suite.families, "family")] if options.name else list(suite.families)
         say_lines("\n".join(line for name in names for line in _family(suite, name)))
     elif options.name is not None:

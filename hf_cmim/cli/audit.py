@@ -23,9 +23,9 @@ examples:
   hf-cmim audit audit.yaml --budget 1h --dry-run
       the attacks and looks that fit into an hour, and the limits of the verdict then
   hf-cmim audit --teacher outputs/cmim --twin outputs/ce --dataset DATA --student-config small.json
-      standard-v1: about 560 students to screen, 120 for the first look, 40 for each further seed,
+      standard-v2: about 560 students to screen, 120 for the first look, 40 for each further seed,
       and most of them again for the twin
-  hf-cmim audit audit.yaml --suite quick-v1 --looks 3 --screening-seeds 1 --final-seeds 0
+  hf-cmim audit audit.yaml --suite quick-v2 --looks 3 --screening-seeds 1 --final-seeds 0
       five attacks for a first impression, too few for a verdict: about 160 students
   hf-cmim audit --teacher TEACHER --dataset DATA --student-config student.json --rest-as-test \\
           --max-transfer-samples 20000 --max-validation-samples 5000 --set num_train_epochs=10
@@ -195,7 +195,7 @@ def _add_attackers(group: "argparse._ArgumentGroup") -> None:
 
 
 def _add_plan(group: "argparse._ArgumentGroup") -> None:
-    group.add_argument("--suite", metavar="NAME", help="suite of attacks: standard-v1 or quick-v1 (standard-v1)")
+    group.add_argument("--suite", metavar="NAME", help="suite of attacks: standard-v2 or quick-v2 (standard-v2)")
     group.add_argument("--families", metavar="NAME", nargs="+", help="only these attacks of the suite and of --attack")
     group.add_argument(
         "--attack",

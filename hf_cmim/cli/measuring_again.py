@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from hf_cmim.attacks.suites import SUITES
+from hf_cmim.attacks.suites import RELEASED_SUITES
 from hf_cmim.cli.audit import add_arguments
 from hf_cmim.cli.audit_models import open_classifier
 from hf_cmim.cli.audit_setup import AuditSetup, audited_source
@@ -161,9 +161,9 @@ def _suite_of(audit: AuditReport) -> tuple[str, list[str] | None]:
         HfCmimError: a suite with attacks of the user's own.
     """
     name = audit.scope.suite.partition(",")[0]
-    if audit.scope.suite in SUITES:
+    if audit.scope.suite in RELEASED_SUITES:
         return audit.scope.suite, None
-    if name in SUITES and not audit.scope.suite.endswith("+ own"):
+    if name in RELEASED_SUITES and not audit.scope.suite.endswith("+ own"):
         return name, [arm.family for arm in audit.arms if arm.role == "knockoff"]
     raise HfCmimError(
         f"The suite {audit.scope.suite!r} of the audit contains its author's own attacks: their code is not in the"

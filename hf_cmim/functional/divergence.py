@@ -62,10 +62,11 @@ def pearson_correlation(first: Tensor, second: Tensor, floor: float = 1e-8) -> T
     Args:
         first: rows, `(..., D)`.
         second: rows, `(..., D)`.
-        floor: smallest norm of a centred row.
+        floor: constant added to the product of the norms of two centred rows.
     """
     first, second = (values - values.mean(dim=-1, keepdim=True) for values in (first, second))
-    correlation: Tensor = functional.cosine_similarity(first, second, dim=-1, eps=floor)
+    norms = torch.linalg.vector_norm(first, dim=-1) * torch.linalg.vector_norm(second, dim=-1)
+    correlation: Tensor = (first * second).sum(dim=-1) / (norms + floor)
     return correlation
 
 

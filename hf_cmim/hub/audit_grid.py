@@ -8,7 +8,7 @@ from itertools import chain
 
 from hf_cmim.attacks.composition import Composition
 from hf_cmim.attacks.references import reference_settings
-from hf_cmim.attacks.suites import NULL_CONFIDENCES, SUITES
+from hf_cmim.attacks.suites import NULL_CONFIDENCES, RELEASED_SUITES
 
 _RELATIVE = re.compile(r"Relative\\\(factor=([\d\\.]+)\\\)")
 _NUMBER = r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)"
@@ -64,7 +64,7 @@ Grid = Mapping[str, tuple[Setting, ...]]
 @cache
 def suite_grid(name: str) -> Grid:
     """Return the settings of each family of a released suite."""
-    suite = SUITES[name]
+    suite = RELEASED_SUITES[name]
     return {
         family: tuple(Setting.of(attack, is_resolved=True) for attack in suite.of(family)) for family in suite.families
     }

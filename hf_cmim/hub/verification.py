@@ -151,8 +151,7 @@ def self_reported(certificate: Certificate, *, trained_again: int = 0, is_remeas
     """
     audit = certificate.audit
     if audit is not None:
-        from hf_cmim.attacks.suites import SUITES
-        from hf_cmim.hub.verified_arms import released_suite
+        from hf_cmim.attacks.suites import RELEASED_SUITES, released_suite
 
         arms = len(audit.arms)
         if trained_again:
@@ -163,10 +162,10 @@ def self_reported(certificate: Certificate, *, trained_again: int = 0, is_remeas
             "Self-reported: the settings chosen on validation data, the control teacher (and so the audit's power),"
             " costs, and the findings about the data."
         )
-        if released_suite(audit) is None:
+        if released_suite(audit.scope.suite) is None:
             yield (
                 f"Self-reported: the attacks in {safe_text(audit.scope.suite)!r}, a suite of the owner and not one of"
-                f" {', '.join(SUITES)}."
+                f" {', '.join(RELEASED_SUITES)}."
             )
     if (audit is not None or certificate.evaluation is not None) and not is_remeasured:
         yield "Self-reported: accuracy, calibration and CMI (check them with --remeasure)."

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from hf_cmim.attacks.references import LABEL_SMOOTHING, SELF_DISTILLATION, reference_settings
-from hf_cmim.attacks.suites import SUITES, Suite
+from hf_cmim.attacks.suites import Suite, released_suite
 from hf_cmim.hub.audit_grid import null_confidences, reference_grid, setting_faults, suite_grid
 from hf_cmim.names import safe_text
 from hf_cmim.report import ArmResult, AuditReport, CriterionResult
@@ -126,7 +126,7 @@ def _faults_of_setting(audit: AuditReport, arm: ArmResult) -> Iterator[str]:
     confidences = {f"confidence {value:g}" for value in null_confidences(audit.scope.num_classes)}
     if arm.role in ("null", "labels") and {*arm.validation} != confidences:
         yield "its confidences are not those of a label-only null"
-    suite = released_suite(audit)
+    suite = released_suite(audit.scope.suite)
     if suite is None:
         return
     grid = suite_grid(suite.name)
@@ -141,15 +141,9 @@ def _faults_of_setting(audit: AuditReport, arm: ArmResult) -> Iterator[str]:
 # All arms together
 
 
-def released_suite(audit: AuditReport) -> Suite | None:
-    """Return the released suite that an audit names, used whole or in part; None for a suite of the owner."""
-    # A part of a suite is called "standard-v1, 5 of 31 families".
-    return SUITES.get(audit.scope.suite.partition(", ")[0])
-
-
 def claimed_suite(audit: AuditReport) -> Suite | None:
     """Return the part of the released suite that was tried or excused by a check; None for a suite of the owner."""
-    suite = released_suite(audit)
+    suite = released_suite(audit.scope.suite)
     if suite is None or audit.scope.suite == suite.name:
         return suite
     return suite.subset(

@@ -423,7 +423,7 @@ def test_dist_of_opposite_answers_is_two(temperature):
         close(
             value(attack, student, opposite, labels % 2),
             torch.tensor(2 * temperature**2, dtype=torch.float64),
-            rtol=1e-6,
+            rtol=1e-5,
         )
 
 
@@ -527,7 +527,7 @@ def surveyed(attack, teacher, labels):
 def test_wkd_cost_is_that_of_optimal_transport():
     """Catches marginals that are exchanged or not reached, and the label among the classes that are moved."""
     student, teacher, labels = draw(29)
-    attack = surveyed(WKD(temperature=1, gamma=1, epsilon=0.03, iterations=400, ce_weight=0), teacher, labels)
+    attack = surveyed(WKD(temperature=1, gamma=1, epsilon=0.05, iterations=400, ce_weight=0), teacher, labels)
     target = value(NKD(gamma=0, ce_weight=0), student, teacher, labels)
     costs = twins.class_costs(teacher.tolist(), labels.tolist())
     optimal = twins.over_samples(
@@ -535,7 +535,7 @@ def test_wkd_cost_is_that_of_optimal_transport():
     )
     found = (value(attack, student, teacher, labels) - target).item()
     assert optimal > 0.1
-    assert optimal - 1e-4 < found < optimal + 0.03 * math.log(CLASSES - 1)
+    assert optimal - 1e-4 < found < optimal + 0.05 * math.log(CLASSES - 1)
 
 
 def transport_cost(student, teacher, label, costs):
@@ -558,4 +558,5 @@ def test_wkd_costs_come_from_the_survey(absent):
     expected = torch.tensor(twins.class_costs(teacher, labels), dtype=torch.float64)
     close(attack.class_costs(), expected, rtol=1e-6, atol=1e-9)
     if absent is not None:
-        assert attack.class_costs()[absent].tolist() == [1, 1, 0, 1, 1]
+        far = pytest.approx(1 - math.exp(-1))
+        assert attack.class_costs()[absent].tolist() == [far, far, 0, far, far]

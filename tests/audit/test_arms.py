@@ -12,7 +12,7 @@ import torch
 from hf_cmim import attacks, channels
 from hf_cmim.attacks import DKD, JSD, KD, MLKD, ClassCentroid, Composition, LogitStandardization, MarkovKD, Relative
 from hf_cmim.attacks.composition import Answers
-from hf_cmim.attacks.suites import NULL_CONFIDENCES, QUICK_V1, STANDARD_V1, SuiteEntry
+from hf_cmim.attacks.suites import NULL_CONFIDENCES, QUICK_V2, STANDARD_V2, SuiteEntry
 from hf_cmim.audit.arms import Arm, knockoffs, references, with_numbers
 
 NAMES = vars(attacks) | vars(channels)
@@ -81,7 +81,7 @@ def test_the_attack_itself_stays_as_it_is():
     assert not {id(module) for module in plain.modules()} & {id(module) for module in copied.modules()}
 
 
-@pytest.mark.parametrize("suite", [STANDARD_V1, QUICK_V1], ids=lambda suite: suite.name)
+@pytest.mark.parametrize("suite", [STANDARD_V2, QUICK_V2], ids=lambda suite: suite.name)
 def test_every_entry_becomes_one_that_prints_itself(suite):
     """Catches a part that cannot be rebuilt, a temperature left relative, or a name that changes when read back."""
     for entry in suite.entries:
@@ -104,7 +104,7 @@ def test_every_entry_keeps_what_it_does():
     log_probs, labels = (torch.cat(parts) for parts in zip(*known, strict=True))
     generator = torch.Generator().manual_seed(0)
     student_logits = torch.randn(len(labels), NUM_CLASSES, generator=generator)
-    for entry in STANDARD_V1.entries:
+    for entry in STANDARD_V2.entries:
         if entry.family == "recovery":  # half a second each, and no temperature in them is relative
             continue
         results = []
@@ -131,8 +131,8 @@ def test_every_entry_keeps_what_it_does():
 
 def test_knockoffs_are_the_suite_in_its_order():
     """Catches a setting that is left out or tried twice."""
-    arms = knockoffs(STANDARD_V1.entries, answers())
-    assert [arm.family for arm in arms] == [entry.family for entry in STANDARD_V1.entries]
+    arms = knockoffs(STANDARD_V2.entries, answers())
+    assert [arm.family for arm in arms] == [entry.family for entry in STANDARD_V2.entries]
     assert {(arm.role, arm.answering, arm.confidence) for arm in arms} == {("knockoff", "teacher", None)}
     assert arms[0].name == "label-only"
 
@@ -208,7 +208,7 @@ print(json.dumps(keys()))
 
 
 def keys() -> list[str]:
-    arms = [*references(), *knockoffs(STANDARD_V1.entries, answers())]
+    arms = [*references(), *knockoffs(STANDARD_V2.entries, answers())]
     nulls = [null for arm in arms[-20:] for null in (*arm.nulls(NUM_CLASSES), *arm.diagnostics(0.9))]
     return [arm.key("teacher") for arm in (*arms, *nulls)]
 

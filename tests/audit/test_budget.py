@@ -2,7 +2,7 @@
 
 import pytest
 
-from hf_cmim.attacks.suites import QUICK_V1, STANDARD_V1, Suite, SuiteEntry
+from hf_cmim.attacks.suites import QUICK_V2, STANDARD_V2, Suite, SuiteEntry
 from hf_cmim.audit.budget import affordable_plan, budget_hours, suggested_epochs
 from hf_cmim.audit.plan import AuditPlan
 from hf_cmim.audit.preview import StudentCosts, preview_of
@@ -52,7 +52,7 @@ def test_late_looks_go_first_then_families_and_the_quick_ones_last():
     assert 8 <= chosen[0].plan.looks[-1] < 40
     for preview in chosen[1:]:
         assert preview.plan.looks[-1] <= 8
-        assert {*QUICK_V1.families} & {*STANDARD_V1.families} <= {*preview.families} or len(preview.families) <= 5
+        assert {*QUICK_V2.families} & {*STANDARD_V2.families} <= {*preview.families} or len(preview.families) <= 5
     counts = [len(preview.families) for preview in chosen]
     assert counts == sorted(counts, reverse=True)
 
@@ -60,19 +60,19 @@ def test_late_looks_go_first_then_families_and_the_quick_ones_last():
 def test_what_was_left_out_is_named_and_what_it_means():
     """Catches a cheap audit that reads like the whole one."""
     chosen = fitting(0.25 * WHOLE.hours)
-    missing = [family for family in STANDARD_V1.families if family not in chosen.preview.families]
+    missing = [family for family in STANDARD_V2.families if family not in chosen.preview.families]
     assert missing
     assert f"{len(missing)} of 31 attacks: {', '.join(missing)}" in chosen.dropped
     assert "looks at 12, 18, 27, 40 seeds" in " ".join(chosen.dropped)
     assert any("One of them may be the strongest" in sentence for sentence in chosen.limits)
     assert any("may well end inconclusive" in sentence for sentence in chosen.limits)
-    assert chosen.preview.plan.attacks.name == f"standard-v1, {31 - len(missing)} of 31 families"
+    assert chosen.preview.plan.attacks.name == f"standard-v2, {31 - len(missing)} of 31 families"
 
 
 def test_own_attacks_are_the_last_to_go():
     """Catches a budget that drops the attack for which the audit is run."""
-    (kd, *_) = STANDARD_V1.of("kd")
-    suite = Suite("standard-v1 + own", (*STANDARD_V1.entries, SuiteEntry("mine", kd)))
+    (kd, *_) = STANDARD_V2.of("kd")
+    suite = Suite("standard-v2 + own", (*STANDARD_V2.entries, SuiteEntry("mine", kd)))
     assert "mine" in fitting(0.02 * WHOLE.hours, AuditPlan(suite=suite)).preview.families
 
 

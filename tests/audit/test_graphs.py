@@ -19,7 +19,7 @@ from hf_cmim.attacks.ctkd import CTKD
 from hf_cmim.attacks.dot import DOT
 from hf_cmim.attacks.kd import KD
 from hf_cmim.attacks.mixup_queries import MixupQueries
-from hf_cmim.attacks.suites import STANDARD_V1
+from hf_cmim.attacks.suites import STANDARD_V2
 from hf_cmim.attacks.teacher_free import CrossEntropy
 from hf_cmim.audit.arms import with_numbers
 from hf_cmim.audit.engine import graphs, pool
@@ -163,7 +163,7 @@ def test_every_loss_of_the_suite_takes_replayed_logits(recorded, tmp_path, monke
     batch = torch.stack([samples[position]["pixel_values"] for position in range(44)])
     labels = torch.tensor([samples[position]["labels"] for position in range(44)])
     answers = [(teacher({"pixel_values": batch}, labels), labels)]
-    first = {entry.family: entry for entry in reversed(STANDARD_V1.entries)}
+    first = {entry.family: entry for entry in reversed(STANDARD_V2.entries)}
     attacks = {family: with_numbers(entry.attack, answers) for family, entry in first.items()}
     attacks = {family: attack for family, attack in attacks.items() if not attack.has_protocols}
     assert len(attacks) > 20

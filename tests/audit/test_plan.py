@@ -5,7 +5,7 @@ import pytest
 from hf_cmim.attacks.composition import Composition
 from hf_cmim.attacks.dkd import DKD
 from hf_cmim.attacks.kd import KD
-from hf_cmim.attacks.suites import QUICK_V1, STANDARD_V1, Suite, SuiteEntry
+from hf_cmim.attacks.suites import QUICK_V1, QUICK_V2, STANDARD_V2, Suite, SuiteEntry
 from hf_cmim.audit.arms import Arm, references
 from hf_cmim.audit.plan import AuditPlan, Confirmation, best_settings, finalists, screening_seeds, strongest
 from hf_cmim.report import Attacker
@@ -39,7 +39,10 @@ def scores(**changes: float) -> dict[Arm, list[float]]:
 
 
 @pytest.mark.parametrize(("values", "words"), [
-    ({"suite": "standard"}, "suite 'standard': it has no attacks. Use one of quick-v1, standard-v1"),
+    ({"suite": "standard"}, "suite 'standard': it has no attacks. Use one of quick-v2, standard-v2"),
+    ({"suite": "standard-v1"}, "'standard-v1' cannot be tried again: .* mended.* Use one of quick-v2, standard-v2"),
+    ({"suite": QUICK_V1}, "'quick-v1' cannot be tried again"),
+    ({"suite": Suite("quick-v1, 1 of 5 families", QUICK_V1.entries[:1])}, "'quick-v1' cannot be tried again"),
     ({"criterion": "leak"}, "criterion 'leak': no verdict could be given. Use one of paper, .*beyond-labels"),
     ({"margin": 0.0}, r"margin in \(0, 1\).*got 0.0"), ({"margin": 0.5e2}, r"margin in \(0, 1\).*got 50.0"),
     ({"looks": ()}, "looks that increase from 2"), ({"looks": (1, 3)}, "looks that increase from 2"),
@@ -64,14 +67,14 @@ def test_a_plan_takes_the_smallest_values():
         looks=(2,), reference_multiple=1, screening_seeds=1, references=0, null_families=0, diagnosed=0, wave_size=1
     )
     assert smallest.design.looks == (2,)
-    assert (AuditPlan().attacks, AuditPlan(suite="quick-v1").attacks) == (STANDARD_V1, QUICK_V1)
+    assert (AuditPlan().attacks, AuditPlan(suite="quick-v2").attacks) == (STANDARD_V2, QUICK_V2)
 
 
 def test_looks_waves_and_attackers_alone_may_change():
     """Catches a plan that cannot be continued, and a setting that could change the verdict of finished students."""
     plan = AuditPlan()
     changes = {
-        "suite": "quick-v1", "criterion": "paper", "margin": 0.01, "screening_seeds": 3, "reference_multiple": 2,
+        "suite": "quick-v2", "criterion": "paper", "margin": 0.01, "screening_seeds": 3, "reference_multiple": 2,
         "references": 1, "null_families": 5, "diagnosed": 2, "stacked": False, "finalists": 4, "final_seeds": 1,
     }  # fmt: skip
     assert set(changes) | {"looks", "wave_size", "attackers"} == set(AuditPlan.__dataclass_fields__)

@@ -8,7 +8,7 @@ import tiny
 import torch
 
 from hf_cmim import DistillationConfig
-from hf_cmim.attacks.suites import QUICK_V1, STANDARD_V1
+from hf_cmim.attacks.suites import QUICK_V2, STANDARD_V2
 from hf_cmim.audit import preview as module
 from hf_cmim.audit.audit import Audit
 from hf_cmim.audit.inputs import AuditData, AuditModels
@@ -45,7 +45,7 @@ def test_students_are_those_that_a_real_audit_trains(preview, tmp_path):
 
     The margin is so fine that no attack stops early, and nothing is accounted for.
     """
-    plan = AuditPlan("quick-v1", margin=1e-6, looks=(2, 3), screening_seeds=1, null_families=1, diagnosed=0)
+    plan = AuditPlan("quick-v2", margin=1e-6, looks=(2, 3), screening_seeds=1, null_families=1, diagnosed=0)
     foretold = preview(plan, max_steps=2)
     args = DistillationConfig(**tiny.settings(tmp_path / "audit", **SETTINGS, max_steps=2))
     data = AuditData(tiny.images(40, 1), tiny.images(24, 2), tiny.images(96, 3))
@@ -75,7 +75,7 @@ def test_students_are_those_that_a_real_audit_trains(preview, tmp_path):
 def test_each_criterion_needs_its_own_students(criterion, nulls, baselines, first_look, described, preview):
     """Nulls of every family are needed for one criterion alone, and shared baselines have three times the seeds."""
     found = preview(AuditPlan(criterion=criterion))
-    assert found.families == STANDARD_V1.families
+    assert found.families == STANDARD_V2.families
     assert found.screened == {
         "settings of teacher-free students": 12, "settings of attacks": 155, "label-only nulls": nulls,
         "settings of the teacher's labels": 6 * 6, "finalists among them, tried again": 24,
@@ -88,7 +88,7 @@ def test_each_criterion_needs_its_own_students(criterion, nulls, baselines, firs
 
 def test_other_teachers_train_attacks_anew_but_share_what_knows_no_teacher(preview):
     """A twin that cost nothing, or everything twice."""
-    found = preview(AuditPlan("quick-v1", looks=LOOKS, screening_seeds=1), others=2)
+    found = preview(AuditPlan("quick-v2", looks=LOOKS, screening_seeds=1), others=2)
     assert found.costs.teachers == 3
     of_labels = 5 * 6 + 4 * 8  # of the audited teacher alone
     assert found.screen_students == 12 + 3 * (5 + 5 * 5) + 3 * 4 * (5 + 8) + of_labels, "five attacks, all finalists"
@@ -100,7 +100,7 @@ def test_time_is_that_of_steps_and_evaluation(preview):
 
     10 steps of two students and one pass over 64 of 96 test samples: the clock ticks once for each.
     """
-    found = preview(AuditPlan("quick-v1", looks=LOOKS, screening_seeds=1))
+    found = preview(AuditPlan("quick-v2", looks=LOOKS, screening_seeds=1))
     assert found.costs.steps == 2 * 40 / 8
     assert found.costs.seconds == pytest.approx((10 + 96 / 64) / 2)
     assert found.live_seconds == 0
@@ -112,8 +112,8 @@ def test_time_is_that_of_steps_and_evaluation(preview):
 def test_attacks_that_ask_live_cost_the_teachers_time_and_more_answers(preview):
     """A large teacher may cost more than the students; its answers are not all stored."""
     found = preview(AuditPlan(looks=LOOKS))
-    views = sum(_views(entry.attack) for entry in STANDARD_V1.entries)
-    most = max(_views(entry.attack) for entry in STANDARD_V1.entries)
+    views = sum(_views(entry.attack) for entry in STANDARD_V2.entries)
+    most = max(_views(entry.attack) for entry in STANDARD_V2.entries)
     assert found.live_seconds == pytest.approx(10 * views / 155)  # one tick for each batch that is answered
     assert found.queries == (40, most * 2 * 40)
 
@@ -138,7 +138,7 @@ class Augmented(torch.utils.data.Dataset):
 
 def test_augmented_samples_are_asked_about_in_every_epoch(preview):
     """Answers to other views of a sample cannot be looked up."""
-    found = preview(AuditPlan("quick-v1", looks=LOOKS, wave_size=4), transfer=Augmented(tiny.images(40, 1)))
+    found = preview(AuditPlan("quick-v2", looks=LOOKS, wave_size=4), transfer=Augmented(tiny.images(40, 1)))
     assert found.queries == (80, 80)
     assert found.live_seconds == pytest.approx(10 / 4)  # one answer serves a wave
 
@@ -148,7 +148,7 @@ def test_margins_fall_with_seeds_and_rise_with_the_spread(preview):
 
     A single attack and its own baseline, by the normal approximation: z of the look's share of the error, .8 quantile.
     """
-    found = preview(AuditPlan("quick-v1", looks=(3, 5, 8)))
+    found = preview(AuditPlan("quick-v2", looks=(3, 5, 8)))
     rows = [look.margins for look in found.looks]
     assert all(
         first >= second
@@ -162,5 +162,5 @@ def test_margins_fall_with_seeds_and_rise_with_the_spread(preview):
         error = SPREADS[-1] * (1 / look + 1 / (3 * look)) ** 0.5
         z = NormalDist().inv_cdf(1 - share)
         single = -0.005 + error * (z + NormalDist().inv_cdf(0.8))
-        five = -0.005 + error * (z + NormalDist().inv_cdf(0.8 ** (1 / len(QUICK_V1.families))))
+        five = -0.005 + error * (z + NormalDist().inv_cdf(0.8 ** (1 / len(QUICK_V2.families))))
         assert max(0, single) <= margins[-1] <= max(0, five) + 1e-9  # errors of attacks with one baseline are tied

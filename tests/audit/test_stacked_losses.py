@@ -10,7 +10,7 @@ from torch import Tensor
 from hf_cmim import DistillationConfig, Relative
 from hf_cmim.attacks import DIST, DKD, KD, Averager, Composition, CrossEntropy, LabelSmoothing
 from hf_cmim.attacks.protocols import Query
-from hf_cmim.attacks.suites import STANDARD_V1
+from hf_cmim.attacks.suites import STANDARD_V2
 from hf_cmim.audit.engine.pool import StudentPool
 from hf_cmim.audit.engine.pooled import PooledArm
 from hf_cmim.audit.engine.stacked_losses import LossGroup, _loss_key, grouped_by_loss
@@ -20,7 +20,7 @@ from hf_cmim.audit.subject import StoredAnswers
 SIZE = 24
 TEACHER = 3.0 * torch.randn(SIZE, CLASSES, generator=torch.Generator().manual_seed(7))
 LABELS = torch.arange(SIZE) % CLASSES
-STACKABLE = [entry.attack for entry in STANDARD_V1.entries if not entry.attack.has_protocols]
+STACKABLE = [entry.attack for entry in STANDARD_V2.entries if not entry.attack.has_protocols]
 GROUPED = {repr(attack): attack for attack in STACKABLE if _loss_key(attack)}
 
 

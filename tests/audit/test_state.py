@@ -208,7 +208,7 @@ def start(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None
     twin, *controls = (None if share is None else PlantedTeacher(share) for share in teachers.values())
     teacher, width = PlantedTeacher(changes.pop("share", 0.25)), changes.pop("width", 24)
     planned = {name: changes.pop(name) for name in list(changes) if name in AuditPlan.__dataclass_fields__}
-    plan = AuditPlan(**({"suite": "quick-v1", "looks": (2,)} | planned))
+    plan = AuditPlan(**({"suite": "quick-v2", "looks": (2,)} | planned))
     args = DistillationConfig(**tiny.settings(folder, **changes))
     named_controls = dict(zip(list(teachers)[1:], controls, strict=True))
     started = audit.Audit(AuditModels(teacher, lambda: Student(width), twin, named_controls), data, args, plan)
@@ -219,7 +219,7 @@ def start(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None
 CHANGES: dict[str, dict[str, Any]] = {
     "plan, margin": {"margin": 0.02},
     "plan, criterion": {"criterion": "paper"},
-    "plan, suite": {"suite": "standard-v1"},
+    "plan, suite": {"suite": "standard-v2"},
     "plan, screening_seeds": {"screening_seeds": 3},
     "training, learning_rate": {"learning_rate": 0.2},
     "training, num_train_epochs": {"num_train_epochs": 2},

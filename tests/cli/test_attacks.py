@@ -7,7 +7,7 @@ import pytest
 
 from hf_cmim import attacks, channels
 from hf_cmim.attacks import ATTACKS
-from hf_cmim.attacks.suites import QUICK_V1, STANDARD_V1
+from hf_cmim.attacks.suites import QUICK_V2, STANDARD_V2
 from hf_cmim.cli.attacks import source_of
 from hf_cmim.cli.main import main
 
@@ -66,7 +66,7 @@ def test_one_method_is_shown_with_its_whole_docstring(name, capsys):
             assert any(shown.startswith(line[:20]) for shown in lines), line  # items and code begin their own lines
 
 
-@pytest.mark.parametrize("suite", [QUICK_V1, STANDARD_V1], ids=lambda suite: suite.name)
+@pytest.mark.parametrize("suite", [QUICK_V2, STANDARD_V2], ids=lambda suite: suite.name)
 def test_suite_is_shown_so_that_it_can_be_built_again(suite, capsys):
     """A setting left out because it looks like the default is another attack than the audit ran."""
     families, current = {}, ""
@@ -86,7 +86,7 @@ def test_suite_is_shown_so_that_it_can_be_built_again(suite, capsys):
 
 def test_one_family_of_a_suite(capsys):
     """The whole suite would hide it."""
-    assert len(printed(capsys, "--suite", "standard-v1", "dkd")) == 1 + len(STANDARD_V1.of("dkd"))
+    assert len(printed(capsys, "--suite", "standard-v2", "dkd")) == 1 + len(STANDARD_V2.of("dkd"))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_one_family_of_a_suite(capsys):
     [
         (["nkdd"], "Unknown method 'nkdd': there is nothing to show. Did you mean nkd"),
         (["--suite", "standard"], "Unknown suite 'standard'"),
-        (["--suite", "quick-v1", "nkd"], "Unknown family 'nkd'"),
+        (["--suite", "quick-v2", "nkd"], "Unknown family 'nkd'"),
     ],
 )
 def test_unknown_name_is_refused_with_its_nearest(words, message, capsys):

@@ -29,7 +29,7 @@ from hf_cmim.report import AuditReport
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 QUICK = {
-    "suite": "quick-v1", "looks": [2], "screening-seeds": 1, "null-families": 0, "diagnosed": 0,
+    "suite": "quick-v2", "looks": [2], "screening-seeds": 1, "null-families": 0, "diagnosed": 0,
     "training": {"max_steps": 4, "use_cpu": True, "disable_tqdm": True, "dataloader_pin_memory": False},
 }  # fmt: skip
 
@@ -79,7 +79,7 @@ def test_audit_is_of_the_teacher_and_data_that_were_named(audited, teacher, data
     report = AuditReport.read(audited[0])
     scope = report.scope
     assert (scope.num_transfer, scope.num_validation, scope.num_test, scope.num_classes) == (200, 30, 640 + 70, 3)
-    assert scope.suite == "quick-v1"
+    assert scope.suite == "quick-v2"
     assert scope.student.startswith("ViTForImageClassification")
     assert scope.training["max_steps"] == 4
     train = Dataset.from_parquet(str(data / "train.parquet")).train_test_split(test_size=0.1, seed=0)["train"]

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from hf_cmim.attacks.kd import KD
-from hf_cmim.attacks.suites import QUICK_V1
+from hf_cmim.attacks.suites import QUICK_V2
 from hf_cmim.audit.inputs import AuditData
 from hf_cmim.channels import Argmax, ClassAnswers, Rounded, TopK
 from hf_cmim.cli.audit import add_arguments
@@ -52,7 +52,7 @@ def words(teacher, data, written):
     return [
         "audit", "--teacher", str(teacher), "--dataset", str(data), "--student", "my_students:build", "--attack",
         "my_attacks:TopTwoMargin", '{"weight": 0.5}', '{"weight": 2.0}', "--channel", "my_channels:Capped",
-        '{"largest": 0.9}', "--suite", "quick-v1", "--families", "kd", "TopTwoMargin", "--looks", "2",
+        '{"largest": 0.9}', "--suite", "quick-v2", "--families", "kd", "TopTwoMargin", "--looks", "2",
         "--screening-seeds", "1", "--final-seeds", "0", "--null-families", "0", "--diagnosed", "0", "--quiet",
         "--output-dir", str(written / "audit"), "--set", "max_steps=2", "use_cpu=true",
         "dataloader_pin_memory=false",
@@ -77,7 +77,7 @@ def test_an_audit_with_own_attack_channel_and_student(words, written, capsys):
     """Catches an attack without its settings, answers that bypass the channel, another student than was named."""
     assert main(words) == 0
     report = AuditReport.read(written / "audit")
-    assert report.scope.suite == "quick-v1, 2 of 6 families + own"
+    assert report.scope.suite == "quick-v2, 2 of 6 families + own"
     (arm,) = [arm for arm in report.arms if arm.name == "TopTwoMargin"]
     assert arm.setting in ("Composition(TopTwoMargin(weight=0.5, ce_weight=1.0))",
                            "Composition(TopTwoMargin(weight=2.0, ce_weight=1.0))")  # fmt: skip
@@ -120,7 +120,7 @@ def test_class_answers_are_fitted_on_the_validation_split_alone(words, audit_opt
 def test_a_file_says_the_same_as_flags(words, written, audit_options, teacher, data):
     """Catches a mapping in YAML that becomes another attack."""
     settings = {
-        "teacher": str(teacher), "dataset": str(data), "student": "my_students:build", "suite": "quick-v1",
+        "teacher": str(teacher), "dataset": str(data), "student": "my_students:build", "suite": "quick-v2",
         "attack": {"my_attacks:TopTwoMargin": {"weight": 0.5}}, "channel": ["rounded", '{"decimals": 2}'],
         "families": ["kd", "TopTwoMargin"],
         "training": {"max_steps": 2, "use_cpu": True, "dataloader_pin_memory": False},
@@ -147,7 +147,7 @@ def test_the_suite_and_the_audit_of_the_page_run(written):
     data = AuditData(tiny.images(16, 1), tiny.images(16, 2), tiny.images(640, 3))
     models = [tiny.vit(seed).eval() for seed in (5, 6)]
     quick = type(plan)(
-        suite=QUICK_V1.subset(["kd"]), screening_seeds=1, looks=(2,), final_seeds=0, null_families=0, diagnosed=0
+        suite=QUICK_V2.subset(["kd"]), screening_seeds=1, looks=(2,), final_seeds=0, null_families=0, diagnosed=0
     )
     report = audit(models, lambda: tiny.vit(torch.initial_seed() % 2**32), data, quick, str(written / "ensemble"))
     images = torch.stack([row["pixel_values"] for row in data.test])
@@ -221,13 +221,13 @@ def test_an_error_inside_a_users_module_keeps_its_traceback(written):
 def test_a_family_that_is_there_already_or_is_not_there_is_refused(written):
     """Catches an attack of one's own that competes with the suite's as one of its settings."""
     with pytest.raises(HfCmimError, match="--attack kd: the suite already has a family of this name"):
-        composed_suite(QUICK_V1, None, [["others:kd"]])
-    with pytest.raises(HfCmimError, match="Unknown family 'dkdd' of quick-v1.*Did you mean dkd"):
-        composed_suite(QUICK_V1, ["dkdd"], [])
-    assert composed_suite(QUICK_V1, [*QUICK_V1.families], []) is not None
-    assert composed_suite(QUICK_V1, [*QUICK_V1.families], []).name == "quick-v1"
-    assert composed_suite(QUICK_V1, ["kd"], []).name == "quick-v1, 1 of 5 families"
-    assert isinstance(composed_suite(QUICK_V1, ["kd"], []).entries[0].attack.loss, KD)
+        composed_suite(QUICK_V2, None, [["others:kd"]])
+    with pytest.raises(HfCmimError, match="Unknown family 'dkdd' of quick-v2.*Did you mean dkd"):
+        composed_suite(QUICK_V2, ["dkdd"], [])
+    assert composed_suite(QUICK_V2, [*QUICK_V2.families], []) is not None
+    assert composed_suite(QUICK_V2, [*QUICK_V2.families], []).name == "quick-v2"
+    assert composed_suite(QUICK_V2, ["kd"], []).name == "quick-v2, 1 of 5 families"
+    assert isinstance(composed_suite(QUICK_V2, ["kd"], []).entries[0].attack.loss, KD)
 
 
 def test_channels_by_name_and_of_ones_own(written):

@@ -46,7 +46,7 @@ FLAGS = [
      ["training", "own:0.1"]),
     (["--own-data", "d"], {"own-data": "d"}, "own_data", "d"),
     (["--own-split", "a"], {"own-split": "a"}, "own_split", "a"),
-    (["--suite", "quick-v1"], {"suite": "quick-v1"}, "suite", "quick-v1"),
+    (["--suite", "quick-v2"], {"suite": "quick-v2"}, "suite", "quick-v2"),
     (["--criterion", "paper"], {"criterion": "paper"}, "criterion", "paper"),
     (["--margin-points", "0.3"], {"margin-points": 0.3}, "margin_points", 0.3),
     (["--looks", "3", "5"], {"looks": [3, 5]}, "looks", [3, 5]),
@@ -132,9 +132,9 @@ def test_missing_file_is_refused(audit_options, tmp_path):
 
 def test_flags_make_the_plan(audit_options):
     """A margin taken as a fraction of one, or a flag that does not reach the plan."""
-    words = ["--suite", "quick-v1", "--criterion", "no-leak", "--margin-points", "0.3", "--looks", "3", "4"]
+    words = ["--suite", "quick-v2", "--criterion", "no-leak", "--margin-points", "0.3", "--looks", "3", "4"]
     plan = audit_plan(audit_options(*words, "--screening-seeds", "1", "--null-families", "2", "--diagnosed", "0"))
-    assert plan == AuditPlan("quick-v1", "no-leak", 0.003, (3, 4), 1, null_families=2, diagnosed=0)
+    assert plan == AuditPlan("quick-v2", "no-leak", 0.003, (3, 4), 1, null_families=2, diagnosed=0)
     assert audit_plan(audit_options()) == AuditPlan()
 
 
@@ -166,7 +166,7 @@ def test_help_states_the_defaults_of_the_plan():
         ("--margin-points 0.005", r"in points.*got 0.005.*a fraction of 0.005, is --margin-points 0.5"),
         ("--margin-points 100", r"in points"),
         ("--margin-points -1", r"in points"),
-        ("--suite standard", r"Unknown suite 'standard': .*Use one of quick-v1, standard-v1"),
+        ("--suite standard", r"Unknown suite 'standard': .*Use one of quick-v2, standard-v2"),
         (
             "--criterion strict",
             r"Unknown criterion 'strict': .*Use one of paper, teacher-free, no-leak, beyond",

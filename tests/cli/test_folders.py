@@ -87,9 +87,9 @@ def test_a_setting_by_its_short_name_is_understood(setting, meant, capsys):
 @pytest.mark.parametrize(
     ("suite", "expected"),
     [
-        ("standard-v1", ("standard-v1", None)),
-        ("quick-v1", ("quick-v1", None)),
-        ("standard-v1, 2 of 31 families", ("standard-v1", ["kd", "dkd"])),
+        ("standard-v2", ("standard-v2", None)),
+        ("quick-v2", ("quick-v2", None)),
+        ("standard-v2, 2 of 31 families", ("standard-v2", ["kd", "dkd"])),
     ],
 )
 def test_a_part_of_a_suite_is_trained_again_as_that_part(suite, expected):
@@ -99,8 +99,8 @@ def test_a_part_of_a_suite_is_trained_again_as_that_part(suite, expected):
 
 
 def test_attacks_of_the_authors_own_are_named_as_missing():
-    """Catches "Expected a suite among standard-v1, quick-v1" for an audit that holds other attacks."""
+    """Catches "Expected a suite among standard-v2, quick-v2" for an audit that holds other attacks."""
     audit = report(attacks=2)
-    own = replace(audit, scope=replace(audit.scope, suite="standard-v1, 2 of 32 families + own"))
+    own = replace(audit, scope=replace(audit.scope, suite="standard-v2, 2 of 32 families + own"))
     with pytest.raises(HfCmimError, match="its author's own attacks"):
         _suite_of(own)

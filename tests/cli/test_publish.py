@@ -26,7 +26,7 @@ def audited(data, teacher, tmp_path_factory):
     (folder / "student.json").write_text(json.dumps(STUDENT), encoding="utf-8")
     flags = ["--dataset", str(data), "--student-config", str(folder / "student.json")]
     flags += ["--max-test-samples", "500", "--max-validation-samples", "25"]
-    plan = ["--suite", "quick-v1", "--looks", "3", "--screening-seeds", "1", "--margin-points", "2"]
+    plan = ["--suite", "quick-v2", "--looks", "3", "--screening-seeds", "1", "--margin-points", "2"]
     plan += ["--null-families", "1", "--diagnosed", "1", "--set", "num_train_epochs=1", "use_cpu=true"]
     words = ["audit", "--teacher", str(teacher), *flags, *plan, "--output-dir", str(folder / "audit")]
     assert main(words) == 0

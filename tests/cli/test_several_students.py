@@ -57,7 +57,7 @@ def test_two_students_are_audited_and_compared(teacher, data, student_config, tm
     wide = json.loads(Path(student_config).read_text()) | {"hidden_size": 32}
     (tmp_path / "wide.json").write_text(json.dumps(wide))
     settings = {
-        "suite": "quick-v1", "looks": [2], "screening-seeds": 1, "null-families": 0, "diagnosed": 0,
+        "suite": "quick-v2", "looks": [2], "screening-seeds": 1, "null-families": 0, "diagnosed": 0,
         "families": ["kd"], "students": {"small": str(student_config), "wide": str(tmp_path / "wide.json")},
         "training": {"max_steps": 4, "use_cpu": True, "disable_tqdm": True, "dataloader_pin_memory": False},
         "teacher": str(teacher), "dataset": str(data), "output-dir": str(tmp_path / "audits"),

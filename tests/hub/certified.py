@@ -12,7 +12,7 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from hf_cmim.attacks.composition import Composition
 from hf_cmim.attacks.references import reference_settings
-from hf_cmim.attacks.suites import QUICK_V1
+from hf_cmim.attacks.suites import QUICK_V2
 from hf_cmim.hub.certify import certify
 from hf_cmim.hub.verified_figures import suite_words
 from hf_cmim.report import ArmResult, ClassAnswersControl, CriterionResult, Interval, LabelFloor
@@ -57,7 +57,7 @@ def resolved(attack) -> str:
 
 
 def audited_arms(gain: float, rng, seeds: int = 15) -> list[ArmResult]:
-    """Every attack of quick-v1, three references and the nulls of one attack, as an audit would list them."""
+    """Every attack of quick-v2, three references and the nulls of one attack, as an audit would list them."""
 
     def arm(family, role, teacher, setting, screened, mean):
         accuracies = shares(mean, seeds, rng)
@@ -75,12 +75,12 @@ def audited_arms(gain: float, rng, seeds: int = 15) -> list[ArmResult]:
     for family, mean in (("LS", 0.910), ("CE", 0.905), ("teacher-free KD", 0.906)):
         settings = list(map(repr, reference_settings()[family]))
         arms.append(arm(family, "reference", "nobody", settings[0], grid(settings, mean), mean))
-    for number, family in enumerate(QUICK_V1.families):
-        settings = [resolved(attack) for attack in QUICK_V1.of(family)]
+    for number, family in enumerate(QUICK_V2.families):
+        settings = [resolved(attack) for attack in QUICK_V2.of(family)]
         mean = 0.910 + gain / (1 + number)
         arms.append(arm(family, "knockoff", "the teacher", settings[0], grid(settings, mean), mean))
     confidences = {f"confidence {each:g}": 0.9 for each in (0.5, 0.7, 0.9, 0.99)}
-    kd = resolved(QUICK_V1.of("kd")[0])
+    kd = resolved(QUICK_V2.of("kd")[0])
     arms.append(arm("kd", "null", "the true label, 0.9", kd, confidences, 0.901))
     arms.append(arm("kd", "diagnostic", "the teacher's label, 0.9", kd, {}, 0.902))
     arms.append(arm("kd", "diagnostic", "the teacher's class means", kd, {}, 0.903))
@@ -98,7 +98,7 @@ def paired(arms, later: str, earlier: str) -> Interval:
 
 
 def genuine_audit(folder: Path, gain: float = -0.01, seed: int = 0):
-    """An audit of the model in a folder: quick-v1 whole, decided by `hf_cmim.statistics` itself."""
+    """An audit of the model in a folder: quick-v2 whole, decided by `hf_cmim.statistics` itself."""
     arms = audited_arms(gain, np.random.default_rng(seed))
     design = Design(margin=0.005, looks=LOOKS)
     knockoffs = [arm.name for arm in arms if arm.role == "knockoff"]
@@ -123,12 +123,12 @@ def genuine_audit(folder: Path, gain: float = -0.01, seed: int = 0):
                 decision.smallest_margin,
             )
         )
-    whole = reports.report(attacks=5, names=QUICK_V1.families)
+    whole = reports.report(attacks=5, names=QUICK_V2.families)
     measured = {"accuracy": 41_850 / SAMPLES, "top5_accuracy": 1.0, "fingerprint": ModelTeacher(folder).fingerprint()}
     twin = replace(whole.twin, accuracy=41_760 / SAMPLES, top5_accuracy=1.0)
     control = replace(whole.controls[0], facts=twin)
     plan = {
-        "suite": suite_words(QUICK_V1), "criterion": "teacher-free", "margin": 0.005, "looks": list(LOOKS),
+        "suite": suite_words(QUICK_V2), "criterion": "teacher-free", "margin": 0.005, "looks": list(LOOKS),
         "reference_multiple": 3, "references": 2,
     }  # fmt: skip
     return replace(
@@ -136,7 +136,7 @@ def genuine_audit(folder: Path, gain: float = -0.01, seed: int = 0):
         looks=tuple(look for look in LOOKS if look <= decisions["teacher-free"].look), accounting=(),
         teacher=replace(whole.teacher, name=folder.name, **measured), twin=twin,
         controls=(control, *whole.controls[1:]),
-        scope=replace(whole.scope, suite="quick-v1", num_classes=len(NAMES)),
+        scope=replace(whole.scope, suite="quick-v2", num_classes=len(NAMES)),
         label_floor=LabelFloor("teacher's labels with kd", "LS", paired(arms, "teacher's labels with kd", "LS")),
         class_answers=ClassAnswersControl(
             "class answers with kd", "LS", "dkd", paired(arms, "class answers with kd", "LS"),

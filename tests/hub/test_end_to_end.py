@@ -94,7 +94,7 @@ def test_train_push_classify_audit_verify(hub, owner, stranger, kind, tmp_path):
     (tmp_path / "student.json").write_text(json.dumps(STUDENTS[kind]), encoding="utf-8")
     settings = ["--dataset", *data, "--student-config", "student.json", "--max-transfer-samples", "96"]
     settings += ["--max-validation-samples", "50"]
-    plan = ["--suite", "quick-v1", "--looks", "3", "--screening-seeds", "1", "--margin-points", "2"]
+    plan = ["--suite", "quick-v2", "--looks", "3", "--screening-seeds", "1", "--margin-points", "2"]
     plan += ["--null-families", "1", "--diagnosed", "0", "--set", "num_train_epochs=1", "use_cpu=true"]
     audited = owner(BIN / "hf-cmim", "audit", "--teacher", f"owner/{model}", *settings, *plan, "--output-dir", "audit")
     assert "Written: audit/audit.json" in audited
@@ -110,4 +110,4 @@ def test_train_push_classify_audit_verify(hub, owner, stranger, kind, tmp_path):
     assert "FAILS  audit" not in said
     assert "FAILS  files" not in said
     report = f"from hf_cmim import AuditReport; print(AuditReport.from_hub('owner/{model}').scope.suite)"
-    assert "quick-v1" in stranger(sys.executable, "-c", report)
+    assert "quick-v2" in stranger(sys.executable, "-c", report)

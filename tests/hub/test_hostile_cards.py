@@ -50,7 +50,7 @@ def edited(old, new):
 CHANGED = "hf_cmim's part of README.md differs from the certificate"
 CARDS = [
     (edited("Undistillable within 0.5 points", "Undistillable"), CHANGED),
-    (edited("quick-v1", "standard-v1"), CHANGED),
+    (edited("quick-v2", "standard-v2"), CHANGED),
     (edited("0.5 points", "0.1 points"), CHANGED),
     (edited(END, f"and it is perfect\n{END}"), CHANGED),
     (edited(END, ""), None),

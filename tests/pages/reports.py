@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hf_cmim.attacks.suites import STANDARD_V1
+from hf_cmim.attacks.suites import STANDARD_V2
 from hf_cmim.report import (
     Accounting,
     ArmResult,
@@ -34,7 +34,7 @@ VERDICTS = (
 )
 # Mean gain of the strongest attack and half the width of a bar, in units of the margin, that lead to each verdict.
 STRONGEST = {VERDICTS[0]: (4.0, 1.0), VERDICTS[1]: (0.5, 0.2), VERDICTS[2]: (0.1, 0.4), VERDICTS[3]: (0.6, 0.8)}
-FAMILIES = STANDARD_V1.families
+FAMILIES = STANDARD_V2.families
 OTHER_CRITERIA = ("paper", "no-leak", "beyond-labels")
 TEMPERATURES = tuple(2.0**power for power in range(-5, 9))
 
@@ -122,7 +122,7 @@ def report(verdict=VERDICTS[2], attacks=31, margin=0.005, power=True, seed=0, na
     arms += [arm(each.attack, "knockoff", 0.91 + each.gain, each.seeds, rng) for each in primary.comparisons]
     values = {
         "title": "Fashion-MNIST convnet, hardened with CMI weight 1", "date": "2026-11-25",
-        "scope": Scope("standard-v1", "ResNet of 3 blocks, 24 channels", "fashion_mnist train[:20000]",
+        "scope": Scope("standard-v2", "ResNet of 3 blocks, 24 channels", "fashion_mnist train[:20000]",
                        "fashion_mnist train[20000:25000]", "fashion_mnist train[25000:] + test", 20000, 5000, 45000,
                        10, {"num_train_epochs": 12, "learning_rate": 0.002, "per_device_train_batch_size": 128}),
         "teacher": facts("Hardened model", 0.9307), "twin": twin, "power": power,

@@ -63,7 +63,7 @@ def audit_and_push(project, folder):
     student = project / "student.json"
     student.write_text(json.dumps({"model_type": "vit", **SHAPE}), encoding="utf-8")
     settings = {
-        "suite": "quick-v1", "looks": [2], "screening-seeds": 1, "null-families": 0, "diagnosed": 0,
+        "suite": "quick-v2", "looks": [2], "screening-seeds": 1, "null-families": 0, "diagnosed": 0,
         "training": {"max_steps": 4, "use_cpu": True, "disable_tqdm": True, "dataloader_pin_memory": False},
         "teacher": str(folder), "twin": str(project / "base"), "dataset": str(project / "data" / "colours"),
         "student-config": str(student),

@@ -3,6 +3,7 @@
 import copy
 import json
 
+import attack_reference as twins
 import numpy as np
 import pytest
 import tiny
@@ -174,20 +175,22 @@ class TestAgainstWhatIsKnown:
             results.append(tiny.weights(trainer.model))
         assert tiny.largest_difference(*results) < 1e-6
 
-    def test_dot_moves_as_its_paper_says(self):
-        """Catches the larger momentum on the wrong gradient."""
-        weight = torch.nn.Parameter(torch.tensor([1.0]))
+    @pytest.mark.parametrize("task_reaches_it", [True, False])
+    def test_dot_moves_as_its_paper_says(self, task_reaches_it):
+        """Catches the larger momentum on the wrong gradient, or on a weight that only distillation trains."""
+        weight, other = (torch.nn.Parameter(torch.tensor([1.0])) for _ in range(2))
         protocol = DOT(delta=0.05, momentum=0.8)
         optimizer = protocol.build_optimizer([{"params": [weight]}], 0.1)
-        task_velocity, kd_velocity, expected = 0.0, 0.0, 1.0
-        for task, kd in ((0.5, 0.2), (-0.3, 0.4), (0.1, 0.1)):
+        tasks, distillations = (0.5, -0.3, 0.1) if task_reaches_it else (None, None, None), (0.2, 0.4, 0.1)
+        steps = list(zip(tasks, distillations, strict=True))
+        expected = twins.two_momenta(1.0, steps, rate=0.1, momentum=0.8, delta=0.05)
+        for (task, distillation), after in zip(steps, expected, strict=True):
             weight.grad = None
-            protocol.collect(task * weight.sum(), [weight])
-            ((task + kd) * weight.sum()).backward()
+            task_loss = other.sum() if task is None else task * weight.sum()
+            protocol.collect(task_loss, [weight, other])
+            (task_loss + distillation * weight.sum()).backward()
             optimizer.step()
-            task_velocity, kd_velocity = 0.75 * task_velocity + task, 0.85 * kd_velocity + kd
-            expected -= 0.1 * (task_velocity + kd_velocity)
-            assert weight.item() == pytest.approx(expected, rel=1e-6)
+            assert weight.item() == pytest.approx(after, rel=1e-6)
 
     def test_relative_temperature_is_the_surveyed_scale(self, teacher, tmp_path):
         """Catches a scale of some batches alone, or of logits that are not centred."""
