@@ -13,8 +13,7 @@ from torch import Tensor
 from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.calibration import Calibration, CalibrationStatistics, octave_grid
 from hf_cmim.functional.clusters import ClusterStatistics
-from hf_cmim.functional.inputs import select_valid
-from hf_cmim.functional.masking import infinite_classes
+from hf_cmim.functional.selection import infinite_classes, select_valid
 from hf_cmim.functional.spread import spread_of
 from hf_cmim.functional.temperatures import check_temperatures
 
@@ -122,7 +121,7 @@ def _bytes_of(labels: Tensor) -> bytes:
 class MeasurementAccumulator:
     """Running sums for a `Measurement`, batch by batch: sums and a few numbers per sample, never logits.
 
-    A masked class (see `hf_cmim.functional.masking`) counts as if the model did not have it. A sample whose label is
+    A masked class (see `hf_cmim.functional.inputs`) counts as if the model did not have it. A sample whose label is
     masked is wrong, and its NLL is large but finite.
 
     The temperature grid spans 2^-5 to 2^8 times the model's logit scale. Scaling the logits only shifts the curve, so

@@ -16,7 +16,7 @@ from torch import Tensor
 from hf_cmim.channels.base import AbstractChannel, floored_log_probs, normalized, precise
 from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.calibration import CalibrationStatistics, octave_grid
-from hf_cmim.functional.inputs import select_valid
+from hf_cmim.functional.selection import select_valid
 from hf_cmim.whole_files import read_bounded, write_whole
 
 MEAN_SAMPLES = 100

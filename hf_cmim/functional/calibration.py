@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import LOWEST
-from hf_cmim.functional.inputs import select_valid
+from hf_cmim.functional.selection import select_valid
 from hf_cmim.functional.temperatures import check_temperatures
 
 NUM_BINS = 15
@@ -47,7 +47,7 @@ class CalibrationStatistics:
     choose the temperature of those at odd positions, and the reverse, so no sample judges its own choice. Besides
     sums, one confidence and one hit per sample are stored for the AURC.
 
-    A masked class (see `hf_cmim.functional.masking`) has probability 0. A sample whose label is masked is wrong. Its
+    A masked class (see `hf_cmim.functional.inputs`) has probability 0. A sample whose label is masked is wrong. Its
     NLL is that of a label `exp(LOWEST)` times as probable as the largest: at least 87.3 nats at any temperature.
 
     Args:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import LOWEST
-from hf_cmim.functional.inputs import select_valid
-from hf_cmim.functional.masking import allowed_classes, infinite_classes, row_means, without_masked
+from hf_cmim.functional.inputs import allowed_classes, row_means, without_masked
+from hf_cmim.functional.selection import infinite_classes, select_valid
 from hf_cmim.functional.temperatures import check_temperatures
 
 
@@ -22,7 +22,7 @@ class ClusterStatistics:
     Memory is `(K + 4)` matrices of `C x C` in float64 on the device of the first batch (float32 where the device has
     no float64). Gradients flow through `update` unless it runs under `torch.no_grad()`.
 
-    A masked class (see `hf_cmim.functional.masking`) has probability 0 in its sample and takes no part in means and
+    A masked class (see `hf_cmim.functional.inputs`) has probability 0 in its sample and takes no part in means and
     variances of logits. Only in the separation, where log 0 could occur, it is `exp(LOWEST)` times as probable as the
     largest.
 

@@ -9,7 +9,7 @@ The map X -> P_x = softmax(z / T) makes Y -> X -> Y^ a Markov chain, with Y^ dra
 Every function takes `logits` `(..., C)` of any floating dtype and `labels` `(...)` with integers in [0, C) or -100
 (ignored). It computes in float64 where the device has it, and returns float32 (float64 for float64 logits). It uses
 all samples, or with `correct_only` those whose largest logit is at their label. Masked classes have probability 0
-(`hf_cmim.functional.masking`). `HfCmimError` is raised when there is no sample, or a logit is nan or +inf. All
+(`hf_cmim.functional.inputs`). `HfCmimError` is raised when there is no sample, or a logit is nan or +inf. All
 functions except `prediction_entropy` are differentiable. For data in batches use `ClusterStatistics`.
 
 Source: arXiv 2309.09123 (definitions), arXiv 2507.00012 (temperatures); the variance ratio is ours.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hf_cmim.functional.divergence import IGNORE_INDEX
-from hf_cmim.functional.masking import allowed_classes, row_means
+from hf_cmim.functional.inputs import allowed_classes, row_means
 
 SMALLEST_SPREAD = 1e-6
 """Variance below which logits count as equal; smaller variances are never divisors."""

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import IGNORE_INDEX
-from hf_cmim.functional.inputs import correct_alone, flatten_samples
-from hf_cmim.functional.masking import masked_classes
+from hf_cmim.functional.inputs import correct_alone, flatten_samples, masked_classes
 from hf_cmim.hardening.forms import FORMS
 from hf_cmim.hardening.forms.base import Moved
 from hf_cmim.hardening.kernels.operator import tempered_probs
@@ -149,7 +148,7 @@ class CentroidBank(nn.Module):
         self.form.follow(sums[-3:])
         if self.spec.centroids == "bank":
             self.mass.copy_(mass)
-            moved = self.form.begin_move(counts, labels)
+            moved = self.form.begin_move(counts, labels) if self.form.follows_rows else None
             self._move(logits, labels, rates, rates / counts.clamp_min(1), probs, moved)
 
     @torch.no_grad()

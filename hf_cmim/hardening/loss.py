@@ -6,9 +6,10 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from hf_cmim.errors import HfCmimError
-from hf_cmim.functional.divergence import IGNORE_INDEX, summed_cross_entropy
+from hf_cmim.functional.divergence import IGNORE_INDEX
 from hf_cmim.functional.inputs import correct_alone, flatten_samples
 from hf_cmim.hardening.forms import FORMS
 from hf_cmim.hardening.forms.base import Problem
@@ -120,11 +121,17 @@ class CMIMLoss(nn.Module):
         return self._concentrate(logits, counted, snapshot, weight, num_items)
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor, num_items: Tensor | int) -> Tensor:
-        smoothing = self.spec.label_smoothing
-        if not torch.is_autocast_enabled(logits.device.type):
-            return summed_cross_entropy(logits, labels, self.class_weights, smoothing) / num_items
-        with torch.autocast(logits.device.type, enabled=False):
-            return summed_cross_entropy(logits, labels, self.class_weights, smoothing) / num_items
+        raised = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        # Class weights do not enter the divisor: otherwise splitting a batch would change the loss.
+        total = functional.cross_entropy(
+            raised,
+            labels,
+            weight=None if self.class_weights is None else self.class_weights.to(raised.dtype),
+            ignore_index=IGNORE_INDEX,
+            reduction="sum",
+            label_smoothing=self.spec.label_smoothing,
+        )
+        return total / num_items
 
     def _concentrate(
         self, logits: Tensor, counted: Tensor, snapshot: Snapshot, weight: float, num_items: Tensor | int
@@ -136,6 +143,12 @@ class CMIMLoss(nn.Module):
                 f"Expected log_centroids {expected} for {expected[0]} temperatures and {expected[1]} classes, got"
                 f" {tuple(log_centroids.shape)}: samples would be compared with another class or temperature. Build"
                 " the bank with the loss's specification and the model's number of classes."
+            )
+        if type(state) is not self.form.state_class:
+            raise HfCmimError(
+                f'The loss has the form "{self.spec.form}", but the snapshot is from a bank of another form: its state'
+                f" is {type(state).__name__}, not {self.form.state_class.__name__}. Build CMIMLoss and CentroidBank"
+                " from one ObjectiveSpec and pass bank.snapshot()."
             )
         if isinstance(num_items, Tensor) and num_items.device.type == "cpu" and not torch.compiler.is_compiling():
             # Dividing by a number is quicker than dividing by a tensor; on another device reading it would wait.

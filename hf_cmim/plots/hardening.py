@@ -12,7 +12,7 @@ from torch import Tensor
 from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import tempered_log_probs
 from hf_cmim.functional.information import class_centroids, conditional_mutual_information
-from hf_cmim.functional.inputs import select_valid
+from hf_cmim.functional.selection import select_valid
 from hf_cmim.measurement import Measurement
 from hf_cmim.plots.style import GREY, ROUNDING, colours_of, legend_entry, logarithmic, styled
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from hf_cmim.functional import ClusterStatistics, conditional_mutual_information
-from hf_cmim.functional.inputs import check_label_range, flatten_samples, select_valid
+from hf_cmim.functional.inputs import check_label_range, flatten_samples
+from hf_cmim.functional.selection import select_valid
 
 LOGITS = torch.tensor([[2.0, 0.0, 1.0], [0.0, 2.0, 1.0], [1.0, 0.0, 2.0], [3.0, 0.0, 1.0]])
 

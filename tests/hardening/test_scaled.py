@@ -12,7 +12,7 @@ from plain_loop import trained_classifier
 
 from hf_cmim import CentroidBank, CMIMLoss, ObjectiveSpec
 from hf_cmim.functional import class_centroids, within_total_ratio
-from hf_cmim.functional.masking import masked_classes
+from hf_cmim.functional.inputs import masked_classes
 from hf_cmim.functional.spread import spread_of
 from hf_cmim.hardening.kernels.problem import Scaling
 from hf_cmim.hardening.parts import Snapshot

@@ -12,8 +12,8 @@ from transformers.utils import logging
 from hf_cmim.audit.engine.graphs import ReplayedForward, graph_obstacle
 from hf_cmim.audit.engine.stacked_losses import grouped_by_loss
 from hf_cmim.audit.engine.student import PooledStudent, student_inputs
+from hf_cmim.functional.inputs import model_logits
 from hf_cmim.trainers.distillation.student_step import read_batch
-from hf_cmim.trainers.shared.validation import model_logits
 
 logger = logging.get_logger(__name__)
 

@@ -18,13 +18,13 @@ from hf_cmim.audit.engine.graphs import ReplayedForward, ReplayedModel, graph_ob
 from hf_cmim.audit.engine.random_states import RandomStates
 from hf_cmim.audit.engine.shared_answers import SharedAnswers
 from hf_cmim.audit.engine.template import StudentTemplate
+from hf_cmim.functional.inputs import model_logits
 from hf_cmim.teachers.base import INDEX_NAME, AbstractTeacher
 from hf_cmim.trainers.distillation.attack_setup import attach_heads
 from hf_cmim.trainers.distillation.student_step import read_batch
 from hf_cmim.trainers.distillation.teacher_queries import TeacherQueries
 from hf_cmim.trainers.distillation.transfer_data import TEACHER_VIEW
 from hf_cmim.trainers.shared.components import unchanged_random_states
-from hf_cmim.trainers.shared.validation import model_logits
 
 
 def student_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from hf_cmim.errors import HfCmimError
 from hf_cmim.hardening.parts import Concentration
 from hf_cmim.hardening.spec import ObjectiveSpec
 
@@ -62,11 +61,16 @@ class AbstractForm(nn.Module, ABC):
         num_classes: number of classes `C`.
 
     Attributes:
+        state_class: class of `state`.
+        follows_rows: True if the state follows each row of the bank that moves. Only then the bank calls `begin_move`,
+            `leave` and `enter`.
         has_free_scale: True if the objective leaves the scale of the outputs to the cross-entropy. Distances between
             centroids may then shrink without a collapse.
         multiplier: factor of the logits that enter the centroids, 0-d, or None for 1.
     """
 
+    state_class: ClassVar[type]
+    follows_rows: ClassVar[bool] = False
     has_free_scale: ClassVar[bool]
     multiplier: Tensor | None
 
@@ -90,10 +94,7 @@ class AbstractForm(nn.Module, ABC):
 
         Args:
             problem: batch and constants.
-            state: `state` of a form after the step before.
-
-        Raises:
-            HfCmimError: the state of another form.
+            state: `state` of this form after the step before.
         """
 
     def start(self, logits: Tensor, labels: Tensor) -> None:
@@ -102,14 +103,14 @@ class AbstractForm(nn.Module, ABC):
     def follow(self, sums: Tensor) -> None:
         """Update the state from `Concentration.sums`, added up over a step."""
 
-    def begin_move(self, counts: Tensor, labels: Tensor) -> Moved | None:
-        """Count a step's samples before rows of the bank move; return None if the form follows no rows.
+    def begin_move(self, counts: Tensor, labels: Tensor) -> Moved:
+        """Count a step's samples before rows of the bank move.
 
         Args:
             counts: samples of each class in this step, `(C,)`.
             labels: labels of this step, `(B,)`, integers in [0, C), or -100 to ignore.
         """
-        return None
+        raise NotImplementedError
 
     def leave(self, moved: Moved, levels: slice, table: Tensor) -> None:
         """Subtract the rows that will move; `table`, `(k, C, C)`, holds only these levels."""
@@ -131,13 +132,3 @@ class AbstractForm(nn.Module, ABC):
 def squared_factors(temperatures: Sequence[float]) -> list[float]:
     """Return max(1, T^2) / K for each temperature: without it, high temperatures would weigh almost nothing."""
     return [max(1.0, temperature * temperature) / len(temperatures) for temperature in temperatures]
-
-
-def check_state(state: Any, expected: type, form: str) -> None:
-    """Raise an `HfCmimError` unless a snapshot's state is of the form's class."""
-    if type(state) is not expected:
-        raise HfCmimError(
-            f'The loss has the form "{form}", but the snapshot is from a bank of another form: its state is'
-            f" {type(state).__name__}, not {expected.__name__}. Build CMIMLoss and CentroidBank from one ObjectiveSpec"
-            " and pass bank.snapshot()."
-        )

@@ -5,8 +5,8 @@ from typing import final
 
 import torch
 
-from hf_cmim.functional.masking import masked_classes, without_masked
-from hf_cmim.hardening.forms.base import AbstractForm, Problem, check_state, squared_factors
+from hf_cmim.functional.inputs import masked_classes, without_masked
+from hf_cmim.hardening.forms.base import AbstractForm, Problem, squared_factors
 from hf_cmim.hardening.kernels.eager import centroid_divergences
 from hf_cmim.hardening.kernels.operator import divergences, with_gradient
 from hf_cmim.hardening.parts import Concentration
@@ -16,6 +16,7 @@ from hf_cmim.hardening.parts import Concentration
 class PlainForm(AbstractForm):
     """The CMI as it is. It is also reduced by shrinking all logits, which hides nothing. Source: ours."""
 
+    state_class = NoneType
     has_free_scale = False
     multiplier = None
     factors = staticmethod(squared_factors)
@@ -23,7 +24,6 @@ class PlainForm(AbstractForm):
     @staticmethod
     def concentrate(problem: Problem, state: None) -> Concentration:
         """Return the weighted sum over temperatures of max(1, T^2) / K times the CMI."""
-        check_state(state, NoneType, "plain")
         logits, labels, log_centroids, temperatures, factors, weight, num_items, _, is_fused = problem
         samples = labels, log_centroids, temperatures
         if is_fused:

@@ -6,9 +6,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from hf_cmim.functional.masking import masked_classes, without_masked
+from hf_cmim.functional.inputs import masked_classes, without_masked
 from hf_cmim.functional.spread import SMALLEST_SPREAD, spread_of
-from hf_cmim.hardening.forms.base import AbstractForm, Problem, check_state, squared_factors
+from hf_cmim.hardening.forms.base import AbstractForm, Problem, squared_factors
 from hf_cmim.hardening.kernels.eager import centroid_divergences
 from hf_cmim.hardening.kernels.operator import divergences, with_gradient
 from hf_cmim.hardening.kernels.problem import Scaling
@@ -37,6 +37,7 @@ class ScaledForm(AbstractForm):
     Source: ours.
     """
 
+    state_class = Scaling
     has_free_scale = True
     factors = staticmethod(squared_factors)
     spread: Tensor
@@ -62,7 +63,6 @@ class ScaledForm(AbstractForm):
         The sums are the derivative of the CMI part at weight 1 with respect to the logarithm of a factor on all logits
         (0 where no gradient flows), and the two values of `spread_of`.
         """
-        check_state(state, Scaling, "scaled")
         logits, labels, log_centroids, temperatures, factors, weight, num_items, _, is_fused = problem
         samples, outward = (labels, log_centroids, temperatures), state.outward / num_items
         if is_fused:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from hf_cmim.functional.divergence import IGNORE_INDEX, LOWEST
-from hf_cmim.functional.masking import masked_classes, without_masked
-from hf_cmim.hardening.forms.base import AbstractForm, Moved, Problem, check_state
+from hf_cmim.functional.inputs import masked_classes, without_masked
+from hf_cmim.hardening.forms.base import AbstractForm, Moved, Problem
 from hf_cmim.hardening.kernels.eager import extrapolated_divergences
 from hf_cmim.hardening.kernels.operator import divergences, with_gradient
 from hf_cmim.hardening.kernels.problem import Extrapolation
@@ -88,6 +88,8 @@ class ShareForm(AbstractForm):
     Source: ours.
     """
 
+    state_class = LabelInformation
+    follows_rows = True
     has_free_scale = True
     multiplier = None
     counts: Tensor
@@ -122,7 +124,6 @@ class ShareForm(AbstractForm):
     @staticmethod
     def concentrate(problem: Problem, state: LabelInformation) -> Concentration:
         """Return the mean over temperatures of CMI / (I + CMI)."""
-        check_state(state, LabelInformation, "share")
         logits, labels, log_centroids, temperatures, factors, weight, num_items, terms, is_fused = problem
         samples = labels, log_centroids, temperatures
         if is_fused and terms is not None:

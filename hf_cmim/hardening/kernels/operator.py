@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from hf_cmim.functional.divergence import IGNORE_INDEX, LOWEST
-from hf_cmim.functional.masking import masked_classes
+from hf_cmim.functional.inputs import masked_classes
 from hf_cmim.hardening.kernels import blocks
 from hf_cmim.hardening.kernels.problem import Divergences, Extrapolation, Scaling
 

@@ -18,7 +18,7 @@ from triton import knobs
 
 from hf_cmim.functional.divergence import IGNORE_INDEX
 from hf_cmim.functional.divergence import LOWEST as LEAST
-from hf_cmim.functional.masking import MASK_DISTANCE as DISTANCE
+from hf_cmim.functional.inputs import MASK_DISTANCE as DISTANCE
 
 INTERPRETED = not torch.cuda.is_available()
 IGNORED = tl.constexpr(IGNORE_INDEX)

@@ -11,10 +11,10 @@ from tqdm.auto import tqdm
 from hf_cmim.attacks.composition import Composition
 from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import IGNORE_INDEX
+from hf_cmim.functional.inputs import model_logits
 from hf_cmim.teachers.base import INDEX_NAME, AbstractTeacher
 from hf_cmim.trainers.distillation.transfer_data import TEACHER_VIEW
 from hf_cmim.trainers.shared.components import unchanged_random_states
-from hf_cmim.trainers.shared.validation import model_logits
 
 if TYPE_CHECKING:
     from hf_cmim.trainers.distillation.distillation_trainer import DistillationTrainer

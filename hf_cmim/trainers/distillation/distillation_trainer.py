@@ -16,6 +16,7 @@ from hf_cmim.attacks.composition import Composition
 from hf_cmim.attacks.protocols import Query
 from hf_cmim.class_names import class_names_of
 from hf_cmim.functional.divergence import IGNORE_INDEX, summed_cross_entropy
+from hf_cmim.functional.inputs import model_logits
 from hf_cmim.hub.certificate import Training
 from hf_cmim.teachers.base import INDEX_NAME, AbstractTeacher
 from hf_cmim.trainers.distillation.attack_optimizer import attack_optimizer
@@ -43,7 +44,7 @@ from hf_cmim.trainers.shared.components import ComponentTrainer
 from hf_cmim.trainers.shared.heads import check_is_classifier
 from hf_cmim.trainers.shared.launch import check_launch
 from hf_cmim.trainers.shared.records import attack_record
-from hf_cmim.trainers.shared.validation import check_head, model_logits
+from hf_cmim.trainers.shared.validation import check_head
 
 
 class DistillationTrainer(ComponentTrainer):

@@ -12,11 +12,11 @@ from hf_cmim.attacks.composition import Composition
 from hf_cmim.attacks.protocols import Components, Query
 from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import IGNORE_INDEX
-from hf_cmim.functional.inputs import check_label_range, integer_labels
+from hf_cmim.functional.inputs import check_label_range, integer_labels, model_logits
 from hf_cmim.teachers.base import INDEX_NAME
 from hf_cmim.trainers.distillation.teacher_queries import TeacherQueries
 from hf_cmim.trainers.distillation.transfer_data import TEACHER_VIEW
-from hf_cmim.trainers.shared.validation import check_are_logits, check_width, model_logits
+from hf_cmim.trainers.shared.validation import check_are_logits, check_width
 
 Forward = Callable[..., Any]
 """A student's forward pass: takes its inputs by name, returns its outputs."""

@@ -13,7 +13,6 @@ from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
 from hf_cmim.trainers.shared.components import unchanged_random_states
-from hf_cmim.trainers.shared.validation import logits_and_labels
 
 if TYPE_CHECKING:
     from hf_cmim.trainers.hardening.cmim_trainer import CMIMTrainer
@@ -70,10 +69,8 @@ class CentroidRefresh(TrainerCallback):
         # Not the evaluation loader: Trainer may have cached one for other data.
         dataloader = trainer.get_test_dataloader(data)
         for batch in tqdm(dataloader, desc="Centroids", leave=False, disable=trainer.args.disable_tqdm):
-            inputs = dict(trainer._prepare_inputs(batch))
-            labels = inputs.pop("labels", None)
-            outputs = model(**inputs)
-            yield trainer.gather_samples(*logits_and_labels(outputs, labels, inputs))
+            _, logits, labels = trainer.labelled_outputs(model, trainer._prepare_inputs(batch))
+            yield trainer.gather_samples(logits, labels)
 
 
 def _bounded(trainer: "CMIMTrainer") -> Any:

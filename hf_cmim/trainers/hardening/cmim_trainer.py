@@ -10,8 +10,9 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from transformers.utils import logging
 
 from hf_cmim.class_names import class_names_of
+from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import IGNORE_INDEX
-from hf_cmim.functional.inputs import check_label_range
+from hf_cmim.functional.inputs import check_label_range, flatten_samples, model_logits
 from hf_cmim.hardening.bank import CentroidBank
 from hf_cmim.hardening.loss import CMIMLoss, ramped_weight
 from hf_cmim.hardening.spec import BALANCED
@@ -34,7 +35,6 @@ from hf_cmim.trainers.shared.validation import (
     check_arguments,
     check_head,
     check_width,
-    logits_and_labels,
 )
 
 logger = logging.get_logger(__name__)
@@ -150,10 +150,7 @@ class CMIMTrainer(ComponentTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Return cross-entropy plus weighted CMI; in training also remember the outputs for the bank."""
-        inputs = dict(inputs)
-        labels = inputs.pop("labels", None)
-        outputs = model(**inputs)
-        logits, labels = logits_and_labels(outputs, labels, inputs)
+        outputs, logits, labels = self.labelled_outputs(model, inputs)
         # The check waits for the device: on a GPU only the first batch pays for it.
         if labels.device.type == "cpu" or self._state is None:
             check_label_range(labels, logits.shape[-1])
@@ -168,6 +165,26 @@ class CMIMTrainer(ComponentTrainer):
             loss = self._evaluation_loss(outputs, logits, labels, state)
         # Trainer takes the loss off the front of a tuple.
         return (loss, outputs if isinstance(outputs, dict) else (loss, *outputs)) if return_outputs else loss
+
+    def labelled_outputs(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Any, Tensor, Tensor]:
+        """Return a model's outputs for a batch, their logits and the labels, after checking that shapes agree.
+
+        Raises:
+            HfCmimError: no labels, no logits, or shapes that do not fit.
+        """
+        inputs = dict(inputs)
+        labels = inputs.pop("labels", None)
+        if labels is None:
+            raise HfCmimError(
+                f"Expected 'labels' in every batch, got only {sorted(inputs)}: without labels there is no cluster to"
+                " concentrate. Name the label column 'label' or 'labels', and check that remove_unused_columns keeps"
+                " it."
+            )
+        # Without labels: a model would compute its own loss from them.
+        outputs = model(**inputs)
+        logits = model_logits(outputs)
+        flatten_samples(logits, labels)
+        return outputs, logits, labels
 
     def hardening_state(self, num_classes: int) -> HardeningState:
         """Return the state of this training, creating it once the number of classes is known."""

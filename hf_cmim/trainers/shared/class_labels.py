@@ -1,28 +1,16 @@
-"""Labels in users' data: any integer type is converted, everything else is refused."""
+"""Checks of the labels in users' data before training: their column, and that they are numbers that count."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from typing import Any
 
-from torch import Tensor
+import numpy as np
+from torch.utils.data import IterableDataset
 
 from hf_cmim.errors import HfCmimError
-from hf_cmim.functional.inputs import integer_labels
+from hf_cmim.functional.divergence import IGNORE_INDEX
 
 LABEL_COLUMNS = ("labels", "label", "label_ids")
 """Columns in which `Trainer` and the default collator look for labels."""
-
-
-def with_integer_labels(batch: Any) -> Any:
-    """Return the batch with int64 labels; a matrix of floats passes here and fails at the check of shapes.
-
-    Raises:
-        HfCmimError: one floating-point or bool label per sample.
-    """
-    labels = batch.get("labels") if isinstance(batch, Mapping) else None
-    if not isinstance(labels, Tensor) or (labels.ndim > 1 and labels.is_floating_point()):
-        return batch
-    converted = integer_labels(labels)
-    return batch if converted is labels else {**batch, "labels": converted}
 
 
 def find_label_column(sample: Any) -> str | None:
@@ -57,6 +45,32 @@ def check_label(label: Any, column: str, name: str) -> None:
     values = label if isinstance(label, list | tuple) else [label]
     if any(isinstance(value, str) for value in values):
         raise _strings_in(column, name)
+
+
+def check_has_valid_label(dataset: Any) -> None:
+    """Refuse a data set whose labels are all -100; usually only one sample is read.
+
+    Streams, and data whose collator makes the labels, are not checked.
+
+    Raises:
+        HfCmimError: all labels are -100, or labels are strings.
+    """
+    if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
+        return
+    samples: Any = dataset
+    for position in range(len(dataset)):
+        sample = samples[position]
+        column = find_label_column(sample)
+        if column is not None:
+            check_label(sample[column], column, "train_dataset")
+        if column is None or np.any(np.asarray(sample[column]) != IGNORE_INDEX):
+            return
+    if len(dataset):
+        raise HfCmimError(
+            f"All labels of the {len(dataset)} training samples are {IGNORE_INDEX} (ignored): the model would learn"
+            " nothing. Check the alignment of labels with tokens, and whether long texts are cut before their labelled"
+            " part."
+        )
 
 
 def _strings_in(column: str, name: str) -> HfCmimError:

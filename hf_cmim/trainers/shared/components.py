@@ -24,14 +24,15 @@ from transformers.utils import logging
 
 from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import IGNORE_INDEX
+from hf_cmim.functional.inputs import integer_labels
 from hf_cmim.trainers.shared.checkpoints import clear_marker, find_fault, last_complete_checkpoint, write_marker
-from hf_cmim.trainers.shared.class_labels import check_label_column, with_integer_labels
+from hf_cmim.trainers.shared.class_labels import check_label_column
 from hf_cmim.trainers.shared.component_config import ComponentConfig
 from hf_cmim.trainers.shared.launch import check_no_deepspeed
 from hf_cmim.trainers.shared.publishing import PublishingTrainer
 from hf_cmim.trainers.shared.saved_weights import restore_renamed_weights
 from hf_cmim.trainers.shared.search import default_objective
-from hf_cmim.trainers.shared.valid_labels import check_has_valid_label
+from hf_cmim.trainers.shared.class_labels import check_has_valid_label
 
 logger = logging.get_logger(__name__)
 
@@ -93,7 +94,7 @@ class ComponentTrainer(PublishingTrainer):
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Move a batch to the device, with labels as int64: torch's losses take no int8, int16 or int32."""
-        prepared: dict[str, Any] = with_integer_labels(super()._prepare_inputs(inputs))
+        prepared: dict[str, Any] = _with_integer_labels(super()._prepare_inputs(inputs))
         return prepared
 
     # Steps and logs
@@ -101,7 +102,7 @@ class ComponentTrainer(PublishingTrainer):
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """Count the valid labels of a step, at least 1."""
         # A step without a valid label then has the loss 0, not 0 / 0.
-        count = super()._get_num_items_in_batch([with_integer_labels(batch) for batch in batch_samples], device)
+        count = super()._get_num_items_in_batch([_with_integer_labels(batch) for batch in batch_samples], device)
         return count.clamp_min(1) if isinstance(count, Tensor) else count
 
     def training_step(
@@ -304,6 +305,19 @@ class ComponentTrainer(PublishingTrainer):
         if folder is None or self.is_fsdp_enabled or not isinstance(model, PreTrainedModel):
             return False
         return restore_renamed_weights(model, folder)
+
+
+def _with_integer_labels(batch: Any) -> Any:
+    """Return the batch with int64 labels; a matrix of floats passes here and fails at the check of shapes.
+
+    Raises:
+        HfCmimError: one floating-point or bool label per sample.
+    """
+    labels = batch.get("labels") if isinstance(batch, Mapping) else None
+    if not isinstance(labels, Tensor) or (labels.ndim > 1 and labels.is_floating_point()):
+        return batch
+    converted = integer_labels(labels)
+    return batch if converted is labels else {**batch, "labels": converted}
 
 
 @contextmanager

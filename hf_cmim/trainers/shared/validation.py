@@ -1,14 +1,12 @@
 """Checks of arguments and model, before training and at the first batch."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from hf_cmim.class_names import class_names_of
 from hf_cmim.errors import HfCmimError
-from hf_cmim.functional.inputs import flatten_samples
 from hf_cmim.trainers.hardening.cmim_config import CMIMConfig
 from hf_cmim.trainers.shared.heads import check_is_classifier
 
@@ -69,37 +67,6 @@ def check_head(model: nn.Module, label_names: Sequence[str], class_weights: Sequ
         raise HfCmimError(
             f"Expected {num_labels} class_weights, one per class, got {len(weights)}. Give every class a factor."
         )
-
-
-def logits_and_labels(outputs: Any, labels: Tensor | None, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """Return the logits of a model's output and the labels of its batch, after checking that their shapes agree.
-
-    Raises:
-        HfCmimError: no labels, no logits, or shapes that do not fit.
-    """
-    if labels is None:
-        raise HfCmimError(
-            f"Expected 'labels' in every batch, got only {sorted(inputs)}: without labels there is no cluster to"
-            " concentrate. Name the label column 'label' or 'labels', and check that remove_unused_columns keeps it."
-        )
-    logits = model_logits(outputs)
-    flatten_samples(logits, labels)
-    return logits, labels
-
-
-def model_logits(outputs: Any) -> Tensor:
-    """Return the logits of a model's output, `(..., C)`.
-
-    Raises:
-        HfCmimError: there are none.
-    """
-    if isinstance(outputs, Mapping) and "logits" not in outputs:
-        raise HfCmimError(
-            f"Expected a model that returns 'logits', got {sorted(outputs)}. Is it the base model without its head?"
-            " Use an AutoModelFor...Classification class."
-        )
-    logits: Tensor = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
-    return logits
 
 
 def check_are_logits(outputs: Tensor) -> None:

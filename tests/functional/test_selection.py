@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from hf_cmim.errors import HfCmimError
-from hf_cmim.functional.inputs import select_valid
-from hf_cmim.functional.masking import masked_classes, without_masked
+from hf_cmim.functional.inputs import masked_classes, without_masked
+from hf_cmim.functional.selection import select_valid
 
 FILLS = [-torch.inf, -1e4, -1e9, *(torch.finfo(dtype).min for dtype in (torch.float16, torch.bfloat16, torch.float32))]
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
