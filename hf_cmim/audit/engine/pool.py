@@ -28,8 +28,8 @@ from hf_cmim.functional.divergence import IGNORE_INDEX
 from hf_cmim.teachers.base import INDEX_NAME, AbstractTeacher
 from hf_cmim.trainers.distillation.distillation_config import DistillationConfig
 from hf_cmim.trainers.distillation.transfer_data import TEACHER_VIEW, Collator
-from hf_cmim.trainers.shared.components import unchanged_random_states
 from hf_cmim.trainers.shared.class_labels import check_has_valid_label
+from hf_cmim.trainers.shared.components import unchanged_random_states
 
 
 @final

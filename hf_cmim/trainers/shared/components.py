@@ -26,13 +26,12 @@ from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import IGNORE_INDEX
 from hf_cmim.functional.inputs import integer_labels
 from hf_cmim.trainers.shared.checkpoints import clear_marker, find_fault, last_complete_checkpoint, write_marker
-from hf_cmim.trainers.shared.class_labels import check_label_column
+from hf_cmim.trainers.shared.class_labels import check_has_valid_label, check_label_column
 from hf_cmim.trainers.shared.component_config import ComponentConfig
 from hf_cmim.trainers.shared.launch import check_no_deepspeed
 from hf_cmim.trainers.shared.publishing import PublishingTrainer
 from hf_cmim.trainers.shared.saved_weights import restore_renamed_weights
 from hf_cmim.trainers.shared.search import default_objective
-from hf_cmim.trainers.shared.class_labels import check_has_valid_label
 
 logger = logging.get_logger(__name__)
 
