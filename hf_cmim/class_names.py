@@ -7,10 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from hf_cmim.errors import HfCmimError
-
-SHOWN = 8
-"""Names or numbers that an error lists."""
+from hf_cmim.errors import HfCmimError, abbreviated
 
 
 def class_names_of(source: Any) -> tuple[str, ...] | None:
@@ -99,11 +96,10 @@ def _named(names: Any) -> tuple[str, ...]:
     missing = [number for number in range(len(by_number)) if number not in by_number]
     if missing:
         numbers = sorted(by_number)
-        listed = ", ".join(map(str, numbers[:SHOWN])) + (", ..." if len(numbers) > SHOWN else "")
         raise HfCmimError(
             f"id2label names {len(by_number)} classes, but has no name for class {missing[0]} (its numbers are"
-            f" {listed}): later names would belong to other classes. Name each class from 0 to {max(numbers)}, or"
-            " number them without a gap."
+            f" {abbreviated(numbers)}): later names would belong to other classes. Name each class from 0 to"
+            f" {max(numbers)}, or number them without a gap."
         )
     return tuple(by_number[number] for number in range(len(by_number)))
 

@@ -132,7 +132,7 @@ class DOT(AbstractOptimizerProtocol):
                 previous_sum = self.task_gradients.get(parameter)
                 self.task_gradients[parameter] = gradient if previous_sum is None else previous_sum + gradient
 
-    def seal(self) -> None:
+    def finish_gradients(self) -> None:
         """Store the norm of the total gradient before clipping, so that clipping scales both shares alike."""
         if self._optimizer is not None:
             # The keys of `task_gradients` are the parameters, whose `grad` holds the total.

@@ -80,7 +80,7 @@ class AbstractOptimizerProtocol(AttackPart, ABC):
         """Add the gradient of this micro-batch's cross-entropy; keep the graph for the total loss."""
 
     @abstractmethod
-    def seal(self) -> None:
+    def finish_gradients(self) -> None:
         """Record that all gradients of the step are complete; called before they are clipped."""
 
     @abstractmethod

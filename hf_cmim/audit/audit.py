@@ -7,10 +7,11 @@ from typing import final
 
 from accelerate import PartialState
 
+from hf_cmim.audit.audited_teacher import AuditedTeacher
 from hf_cmim.audit.checks import convergence_warning
 from hf_cmim.audit.convergence import CURVE_NAME, STUDENTS, kept_learning_curve
-from hf_cmim.audit.counting import confirming_students, screen_students
 from hf_cmim.audit.engine.pool import StudentPool
+from hf_cmim.audit.examined_inputs import ExaminedInputs
 from hf_cmim.audit.inputs import TEACHER, AuditData, AuditModels
 from hf_cmim.audit.plan import AuditPlan
 from hf_cmim.audit.preview import Preview, measured_costs, preview_of
@@ -18,10 +19,9 @@ from hf_cmim.audit.progress import AuditProgress
 from hf_cmim.audit.reporting import build_report, sitting
 from hf_cmim.audit.spot_check import SpotCheck, spot_check
 from hf_cmim.audit.state import AuditFolder
-from hf_cmim.audit.subject import Subject
+from hf_cmim.audit.student_counts import confirming_students, screen_students
+from hf_cmim.audit.students import AuditStudents
 from hf_cmim.audit.teacher_audit import TeacherAudit
-from hf_cmim.audit.training import Trainees
-from hf_cmim.audit.workplace import Workplace
 from hf_cmim.report import REPORT_NAME, Attacker, AuditReport
 from hf_cmim.trainers.distillation.distillation_config import DistillationConfig
 from hf_cmim.trainers.shared.launch import check_launch
@@ -72,59 +72,60 @@ class Audit:
             HfCmimError: a teacher, student, data or settings that do not fit together, before anything is trained.
         """
         check_launch(self.args.world_size)
-        attackers = {attacker: self._workplaces(attacker) for attacker in self.plan.attackers}
+        attackers = {attacker: self._examined_inputs(attacker) for attacker in self.plan.attackers}
         manifest = {
             name: value
-            for workplaces in attackers.values()
+            for examined in attackers.values()
             # The audited teacher last: of unlabelled samples, the labels that it gives are the ones to compare.
-            for workplace in reversed(workplaces.values())
-            for name, value in workplace.manifest(self.plan).items()
+            for inputs in reversed(examined.values())
+            for name, value in inputs.manifest(self.plan).items()
         }
         is_main = PartialState().is_main_process
         with AuditFolder(self._folder, manifest, is_main=is_main) as folder:
             sittings = folder.begin_sitting(sitting()) if is_main else []
             reports = [
-                self._audited(self.plan.of(attacker), workplaces, folder, len(sittings))
-                for attacker, workplaces in attackers.items()
+                self._audited(self.plan.of(attacker), examined, folder, len(sittings))
+                for attacker, examined in attackers.items()
             ]
             report = replace(reports[0], other_attackers=tuple(reports[1:]))
             if is_main:
                 write_whole(folder.path / REPORT_NAME, report.to_json())
         return report
 
-    def _workplaces(self, attacker: Attacker) -> dict[str, Workplace]:
-        """Return the workplace of each teacher's students; teachers share one unless they label the samples."""
+    def _examined_inputs(self, attacker: Attacker) -> dict[str, ExaminedInputs]:
+        """Return the inputs of each teacher's students; teachers share them unless they label the samples."""
         data, models = self.data.of(attacker), self.models
         if attacker.is_labelled:
-            return dict.fromkeys(models.teachers, Workplace.examine(self._pool(data), data, models, attacker))
+            return dict.fromkeys(models.teachers, ExaminedInputs.examine(self._pool(data), data, models, attacker))
         # The teachers are asked about the samples before there are labels, hence with other data as transfer set.
         asking = self._pool(replace(data, transfer=data.validation))
-        workplaces = {}
+        examined = {}
         for key, teacher in models.teachers.items():
-            labels = Subject(teacher, key, asking, replace(data, transfer=data.validation)).labels_of(data.transfer)
+            asked = AuditedTeacher(teacher, key, asking, replace(data, transfer=data.validation))
+            labels = asked.labels_of(data.transfer)
             labelled = data.labelled(labels)
-            workplaces[key] = Workplace.examine(self._pool(labelled), labelled, models, attacker, only=key)
-        return workplaces
+            examined[key] = ExaminedInputs.examine(self._pool(labelled), labelled, models, attacker, only=key)
+        return examined
 
     def _audited(
-        self, plan: AuditPlan, workplaces: Mapping[str, Workplace], folder: AuditFolder, sittings: int
+        self, plan: AuditPlan, examined: Mapping[str, ExaminedInputs], folder: AuditFolder, sittings: int
     ) -> AuditReport:
         """Train the students of one attacker and return the report."""
-        main = workplaces[TEACHER]
-        progress = _progress(main, plan, len(workplaces))
+        main = examined[TEACHER]
+        progress = _progress(main, plan, len(examined))
         curve_path = folder.path / f"{main.prefix}{CURVE_NAME}"
         curve = kept_learning_curve(main.pool, main.evaluation_sets["validation"], curve_path, progress)
         if doubt := convergence_warning(curve, plan.margin, main.student.class_names):
             progress.say(doubt)  # before the many students are trained, so that the user can stop
-        trainees = {
-            workplace.pool: Trainees(
-                workplace.pool, folder, workplace.evaluation_sets, plan.wave_size, progress, workplace.prefix
+        students = {
+            inputs.pool: AuditStudents(
+                inputs.pool, folder, inputs.evaluation_sets, plan.wave_size, progress, inputs.prefix
             )
-            for workplace in {workplace.pool: workplace for workplace in workplaces.values()}.values()
+            for inputs in {inputs.pool: inputs for inputs in examined.values()}.values()
         }
         audits = {
-            key: TeacherAudit(workplace.subjects[key], plan, trainees[workplace.pool], is_control=key != TEACHER)
-            for key, workplace in workplaces.items()
+            key: TeacherAudit(inputs.teachers[key], plan, students[inputs.pool], is_control=key != TEACHER)
+            for key, inputs in examined.items()
         }
         for audit in audits.values():
             audit.run()
@@ -147,8 +148,8 @@ class Audit:
         """
         attacker = self.plan.attackers[0]
         alone = replace(self, models=replace(self.models, twin=None, controls={}, student_name=""))
-        (workplace,) = alone._workplaces(attacker).values()
-        return spot_check(report, workplace, self.plan.of(attacker), self._folder, count)
+        (inputs,) = alone._examined_inputs(attacker).values()
+        return spot_check(report, inputs, self.plan.of(attacker), self._folder, count)
 
     @property
     def _folder(self) -> Path:
@@ -165,10 +166,10 @@ class Audit:
         )
 
 
-def _progress(workplace: Workplace, plan: AuditPlan, teachers: int) -> AuditProgress:
+def _progress(inputs: ExaminedInputs, plan: AuditPlan, teachers: int) -> AuditProgress:
     """Return the progress display, which expects the students up to the first look."""
-    args = workplace.pool.args
-    num_classes = workplace.subjects[TEACHER].teacher.num_classes
+    args = inputs.pool.args
+    num_classes = inputs.teachers[TEACHER].black_box.num_classes
     students = screen_students(plan, num_classes, teachers) + confirming_students(plan, 1, teachers)
     quiet = args.disable_tqdm or not PartialState().is_main_process
-    return AuditProgress(workplace.pool.num_steps, STUDENTS + students, quiet=quiet)
+    return AuditProgress(inputs.pool.num_steps, STUDENTS + students, quiet=quiet)

@@ -15,7 +15,11 @@ from hf_cmim.attacks.composition import Composition
 from hf_cmim.attacks.kd import KD
 from hf_cmim.attacks.teacher_free import CrossEntropy
 from hf_cmim.audit.convergence import STUDENTS
-from hf_cmim.audit.counting import (
+from hf_cmim.audit.engine.pool import StudentPool
+from hf_cmim.audit.engine.pooled import PooledArm
+from hf_cmim.audit.inputs import AuditData, AuditModels
+from hf_cmim.audit.plan import AuditPlan
+from hf_cmim.audit.student_counts import (
     accounting_students,
     baseline_names,
     confirming_students,
@@ -23,11 +27,7 @@ from hf_cmim.audit.counting import (
     screen_students,
     screened_settings,
 )
-from hf_cmim.audit.engine.pool import StudentPool
-from hf_cmim.audit.engine.pooled import PooledArm
-from hf_cmim.audit.inputs import AuditData, AuditModels
-from hf_cmim.audit.plan import AuditPlan
-from hf_cmim.audit.training import LARGEST_WAVE
+from hf_cmim.audit.students import LARGEST_WAVE
 from hf_cmim.statistics import reachable_margin
 from hf_cmim.teachers.base import INDEX_NAME, AbstractTeacher
 from hf_cmim.teachers.nulls import LabelOnlyTeacher

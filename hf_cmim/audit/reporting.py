@@ -7,8 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from hf_cmim.attacks.references import LABEL_SMOOTHING
+from hf_cmim.audit.audited_teacher import AuditedTeacher
 from hf_cmim.audit.checks import Evidence, find_faults, find_faults_of_control, is_void
 from hf_cmim.audit.engine.pooled import StudentResult
+from hf_cmim.audit.examined_inputs import ExaminedInputs, fingerprints_of, training_settings
 from hf_cmim.audit.findings import (
     account,
     class_answers_control,
@@ -18,9 +20,7 @@ from hf_cmim.audit.findings import (
 )
 from hf_cmim.audit.inputs import TEACHER, TWIN
 from hf_cmim.audit.plan import strongest
-from hf_cmim.audit.subject import Subject
 from hf_cmim.audit.teacher_audit import TeacherAudit
-from hf_cmim.audit.workplace import Workplace, fingerprints_of, training_settings
 from hf_cmim.environment import describe_environment
 from hf_cmim.private_paths import public_command, public_record
 from hf_cmim.report import AuditReport, Check, ControlResult, Costs, LearningCurve, Scope
@@ -33,7 +33,7 @@ def sitting() -> dict[str, Any]:
 
 def build_report(
     audits: Mapping[str, TeacherAudit],
-    workplace: Workplace,
+    inputs: ExaminedInputs,
     curve: LearningCurve,
     sittings: int,
     title: str,
@@ -42,28 +42,28 @@ def build_report(
 
     Args:
         audits: finished audits by the key of the teacher.
-        workplace: data, student and teachers.
+        inputs: data, student and teachers.
         curve: learning curve of a cross-entropy student.
         sittings: number of times the audit was started or continued.
         title: title of the report, or "" to make one from the teacher's name.
     """
     audit = audits[TEACHER]
-    subject, plan = audit.subject, audit.plan
+    teacher, plan = audit.teacher, audit.plan
     controls = tuple(
-        _control(name, control_audit, audit, workplace)
+        _control(name, control_audit, audit, inputs)
         for name, control_audit in audits.items()
         if control_audit is not audit
     )
     twin = next((control for control in controls if control.name == TWIN), None)
     power = None if twin is None else twin.verdict == "distillable"
     fault = "" if twin is None else " ".join(check.sentence for check in twin.checks if check.severity == "fatal")
-    checks = find_faults(replace(_evidence(audit, workplace, power), control_fault=fault, curve=curve))
+    checks = find_faults(replace(_evidence(audit, inputs, power), control_fault=fault, curve=curve))
     accuracies = audit.accuracies()
     report = AuditReport(
-        title=title or f"Audit of {subject.path or subject.name}{_behind(subject)}",
+        title=title or f"Audit of {teacher.path or teacher.name}{_behind(teacher)}",
         date=time.strftime("%Y-%m-%d"),
-        scope=_scope(audit, workplace),
-        teacher=subject.facts(),
+        scope=_scope(audit, inputs),
+        teacher=teacher.facts(),
         twin=None if twin is None else twin.facts,
         power=power,
         design=plan.design,
@@ -79,22 +79,22 @@ def build_report(
         reproduction={
             **sitting(),
             "plan": {**plan.settings(), "looks": list(plan.looks)},
-            "fingerprints": fingerprints_of(workplace.student, workplace.facts),
+            "fingerprints": fingerprints_of(inputs.student, inputs.facts),
         },
         learning_curve=curve,
         # References of an attacker without labels know the teacher's labels: there is nothing to compare these with.
-        label_floor=label_floor(audit.chosen, accuracies) if workplace.attacker.is_labelled else None,
+        label_floor=label_floor(audit.chosen, accuracies) if inputs.attacker.is_labelled else None,
         class_answers=(
-            class_answers_control(audit.chosen, _best(audit), accuracies) if workplace.attacker.is_labelled else None
+            class_answers_control(audit.chosen, _best(audit), accuracies) if inputs.attacker.is_labelled else None
         ),
     )
     public: AuditReport = public_record(report)
     return public
 
 
-def _behind(subject: Subject) -> str:
+def _behind(teacher: AuditedTeacher) -> str:
     """Return the channel of the teacher's answers in words, or "" without one."""
-    return "" if subject.teacher.channel is None else f" behind {subject.teacher.channel!r}"
+    return "" if teacher.black_box.channel is None else f" behind {teacher.black_box.channel!r}"
 
 
 def _reference(audit: TeacherAudit) -> str:
@@ -103,53 +103,53 @@ def _reference(audit: TeacherAudit) -> str:
     return "" if audit.plan.criterion == "no-leak" else references.pop()
 
 
-def _evidence(audit: TeacherAudit, workplace: Workplace, power: bool | None) -> Evidence:
+def _evidence(audit: TeacherAudit, inputs: ExaminedInputs, power: bool | None) -> Evidence:
     arms = audit.results()
     reference = LABEL_SMOOTHING if audit.plan.criterion == "paper" else audit.chosen.contenders[0].name
     return Evidence(
-        asked_twice=audit.subject.asked_twice,
-        teacher=audit.subject.facts(),
-        num_classes=audit.subject.teacher.num_classes,
+        asked_twice=audit.teacher.asked_twice,
+        teacher=audit.teacher.facts(),
+        num_classes=audit.teacher.black_box.num_classes,
         baseline=next(arm for arm in arms if arm.name == reference),
         arms=arms,
         chosen=audit.chosen.knockoffs,
         screened=audit.screened,
         scores=audit.scores,
         margin=audit.plan.margin,
-        data=workplace.facts,
+        data=inputs.facts,
         power=power,
-        has_pretrained_student=workplace.student.is_pretrained,
+        has_pretrained_student=inputs.student.is_pretrained,
         skipped=audit.skipped,
-        class_names=workplace.student.class_names,
+        class_names=inputs.student.class_names,
     )
 
 
-def _scope(audit: TeacherAudit, workplace: Workplace) -> Scope:
-    transfer, validation, test = workplace.facts
-    names = workplace.data.names
+def _scope(audit: TeacherAudit, inputs: ExaminedInputs) -> Scope:
+    transfer, validation, test = inputs.facts
+    names = inputs.data.names
     return Scope(
         suite=audit.plan.attacks.name,
-        student=workplace.student.words,
+        student=inputs.student.words,
         transfer_set=names[0],
         validation_set=names[1],
         test_set=names[2],
         num_transfer=transfer.size,
         num_validation=len(validation.labels),
         num_test=len(test.labels),
-        num_classes=audit.subject.teacher.num_classes,
-        training=training_settings(workplace.pool.args),
-        attacker=workplace.attacker,
+        num_classes=audit.teacher.black_box.num_classes,
+        training=training_settings(inputs.pool.args),
+        attacker=inputs.attacker,
     )
 
 
-def _control(name: str, audit: TeacherAudit, main_audit: TeacherAudit, workplace: Workplace) -> ControlResult:
+def _control(name: str, audit: TeacherAudit, main_audit: TeacherAudit, inputs: ExaminedInputs) -> ControlResult:
     """Return the result of a control; checks void its verdict as they do the audited model's."""
     decision = audit.decision
-    checks: tuple[Check, ...] = find_faults_of_control(_evidence(audit, workplace, power=None))
+    checks: tuple[Check, ...] = find_faults_of_control(_evidence(audit, inputs, power=None))
     common = [arm.name for arm in main_audit.chosen.knockoffs if arm.name in audit.chosen.arms()]
     return ControlResult(
         name=name,
-        facts=audit.subject.facts(),
+        facts=audit.teacher.facts(),
         verdict="inconclusive" if is_void(checks) else decision.verdict,
         largest_gain=decision.comparisons[0] if decision.comparisons else None,
         smallest_margin=decision.smallest_margin,

@@ -11,12 +11,12 @@ from accelerate.utils import broadcast_object_list
 
 from hf_cmim.attacks.suites import NULL_CONFIDENCES
 from hf_cmim.audit.arms import Arm
+from hf_cmim.audit.examined_inputs import ExaminedInputs, fingerprints_of, training_settings
 from hf_cmim.audit.inputs import TEACHER
 from hf_cmim.audit.plan import AuditPlan
 from hf_cmim.audit.state import AuditFolder
+from hf_cmim.audit.students import AuditStudents
 from hf_cmim.audit.teacher_audit import TeacherAudit
-from hf_cmim.audit.training import Trainees
-from hf_cmim.audit.workplace import Workplace, fingerprints_of, training_settings
 from hf_cmim.errors import HfCmimError
 from hf_cmim.report import ArmResult, AuditReport
 from hf_cmim.statistics import arm_means
@@ -56,13 +56,13 @@ class SpotCheck:
 
 
 def spot_check(
-    report: AuditReport, workplace: Workplace, plan: AuditPlan, output_dir: Path, count: int
+    report: AuditReport, inputs: ExaminedInputs, plan: AuditPlan, output_dir: Path, count: int
 ) -> list[SpotCheck]:
     """Retrain students for `Audit.spot_check`.
 
     Args:
         report: report of the audit.
-        workplace: data, student and the audited teacher.
+        inputs: data, student and the audited teacher.
         plan: plan of the audit.
         output_dir: folder of the retrained students.
         count: number of arms to draw, at least 1.
@@ -70,17 +70,17 @@ def spot_check(
     Raises:
         HfCmimError: data, students, settings or weights that differ from the audit's, before anything is trained.
     """
-    subject = workplace.subjects[TEACHER]
-    _check_same(report, workplace, plan)
-    manifest = {**workplace.manifest(plan), "spot check": True}
+    teacher = inputs.teachers[TEACHER]
+    _check_same(report, inputs, plan)
+    manifest = {**inputs.manifest(plan), "spot check": True}
     with AuditFolder(output_dir, manifest, is_main=PartialState().is_main_process) as folder:
-        trainees = Trainees(workplace.pool, folder, workplace.evaluation_sets, plan.wave_size)
-        audit = TeacherAudit(subject, plan, trainees)
-        arms = {_key(arm): arm for arm in _every_arm(audit.arms, subject.teacher.num_classes)}
+        students = AuditStudents(inputs.pool, folder, inputs.evaluation_sets, plan.wave_size)
+        audit = TeacherAudit(teacher, plan, students)
+        arms = {_key(arm): arm for arm in _every_arm(audit.arms, teacher.black_box.num_classes)}
         drawn = _draw(report, count, arms)
         runs = [(arms[_key_of(result)], seed) for result, seed in drawn]
-        trainees.train(subject, runs, "test", "training again", is_expected=False)
-        accuracies = [trainees.accuracies(subject, arm, "test", [seed])[0] for arm, seed in runs]
+        students.train(teacher, runs, "test", "training again", is_expected=False)
+        accuracies = [students.accuracies(teacher, arm, "test", [seed])[0] for arm, seed in runs]
     means = arm_means({arm.name: arm.accuracies for arm in report.arms if len(arm.accuracies) >= 2})
     # Accuracies are multiples of 1 / N, the interval is continuous.
     rounding = 0.5 / report.scope.num_test
@@ -91,11 +91,11 @@ def spot_check(
     return spot_checks
 
 
-def _check_same(report: AuditReport, workplace: Workplace, plan: AuditPlan) -> None:
+def _check_same(report: AuditReport, inputs: ExaminedInputs, plan: AuditPlan) -> None:
     """Raise an `HfCmimError` that lists all differences from the audit."""
-    now: dict[str, Any] = {"teacher": workplace.subjects[TEACHER].fingerprint}
+    now: dict[str, Any] = {"teacher": inputs.teachers[TEACHER].fingerprint}
     then: dict[str, Any] = {"teacher": report.teacher.fingerprint}
-    now |= fingerprints_of(workplace.student, workplace.facts) | training_settings(workplace.pool.args)
+    now |= fingerprints_of(inputs.student, inputs.facts) | training_settings(inputs.pool.args)
     then |= report.reproduction.get("fingerprints", {}) | report.scope.training
     now |= {f"plan, {name}": value for name, value in plan.settings().items()}
     audited_plan = report.reproduction.get("plan", {})

@@ -7,6 +7,7 @@ from typing import final
 import numpy as np
 
 from hf_cmim.audit.arms import Arm, knockoffs, references
+from hf_cmim.audit.audited_teacher import AuditedTeacher
 from hf_cmim.audit.engine.pooled import StudentResult
 from hf_cmim.audit.findings import decide_under
 from hf_cmim.audit.plan import (
@@ -18,8 +19,7 @@ from hf_cmim.audit.plan import (
     screening_seeds,
     strongest,
 )
-from hf_cmim.audit.subject import Subject
-from hf_cmim.audit.training import Trainees
+from hf_cmim.audit.students import AuditStudents
 from hf_cmim.report import ArmResult
 from hf_cmim.statistics import Decision
 
@@ -29,9 +29,9 @@ class TeacherAudit:
     """The audit of one teacher: the choice of its students, step by step, and their results.
 
     Args:
-        subject: teacher under audit.
+        teacher: teacher under audit.
         plan: plan of the audit.
-        trainees: trainer of the students.
+        students: students of the audit.
         is_control: True if only the verdict of the primary criterion is needed.
 
     Attributes:
@@ -43,16 +43,18 @@ class TeacherAudit:
         skipped: families that this teacher or student does not allow, with the reason.
     """
 
-    def __init__(self, subject: Subject, plan: AuditPlan, trainees: Trainees, *, is_control: bool = False) -> None:
-        self.subject = subject
+    def __init__(
+        self, teacher: AuditedTeacher, plan: AuditPlan, students: AuditStudents, *, is_control: bool = False
+    ) -> None:
+        self.teacher = teacher
         self.plan = replace(plan, diagnosed=0) if is_control else plan
         self.needs_labels = plan.criterion == "beyond-labels" or not is_control
-        self.trainees = trainees
+        self.students = students
         self.screened: list[Arm] = []
         self.scores: dict[Arm, list[float]] = {}
         self.chosen: Confirmation
         self.decision: Decision
-        candidates = [*references(), *knockoffs(plan.attacks.entries, subject.answers)]
+        candidates = [*references(), *knockoffs(plan.attacks.entries, teacher.answers)]
         with_obstacles = [(arm, self._obstacle(arm)) for arm in candidates]
         self.arms = [arm for arm, obstacle in with_obstacles if not obstacle]
         # A family is skipped only if none of its settings can be tried.
@@ -62,9 +64,9 @@ class TeacherAudit:
 
     def _obstacle(self, arm: Arm) -> str:
         """Return the reason why a setting cannot be tried, or ""."""
-        if arm.answering == "teacher" and arm.attack.needs_every_class and self.subject.teacher.hides_classes:
+        if arm.answering == "teacher" and arm.attack.needs_every_class and self.teacher.black_box.hides_classes:
             return "the teacher hides classes"
-        return self.trainees.obstacle(arm)
+        return self.students.obstacle(arm)
 
     def run(self) -> None:
         """Screen settings, confirm the best, and describe gains."""
@@ -87,7 +89,7 @@ class TeacherAudit:
         return self._nulls_of(self._strongest(null_families(self.plan)))
 
     def _without_samples(self) -> list[Arm]:
-        num_classes = self.subject.teacher.num_classes
+        num_classes = self.teacher.black_box.num_classes
         attacks = self._strongest(label_families(self.plan))
         return [arm for attack in attacks for arm in attack.without_samples(num_classes)]
 
@@ -96,13 +98,13 @@ class TeacherAudit:
         return strongest(Confirmation.choose(self.plan, self.screened, self.scores).knockoffs, self.scores, count)
 
     def _nulls_of(self, arms: Iterable[Arm]) -> list[Arm]:
-        return [null for arm in arms for null in arm.nulls(self.subject.teacher.num_classes)]
+        return [null for arm in arms for null in arm.nulls(self.teacher.black_box.num_classes)]
 
     def _score(self, arms: Sequence[Arm], stage: str, final: bool = False) -> None:
         seeds = screening_seeds(self.plan, final)
-        self.trainees.train(self.subject, [(arm, seed) for arm in arms for seed in seeds], "validation", stage)
+        self.students.train(self.teacher, [(arm, seed) for arm in arms for seed in seeds], "validation", stage)
         for arm in arms:
-            accuracies = self.trainees.accuracies(self.subject, arm, "validation", seeds)
+            accuracies = self.students.accuracies(self.teacher, arm, "validation", seeds)
             self.scores[arm] = self.scores.get(arm, []) + accuracies
         self.screened += [arm for arm in arms if not final]
 
@@ -110,7 +112,7 @@ class TeacherAudit:
 
     def accuracies(self) -> dict[str, list[float]]:
         """Return the test accuracies of each arm's finished students, in the order of seeds."""
-        return {name: self.trainees.accuracies(self.subject, arm, "test") for name, arm in self.known_arms().items()}
+        return {name: self.students.accuracies(self.teacher, arm, "test") for name, arm in self.known_arms().items()}
 
     def known_arms(self) -> dict[str, Arm]:
         """Return the confirming arms and the diagnostic nulls, by name."""
@@ -133,7 +135,7 @@ class TeacherAudit:
             look = next(look for look in self.plan.looks if look > self.decision.look)
             runs = [(arms[name], seed) for name, seeds in missing_seeds.items() for seed in range(seeds)]
             is_first = look == self.plan.looks[0]
-            self.trainees.train(self.subject, runs, "test", f"confirming, {look} seeds", is_expected=is_first)
+            self.students.train(self.teacher, runs, "test", f"confirming, {look} seeds", is_expected=is_first)
 
     # Describe
 
@@ -155,16 +157,16 @@ class TeacherAudit:
             if null is not None and null.confidence is not None:
                 null_arms = [null, *arm.diagnostics(null.confidence)]
                 runs += [(null_arm, seed) for null_arm in null_arms for seed in range(seeds[arm.name])]
-        self.trainees.train(self.subject, runs, "test", "accounting for gains", is_expected=False)
+        self.students.train(self.teacher, runs, "test", "accounting for gains", is_expected=False)
 
     # Results
 
     def results(self) -> list[ArmResult]:
         """Return the results of every confirmed or described arm, with the screen of its family."""
         results = []
-        predictions = self.subject.test_predictions.numpy()
+        predictions = self.teacher.test_predictions.numpy()
         for arm in self.known_arms().values():
-            students = self.trainees.results(self.subject, arm, "test")
+            students = self.students.results(self.teacher, arm, "test")
             if not students:
                 continue
             results.append(
@@ -176,7 +178,7 @@ class TeacherAudit:
                     teacher=arm.teacher_in_words,
                     validation=self._screen_of(arm),
                     seeds=tuple(student.seed for student in students),
-                    accuracies=tuple(self.trainees.accuracies(self.subject, arm, "test")),
+                    accuracies=tuple(self.students.accuracies(self.teacher, arm, "test")),
                     agreement=tuple(float((student.predictions == predictions).mean()) for student in students),
                     diverged=tuple(student.seed for student in students if student.has_diverged),
                 )
@@ -187,11 +189,11 @@ class TeacherAudit:
         """Return every student whose result this audit used, by key of the arm, evaluation set and seed."""
         students: dict[tuple[str, str, int], StudentResult] = {}
         for arm in self.screened:
-            for student in self.trainees.results(self.subject, arm, "validation", self._seeds_of(arm)):
-                students[arm.key(self.subject.fingerprint), "validation", student.seed] = student
+            for student in self.students.results(self.teacher, arm, "validation", self._seeds_of(arm)):
+                students[arm.key(self.teacher.fingerprint), "validation", student.seed] = student
         for arm in self.known_arms().values():
-            for student in self.trainees.results(self.subject, arm, "test"):
-                students[arm.key(self.subject.fingerprint), "test", student.seed] = student
+            for student in self.students.results(self.teacher, arm, "test"):
+                students[arm.key(self.teacher.fingerprint), "test", student.seed] = student
         return students
 
     def _seeds_of(self, arm: Arm) -> range:

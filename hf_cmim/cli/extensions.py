@@ -18,7 +18,7 @@ from hf_cmim.attacks.kd import KD
 from hf_cmim.attacks.suites import Suite, SuiteEntry
 from hf_cmim.channels import AbstractChannel, Argmax, ClassAnswers, ReverseSigmoid, Rounded, Sharpened, TopK
 from hf_cmim.cli.words import nearest
-from hf_cmim.errors import HfCmimError
+from hf_cmim.errors import HfCmimError, abbreviated
 
 CHANNELS: dict[str, type[AbstractChannel]] = {
     "rounded": Rounded,
@@ -32,8 +32,6 @@ CHANNELS: dict[str, type[AbstractChannel]] = {
 ChannelFit = Callable[[Tensor, Tensor], AbstractChannel]
 """A function from log-probabilities `(N, C)` and labels `(N,)` to the channel that fits them."""
 REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-SHOWN = 8
-"""Number of names that an error lists."""
 
 
 def is_reference(word: str | None) -> bool:
@@ -74,7 +72,7 @@ def load_object(reference: str, flag: str) -> Any:
         names = [attribute for attribute in vars(module) if not attribute.startswith("_")]
         raise HfCmimError(
             f"Module {module_name!r} has no {name!r} for {flag} {reference}."
-            f" {nearest(name, names, otherwise=f'It has {_listed(names)}.')}"
+            f" {nearest(name, names, otherwise=f'It has {abbreviated(names)}.')}"
         )
     return getattr(module, name)
 
@@ -198,16 +196,12 @@ def composed_suite(suite: Suite, families: Sequence[str] | None, attacks: Sequen
             if family not in composed.families:
                 raise HfCmimError(
                     f"Unknown family {family!r} of {suite.name}: no attack has this name."
-                    f" {nearest(family, composed.families, otherwise=f'It has {_listed(composed.families)}.')}"
+                    f" {nearest(family, composed.families, otherwise=f'It has {abbreviated(composed.families)}.')}"
                 )
         composed = composed.subset(families)
     if not added:
         return composed
     return Suite(f"{composed.name.removesuffix(' + own')} + own", composed.entries)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
 # Channels
@@ -225,7 +219,7 @@ def channel_of(words: Sequence[str]) -> AbstractChannel | ChannelFit:
     if name not in CHANNELS and ":" not in name:
         raise HfCmimError(
             f"Unknown channel {name!r}: answers would pass unchanged."
-            f" {nearest(name, CHANNELS, otherwise=f'There are {_listed([*CHANNELS])}.')} Give your own channel as"
+            f" {nearest(name, CHANNELS, otherwise=f'There are {abbreviated([*CHANNELS])}.')} Give your own channel as"
             " PACKAGE.MODULE:NAME."
         )
     maker = CHANNELS.get(name) or load_object(name, "--channel")

@@ -5,14 +5,12 @@ import json
 import re
 from pathlib import Path
 
-from hf_cmim.errors import HfCmimError
+from hf_cmim.errors import HfCmimError, abbreviated
 from hf_cmim.report import CERTIFICATE_NAME, REPORT_NAME
 
 MODEL_CONFIG = "config.json"
 TRAINER_STATE = "trainer_state.json"
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-SHOWN = 8
-"""Number of paths that an error lists."""
 
 
 def check_model_folder(path: str, flag: str) -> None:
@@ -43,8 +41,8 @@ def _inside(folder: Path) -> str:
         return "nor does a folder in it. Save one there with trainer.save_model or model.save_pretrained."
     checkpoints = sorted((model for model in models if CHECKPOINT.fullmatch(model.name)), key=_step)
     if not checkpoints:
-        return f"it contains the models {_listed(sorted(models))}. Choose one of them."
-    choice = f"it contains {len(checkpoints)} checkpoints: {_listed(checkpoints)}. Choose one of them:"
+        return f"it contains the models {abbreviated(sorted(models))}. Choose one of them."
+    choice = f"it contains {len(checkpoints)} checkpoints: {abbreviated(checkpoints)}. Choose one of them:"
     best = _best(checkpoints)
     if best is not None:
         return f"{choice} the best by its trainer is {best}, the last is {checkpoints[-1]}."
@@ -78,7 +76,7 @@ def check_audit_folder(path: Path) -> None:
     audits = sorted(report.parent for report in path.glob(f"*/{REPORT_NAME}")) if path.is_dir() else []
     if audits and not any((path / name).is_file() for name in (REPORT_NAME, CERTIFICATE_NAME)):
         raise HfCmimError(
-            f"{path} is no audit, but contains {len(audits)}: {_listed(audits)}. Choose one or more of them."
+            f"{path} is no audit, but contains {len(audits)}: {abbreviated(audits)}. Choose one or more of them."
         )
 
 
@@ -89,7 +87,3 @@ def similar_paths(path: Path) -> str:
     names = [neighbour.name for neighbour in path.parent.iterdir()]
     similar = difflib.get_close_matches(path.name, names, n=2, cutoff=0.6)
     return " or ".join(str(path.parent / name) for name in similar)
-
-
-def _listed(paths: list[Path]) -> str:
-    return ", ".join(map(str, paths[:SHOWN])) + (", ..." if len(paths) > SHOWN else "")

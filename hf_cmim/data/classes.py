@@ -7,10 +7,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from hf_cmim.errors import HfCmimError
-
-SHOWN = 8
-"""Number of labels or names that an error lists."""
+from hf_cmim.errors import HfCmimError, abbreviated
 
 
 def read_classes(parts: Sequence[Dataset], column: str, model_names: Sequence[str] | None) -> dict[Any, str]:
@@ -50,9 +47,9 @@ def read_classes(parts: Sequence[Dataset], column: str, model_names: Sequence[st
     if set(numbers.values()) <= set(range(len(model_names))):
         return _completed({value: model_names[number] for value, number in numbers.items()}, model_names)
     raise HfCmimError(
-        f"Column {column!r} holds the labels {_listed(sorted(numbers.values()))}, and the model has"
-        f" {len(model_names)} classes called {_listed(model_names)}: these labels are neither names of its classes nor"
-        f" their numbers 0 to {len(model_names) - 1}, so they cannot be matched. Store the names as labels, or the"
+        f"Column {column!r} holds the labels {abbreviated(sorted(numbers.values()))}, and the model has"
+        f" {len(model_names)} classes called {abbreviated(model_names)}: these labels are neither names of its classes"
+        f" nor their numbers 0 to {len(model_names) - 1}, so they cannot be matched. Store the names as labels, or the"
         " numbers that the model was trained with."
     )
 
@@ -84,7 +81,3 @@ def _completed(classes: dict[Any, str], model_names: Sequence[str]) -> dict[Any,
     """Add the model's classes that no value stands for."""
     present_names = set(classes.values())
     return classes | {name: name for name in model_names if name not in present_names}
-
-
-def _listed(values: Sequence[Any]) -> str:
-    return ", ".join(map(str, values[:SHOWN])) + (", ..." if len(values) > SHOWN else "")

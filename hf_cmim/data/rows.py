@@ -9,15 +9,13 @@ from datasets import Audio, Dataset, DatasetDict, concatenate_datasets, load_dat
 from datasets.exceptions import DatasetGenerationError
 
 from hf_cmim.data.classes import read_classes
-from hf_cmim.errors import HfCmimError
+from hf_cmim.errors import HfCmimError, abbreviated
 
 FILE_FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
 VALIDATION_SHARE = 0.1
 REST = "the rest of"
 """Words in the name of a test set with the unused rows of the train split."""
 PURPOSES = {"train": "Training needs rows to train on", "transfer": "An audit needs rows to ask about"}
-SHOWN_ROWS = 8
-"""Number of row numbers that an error lists."""
 FEATURES = {"image": "Image", "text": "string", "audio": "Audio", "label": "ClassLabel"}
 """Name or dtype of the feature by which a column is recognised."""
 
@@ -220,7 +218,7 @@ def _check_classes(own: Dataset, rows: DataRows) -> None:
     unknown = sorted(set(own[rows.label_column]) - set(rows.classes), key=str)
     if unknown:
         raise HfCmimError(
-            f"The attacker's own data have the labels {', '.join(map(str, unknown[:SHOWN_ROWS]))}, which --dataset"
+            f"The attacker's own data have the labels {abbreviated(unknown)}, which --dataset"
             " does not have: students could not learn them. Store both with the same labels."
         )
 
@@ -347,10 +345,9 @@ def _check_no_gaps(rows: Dataset, column: str, kind: str, split: str) -> None:
         return
     missing = rows.data.column(column).is_null().to_pylist()
     numbers = [number for number, is_missing in enumerate(missing) if is_missing]
-    listed = ", ".join(map(str, numbers[:SHOWN_ROWS])) + (", ..." if len(numbers) > SHOWN_ROWS else "")
     raise HfCmimError(
         f"{len(numbers):,} of {len(rows):,} rows of the split {split!r} have no {kind} in column {column!r} (rows"
-        f" {listed}, counted from 0; in a CSV, an empty cell, NA and null are no value): a teacher cannot answer them."
-        " Remove them, for instance with"
+        f" {abbreviated(numbers)}, counted from 0; in a CSV, an empty cell, NA and null are no value): a teacher"
+        " cannot answer them. Remove them, for instance with"
         f" dataset.filter(lambda row: row[{column!r}] is not None), and save the data again."
     )

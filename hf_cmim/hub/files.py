@@ -77,7 +77,7 @@ OURS = frozenset({CARD_NAME, CERTIFICATE_NAME, SIGNATURE_NAME, CURVE_NAME, FORES
 """Documents that a push writes or removes; all other documents belong to the owner."""
 DOCUMENTS = frozenset({*OURS, LICENSE_NAME})
 """Documents that a push sends."""
-_SHOWN = re.compile(
+_FOR_PEOPLE = re.compile(
     r"\.git(attributes|ignore)|(LICENSE|LICENCE|NOTICE|COPYING|CITATION)(\.\w+)?|[^.].*\.(md|png|jpe?g|gif|svg|webp|pdf)"
 )
 """Names of documents anywhere in a repository: texts and pictures for people, which no loader reads."""
@@ -94,7 +94,7 @@ _DATA = re.compile(
 )
 """Further names that a certificate may contain: data that tokenizers of other releases read, never code."""
 _LOADABLE = re.compile(r".*\.(bin|pt|pth|ckpt|pkl|pickle|h5|msgpack|onnx|gguf|safetensors|index\.json)")
-SHOWN_NAMES = 5
+LISTED_NAMES = 5
 """Number of names that a sentence lists before it only counts the rest."""
 
 
@@ -146,14 +146,14 @@ def _is_harmless(path: str) -> bool:
     if folders and _STATE_FOLDERS.fullmatch(folders[0]):
         return True
     if folders:
-        return bool(_SHOWN.fullmatch(name))
-    return name in DOCUMENTS or bool(_SHOWN.fullmatch(name) or PRIVATE.fullmatch(name))
+        return bool(_FOR_PEOPLE.fullmatch(name))
+    return name in DOCUMENTS or bool(_FOR_PEOPLE.fullmatch(name) or PRIVATE.fullmatch(name))
 
 
 def listed(names: list[str]) -> str:
     """Return the first five names separated by commas, and the number of the rest."""
-    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-    return safe_text(", ".join(names[:SHOWN_NAMES]) + more)
+    more = f" and {len(names) - LISTED_NAMES} more" if len(names) > LISTED_NAMES else ""
+    return safe_text(", ".join(names[:LISTED_NAMES]) + more)
 
 
 # Folders

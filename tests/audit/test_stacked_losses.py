@@ -11,11 +11,11 @@ from hf_cmim import DistillationConfig, Relative
 from hf_cmim.attacks import DIST, DKD, KD, Averager, Composition, CrossEntropy, LabelSmoothing
 from hf_cmim.attacks.protocols import Query
 from hf_cmim.attacks.suites import STANDARD_V2
+from hf_cmim.audit.audited_teacher import StoredAnswers
 from hf_cmim.audit.engine.pool import StudentPool
 from hf_cmim.audit.engine.pooled import PooledArm
 from hf_cmim.audit.engine.stacked_losses import LossGroup, _loss_key, grouped_by_loss
 from hf_cmim.audit.engine.student import PooledStudent
-from hf_cmim.audit.subject import StoredAnswers
 
 SIZE = 24
 TEACHER = 3.0 * torch.randn(SIZE, CLASSES, generator=torch.Generator().manual_seed(7))

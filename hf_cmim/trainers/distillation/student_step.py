@@ -112,7 +112,7 @@ class StudentStep:
     def finish(self) -> None:
         """Finish the gradients of a step, after its last micro-batch and before the optimizer."""
         if self.attack.optimizer_protocol is not None:
-            self.attack.optimizer_protocol.seal()
+            self.attack.optimizer_protocol.finish_gradients()
 
     def components(
         self, student: Forward, query: Query, index: Tensor | None, progress: float

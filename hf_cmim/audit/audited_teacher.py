@@ -52,7 +52,7 @@ class StoredAnswers(AbstractTeacher):
 
 
 @final
-class Subject:
+class AuditedTeacher:
     """A teacher under audit.
 
     Args:
@@ -62,7 +62,7 @@ class Subject:
         data: data of the audit.
 
     Attributes:
-        teacher: teacher as a black box.
+        black_box: teacher as an attacker sees it: it only answers.
         asked_twice: largest difference of a class probability between two answers to the same question.
 
     Raises:
@@ -76,7 +76,7 @@ class Subject:
                 f"An audit needs a teacher that answers any sample live, not {type(teacher).__name__}: its accuracy on"
                 " the test data and the stability of its answers could not be measured. Give the model itself."
             )
-        self.teacher: AbstractTeacher = wrapped
+        self.black_box: AbstractTeacher = wrapped
         self.name = name
         model = getattr(wrapped, "model", None)
         self.path = public_path(teacher if isinstance(teacher, str) else str(getattr(model, "name_or_path", "")))
@@ -89,13 +89,13 @@ class Subject:
     @cached_property
     def fingerprint(self) -> str:
         """Sha256 hex of everything that determines the teacher's answers."""
-        return self.teacher.fingerprint()
+        return self.black_box.fingerprint()
 
     # Asking
 
     def _answers_to(self, dataset: Any) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield pairs of `(B, ..., C)` answers, in the student's order of classes, and `(B, ...)` labels."""
-        for batch in self.pool.batches.ordered(dataset, teachers=[self.teacher]):
+        for batch in self.pool.batches.ordered(dataset, teachers=[self.black_box]):
             yield self._answers_to_batch(batch), batch["labels"]
 
     def _answers_to_batch(self, batch: Mapping[str, Any]) -> Tensor:
@@ -109,7 +109,7 @@ class Subject:
         Raises:
             HfCmimError: samples with a label for each token.
         """
-        batches = self.pool.batches.ordered(dataset, teachers=[self.teacher])
+        batches = self.pool.batches.ordered(dataset, teachers=[self.black_box])
         predictions = [self._answers_to_batch(batch).argmax(dim=-1).cpu() for batch in batches]
         if predictions[0].ndim > 1:
             raise HfCmimError(
@@ -120,7 +120,7 @@ class Subject:
 
     def _ask_twice(self) -> float:
         """Return the largest difference of a probability between two answers to the same inputs."""
-        batches = islice(self.pool.batches.ordered(self.data.transfer, teachers=[self.teacher]), ASKED_TWICE)
+        batches = islice(self.pool.batches.ordered(self.data.transfer, teachers=[self.black_box]), ASKED_TWICE)
         return max(
             float((self._answers_to_batch(batch).exp() - self._answers_to_batch(batch).exp()).abs().max())
             for batch in batches
@@ -168,12 +168,12 @@ class Subject:
         if self.pool.batches.varies(self.data.transfer) or self._transfer_answers[0][0].ndim > 2:
             return None  # token labels: each batch is padded to a different length
         log_probs = torch.cat([log_probs for log_probs, _ in self._transfer_answers])
-        return StoredAnswers(log_probs, hides_classes=self.teacher.hides_classes)
+        return StoredAnswers(log_probs, hides_classes=self.black_box.hides_classes)
 
     @cached_property
     def _centroids(self) -> CentroidNull:
         log_probs, labels = (torch.cat(parts) for parts in zip(*self.answers, strict=True))
-        table = StoredAnswers(log_probs, hides_classes=self.teacher.hides_classes)
+        table = StoredAnswers(log_probs, hides_classes=self.black_box.hides_classes)
         return CentroidNull.fit(table, [({INDEX_NAME: torch.arange(len(labels))}, labels)])
 
     # Cached, because students in lockstep share the answers of one teacher object.
@@ -198,7 +198,7 @@ class Subject:
             # Back to the teacher's order of classes, in which it answers live.
             order = torch.tensor(columns).argsort()
             table = table[order][:, order]
-        return ChannelTeacher(self.teacher, ClassAnswers(table))
+        return ChannelTeacher(self.black_box, ClassAnswers(table))
 
     def answering(self, arm: Arm) -> AbstractTeacher | None:
         """Return the teacher that answers the students of an arm, or None without one and for self-distillation."""
@@ -206,13 +206,13 @@ class Subject:
             return self._centroids
         if arm.answering == "label" and arm.confidence is not None:
             temperature = _temperature(arm)
-            return LabelOnlyTeacher(self.teacher.num_classes, confidence=arm.confidence, temperature=temperature)
+            return LabelOnlyTeacher(self.black_box.num_classes, confidence=arm.confidence, temperature=temperature)
         if arm.answering not in ("teacher", "argmax", "class answers"):
             return None
         # A query protocol makes inputs of its own, to which no answers are stored.
         needs_live_answers = arm.attack.query_protocol is not None
         is_live = needs_live_answers or self.stored is None
-        teacher = self.teacher if is_live or self.stored is None else self.stored
+        teacher = self.black_box if is_live or self.stored is None else self.stored
         if arm.answering == "class answers":
             return self._live_class_answers if is_live else self._stored_class_answers
         if arm.answering == "argmax" and arm.confidence is not None:

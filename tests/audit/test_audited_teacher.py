@@ -14,11 +14,11 @@ from torch.nn.utils.rnn import pad_sequence
 from hf_cmim import DistillationConfig
 from hf_cmim.attacks import KD, TTM, Composition, CrossEntropy, Knockoff, MixupQueries
 from hf_cmim.audit.arms import Arm
+from hf_cmim.audit.audited_teacher import ASKED_TWICE, AuditedTeacher, StoredAnswers
 from hf_cmim.audit.engine.pool import StudentPool
 from hf_cmim.audit.engine.pooled import PooledArm
+from hf_cmim.audit.examined_inputs import ExaminedInputs
 from hf_cmim.audit.inputs import AuditData, AuditModels
-from hf_cmim.audit.subject import ASKED_TWICE, StoredAnswers, Subject
-from hf_cmim.audit.workplace import Workplace
 from hf_cmim.channels import TopK
 from hf_cmim.teachers.function import FunctionTeacher
 from hf_cmim.teachers.table import TableTeacher
@@ -65,10 +65,10 @@ def student() -> nn.Module:
     return model
 
 
-def subject(folder: Path, who: Any, transfer: Any = TRANSFER, **changes: Any) -> Subject:
+def audited(folder: Path, who: Any, transfer: Any = TRANSFER, **changes: Any) -> AuditedTeacher:
     build, collator = changes.pop("build", student), changes.pop("data_collator", None)
     pool = StudentPool(build, DistillationConfig(**tiny.settings(folder, **changes)), transfer, collator)
-    return Subject(who, "the teacher", pool, AuditData(transfer, VALIDATION, TEST))
+    return AuditedTeacher(who, "the teacher", pool, AuditData(transfer, VALIDATION, TEST))
 
 
 def labelled(samples: Samples) -> tuple[Tensor, Tensor]:
@@ -83,7 +83,7 @@ def labelled(samples: Samples) -> tuple[Tensor, Tensor]:
 def test_what_it_is_worth_on_the_test_data(tmp_path):
     """Catches figures of other data, of other classes, of samples that do not count, or under each other's name."""
     who = teacher()
-    found = subject(tmp_path, who)
+    found = audited(tmp_path, who)
     log_probs, labels = labelled(TEST)
     assert torch.equal(found.test_predictions, log_probs.argmax(-1))
     facts, rows, numbers = found.facts(), log_probs.double().tolist(), labels.tolist()
@@ -106,7 +106,7 @@ def test_what_it_is_worth_on_the_test_data(tmp_path):
 
 def test_its_answers_are_those_to_valid_samples_in_the_students_order(tmp_path):
     """Catches answers in the teacher's own order of classes, shuffled, or of samples that have no label."""
-    log_probs, labels = (torch.cat(parts) for parts in zip(*subject(tmp_path, teacher()).answers, strict=True))
+    log_probs, labels = (torch.cat(parts) for parts in zip(*audited(tmp_path, teacher()).answers, strict=True))
     expected, true = labelled(TRANSFER)
     assert torch.allclose(log_probs, expected, atol=1e-6)
     assert torch.equal(labels, true)
@@ -118,7 +118,7 @@ def test_a_model_is_named_by_its_path(tmp_path):
     model.save_pretrained(tmp_path / "saved")
     images = AuditData(tiny.images(16), tiny.images(8), tiny.images(8))
     pool = StudentPool(lambda: tiny.vit(1), DistillationConfig(**tiny.settings(tmp_path)), images.transfer)
-    paths = [Subject(who, "it", pool, images).path for who in (model, str(tmp_path / "saved"))]
+    paths = [AuditedTeacher(who, "it", pool, images).path for who in (model, str(tmp_path / "saved"))]
     assert paths == ["", "…/saved"]
 
 
@@ -128,20 +128,20 @@ def test_a_model_is_named_by_its_path(tmp_path):
 def test_a_steady_teacher_is_steady(tmp_path):
     """Catches a steady teacher flagged, and more questions than the sample of batches that is meant."""
     asked = Asked()
-    assert subject(tmp_path, teacher(asked), per_device_eval_batch_size=3).asked_twice == 0
+    assert audited(tmp_path, teacher(asked), per_device_eval_batch_size=3).asked_twice == 0
     assert asked.samples == 2 * ASKED_TWICE * 3
 
 
 def test_how_much_answers_change(tmp_path):
     """Catches a second look at kept answers, a mean for the largest, and a difference of logs for probabilities."""
-    found = subject(tmp_path, teacher(Asked(drift=0.1)), per_device_eval_batch_size=16)
+    found = audited(tmp_path, teacher(Asked(drift=0.1)), per_device_eval_batch_size=16)
     probs = truth(TRANSFER.features).exp()
     assert found.asked_twice == pytest.approx(float(0.1 * (probs - 1 / CLASSES).abs().max()), rel=1e-4)
 
 
 def test_a_random_teacher_is_found_out(tmp_path):
     """Catches a teacher that answers anew each time and passes for one that can be audited."""
-    assert subject(tmp_path, RandomTeacher()).asked_twice > 0.1
+    assert audited(tmp_path, RandomTeacher()).asked_twice > 0.1
 
 
 @pytest.mark.parametrize("who", [None, TableTeacher(torch.zeros(64, CLASSES).log_softmax(-1), class_names=NAMES)],
@@ -149,7 +149,7 @@ def test_a_random_teacher_is_found_out(tmp_path):
 def test_who_cannot_be_asked_about_other_samples_is_refused(who, tmp_path):
     """Catches a table's row 0 taken for the answer to test sample 0."""
     with pytest.raises(ValueError, match="answers any sample live, not"):
-        subject(tmp_path, who)
+        audited(tmp_path, who)
 
 
 # Stored answers
@@ -157,7 +157,7 @@ def test_who_cannot_be_asked_about_other_samples_is_refused(who, tmp_path):
 
 def test_stored_answers_are_the_live_ones(tmp_path):
     """Catches answers stored in another order of samples or classes, or for valid samples alone: positions shift."""
-    stored = subject(tmp_path, teacher()).stored
+    stored = audited(tmp_path, teacher()).stored
     assert stored is not None
     positions = torch.randperm(64, generator=torch.Generator().manual_seed(0))
     answers = stored({"features": torch.zeros(64, FEATURES), "sample_index": positions})
@@ -167,7 +167,7 @@ def test_stored_answers_are_the_live_ones(tmp_path):
 def test_students_of_stored_answers_are_those_of_the_teacher(tmp_path):
     """Catches stored answers that reach another sample than the one that was asked about."""
     who = teacher()
-    found = subject(tmp_path, who, num_train_epochs=2)
+    found = audited(tmp_path, who, num_train_epochs=2)
     arm = Arm("kd", "knockoff", Composition(KD()), "teacher")
     answering = found.answering(arm)
     assert answering is found.stored
@@ -187,7 +187,7 @@ class Noisy(Samples):
 def test_what_changes_is_not_stored(tmp_path):
     """Catches the answers to epoch 0's views given to those of every other epoch."""
     who = teacher()
-    found = subject(tmp_path, who, Noisy(64, 1))
+    found = audited(tmp_path, who, Noisy(64, 1))
     assert found.stored is None
     assert found.answering(Arm("kd", "knockoff", Composition(KD()), "teacher")) is who
 
@@ -213,7 +213,7 @@ def padded(samples: list[Any]) -> dict[str, Tensor]:
 def test_answers_to_labelled_tokens_are_never_stored(size, tmp_path):
     """Catches answers to a text padded to one length given to the same text padded to another."""
     transfer = Tagged(64, 1)
-    found = subject(tmp_path, teacher(), transfer, data_collator=padded, per_device_eval_batch_size=size)
+    found = audited(tmp_path, teacher(), transfer, data_collator=padded, per_device_eval_batch_size=size)
     log_probs, labels = (torch.cat(parts) for parts in zip(*found.answers, strict=True))
     assert torch.equal(labels, torch.cat([sample["labels"] for sample in transfer]))
     assert torch.allclose(log_probs, truth(torch.cat([sample["features"] for sample in transfer])), atol=1e-5)
@@ -223,7 +223,7 @@ def test_answers_to_labelled_tokens_are_never_stored(size, tmp_path):
 def test_stored_answers_hide_what_the_teacher_hides(tmp_path):
     """Catches attacks tried on made-up numbers because a table of answers cannot tell that some are hidden."""
     for channel, hides in ((None, False), (TopK(k=2), True)):
-        stored = subject(tmp_path, teacher(channel=channel)).stored
+        stored = audited(tmp_path, teacher(channel=channel)).stored
         assert isinstance(stored, StoredAnswers)
         assert stored.hides_classes is hides
 
@@ -238,7 +238,7 @@ def softened(log_probs: Tensor, temperature: float) -> Tensor:
 def test_who_answers_which_arm(tmp_path):
     """Catches a null that knows the teacher, a knockoff that does not, and a query answered from a table."""
     who = teacher()
-    found = subject(tmp_path, who)
+    found = audited(tmp_path, who)
     arm = Arm("kd", "knockoff", Composition(KD(temperature=2.0)), "teacher")
     mixed = Arm("mixup", "knockoff", Composition(KD(), MixupQueries()), "teacher")
     assert found.answering(arm) is found.stored
@@ -250,7 +250,7 @@ def test_who_answers_which_arm(tmp_path):
 
 def test_the_label_null_says_the_label(tmp_path):
     """Catches a null at another temperature than its attack's, or one that names the teacher's label."""
-    found = subject(tmp_path, teacher())
+    found = audited(tmp_path, teacher())
     labels = torch.tensor([1, 4, 0])
     for attack, temperature in ((KD(temperature=2.0), 2.0), (TTM(gamma=0.5), 2.0), (Knockoff(), 1.0)):
         null = Arm("kd", "knockoff", Composition(attack), "teacher").null(0.7)
@@ -261,7 +261,7 @@ def test_the_label_null_says_the_label(tmp_path):
 
 def test_the_argmax_null_says_the_teachers_label(tmp_path):
     """Catches a null of the true label, of the teacher's own order of classes, or of another sample."""
-    found = subject(tmp_path, teacher())
+    found = audited(tmp_path, teacher())
     argmax, _ = Arm("kd", "knockoff", Composition(KD(temperature=2.0)), "teacher").diagnostics(0.7)
     positions = torch.tensor([5, 60, 11, 0])
     inputs = {"features": TRANSFER.features[positions], "sample_index": positions}
@@ -273,7 +273,7 @@ def test_the_argmax_null_says_the_teachers_label(tmp_path):
 
 def test_the_centroid_null_says_the_mean_of_the_class(tmp_path):
     """Catches means of probabilities, over samples without a label, or of classes in the teacher's order."""
-    found = subject(tmp_path, teacher())
+    found = audited(tmp_path, teacher())
     _, centroid = Arm("kd", "knockoff", Composition(KD()), "teacher").diagnostics(0.7)
     log_probs, labels = labelled(TRANSFER)
     expected = torch.stack([log_probs[labels == each].double().mean(0) for each in range(CLASSES)]).log_softmax(-1)
@@ -294,12 +294,12 @@ class OfItsOwnGenerator(Samples):
 
 def test_what_the_data_do_is_not_blamed_on_the_teacher(tmp_path):
     """Catches a teacher that is asked about two views of a sample, and said to change its answers."""
-    assert subject(tmp_path, teacher(), OfItsOwnGenerator(16, 1)).asked_twice == 0
+    assert audited(tmp_path, teacher(), OfItsOwnGenerator(16, 1)).asked_twice == 0
 
 
 def test_data_that_no_seed_repeats_are_refused_before_anything_is_trained(tmp_path):
     """Catches hours of students that nobody can repeat."""
-    found = subject(tmp_path, teacher())
+    found = audited(tmp_path, teacher())
     data = AuditData(TRANSFER, VALIDATION, OfItsOwnGenerator(16, 1))
     with pytest.raises(ValueError, match="The test set gives a sample differently each time it is read"):
-        Workplace.examine(found.pool, data, AuditModels(teacher(), Student))
+        ExaminedInputs.examine(found.pool, data, AuditModels(teacher(), Student))

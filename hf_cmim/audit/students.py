@@ -1,4 +1,4 @@
-"""Training of an audit's missing students: in waves, shared by processes, stored as they finish."""
+"""Students of an audit: trained in waves that processes share, stored as they finish, and read again."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from hf_cmim.attacks.composition import Composition
 from hf_cmim.attacks.teacher_free import CrossEntropy
 from hf_cmim.audit.arms import Arm
+from hf_cmim.audit.audited_teacher import AuditedTeacher
 from hf_cmim.audit.engine.pool import StudentPool
 from hf_cmim.audit.engine.pooled import PooledArm, StudentResult
 from hf_cmim.audit.engine.probe import bytes_of_student, query_obstacle, shows_hidden_states
 from hf_cmim.audit.progress import AuditProgress
 from hf_cmim.audit.state import AuditFolder
-from hf_cmim.audit.subject import Subject
 from hf_cmim.teachers.base import AbstractTeacher
 from hf_cmim.teachers.model import ModelTeacher
 
@@ -32,8 +32,8 @@ MEMORY_SHARE = 0.5
 
 
 @final
-class Trainees:
-    """A trainer of the students of an audit that are not finished yet.
+class AuditStudents:
+    """The students of an audit: those not finished yet are trained, the finished ones are read from their folder.
 
     Every process of a launch makes the same calls. Processes share the waves and wait for each other.
 
@@ -62,13 +62,12 @@ class Trainees:
         self.wave_size = wave_size or _affordable_wave(pool)
         self.progress = progress or AuditProgress(1, 0, quiet=True)
         self.prefix = prefix
-        self.prefix = prefix
         self._query_obstacles: dict[str, str] = {}
         self._counted: set[tuple[str, str, int]] = set()
 
-    def key(self, subject: Subject, arm: Arm) -> str:
+    def key(self, teacher: AuditedTeacher, arm: Arm) -> str:
         """Return the key under which students of an arm are stored."""
-        return self.prefix + arm.key(subject.fingerprint)
+        return self.prefix + arm.key(teacher.fingerprint)
 
     @cached_property
     def shows_hidden_states(self) -> bool:
@@ -87,12 +86,18 @@ class Trainees:
         return self._query_obstacles[protocol]
 
     def train(
-        self, subject: Subject, runs: Sequence[tuple[Arm, int]], data: str, stage: str, *, is_expected: bool = True
+        self,
+        teacher: AuditedTeacher,
+        runs: Sequence[tuple[Arm, int]],
+        data: str,
+        stage: str,
+        *,
+        is_expected: bool = True,
     ) -> None:
         """Train and store the students that are missing.
 
         Args:
-            subject: audited teacher.
+            teacher: audited teacher.
             runs: pairs of arm and seed.
             data: name of the evaluation set.
             stage: name of the stage for the progress display.
@@ -100,7 +105,7 @@ class Trainees:
         """
         self.processes.wait_for_everyone()
         # Keys remove duplicates: two arms may describe the same student.
-        keys = {(self.key(subject, arm), data, seed): (arm, seed) for arm, seed in runs}
+        keys = {(self.key(teacher, arm), data, seed): (arm, seed) for arm, seed in runs}
         missing = [run for key, run in keys.items() if not self.folder.has(*key)]
         present = len(keys.keys() - self._counted) - len(missing)
         self._counted |= keys.keys()
@@ -108,25 +113,25 @@ class Trainees:
         self.processes.wait_for_everyone()
         waves = _waves(missing, self.wave_size)
         waves_of_process = waves[self.processes.process_index :: self.processes.num_processes]
-        self.progress.begin_stage(f"{subject.name}: {stage}", len(missing), present, is_expected=is_expected)
+        self.progress.begin_stage(f"{teacher.name}: {stage}", len(missing), present, is_expected=is_expected)
         # The display is that of one process; each of its steps also counts for the other processes.
         steps_counted = len(missing) / max(1, sum(len(arms) for arms, _ in waves_of_process))
         for arms, seed in waves_of_process:
             self.progress.begin_wave([arm.name for arm in arms], seed)
-            self._train_wave(subject, arms, seed, data, lambda steps: self.progress.advance(steps_counted * steps))
+            self._train_wave(teacher, arms, seed, data, lambda steps: self.progress.advance(steps_counted * steps))
         self.processes.wait_for_everyone()
 
     def _train_wave(
-        self, subject: Subject, arms: Sequence[Arm], seed: int, data: str, advance: Callable[[int], Any]
+        self, teacher: AuditedTeacher, arms: Sequence[Arm], seed: int, data: str, advance: Callable[[int], Any]
     ) -> None:
         self_teacher = self._self_teacher(seed) if any(arm.answering == "self" for arm in arms) else None
         pooled_arms = [
-            PooledArm(arm.name, arm.attack, self_teacher if arm.answering == "self" else subject.answering(arm))
+            PooledArm(arm.name, arm.attack, self_teacher if arm.answering == "self" else teacher.answering(arm))
             for arm in arms
         ]
         results = self.pool.run(pooled_arms, seed, self.evaluation_sets[data][0], on_step=advance)
         for arm, result in zip(arms, results, strict=True):
-            self.folder.write(self.key(subject, arm), data, result)
+            self.folder.write(self.key(teacher, arm), data, result)
 
     def _self_teacher(self, seed: int) -> AbstractTeacher:
         """Train and return a cross-entropy student of another seed, the teacher of self-distillation."""
@@ -137,20 +142,22 @@ class Trainees:
     # Results
 
     def results(
-        self, subject: Subject, arm: Arm, data: str, seeds: Sequence[int] | None = None
+        self, teacher: AuditedTeacher, arm: Arm, data: str, seeds: Sequence[int] | None = None
     ) -> list[StudentResult]:
         """Return the finished students of an arm; without `seeds`, those of 0, 1, 2, ... up to the first missing."""
-        key = self.key(subject, arm)
+        key = self.key(teacher, arm)
         if seeds is None:
             seeds = range(next(seed for seed in range(10**6) if not self.folder.has(key, data, seed)))
         return [self.folder.read(key, data, seed) for seed in seeds]
 
-    def accuracies(self, subject: Subject, arm: Arm, data: str, seeds: Sequence[int] | None = None) -> list[float]:
+    def accuracies(
+        self, teacher: AuditedTeacher, arm: Arm, data: str, seeds: Sequence[int] | None = None
+    ) -> list[float]:
         """Return the accuracies of these students; a diverged one counts as guessing."""
-        labels, num_classes = self.evaluation_sets[data][1], subject.teacher.num_classes
+        labels, num_classes = self.evaluation_sets[data][1], teacher.black_box.num_classes
         return [
             1 / num_classes if result.has_diverged else float((result.predictions == labels).mean())
-            for result in self.results(subject, arm, data, seeds)
+            for result in self.results(teacher, arm, data, seeds)
         ]
 
 

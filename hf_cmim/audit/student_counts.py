@@ -16,7 +16,7 @@ def _label_settings(plan: AuditPlan, num_classes: int) -> int:
     return label_families(plan) * (_nulls_of_family(num_classes) + 1)
 
 
-def _copies_of_labels(plan: AuditPlan, teachers: int) -> int:
+def _label_teachers(plan: AuditPlan, teachers: int) -> int:
     """Return the number of teachers whose labels teach students."""
     return teachers if plan.criterion == "beyond-labels" else 1
 
@@ -38,10 +38,10 @@ def screen_students(plan: AuditPlan, num_classes: int, teachers: int) -> int:
     """Return the number of students in the screens of all teachers, which share the students of references."""
     shared, attacks, nulls, labels, finalists = screened_settings(plan, num_classes).values()
     # Not every control's labels are tried; their finalists are counted with them.
-    direct = teachers - _copies_of_labels(plan, teachers)
+    untried = teachers - _label_teachers(plan, teachers)
     students = plan.screening_seeds * (shared + teachers * (attacks + nulls + labels))
     students += plan.final_seeds * teachers * finalists
-    return students - direct * (plan.screening_seeds * labels + plan.final_seeds * min(plan.finalists, labels))
+    return students - untried * (plan.screening_seeds * labels + plan.final_seeds * min(plan.finalists, labels))
 
 
 def baseline_names(plan: AuditPlan) -> list[str]:

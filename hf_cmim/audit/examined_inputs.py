@@ -6,12 +6,12 @@ from typing import Any, Self
 import torch
 from accelerate import PartialState
 
+from hf_cmim.audit.audited_teacher import AuditedTeacher
 from hf_cmim.audit.data import DataFacts, check_reads_alike, examine
 from hf_cmim.audit.engine.pool import StudentPool
 from hf_cmim.audit.inputs import TEACHER, AuditData, AuditModels
 from hf_cmim.audit.plan import AuditPlan
 from hf_cmim.audit.state import ATTACKER, CONTROL
-from hf_cmim.audit.subject import Subject
 from hf_cmim.class_names import are_default_names, class_names_of
 from hf_cmim.report import UNKNOWN_ATTACKER, Attacker
 from hf_cmim.teachers.fingerprints import digest
@@ -83,7 +83,7 @@ def fingerprints_of(student: StudentFacts, facts: tuple[DataFacts, DataFacts, Da
 
 
 @dataclass(frozen=True)
-class Workplace:
+class ExaminedInputs:
     """Everything that determines the students of an audit.
 
     Attributes:
@@ -91,7 +91,7 @@ class Workplace:
         data: data of the audit.
         student: facts about a new student.
         facts: facts about transfer, validation and test set.
-        subjects: teachers under audit, by name.
+        teachers: teachers under audit, by name.
         attacker: attacker to whom the transfer set belongs.
     """
 
@@ -99,7 +99,7 @@ class Workplace:
     data: AuditData
     student: StudentFacts
     facts: tuple[DataFacts, DataFacts, DataFacts]
-    subjects: dict[str, Subject]
+    teachers: dict[str, AuditedTeacher]
     attacker: Attacker = UNKNOWN_ATTACKER
 
     @classmethod
@@ -128,12 +128,12 @@ class Workplace:
             check_reads_alike(dataset, name)
         student_facts = _examine_student(pool, models.student_name)
         names = {TEACHER: models.teacher_name}
-        subjects = {
-            key: Subject(teacher, names.get(key, key), pool, data)
+        teachers = {
+            key: AuditedTeacher(teacher, names.get(key, key), pool, data)
             for key, teacher in models.teachers.items()
             if only in (None, key)
         }
-        return cls(pool, data, student_facts, _examine_data(pool, data), subjects, attacker)
+        return cls(pool, data, student_facts, _examine_data(pool, data), teachers, attacker)
 
     @property
     def evaluation_sets(self) -> dict[str, Any]:
@@ -154,7 +154,7 @@ class Workplace:
     def manifest(self, plan: AuditPlan) -> dict[str, Any]:
         """Return everything that the students depend on, by name."""
         fingerprints = fingerprints_of(self.student, self.facts)
-        teachers = {name: subject.fingerprint for name, subject in self.subjects.items()}
+        teachers = {name: teacher.fingerprint for name, teacher in self.teachers.items()}
         transfer_name = f"data, {SETS[0]}" if self.is_main else f"{ATTACKER}{self.attacker.name}"
         return {
             **{f"plan, {name}": value for name, value in plan.settings().items()},
