@@ -121,6 +121,30 @@ def dkd(
     return warm * over_samples(loss, student, teacher, labels)
 
 
+def gdkd(
+    student: Rows,
+    teacher: Rows,
+    labels: list[int],
+    temperature: float,
+    top: int,
+    mass_weight: float,
+    top_weight: float,
+    rest_weight: float,
+) -> float:
+    """T^2 [w_0 KL of the masses + w_1 KL within the teacher's top classes + w_2 KL within the others]."""
+
+    def loss(s: Row, t: Row, y: int) -> float:
+        ranked = sorted(range(len(t)), key=lambda k: -t[k])
+        groups = [group for group in (ranked[:top], ranked[top:]) if group]
+        p, q = softmax(t, temperature), softmax(s, temperature)
+        masses = [[math.fsum(probs[k] for k in group) for group in groups] for probs in (p, q)]
+        within = [kl(*(renormalised([probs[k] for k in group]) for probs in (p, q))) for group in groups]
+        weighed = math.fsum(w * value for w, value in zip((top_weight, rest_weight), within, strict=True))
+        return temperature**2 * (mass_weight * kl(*masses) + weighed)
+
+    return over_samples(loss, student, teacher, labels)
+
+
 def nkd(student: Rows, teacher: Rows, labels: list[int], temperature: float, gamma: float) -> float:
     """-p_y log q_y - gamma T^2 sum over i != y of p^_i log q^_i, where p_y and q_y are at temperature 1."""
 

@@ -14,6 +14,7 @@ from hf_cmim.attacks.dist import DIST as DIST
 from hf_cmim.attacks.dkd import DKD as DKD
 from hf_cmim.attacks.dot import DOT as DOT
 from hf_cmim.attacks.function_matching import FunctionMatching as FunctionMatching
+from hf_cmim.attacks.gdkd import GDKD as GDKD
 from hf_cmim.attacks.htc import HTC as HTC
 from hf_cmim.attacks.ikl import IKL as IKL
 from hf_cmim.attacks.jsd import JSD as JSD
@@ -51,6 +52,7 @@ ATTACKS: dict[str, type[AttackPart]] = {
     "dist": DIST,
     "dkd": DKD,
     "function-matching": FunctionMatching,
+    "gdkd": GDKD,
     "htc": HTC,
     "ikl": IKL,
     "jsd": JSD,

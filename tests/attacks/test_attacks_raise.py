@@ -10,6 +10,7 @@ from hf_cmim.attacks import (
     ATTACKS,
     CTKD,
     DIST,
+    GDKD,
     JSD,
     KD,
     MLKD,
@@ -59,9 +60,11 @@ RANGES = {
     "jsd_weight": WEIGHT,
     "kd_weight": WEIGHT,
     "lowest": POSITIVE,
+    "mass_weight": WEIGHT,
     "mse_weight": WEIGHT,
     "normalized": FREE,
     "pkt_weight": WEIGHT,
+    "rest_weight": WEIGHT,
     "scale": POSITIVE,
     "smoothing": FRACTION,
     "sp_weight": WEIGHT,
@@ -70,6 +73,8 @@ RANGES = {
     "temperature": POSITIVE,
     "temperatures": FREE,
     "tikhonov": POSITIVE,
+    "top": FREE,
+    "top_weight": WEIGHT,
     "ttm_weight": WEIGHT,
     "warmup": FRACTION,
     "weight_temperature": POSITIVE,
@@ -142,6 +147,13 @@ def test_transport_of_wkd_is_checked(settings, expected):
     """Catches exp(-cost / epsilon) that underflows to 0 everywhere, and a plan that nothing has shaped."""
     with pytest.raises(ValueError, match=f"Expected.*{expected}"):
         WKD(**settings)
+
+
+@pytest.mark.parametrize("top", [0, -1])
+def test_top_classes_of_gdkd_are_checked(top):
+    """Catches a split into nothing and everything, which would teach no class apart from another."""
+    with pytest.raises(ValueError, match=f"Expected top of at least 1, got {top}"):
+        GDKD(top=top)
 
 
 def test_wkd_without_a_survey_is_refused():

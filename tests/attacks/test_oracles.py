@@ -13,6 +13,7 @@ from hf_cmim.attacks import (
     CTKD,
     DIST,
     DKD,
+    GDKD,
     IKL,
     JSD,
     KD,
@@ -190,6 +191,24 @@ def test_dkd_terms_make_up_the_divergence():
     target, rest = (each(DKD(temperature=1, alpha=a, beta=1 - a, ce_weight=0), *samples) for a in (1, 0))
     other_mass = 1 - teacher.exp().gather(-1, labels.unsqueeze(-1)).squeeze(-1)
     close(target + other_mass * rest, each(KD(temperature=1, ce_weight=0, kd_weight=1), *samples))
+
+
+def test_gdkd_of_one_top_class_of_a_right_teacher_is_dkd():
+    """Catches the least likely classes as the top, and a weight on the wrong term."""
+    student, teacher, labels = draw(6)
+    teacher = right(teacher, labels)
+    split = {"top": 1, "mass_weight": 2, "rest_weight": 3}
+    close(
+        value(GDKD(**split), student, teacher, labels),
+        value(DKD(alpha=2, beta=3), student, teacher, labels),
+    )
+
+
+def test_gdkd_leaves_a_class_outside_the_top():
+    """Catches nan from an empty group, where there are fewer classes than the default of top classes."""
+    samples = draw(6)
+    assert GDKD().top == CLASSES == 5
+    close(value(GDKD(), *samples), value(GDKD(top=CLASSES - 1), *samples))
 
 
 def test_nkd_of_a_sure_teacher_is_cross_entropy():

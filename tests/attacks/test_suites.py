@@ -16,7 +16,7 @@ NUM_CLASSES = 5
 FROZEN = {
     "standard-v1": (155, "558d3f1c4040085b"),
     "quick-v1": (5, "f1aad866047ef19c"),
-    "standard-v2": (155, "d668426e0c12d383"),
+    "standard-v2": (160, "8941bef6cb02537d"),
     "quick-v2": (5, "d7090993115f285c"),
 }
 

@@ -65,11 +65,11 @@ def test_students_are_those_that_a_real_audit_trains(preview, tmp_path):
 @pytest.mark.parametrize(
     ("criterion", "nulls", "baselines", "first_look", "described"),
     [
-        # 31 attacks of 155 settings, 12 settings without a teacher; with 4 classes all 5 confidences name the label.
-        ("teacher-free", 6 * 5, 3, 3 * 31 + 9 * 3, 2),
-        ("paper", 6 * 5, 1, 3 * 31 + 9, 4),
-        ("no-leak", 31 * 5, 31, 3 * 31 + 3 * 31, 5),
-        ("beyond-labels", 6 * 5, 5, 3 * 31 + 9 * 5, 0),
+        # 32 attacks of 160 settings, 12 settings without a teacher; with 4 classes all 5 confidences name the label.
+        ("teacher-free", 6 * 5, 3, 3 * 32 + 9 * 3, 2),
+        ("paper", 6 * 5, 1, 3 * 32 + 9, 4),
+        ("no-leak", 32 * 5, 32, 3 * 32 + 3 * 32, 5),
+        ("beyond-labels", 6 * 5, 5, 3 * 32 + 9 * 5, 0),
     ],
 )
 def test_each_criterion_needs_its_own_students(criterion, nulls, baselines, first_look, described, preview):
@@ -77,11 +77,11 @@ def test_each_criterion_needs_its_own_students(criterion, nulls, baselines, firs
     found = preview(AuditPlan(criterion=criterion))
     assert found.families == STANDARD_V2.families
     assert found.screened == {
-        "settings of teacher-free students": 12, "settings of attacks": 155, "label-only nulls": nulls,
+        "settings of teacher-free students": 12, "settings of attacks": 160, "label-only nulls": nulls,
         "settings of the teacher's labels": 6 * 6, "finalists among them, tried again": 24,
     }  # fmt: skip
-    assert found.screen_students == 2 * (12 + 155 + nulls + 36) + 4 * (8 + 8 + 8)
-    assert found.confirmed == {"attacks": 31, "baselines": baselines}
+    assert found.screen_students == 2 * (12 + 160 + nulls + 36) + 4 * (8 + 8 + 8)
+    assert found.confirmed == {"attacks": 32, "baselines": baselines}
     assert found.looks[0].students == first_look
     assert found.accounting_students == 3 * (2 * 5 + 3 * 40) + 40 + described * 3 * 40
 
@@ -114,7 +114,7 @@ def test_attacks_that_ask_live_cost_the_teachers_time_and_more_answers(preview):
     found = preview(AuditPlan(looks=LOOKS))
     views = sum(_views(entry.attack) for entry in STANDARD_V2.entries)
     most = max(_views(entry.attack) for entry in STANDARD_V2.entries)
-    assert found.live_seconds == pytest.approx(10 * views / 155)  # one tick for each batch that is answered
+    assert found.live_seconds == pytest.approx(10 * views / 160)  # one tick for each batch that is answered
     assert found.queries == (40, most * 2 * 40)
 
 

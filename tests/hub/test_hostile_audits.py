@@ -114,7 +114,7 @@ LIES = [
     (without_arm("logit-standardization"), "quick-v2 includes 'logit-standardization'"),
     (lie(["scope", "suite"], "standard-v2"), "standard-v2 includes 'label-only'"),
     (lie(["scope", "suite"], "quick-v2, 5 of 5 families"), "its suite is called 'quick-v2, 5 of 5 families'"),
-    (lie(["scope", "suite"], "standard-v2, 6 of 31 families"), "attacks are those of 'standard-v2, 5 of 31 families'"),
+    (lie(["scope", "suite"], "standard-v2, 6 of 32 families"), "attacks are those of 'standard-v2, 5 of 32 families'"),
     (lie([ARMS, "kd", "role"], "diagnostic"), "the answers for a diagnostic cannot come from 'the teacher'"),
     (lie([ARMS, "kd", "role"], "reference"), "the answers for a reference cannot come from 'the teacher'"),
     (lie([ARMS, "kd", "role"], "null"), "the answers for a null cannot come from 'the teacher'"),
