@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from hf_cmim.audit.inputs import AuditData, AuditModels
     from hf_cmim.audit.plan import AuditPlan
     from hf_cmim.channels.class_answers import ClassAnswers
+    from hf_cmim.cli.scripts import ObjectiveArguments, finish_training, run_script, script_arguments, train_and_save
+    from hf_cmim.data.arguments import DataArguments
     from hf_cmim.errors import HfCmimError
     from hf_cmim.guarded_pipeline import guard, pipeline_answers
     from hf_cmim.hardening.bank import CentroidBank
@@ -45,6 +47,7 @@ __all__ = [
     "ClassAnswers",
     "CollapseDetector",
     "Composition",
+    "DataArguments",
     "DistillationConfig",
     "DistillationTrainer",
     "Fraction",
@@ -52,15 +55,20 @@ __all__ = [
     "HfCmimError",
     "Measurement",
     "MeasurementAccumulator",
+    "ObjectiveArguments",
     "ObjectiveSpec",
     "Relative",
     "Repeatable",
     "Unlabelled",
     "__version__",
     "check_launch",
+    "finish_training",
     "guard",
     "harden_within",
     "pipeline_answers",
+    "run_script",
+    "script_arguments",
+    "train_and_save",
 ]
 
 _MODULES = {
@@ -91,6 +99,12 @@ _MODULES = {
     "harden_within": "hf_cmim.trainers.hardening.harden_within",
     "guard": "hf_cmim.guarded_pipeline",
     "pipeline_answers": "hf_cmim.guarded_pipeline",
+    "DataArguments": "hf_cmim.data.arguments",
+    "ObjectiveArguments": "hf_cmim.cli.scripts",
+    "finish_training": "hf_cmim.cli.scripts",
+    "run_script": "hf_cmim.cli.scripts",
+    "script_arguments": "hf_cmim.cli.scripts",
+    "train_and_save": "hf_cmim.cli.scripts",
 }
 
 

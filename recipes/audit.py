@@ -10,13 +10,12 @@
 
 The first two train the classifier and its twin, which differs in the objective alone; the audit has to find that the
 twin leaks, or its verdict on the other says nothing. A first argument that ends in .yaml gives defaults, and flags
-override it. The students are built below: change them. `hf-cmim audit` does the same for students of transformers,
+override it. The student is built below: change it. `hf-cmim audit` does the same for students of transformers,
 without a file, and says with --dry-run what an audit would cost.
 """
 
-import argparse
-import sys
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -24,26 +23,17 @@ from typing import Any
 
 import torch
 import transformers
-import yaml
 from accelerate import PartialState
-from datasets import Dataset
 from torch import Tensor, nn
-from transformers import AutoImageProcessor, AutoModelForImageClassification, PretrainedConfig, ViTConfig
-from transformers.hf_argparser import HfArg, HfArgumentParser
+from transformers import PretrainedConfig
+from transformers.hf_argparser import HfArg
 
-from hf_cmim import (
-    Audit,
-    AuditData,
-    AuditModels,
-    AuditPlan,
-    AuditReport,
-    DistillationConfig,
-    HfCmimError,
-    check_launch,
-)
-from hf_cmim.data.rows import DataRows, DataSource, open_rows
-from hf_cmim.pages.html import audit_page
-from hf_cmim.pages.markdown import audit_markdown
+import hf_cmim
+from hf_cmim import Audit, AuditData, AuditModels, AuditPlan, DataArguments, DistillationConfig, HfCmimError
+from hf_cmim.cli.audit_setup import student_batch
+from hf_cmim.cli.report import write_pages
+from hf_cmim.data.prepared import PreparedSamples
+from hf_cmim.data.views import View
 from hf_cmim.pages.terminal import audit_table
 from hf_cmim.teachers import ModelTeacher
 
@@ -51,11 +41,8 @@ from hf_cmim.teachers import ModelTeacher
 DEFAULTS: dict[str, Any] = {
     "output_dir": "outputs/audit", "num_train_epochs": 10, "learning_rate": 2e-3, "weight_decay": 0.01,
     "warmup_steps": 0.1, "per_device_train_batch_size": 100, "per_device_eval_batch_size": 500, "report_to": "none",
+    "remove_unused_columns": False,
 }  # fmt: skip
-Samples = list[dict[str, Any]]
-
-
-# ------------------------------------------------------------------------------------------------------ 1. Arguments
 
 
 @dataclass
@@ -67,15 +54,7 @@ class RecipeArguments:
     teacher: str = HfArg(default="", help="The classifier: a folder or Hub id, with its image processor.")
     twin: str | None = HfArg(default=None, help="The same model trained with plain cross-entropy: it has to leak.")
     control: list[str] | None = field(default=None, metadata={"help": "More classifiers, each as NAME=PATH."})
-    dataset_name: str = HfArg(default="", help="Hub id, folder or file, as datasets.load_dataset opens it.")
-    train_split: str = HfArg(default="train", help="What the attacker asks about, less the validation share.")
-    test_split: str | None = HfArg(default=None, help="What the verdict is about; unset: test.")
-    validation_share: float = HfArg(default=0.1, help="Share of the train split held out; settings are chosen on it.")
-    max_transfer_samples: int | None = HfArg(default=None, help="Ask about at most this many.")
-    rest_as_test: bool = HfArg(default=False, help="Add what is left of the train split to the test set.")
-    max_test_samples: int | None = HfArg(default=None, help="Test on at most this many.")
-    student: str = HfArg(default="convnet", help="Who learns from the answers: convnet or vit, both below.")
-    width: int = HfArg(default=16, help="Channels of the convnet's first layer, or a quarter of the ViT's width.")
+    width: int = HfArg(default=16, help="Channels of the first layer of a student.")
     suite: str = HfArg(default="standard-v2", help="Which attacks are tried; quick-v2 has five, for a first look.")
     criterion: str = HfArg(default="teacher-free", help="teacher-free, paper, no-leak or beyond-labels.")
     margin_points: float = HfArg(default=0.5, help="Gain that counts as distilling, in points of test accuracy.")
@@ -86,60 +65,16 @@ class RecipeArguments:
     diagnosed: int = HfArg(default=3, help="Attacks whose gains are accounted for.")
 
 
-def parse_arguments(words: list[str]) -> tuple[RecipeArguments, DistillationConfig, AuditPlan]:
+def parse_arguments(words: Sequence[str] | None = None) -> tuple[Any, ...]:
     """Read a YAML file if the first word names one, then the flags, which override it."""
-    formatters = (argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter)
-    kinds = (RecipeArguments, DistillationConfig)
-    parser = HfArgumentParser(kinds, description=__doc__, formatter_class=type("_", formatters, {}))
-    given = yaml.safe_load(Path(words.pop(0)).read_bytes()) if words and words[0].endswith((".yaml", ".yml")) else {}
-    if unknown := set(given) - {each.name for kind in kinds for each in fields(kind)}:
-        sys.exit(f"Expected settings that --help lists, got {sorted(unknown)}: nothing would read them.")
-    parser.set_defaults(**(DEFAULTS | given))
-    recipe, args = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
-    if not recipe.teacher or not recipe.dataset_name:
-        sys.exit("Expected --teacher and --dataset_name: an audit needs a classifier and labelled images.")
-    if recipe.student not in STUDENTS:
-        sys.exit(f"Expected --student among {', '.join(STUDENTS)}, got {recipe.student!r}: nobody would learn.")
-    looks = {} if recipe.looks is None else {"looks": tuple(recipe.looks)}
+    kinds = (DataArguments, RecipeArguments, DistillationConfig)
+    data, recipe, args = hf_cmim.script_arguments(kinds, __doc__, DEFAULTS, words=words)
+    if not recipe.teacher:
+        raise HfCmimError("Missing --teacher: an audit needs a classifier.")
     names = ("suite", "criterion", "screening_seeds", "final_seeds", "null_families", "diagnosed")
     settings = {name: getattr(recipe, name) for name in names}
-    return recipe, args, AuditPlan(margin=recipe.margin_points / 100, **settings, **looks)
-
-
-# ----------------------------------------------------------------------------------------------------------- 2. Data
-
-
-def open_data(recipe: RecipeArguments) -> DataRows:
-    """Return what the attacker asks about, what settings are chosen on, and what the verdict is about.
-
-    The rows held out are those that vit_cifar.py holds out for the same share, and the first of the rest are those it
-    trains on: no model of it has seen the validation and the test set.
-    """
-    source = DataSource.of(
-        recipe, dataset=recipe.dataset_name, max_train_samples=recipe.max_transfer_samples, train_name="transfer"
-    )
-    try:
-        return open_rows(source, "image")
-    except HfCmimError as error:
-        raise SystemExit(str(error)) from error
-
-
-def prepare(rows: Dataset, columns: tuple[str, str], numbers: dict[Any, int], processor: Any) -> Samples:
-    """Return tensors as the teacher's processor makes them, all in memory; grey images become RGB.
-
-    To augment, return a data set that does so in `__getitem__`: an audit makes it repeatable, and asks the teacher
-    about every view. An augmented image is another query.
-    """
-    samples: Samples = []
-    for start in range(0, len(rows), 256):
-        batch = rows[start : start + 256]
-        pixels = processor([image.convert("RGB") for image in batch[columns[0]]], return_tensors="pt")["pixel_values"]
-        labels = [numbers[label] for label in batch[columns[1]]]
-        samples += [{"pixel_values": p, "labels": n} for p, n in zip(pixels, labels, strict=True)]
-    return samples
-
-
-# -------------------------------------------------------------------------------------------------------- 3. Students
+    looks = {} if recipe.looks is None else {"looks": tuple(recipe.looks)}
+    return data, recipe, args, AuditPlan(margin=recipe.margin_points / 100, **settings, **looks)
 
 
 class ConvNet(nn.Module):
@@ -169,68 +104,46 @@ class ConvNet(nn.Module):
         return {"logits": logits, **({"hidden_states": tuple(hidden_states)} if output_hidden_states else {})}
 
 
-def vit(names: list[str], width: int, size: list[int]) -> nn.Module:
-    """Return a new ViT of four layers with patches of a seventh of the image."""
-    config = ViTConfig(
-        hidden_size=4 * width, num_hidden_layers=4, num_attention_heads=4, intermediate_size=16 * width,
-        image_size=size, patch_size=[max(1, side // 7) for side in size],
-        id2label=dict(enumerate(names)), label2id={name: number for number, name in enumerate(names)},
-    )  # fmt: skip
-    return AutoModelForImageClassification.from_config(config)
-
-
-STUDENTS = {"convnet": lambda names, width, size: ConvNet(names, width), "vit": vit}
-
-
-# ------------------------------------------------------------------------------------------------------------ 4. Audit
-
-
-def open_classifier(path: str, processor: Any, device: torch.device) -> nn.Module:
-    """Return a classifier that sees images through this processor. The audit matches its classes by name."""
-    if repr(AutoImageProcessor.from_pretrained(path)) != repr(processor):
-        sys.exit(f"Expected all classifiers to see images alike, got another processor in {path}. Audit it by itself.")
-    return ModelTeacher(path, device=device).model  # safetensors alone, and no code of a repository
-
-
-def write_report(folder: Path) -> None:
-    """Write page and model card's section beside audit.json, and print the table."""
-    report = AuditReport.read(folder)
-    (folder / "audit.html").write_text(audit_page(report), encoding="utf-8")
-    (folder / "audit.md").write_text(audit_markdown(report), encoding="utf-8")
-    print(f"\n{audit_table(report)}\nThe page is {folder / 'audit.html'}; hf-cmim report compares audits.")
+def open_classifier(path: str, view: View, device: torch.device) -> nn.Module:
+    """Return a classifier that sees images in this view. The audit matches its classes by name."""
+    if View.of(path, "image").settings() != view.settings():
+        raise HfCmimError(f"All classifiers must see images alike, but {path} has another processor: audit it alone.")
+    return ModelTeacher(path, device=device).model  # safetensors only, and no code of a repository
 
 
 def main() -> None:
     """Audit one classifier, print the table and write the page."""
-    recipe, args, plan = parse_arguments(sys.argv[1:])
-    check_launch(args.world_size)
+    data, recipe, args, plan = parse_arguments()
+    hf_cmim.check_launch(args.world_size)
     transformers.logging.set_verbosity_error()
     with args.main_process_first(desc="opening the data"):
-        rows = open_data(recipe)
-    columns, names = (rows.sample_column, rows.label_column), list(rows.classes.values())
+        rows = data.open("image")
+    names, view = list(rows.classes.values()), View.of(recipe.teacher, "image")
     numbers = {value: number for number, value in enumerate(rows.classes)}
-    processor = AutoImageProcessor.from_pretrained(recipe.teacher)
-    parts = (rows.train, rows.validation, rows.test)
-    transfer, validation, test = (prepare(part, columns, numbers, processor) for part in parts)
-
-    classifier = partial(open_classifier, processor=processor, device=args.device)
-    size = list(transfer[0]["pixel_values"].shape[-2:])
+    # An audit asks the teacher about the images as they are: an augmented image is another query.
+    columns = (rows.sample_column, rows.label_column)
+    parts = [
+        PreparedSamples(part, columns, numbers, {"student": view}, room=float("inf"))
+        for part in (rows.train, rows.validation, rows.test)
+    ]
+    classifier = partial(open_classifier, view=view, device=args.device)
     models = AuditModels(
         classifier(recipe.teacher),
-        partial(STUDENTS[recipe.student], names, recipe.width, size),
+        partial(ConvNet, names, recipe.width),
         twin=None if recipe.twin is None else classifier(recipe.twin),
         controls={name: classifier(path) for name, _, path in (each.partition("=") for each in recipe.control or ())},
-        student_name=f"{recipe.student} of width {recipe.width}",
+        student_name=f"convnet of width {recipe.width}",
     )
-    Audit(models, AuditData(transfer, validation, test, rows.names), args, plan).run()
+    Audit(models, AuditData(*parts, rows.names, collator=partial(student_batch, view=view)), args, plan).run()
 
-    # ---- 5. Report ----
     state = PartialState()
     if state.is_main_process:
-        write_report(Path(args.output_dir))
+        report = hf_cmim.AuditReport.read(args.output_dir)
+        write_pages(report, Path(args.output_dir))
+        print(f"\n{audit_table(report)}\nThe page is {args.output_dir}/audit.html; hf-cmim report compares audits.")
     state.wait_for_everyone()  # a process that leaves early can hang the others
     state.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main()
+    hf_cmim.run_script(main)

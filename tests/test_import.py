@@ -24,6 +24,7 @@ PUBLIC = {
     "ClassAnswers",
     "CollapseDetector",
     "Composition",
+    "DataArguments",
     "DistillationConfig",
     "DistillationTrainer",
     "Fraction",
@@ -31,15 +32,20 @@ PUBLIC = {
     "HfCmimError",
     "Measurement",
     "MeasurementAccumulator",
+    "ObjectiveArguments",
     "ObjectiveSpec",
     "Relative",
     "Repeatable",
     "Unlabelled",
     "__version__",
     "check_launch",
+    "finish_training",
     "guard",
     "harden_within",
     "pipeline_answers",
+    "run_script",
+    "script_arguments",
+    "train_and_save",
 }
 FACE = Path(hf_cmim.__file__)
 PACKAGE_PATH = str(FACE.parents[1])

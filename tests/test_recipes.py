@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -22,6 +23,10 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
 )
+
+from hf_cmim import DataArguments, HfCmimError
+from hf_cmim.data import arguments
+from hf_cmim.data.prepared import prepared_when_read
 
 pytestmark = pytest.mark.slow
 
@@ -257,17 +262,17 @@ def test_unreachable_hub_stops_the_recipe_at_once(name, environment, tmp_path):
     process = start(online | {"HF_ENDPOINT": "http://127.0.0.1:9"}, name, "--output_dir", tmp_path / "never")
     assert time.perf_counter() - began - imports < imports + 10
     assert process.returncode != 0
-    assert f"HF_HUB_OFFLINE=1 python recipes/{name}.py" in process.stderr
+    assert "cannot be reached" in process.stderr
+    assert "HF_HUB_OFFLINE=1" in process.stderr
     assert "Traceback" not in process.stderr
     assert not (tmp_path / "never").exists()
 
 
-def test_local_data_need_no_hub(vit_cifar, folders, monkeypatch):
+def test_local_data_need_no_hub(folders, monkeypatch):
     """A probe that came before looking at the disk would stop every run without a network."""
-    monkeypatch.setattr(vit_cifar.huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(vit_cifar.socket, "create_connection", lambda *_, **__: pytest.fail("asked the network"))
-    recipe = vit_cifar.RecipeArguments(dataset_name=str(folders["vit_cifar"]))
-    assert len(vit_cifar.open_data(recipe).test) == 43
+    monkeypatch.setattr(arguments.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(arguments.socket, "create_connection", lambda *_, **__: pytest.fail("asked the network"))
+    assert len(DataArguments(dataset_name=str(folders["vit_cifar"])).open("image").test) == 43
 
 
 # Arguments
@@ -285,38 +290,41 @@ def test_local_data_need_no_hub(vit_cifar, folders, monkeypatch):
 def test_every_config_parses(name, config, request):
     """A key that was renamed in the code would be found by the user."""
     recipe_module = request.getfixturevalue(name)
-    recipe, args = recipe_module.parse_arguments([str(ROOT / "recipes" / "configs" / f"{config}.yaml")])
-    assert recipe.objective == "cmim"
+    _, objective, _, args = recipe_module.parse_arguments([str(ROOT / "recipes" / "configs" / f"{config}.yaml")])
+    assert objective.objective == "cmim"
     assert isinstance(args.learning_rate, float)
     assert {path.stem for path in (ROOT / "recipes/configs").iterdir()} == {
         "cifar100", "fashion_mnist", "wordnet_offline", "text_pretrained",
         "audit_fashion_mnist",  # test_recipes_audit.py
         "distill_fashion_mnist",  # test_recipes_distill.py
+        "student_image", "student_text", "student_fashion_mnist",
         "demo", "demo_model",  # test_demo.py
     }  # fmt: skip
 
 
 def test_default_run_is_the_cifar100_config(vit_cifar):
     """The file that users copy would drift from what the recipe does without arguments."""
-    plain, plain_args = vit_cifar.parse_arguments([])
-    recipe, args = vit_cifar.parse_arguments([str(ROOT / "recipes/configs/cifar100.yaml")])
+    *plain, plain_args = vit_cifar.parse_arguments([])
+    *recipe, args = vit_cifar.parse_arguments([str(ROOT / "recipes/configs/cifar100.yaml")])
     assert recipe == plain
+    assert recipe[0].label_column == "fine_label"
     assert args.to_dict() == plain_args.to_dict()
 
 
 def test_flags_override_the_file_which_overrides_the_defaults(vit_cifar, tmp_path):
     """A file that won over flags, or was ignored beside them, would run another experiment than was typed."""
     (tmp_path / "run.yaml").write_text("learning_rate: 7e-4\nobjective: ls\nhidden_size: 48\naugment: crop\n")
-    recipe, args = vit_cifar.parse_arguments([str(tmp_path / "run.yaml"), "--hidden_size", "96", "--seed", "5"])
+    words = [str(tmp_path / "run.yaml"), "--hidden_size", "96", "--seed", "5"]
+    _, objective, recipe, args = vit_cifar.parse_arguments(words)
     assert args.learning_rate == 7e-4  # YAML 1.1 reads 7e-4 as text
-    assert (recipe.objective, recipe.hidden_size, recipe.augment, args.seed) == ("ls", 96, "crop", 5)
+    assert (objective.objective, recipe.hidden_size, recipe.augment, args.seed) == ("ls", 96, "crop", 5)
     assert args.weight_decay == vit_cifar.DEFAULTS["weight_decay"]
 
 
 def test_unknown_setting_in_a_file_is_refused(vit_cifar, tmp_path):
     """A misspelt key would be dropped in silence."""
     (tmp_path / "run.yaml").write_text("learning_rat: 0.1\n")
-    with pytest.raises(SystemExit, match="learning_rat"):
+    with pytest.raises(HfCmimError, match="Unknown setting 'learning_rat'.*learning_rate"):
         vit_cifar.parse_arguments([str(tmp_path / "run.yaml")])
 
 
@@ -326,12 +334,12 @@ def test_checkpoint_is_not_trained_at_the_rate_of_a_new_model(name, request, tmp
     parse_arguments = request.getfixturevalue(name).parse_arguments
     rate = request.getfixturevalue(name).FINE_TUNING["learning_rate"]
     (tmp_path / "run.yaml").write_text("model_name_or_path: some/checkpoint\n")
-    assert parse_arguments([])[1].learning_rate > 10 * rate
-    assert parse_arguments(["--model_name_or_path", "some/checkpoint"])[1].learning_rate == rate
-    assert parse_arguments([str(tmp_path / "run.yaml")])[1].learning_rate == rate
-    assert parse_arguments([str(tmp_path / "run.yaml"), "--learning_rate", "0.5"])[1].learning_rate == 0.5
+    assert parse_arguments([])[-1].learning_rate > 10 * rate
+    assert parse_arguments(["--model_name_or_path", "some/checkpoint"])[-1].learning_rate == rate
+    assert parse_arguments([str(tmp_path / "run.yaml")])[-1].learning_rate == rate
+    assert parse_arguments([str(tmp_path / "run.yaml"), "--learning_rate", "0.5"])[-1].learning_rate == 0.5
     (tmp_path / "run.yaml").write_text("model_name_or_path: some/checkpoint\nlearning_rate: 0.25\n")
-    assert parse_arguments([str(tmp_path / "run.yaml")])[1].learning_rate == 0.25
+    assert parse_arguments([str(tmp_path / "run.yaml")])[-1].learning_rate == 0.25
 
 
 @pytest.mark.parametrize(
@@ -347,7 +355,7 @@ def test_checkpoint_is_not_trained_at_the_rate_of_a_new_model(name, request, tmp
 @pytest.mark.parametrize("name", RECIPES)
 def test_objective_sets_weight_and_smoothing(name, flags, weight, smoothing, request):
     """A baseline trained with the CMI's weight left on would be no baseline."""
-    _, args = request.getfixturevalue(name).parse_arguments(flags)
+    *_, args = request.getfixturevalue(name).parse_arguments(flags)
     assert (args.cmi_weight, args.label_smoothing_factor) == (weight, smoothing)
 
 
@@ -358,7 +366,7 @@ def test_objective_sets_weight_and_smoothing(name, flags, weight, smoothing, req
 @pytest.mark.parametrize("name", RECIPES)
 def test_contradicting_objective_is_refused(name, flags, request):
     """Results would carry the name of another objective than was trained."""
-    with pytest.raises(SystemExit, match="Expected"):
+    with pytest.raises(HfCmimError, match=f"--objective {flags[1]} with {flags[2]}"):
         request.getfixturevalue(name).parse_arguments(flags)
 
 
@@ -374,20 +382,20 @@ def test_columns_are_inferred_or_asked_for(vit_cifar, tmp_path, monkeypatch):
     rows.to_parquet(tmp_path / "train.parquet")
     flags = ["vit_cifar.py", "--dataset_name", str(tmp_path), "--output_dir", str(tmp_path / "never"), "--use_cpu"]
     monkeypatch.setattr(sys, "argv", flags)
-    with pytest.raises(SystemExit, match=r"\['fine', 'coarse'\].*--label-column"):
+    with pytest.raises(HfCmimError, match=r"\['fine', 'coarse'\].*--label-column"):
         vit_cifar.main()
     monkeypatch.setattr(sys, "argv", [*flags, "--label_column", "middle"])
-    with pytest.raises(SystemExit, match=r"among \['img', 'fine', 'coarse'\], got middle"):
+    with pytest.raises(HfCmimError, match=r"among \['img', 'fine', 'coarse'\], got middle"):
         vit_cifar.main()
     assert not (tmp_path / "never").exists()
 
 
-def test_single_file_is_split_in_three_disjoint_and_fixed_parts(text_classification, tmp_path):
+def test_single_file_is_split_in_three_disjoint_and_fixed_parts(tmp_path):
     """A test share that overlapped training, or moved with the seed, would flatter the model."""
     rows = Dataset.from_dict({"text": [f"text {number}" for number in range(100)], "label": [0, 1] * 50})
     rows.to_parquet(tmp_path / "all.parquet")
-    recipe = text_classification.RecipeArguments(dataset_name=str(tmp_path / "all.parquet"), max_eval_samples=7)
-    opened = [text_classification.open_data(recipe) for _ in range(2)]
+    data = DataArguments(dataset_name=str(tmp_path / "all.parquet"), max_eval_samples=7)
+    opened = [data.open("text") for _ in range(2)]
     texts = [[list(part["text"]) for part in (rows.train, rows.validation, rows.test)] for rows in opened]
     assert texts[0] == texts[1]
     assert list(map(len, texts[0])) == [81, 7, 7]
@@ -395,13 +403,11 @@ def test_single_file_is_split_in_three_disjoint_and_fixed_parts(text_classificat
     assert len(set(every)) == len(every)
 
 
-def test_missing_split_is_named(text_classification, folders):
+def test_missing_split_is_named(folders):
     """A misspelt split would fall back on another one."""
-    recipe = text_classification.RecipeArguments(
-        dataset_name=str(folders["text_classification"]), test_split="validate"
-    )
-    with pytest.raises(SystemExit, match=r"no split 'validate' for --test-split, only \['train', 'test'\]"):
-        text_classification.open_data(recipe)
+    data = DataArguments(dataset_name=str(folders["text_classification"]), test_split="validate")
+    with pytest.raises(HfCmimError, match=r"no split 'validate' for --test-split, only \['train', 'test'\]"):
+        data.open("text")
 
 
 def test_folder_of_grey_images_opens(vit_cifar, tmp_path):
@@ -411,13 +417,31 @@ def test_folder_of_grey_images_opens(vit_cifar, tmp_path):
             (tmp_path / split / label).mkdir(parents=True)
             for number in range(4):
                 PILImage.new("L", (9, 12), 60 * number).save(tmp_path / split / label / f"{number}.png")
-    rows = vit_cifar.open_data(vit_cifar.RecipeArguments(dataset_name=str(tmp_path)))
+    rows = DataArguments(dataset_name=str(tmp_path)).open("image")
     names = list(rows.classes.values())
-    _, processor = vit_cifar.build_model(vit_cifar.RecipeArguments(image_size=8), names)
-    inputs = vit_cifar.to_inputs(rows.test[:5], processor, ("image", "label"), {0: 0, 1: 1, 2: 2}, "crop_flip")
-    assert inputs["pixel_values"].shape == (5, 3, 8, 8)
+    _, view = vit_cifar.build_model(vit_cifar.RecipeArguments(image_size=8), names)
+    numbers, change = {0: 2, 1: 1, 2: 0}, partial(vit_cifar.augmented, flip=True)
+    inputs = prepared_when_read(rows.test, ("image", "label"), numbers, view, change)[:5]
+    assert torch.stack(inputs["pixel_values"]).shape == (5, 3, 8, 8)
     assert names == sorted(COLOURS)
-    assert inputs["labels"] == rows.test[:5]["label"]
+    assert inputs["labels"] == [2 - label for label in rows.test[:5]["label"]]
+
+
+@pytest.mark.parametrize("kind", ["strings", "numbers", "names"])
+def test_texts_may_have_labels_of_any_kind(kind, tmp_path):
+    """Labels stored as text would be refused, or numbered in another order than the names in the model."""
+    names = ["red", "blue", "green"] * 20
+    labels = {"strings": names, "numbers": [5, 7, 9] * 20, "names": [0, 1, 2] * 20}[kind]
+    feature = {"strings": Value("string"), "numbers": Value("int64"), "names": ClassLabel(names=names[:3])}[kind]
+    features = Features({"text": Value("string"), "label": feature})
+    rows = {"text": [f"text {number}" for number in range(60)], "label": labels}
+    Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "all.parquet")
+    opened = DataArguments(dataset_name=str(tmp_path / "all.parquet")).open("text")
+    expected = {"strings": ["blue", "green", "red"], "numbers": ["5", "7", "9"], "names": names[:3]}[kind]
+    assert list(opened.classes.values()) == expected
+    for row in opened.test:
+        position = int(row["text"].split()[1]) % 3
+        assert opened.classes[row["label"]] == (["5", "7", "9"] if kind == "numbers" else names)[position]
 
 
 def test_augmentation_is_drawn_by_torch_and_keeps_the_size(vit_cifar):

@@ -24,15 +24,27 @@ from transformers import (
     set_seed,
 )
 
+from hf_cmim import ClassAnswers, DataArguments, HfCmimError
 from hf_cmim.attacks import ATTACKS
+from hf_cmim.data.prepared import batch_of_rows
 from hf_cmim.teachers import ModelTeacher
 
 pytestmark = pytest.mark.slow
 
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 NAMES = {"id2label": dict(enumerate(COLOURS)), "label2id": {name: number for number, name in enumerate(COLOURS)}}
-SMALL = ["--hidden_size", "16", "--num_hidden_layers", "2", "--num_attention_heads", "2", "--smoke", "--seed", "3"]
-SMALL += ["--disable_tqdm", "true", "--use_cpu", "--dataloader_pin_memory", "false", "--report_to", "none"]
+SMALL = [
+    "--smoke",
+    "--seed",
+    "3",
+    "--disable_tqdm",
+    "true",
+    "--use_cpu",
+    "--dataloader_pin_memory",
+    "false",
+    "--report_to",
+    "none",
+]
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +102,21 @@ def teachers(tmp_path_factory) -> dict[str, Path]:
     return folders
 
 
+@pytest.fixture(scope="module")
+def students(tmp_path_factory) -> dict[str, Path]:
+    """Configurations of students by kind; "small image" has an image processor of its own, for 8 pixels."""
+    folder = tmp_path_factory.mktemp("students")
+    paths = {}
+    for kind, settings in (("image", {"model_type": "vit", "patch_size": 4}), ("text", {"model_type": "bert"})):
+        paths[kind] = folder / f"{kind}.json"
+        paths[kind].write_text(json.dumps(settings | SHAPE))
+    paths["small image"] = folder / "small"
+    ViTConfig(**SHAPE, image_size=8, patch_size=4).save_pretrained(paths["small image"])
+    processor = ViTImageProcessorPil(size={"height": 8, "width": 8}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    processor.save_pretrained(paths["small image"])
+    return paths
+
+
 def reordered(folder: Path, target: Path, order: list[int]) -> Path:
     """The same classifier with its classes in another order."""
     target.mkdir()
@@ -107,11 +134,13 @@ def reordered(folder: Path, target: Path, order: list[int]) -> Path:
 
 
 @pytest.fixture
-def run(distill, monkeypatch, tmp_path):
-    """Run the recipe in this process and return its results."""
+def run(distill, data, students, monkeypatch, tmp_path):
+    """Run the recipe in this process, by default with a new small student, and return its results."""
 
     def main(*words, folder=tmp_path / "student"):
         flags = [*words, "--output_dir", folder, *SMALL]
+        if not {"--student_name_or_path", "--student_config"} & set(flags):
+            flags += ["--student_config", students["text" if data["text"] in words else "image"]]
         monkeypatch.setattr(sys, "argv", ["distill.py", *map(str, flags)])
         distill.main()
         return json.loads((folder / "results.json").read_text())
@@ -144,7 +173,7 @@ def reloaded_log_probs(kind: str, folder: Path, rows: Dataset) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("kind", "flags", "attack"),
     [
-        ("image", ["--attack", "kd", "--image_size", "8"], "Composition(KD(temperature=4.0, ce_weight=0.1, "),
+        ("image", ["--attack", "kd"], "Composition(KD(temperature=4.0, ce_weight=0.1, "),
         (
             "text",
             ["--attack", 'dkd:{"beta":2.0,"temperature":{"relative":1.5}}', "averager"],
@@ -152,12 +181,15 @@ def reloaded_log_probs(kind: str, folder: Path, rows: Dataset) -> torch.Tensor:
         ),
     ],
 )
-def test_report_is_about_the_saved_student_and_its_teacher(kind, flags, attack, data, teachers, environment, tmp_path):
+def test_report_is_about_the_saved_student_and_its_teacher(
+    kind, flags, attack, data, teachers, students, environment, tmp_path
+):
     """A student saved otherwise than measured, a teacher that sees the student's view, or another attack than named.
 
     The image student sees 8 pixels where its teacher sees 12, with another normalisation.
     """
     flags = ["--teacher", teachers[kind], "--dataset_name", data[kind], "--output_dir", tmp_path, *flags, *SMALL]
+    flags += ["--student_config", students["text" if kind == "text" else "small image"]]
     process = start(environment, "distill", *flags)
     results = results_of(process, tmp_path)
     rows = Dataset.from_parquet(str(data[kind] / "test.parquet"))
@@ -171,7 +203,7 @@ def test_report_is_about_the_saved_student_and_its_teacher(kind, flags, attack, 
     same = student.argmax(dim=-1) == teacher.argmax(dim=-1)
     assert test["test_agreement"] == pytest.approx(same.double().mean().item())
     config = json.loads((tmp_path / "config.json").read_text())
-    assert config.get("image_size") == (None if kind == "text" else [8, 8])
+    assert config.get("image_size") == (None if kind == "text" else 8)
     assert results["attack"].startswith(attack)
     assert ("Averager(" in results["attack"]) == (kind == "text")
     assert results["teacher"]["fingerprint"] == ModelTeacher(teachers[kind]).fingerprint()
@@ -183,15 +215,15 @@ def test_report_is_about_the_saved_student_and_its_teacher(kind, flags, attack, 
     assert {"hf_cmim", "torch", "transformers", "datasets"} <= set(results["versions"])
     assert results["device"]
     assert results["date"]
-    assert f"queries: {paid} paid" in process.stdout
+    assert f"queries paid              {paid}" in process.stdout
     assert f"test agreement            {test['test_agreement']:.4f}" in process.stdout
 
 
-def test_two_processes_attack_together(data, teachers, environment, tmp_path):
+def test_two_processes_attack_together(data, teachers, students, environment, tmp_path):
     """Workers that each train their own student would report a world of 1, or each pay for all answers."""
     launcher = [BIN / "torchrun", "--nproc_per_node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
     flags = ["--teacher", teachers["text"], "--dataset_name", data["text"], "--output_dir", tmp_path / "two", *SMALL]
-    flags += ["--cache_folder", tmp_path / "answers"]
+    flags += ["--cache_folder", tmp_path / "answers", "--student_config", students["text"]]
     results = results_of(start(environment, "distill", *flags, launcher=launcher), tmp_path / "two")
     assert results["num_processes"] == 2
     assert results["queries"]["paid"] == 63
@@ -208,10 +240,10 @@ def test_two_processes_attack_together(data, teachers, environment, tmp_path):
 # What is asked
 
 
-def test_answers_are_asked_once_and_kept(run, data, teachers, tmp_path):
+def test_answers_are_asked_once_and_kept(run, data, teachers, students, tmp_path):
     """A cache that is ignored, asked again, or asked about the student's view; a report about the table it makes."""
     flags = ["--teacher", teachers["image"], "--dataset_name", data["image"], "--per_device_eval_batch_size", "16"]
-    flags += ["--image_size", "8"]
+    flags += ["--student_config", students["small image"]]
     live = run(*flags, folder=tmp_path / "live")
     cached = [*flags, "--cache_folder", tmp_path / "answers"]
     first, second = (run(*cached, folder=tmp_path / name) for name in ("first", "second"))
@@ -278,6 +310,20 @@ def test_channel_stands_between_teacher_and_student(run, data, teachers):
         run(*flags[:-1], "dkd", "--channel", "argmax")
 
 
+def test_class_answers_are_fitted_as_by_the_audit(run, data, teachers):
+    """Class answers fitted to nothing, or with classes in another order, would be another channel."""
+    flags = ["--teacher", teachers["image"], "--dataset_name", data["image"], "--attack", "kd"]
+    results = run(*flags, "--channel", "class-answers")
+    teacher = ModelTeacher(teachers["image"])
+    rows = DataArguments(dataset_name=str(data["image"]), smoke=True).open("image").validation
+    inputs = AutoImageProcessor.from_pretrained(teachers["image"])(list(rows["image"]), return_tensors="pt")
+    expected = ModelTeacher(
+        teacher.model, channel=ClassAnswers.fit(teacher(dict(inputs)), torch.tensor(rows["label"]))
+    )
+    assert results["teacher"]["fingerprint"] == expected.fingerprint()
+    assert results["teacher"]["channel"].startswith("ClassAnswers")
+
+
 # The student
 
 
@@ -286,7 +332,7 @@ def test_checkpoint_goes_on_where_it_was(run, data, teachers, tmp_path):
 
     Shifted views are refused where the two see different inputs; here both prepare images alike.
     """
-    flags = ["--teacher", teachers["image"], "--dataset_name", data["image"], "--patch_size", "4"]
+    flags = ["--teacher", teachers["image"], "--dataset_name", data["image"]]
     before = run(*flags, folder=tmp_path / "before")
     other = reordered(tmp_path / "before", tmp_path / "reordered", [1, 2, 0])
     flags += ["--learning_rate", "0", "--attack", "kd", "shifted-views"]
@@ -356,18 +402,18 @@ def test_attacks_are_listed(environment):
 
 
 REFUSALS = [
-    (["--attack", "averagr"], r"Expected a known --attack, got 'averagr'.*Nearest: averager"),
+    (["--attack", "averagr"], r"Unknown --attack 'averagr'.*Did you mean averager"),
     (["--attack", 'kd:{"heat": 2}'], r"unexpected keyword argument 'heat'"),
     (["--attack", 'kd:{"heat": 2}'], r"settings .*temperature: .*ce_weight"),
     (["--attack", "kd:{temperature:2}"], r"in single quotes"),
     (["--attack", 'kd:{"temperature": -1}'], r"Expected a temperature above 0"),
     (["--attack", 'kd:{"temperature": {"relative": 0}}'], r"Expected a factor above 0"),
-    (["--attack", "kd:[2]"], r"Expected --attack 'kd:"),
-    (["--attack", "kd"], r"Expected --teacher"),
-    (["--attack", "label-smoothing"], r"Expected --teacher.*--student_name_or_path"),
+    (["--attack", "kd:[2]"], r"--attack 'kd:\[2\]' has settings that cannot be used"),
+    (["--attack", "kd"], r"Give --teacher"),
+    (["--attack", "label-smoothing"], r"Give --teacher.*--student_name_or_path"),
     (["--attack", "cross-entropy", "--student_name_or_path", "s", "--unlabelled"], r"with true labels"),
     (["--attack", "cross-entropy", "--teacher", "t", "--unlabelled"], r"with true labels"),
-    (["--attack", "cross-entropy", "--student_name_or_path", "s", "--cache_folder", "c"], r"Expected --teacher"),
+    (["--attack", "cross-entropy", "--student_name_or_path", "s", "--cache_folder", "c"], r"Give --teacher"),
     (["--teacher", "t", "--attack", "kd", "mixup-queries", "--cache_folder", "c"], r"--cache_folder.*MixupQueries"),
 ]
 
@@ -375,7 +421,7 @@ REFUSALS = [
 @pytest.mark.parametrize(("flags", "message"), REFUSALS)
 def test_what_cannot_run_is_refused_with_a_hint(flags, message, distill):
     """Another attack than was meant would run, or the refusal would come after answers were paid for."""
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(HfCmimError, match=message):
         distill.parse_arguments(flags)
 
 
@@ -387,7 +433,7 @@ def test_two_losses_are_refused(distill):
 
 def test_unknown_channel_is_refused(run, data, teachers):
     """A misspelt channel would leave the answers as they are."""
-    with pytest.raises(SystemExit, match=r"Expected a known --channel, got 'topk'.*top-k"):
+    with pytest.raises(HfCmimError, match=r"Unknown channel 'topk'.*Did you mean top-k"):
         run("--teacher", teachers["image"], "--dataset_name", data["image"], "--channel", 'topk:{"k": 2}')
 
 
@@ -395,10 +441,10 @@ def test_settings_reach_parts_inside_parts(distill):
     """A nested attack, channel or relative temperature would stay text, and fail far from here or not at all."""
     words = ['logit-standardization:{"base": {"mlkd": {"temperatures": [1.5, 2.0]}}}']
     words += ['partial-bayes:{"perturbation": {"reverse-sigmoid": {"beta": 0.5}}}']
-    _, _, attack = distill.parse_arguments(["--teacher", "t", "--attack", *words])
+    *_, attack = distill.parse_arguments(["--teacher", "t", "--attack", *words])
     assert "LogitStandardization(base=MLKD(temperatures=(1.5, 2.0), " in repr(attack)
     within = 'mlkd:{"temperatures": [1.5, {"relative": 2.0}]}'
-    _, _, relative = distill.parse_arguments(["--teacher", "t", "--attack", within])
+    *_, relative = distill.parse_arguments(["--teacher", "t", "--attack", within])
     assert "MLKD(temperatures=(1.5, Relative(factor=2.0)), " in repr(relative)
     assert "PartialBayes(perturbation=ReverseSigmoid(beta=0.5, gamma=0.2), " in repr(attack)
 
@@ -406,20 +452,20 @@ def test_settings_reach_parts_inside_parts(distill):
 def test_config_parses_and_flags_override_it(distill, tmp_path):
     """A file that won over flags, or an attack in it that were read letter by letter, would be another experiment."""
     path = ROOT / "recipes/configs/distill_fashion_mnist.yaml"
-    recipe, args, attack = distill.parse_arguments([str(path)])
+    _, recipe, args, attack = distill.parse_arguments([str(path)])
     assert (recipe.teacher, args.learning_rate) == ("outputs/fashion_mnist", 2e-3)
     assert repr(attack).startswith("Composition(KD(")
-    _, args, attack = distill.parse_arguments([str(path), "--attack", 'dkd:{"beta": 3.0}', "dot", "--seed", "5"])
+    *_, args, attack = distill.parse_arguments([str(path), "--attack", 'dkd:{"beta": 3.0}', "dot", "--seed", "5"])
     assert "beta=3.0" in repr(attack)
     assert "DOT(" in repr(attack)
     assert args.seed == 5
     parts = {"attack": ['nkd:{"gamma": 2.5}', "markov-kd"], "teacher": "t"}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(parts))
-    _, _, attack = distill.parse_arguments([str(tmp_path / "run.yaml")])
+    *_, attack = distill.parse_arguments([str(tmp_path / "run.yaml")])
     assert "gamma=2.5" in repr(attack)
     assert "MarkovKD(" in repr(attack)
     (tmp_path / "run.yaml").write_text("attacks_of_mine: kd\n")
-    with pytest.raises(SystemExit, match="attacks_of_mine"):
+    with pytest.raises(HfCmimError, match="attacks_of_mine"):
         distill.parse_arguments([str(tmp_path / "run.yaml")])
 
 
@@ -427,32 +473,32 @@ def test_checkpoint_is_not_trained_at_the_rate_of_a_new_student(distill):
     """A rate that suits random weights would destroy pretrained ones; one that was asked for must stand."""
     flags = ["--teacher", "t"]
     checkpoint = [*flags, "--student_name_or_path", "some/checkpoint"]
-    assert distill.parse_arguments(flags)[1].learning_rate == distill.DEFAULTS["learning_rate"]
-    assert distill.parse_arguments(checkpoint)[1].learning_rate == distill.FINE_TUNING["learning_rate"]
-    assert distill.parse_arguments([*checkpoint, "--learning_rate", "0.5"])[1].learning_rate == 0.5
+    assert distill.parse_arguments(flags)[-2].learning_rate == distill.DEFAULTS["learning_rate"]
+    assert distill.parse_arguments(checkpoint)[-2].learning_rate == distill.FINE_TUNING["learning_rate"]
+    assert distill.parse_arguments([*checkpoint, "--learning_rate", "0.5"])[-2].learning_rate == 0.5
 
 
 # Data
 
 
-def test_single_file_is_split_in_three_disjoint_and_fixed_parts(distill, tmp_path):
+def test_single_file_is_split_in_three_disjoint_and_fixed_parts(tmp_path):
     """A test share that overlapped training, or moved with the seed, would flatter the student."""
     rows = Dataset.from_dict({"text": [f"text {number}" for number in range(100)], "label": [0, 1] * 50})
     rows.to_json(tmp_path / "all.jsonl")
-    recipe = distill.RecipeArguments(dataset_name=str(tmp_path / "all.jsonl"), max_eval_samples=7)
-    opened = [distill.open_data(recipe, "text") for _ in range(2)]
+    source = DataArguments(dataset_name=str(tmp_path / "all.jsonl"), max_eval_samples=7)
+    opened = [source.open("text") for _ in range(2)]
     first, second = ([list(part["text"]) for part in (rows.train, rows.validation, rows.test)] for rows in opened)
     assert first == second
     assert list(map(len, first)) == [81, 7, 7]
     assert len({text for texts in first for text in texts}) == 81 + 7 + 7
 
 
-def test_texts_are_cut_to_what_the_teacher_can_read(distill, teachers):
+def test_texts_are_cut_to_what_the_teacher_can_read(distill, data, teachers):
     """A longer text than the teacher has positions for would stop the run at some batch."""
-    recipe = distill.RecipeArguments(max_length=100)
-    config = ModelTeacher(teachers["text"]).model.config
-    tokenizer = distill.open_processor(recipe, str(teachers["text"]), config, "text")
+    recipe = distill.RecipeArguments(teacher=str(teachers["text"]), max_length=100)
+    opened = DataArguments(dataset_name=str(data["text"])).open("text")
+    _, view = distill.open_teacher(recipe, opened, "text", "cpu")
     rows = [{"text": "the sun " * 50, "label": 0}, {"text": "sea", "label": 2}]
-    batch = distill.batch_of(rows, tokenizer, ("text", "label"), {0: 1, 2: 0})
+    batch = batch_of_rows(rows, ("text", "label"), {0: 1, 2: 0}, view)
     assert batch["input_ids"].shape == (2, 12)
     assert batch["labels"].tolist() == [1, 0]

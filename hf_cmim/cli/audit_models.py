@@ -68,6 +68,9 @@ class StudentBuilder:
             self.config = _loaded_config(path)
             self.view = _own_view(path, teacher_view)
         if self.kind == "text":
+            # Classifiers of generative models find the end of each text by it, and come without.
+            if getattr(self.config, "pad_token_id", None) is None:
+                self.config.pad_token_id = self.view.processor.pad_token_id
             with torch.device("meta"):
                 self.view = self.view.limited_to(usable_positions(self._auto.from_config(self.config)))
         # A trained head keeps its order of classes; a new head takes the order of the data.

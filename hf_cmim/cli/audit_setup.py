@@ -130,7 +130,7 @@ class AuditSetup:
         data = _prepared(rows, own, student, view, quiet=args.disable_tqdm or not PartialState().is_main_process)
         if channel is not None and not isinstance(channel, AbstractChannel):
             side = "student" if student.view is view else "teacher"
-            channel = fitted_channel(channel, teacher, data, student.config.label2id, view, side)
+            channel = fitted_channel(channel, teacher, data.validation, student.config.label2id, view, side)
             teacher = ModelTeacher(teacher.model, channel=channel)
         twin = opened.pop(TWIN).model if TWIN in opened else None
         models = AuditModels(teacher, student, twin, {name: control.model for name, control in opened.items()})

@@ -1,8 +1,10 @@
 """Rows of a data set as the inputs of models."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, final
 
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
@@ -65,6 +67,58 @@ class PreparedSamples(Dataset[dict[str, Any]]):
             {"labels": label, **{name: samples[row] for name, samples in prepared.items()}}
             for row, label in enumerate(labels)
         ]
+
+
+def prepared_when_read(
+    rows: Any,
+    columns: tuple[str, str],
+    numbers: Mapping[Any, int],
+    view: View,
+    change: Callable[[Any], Any] | None = None,
+) -> Any:
+    """Return the same rows, which are prepared for one model each time they are read, for `Trainer`.
+
+    Args:
+        rows: `datasets.Dataset` with the two columns.
+        columns: names of the sample column and the label column.
+        numbers: number of the class for each label.
+        view: view of the model.
+        change: random augmentation of one sample, anew for each reading; None for none.
+    """
+    return rows.with_transform(partial(_inputs, columns=columns, numbers=numbers, view=view, change=change))
+
+
+def batch_of_rows(
+    rows: Sequence[Mapping[str, Any]], columns: tuple[str, str], numbers: Mapping[Any, int], view: View
+) -> dict[str, Any]:
+    """Return rows as one batch for one model, for instance as a `data_collator`.
+
+    Args:
+        rows: rows with the sample column; without the label column, the batch has no labels.
+        columns: names of the sample column and the label column.
+        numbers: number of the class for each label.
+        view: view of the model.
+    """
+    prepared = view.prepare([row[columns[0]] for row in rows])
+    _check_not_empty({"model": prepared}, columns[0])
+    batch: dict[str, Any] = view.batch(prepared)
+    if columns[1] in rows[0]:
+        batch["labels"] = torch.tensor([numbers[row[columns[1]]] for row in rows])
+    return batch
+
+
+def _inputs(
+    batch: Mapping[str, Sequence[Any]],
+    columns: tuple[str, str],
+    numbers: Mapping[Any, int],
+    view: View,
+    change: Callable[[Any], Any] | None,
+) -> dict[str, Any]:
+    samples = batch[columns[0]]
+    prepared = view.prepare(samples if change is None else [change(sample) for sample in samples])
+    _check_not_empty({"model": prepared}, columns[0])
+    inputs = {name: [sample[name] for sample in prepared] for name in prepared[0]}
+    return inputs | {"labels": [numbers[label] for label in batch[columns[1]]]}
 
 
 def _check_not_empty(prepared: Mapping[str, Sequence[Mapping[str, Any]]], column: str) -> None:
