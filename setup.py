@@ -41,6 +41,8 @@ EXTRAS = {
         "optuna>=5,<6",  # hyperparameter_search of both trainers
         PILLOW,
         "triton>=3.4,<4; platform_system == 'Linux'",  # GPU kernels; interpreting them takes 3.9
+        "nbclient>=0.10,<1",  # executes the notebooks of recipes/notebooks
+        "ipykernel>=7,<8",  # the Python that they are executed in
     ],
     "dev": [
         "ruff>=0.17,<1",  # lints and formats
