@@ -12,7 +12,8 @@ one thread time is that of the process, so that other processes do not count.
 Rows: cross-entropy alone; one temperature after the other ("eager loop"); all in one tensor ("eager batched", on
 log-centroids), also of the forms "scaled" and "share"; ours, each form beside eager batched of the same form; with
 --compile, `torch.compile` of eager batched, which takes seconds at first use. The floor is the time in which a large
-copy, timed before, moves as many bytes as the logits, their gradient and each sample's centroid rows. Memory is the peak beyond inputs, on CPU by torch's profiler.
+copy, timed before, moves as many bytes as the logits, their gradient and each sample's centroid rows. Memory is the
+peak beyond inputs, on CPU by torch's profiler.
 """
 
 import argparse
