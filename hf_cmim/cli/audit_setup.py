@@ -1,6 +1,5 @@
 """Models, data and settings of an audit from the command line, opened and checked before training."""
 
-import argparse
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from hf_cmim.audit.inputs import TWIN, AuditData, AuditModels
 from hf_cmim.audit.plan import AuditPlan
 from hf_cmim.channels import AbstractChannel, ClassAnswers
 from hf_cmim.cli.audit_channel import CLASS_ANSWERS_NAME, fitted_channel
+from hf_cmim.cli.audit_flags import AuditFlags
 from hf_cmim.cli.audit_models import StudentBuilder, open_classifier
 from hf_cmim.cli.extensions import channel_of, is_reference
 from hf_cmim.cli.folders import check_model_folder
@@ -36,24 +36,24 @@ MEMORY_SHARE = 0.25
 """Share of the free memory for prepared samples, all processes of a machine together; ours."""
 
 
-def audited_source(options: argparse.Namespace) -> DataSource:
+def audited_source(flags: AuditFlags) -> DataSource:
     """Return the data given by flags, whose train split an attacker asks about."""
-    return DataSource.of(options, max_train_samples=options.max_transfer_samples, train_name="transfer")
+    return DataSource.of(flags, max_train_samples=flags.max_transfer_samples, train_name="transfer")
 
 
-def own_rows(options: argparse.Namespace, plan: AuditPlan, rows: DataRows, kind: str) -> tuple[Dataset, str]:
+def own_rows(flags: AuditFlags, plan: AuditPlan, rows: DataRows, kind: str) -> tuple[Dataset, str]:
     """Return the rows of an attacker with data of its own, given by flags, and their name.
 
     Raises:
         HfCmimError: missing flags, or data that cannot be opened.
     """
-    split = options.own_split or (None if options.own_data is None else "train")
+    split = flags.own_split or (None if flags.own_data is None else "train")
     if split is None:
         raise HfCmimError(
             "An attacker with data of its own has no data: no student can learn. Give --own-split, or --own-data."
         )
     is_labelled = any(attacker.origin == "own" for attacker in plan.attackers)
-    return open_own_rows(audited_source(options), rows, kind, options.own_data, split, is_labelled=is_labelled)
+    return open_own_rows(audited_source(flags), rows, kind, flags.own_data, split, is_labelled=is_labelled)
 
 
 def student_batch(samples: list[dict[str, Any]], view: View) -> dict[str, Tensor]:
@@ -81,41 +81,44 @@ class AuditSetup:
     is_dry_run: bool
 
     @classmethod
-    def of(cls, options: argparse.Namespace) -> Self:
+    def of(cls, flags: AuditFlags) -> Self:
         """Open and check models, data and settings given by flags, cheap checks first.
 
         Raises:
             HfCmimError: flags, models or data that cannot be audited.
         """
-        _check_given(options)
-        plan = audit_plan(options)
-        is_checkpoint = options.student is not None and not is_reference(options.student)
-        args = training_settings(options.training, options.output_dir or OUTPUT_DIR, from_checkpoint=is_checkpoint)
-        args.disable_tqdm = args.disable_tqdm or bool(options.quiet)
+        _check_given(flags)
+        assert flags.teacher is not None  # _check_given has refused its lack
+        plan = audit_plan(flags)
+        checkpoint = None if is_reference(flags.student) else flags.student
+        args = training_settings(
+            flags.training, flags.output_dir or OUTPUT_DIR, from_checkpoint=checkpoint is not None
+        )
+        args.disable_tqdm = args.disable_tqdm or bool(flags.quiet)
         # After the settings, because their progress bars follow the verbosity. Without it, transformers would report
         # on the loading of a checkpoint for every student.
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
         check_launch(args.world_size)
-        control_paths = {name: (path, f"--control {name}") for name, path in options.control or ()}
-        if options.twin is not None:
-            control_paths[TWIN] = (options.twin, "--twin")
-        channel = None if options.channel is None else channel_of(options.channel)
-        check_model_folder(options.teacher, "--teacher")
+        control_paths = {name: (path, f"--control {name}") for name, path in flags.control or ()}
+        if flags.twin is not None:
+            control_paths[TWIN] = (flags.twin, "--twin")
+        channel = None if flags.channel is None else channel_of(flags.channel)
+        check_model_folder(flags.teacher, "--teacher")
         for path, flag in control_paths.values():
             check_model_folder(path, flag)
-        if is_checkpoint:
-            check_model_folder(options.student, "--student")
+        if checkpoint is not None:
+            check_model_folder(checkpoint, "--student")
         with args.main_process_first(desc="opening models and data"):
-            teacher = open_classifier(options.teacher, "--teacher", args.device)
+            teacher = open_classifier(flags.teacher, "--teacher", args.device)
             if isinstance(channel, AbstractChannel):
                 teacher = ModelTeacher(teacher.model, channel=channel)
             kind = kind_of(teacher.model)
-            rows = open_rows(audited_source(options), kind, teacher.class_names)
+            rows = open_rows(audited_source(flags), kind, teacher.class_names)
             needs_own = any(attacker.has_own_samples for attacker in plan.attackers)
-            own = own_rows(options, plan, rows, kind) if needs_own else None
+            own = own_rows(flags, plan, rows, kind) if needs_own else None
             opened = {name: open_classifier(path, flag, args.device) for name, (path, flag) in control_paths.items()}
-            view = View.of(options.teacher, kind).limited_to(usable_positions(teacher.model))
+            view = View.of(flags.teacher, kind).limited_to(usable_positions(teacher.model))
             for name, control in opened.items():
                 path, flag = control_paths[name]
                 control_view = View.of(path, kind_of(control.model)).limited_to(usable_positions(control.model))
@@ -125,7 +128,7 @@ class AuditSetup:
         for classifier in (teacher, *opened.values()):
             match_classes(classifier.class_names, names)
         sample = view.prepare(rows.train[:1][rows.sample_column])[0]
-        student = _students(options, names, view, sample)
+        student = _students(flags, names, view, sample)
         student.check(student.view.prepare(rows.train[:1][rows.sample_column])[0])
         data = _prepared(rows, own, student, view, quiet=args.disable_tqdm or not PartialState().is_main_process)
         if channel is not None and not isinstance(channel, AbstractChannel):
@@ -134,7 +137,7 @@ class AuditSetup:
             teacher = ModelTeacher(teacher.model, channel=channel)
         twin = opened.pop(TWIN).model if TWIN in opened else None
         models = AuditModels(teacher, student, twin, {name: control.model for name, control in opened.items()})
-        return cls(Audit(models, data, args, plan), bool(options.dry_run))
+        return cls(Audit(models, data, args, plan), bool(flags.dry_run))
 
     @property
     def is_main(self) -> bool:
@@ -171,36 +174,34 @@ class AuditSetup:
         state.destroy_process_group()
 
 
-def _students(
-    options: argparse.Namespace, names: list[str], view: View, sample: dict[str, Any]
-) -> StudentBuilder | OwnStudents:
+def _students(flags: AuditFlags, names: list[str], view: View, sample: dict[str, Any]) -> StudentBuilder | OwnStudents:
     """Return the builder of students: from the user's function, a checkpoint or a configuration."""
-    if is_reference(options.student):
-        return OwnStudents(options.student, names, view)
-    return StudentBuilder(options.student, options.student_config, names, view, sample)
+    if flags.student is not None and is_reference(flags.student):
+        return OwnStudents(flags.student, names, view)
+    return StudentBuilder(flags.student, flags.student_config, names, view, sample)
 
 
-def _check_given(options: argparse.Namespace) -> None:
-    missing = [flag for flag in ("teacher", "dataset") if getattr(options, flag) is None]
+def _check_given(flags: AuditFlags) -> None:
+    missing = [flag for flag in ("teacher", "dataset") if getattr(flags, flag) is None]
     if missing:
         raise HfCmimError(
             f"Missing {' and '.join(f'--{flag}' for flag in missing)}: an audit needs a classifier and labelled data."
             " hf-cmim audit --help shows complete commands."
         )
-    if (options.student is None) == (options.student_config is None):
-        values = "neither" if options.student is None else f"{options.student!r} and {options.student_config!r}"
+    if (flags.student is None) == (flags.student_config is None):
+        values = "neither" if flags.student is None else f"{flags.student!r} and {flags.student_config!r}"
         raise HfCmimError(
             "Expected either --student (a checkpoint to start from) or --student-config (random weights), got"
             f" {values}: a verdict is about one kind of student. A small student is a .json file such as"
             ' {"model_type": "vit", "hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 4,'
             ' "num_attention_heads": 4, "patch_size": 4}.'
         )
-    if options.validation_split is not None and options.validation_share is not None:
+    if flags.validation_split is not None and flags.validation_share is not None:
         raise HfCmimError(
-            f"Expected either --validation-split or --validation-share, got {options.validation_split!r} and"
-            f" {options.validation_share:g}: one would be ignored. Remove one."
+            f"Expected either --validation-split or --validation-share, got {flags.validation_split!r} and"
+            f" {flags.validation_share:g}: one would be ignored. Remove one."
         )
-    reserved_names = [name for name, _ in options.control or () if name in ("teacher", TWIN)]
+    reserved_names = [name for name, _ in flags.control or () if name in ("teacher", TWIN)]
     if reserved_names:
         raise HfCmimError(
             f"A control is named {reserved_names[0]!r}, which is the name of the teacher or its twin: it would replace"

@@ -8,15 +8,17 @@ budget: no finished model is trained again.
 
 import argparse
 import math
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_cmim.cli.audit import add_arguments as add_audit_arguments
-from hf_cmim.cli.audit import add_splits_and_columns, add_student
+from hf_cmim.cli.audit_flags import AuditFlags, SplitFlags
+from hf_cmim.cli.flags import add_config, add_groups, read_flags
+from hf_cmim.cli.harden_flags import GROUPS, TRANSFER_SAMPLES, HardenFlags
 from hf_cmim.cli.printing import say, say_lines
-from hf_cmim.cli.words import name_and_value, with_config
 
 if TYPE_CHECKING:
+    from hf_cmim.cli.harden_setup import HardenSetup
     from hf_cmim.report import AuditReport
     from hf_cmim.trainers.hardening.budget_report import Hardened
 
@@ -33,64 +35,20 @@ examples:
 """
 QUICK_FAMILIES = ("dist", "norm-kd")
 """Attacks of the quick audit: the strongest on every task of docs/evidence."""
-QUICK_PLAN = {"looks": [3, 5, 8], "screening_seeds": 1, "final_seeds": 0, "null_families": 2, "diagnosed": 0}
+QUICK_PLAN: dict[str, Any] = {
+    "looks": [3, 5, 8],
+    "screening_seeds": 1,
+    "final_seeds": 0,
+    "null_families": 2,
+    "diagnosed": 0,
+}
 MARGIN_POINTS = 0.5
-TRANSFER_SAMPLES = 2_000
-"""Number of training samples that the attacker of the quick audit has; ours."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags; a missing flag is None."""
-    parser.add_argument("config", nargs="?", help="YAML file (.yaml) with the flags' names as keys, before all flags")
-    model = parser.add_argument_group("model")
-    model.add_argument(
-        "--model",
-        metavar="PATH",
-        help="checkpoint to start from (folder or Hub id), or a transformers configuration (.json) for random weights",
-    )
-    model.add_argument(
-        "--processor", metavar="PATH", help="image processor, tokenizer or feature extractor (that of --model)"
-    )
-    model.add_argument(
-        "--accuracy-budget",
-        metavar="POINTS",
-        type=float,
-        help="largest loss of validation accuracy against the twin, in points (0)",
-    )
-    data = parser.add_argument_group("data")
-    add_splits_and_columns(data)
-    data.add_argument("--max-train-samples", metavar="N", type=int, help="largest number of samples to train on")
-    audit = parser.add_argument_group("quick audit")
-    audit.add_argument(
-        "--quick-audit", action=argparse.BooleanOptionalAction, help="audit twin and hardened model (on)"
-    )
-    add_student(audit)
-    audit.add_argument(
-        "--max-transfer-samples",
-        metavar="N",
-        type=int,
-        help=f"training samples that the attacker has ({TRANSFER_SAMPLES:,})",
-    )
-    audit.add_argument(
-        "--student-training",
-        metavar="NAME=VALUE",
-        nargs="+",
-        action="extend",
-        type=name_and_value,
-        help="settings of DistillationConfig for every student",
-    )
-    run = parser.add_argument_group("run")
-    run.add_argument(
-        "--set",
-        dest="training",
-        metavar="NAME=VALUE",
-        nargs="+",
-        action="extend",
-        type=name_and_value,
-        help="settings of CMIMConfig for every training: learning_rate=1e-3 num_train_epochs=10",
-    )
-    run.add_argument("--output-dir", metavar="DIR", help="folder of models and audit (outputs/hardened)")
-    run.add_argument("--quiet", action=argparse.BooleanOptionalAction, help="show no progress bar")
+    add_config(parser)
+    add_groups(parser, GROUPS)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -100,53 +58,55 @@ def run(options: argparse.Namespace) -> None:
     from hf_cmim.cli.harden_setup import HardenSetup
     from hf_cmim.cli.report import check_can_draw
 
-    options = with_config(options, add_arguments)
-    wants_audit = options.quick_audit is not False
+    flags = read_flags(options, HardenFlags)
+    wants_audit = flags.quick_audit is not False
     if wants_audit:
         check_can_draw()  # a missing package must not be noticed after the training
-    setup = HardenSetup.of(options)
-    setup.args.disable_tqdm = setup.args.disable_tqdm or bool(options.quiet)
+    setup = HardenSetup.of(flags)
+    setup.args.disable_tqdm = setup.args.disable_tqdm or bool(flags.quiet)
     is_main = PartialState().is_main_process
     result = setup.run(say if is_main else lambda line: None)
     if is_main:
         say_lines(f"\n{result}\n")
     report = None
     if wants_audit:
-        report = _audit(_audit_flags(options, setup, result))
+        report = _audit(result.model, _audit_flags(flags, setup, result))
     if is_main:
         for line in _last_lines(result, report, Path(str(setup.args.output_dir))):
             say(line)
 
 
-def _audit_flags(options: argparse.Namespace, setup: Any, result: "Hardened") -> argparse.Namespace:
+def _audit_flags(flags: HardenFlags, setup: "HardenSetup", result: "Hardened") -> AuditFlags:
     """Return the flags of the same audit by `hf-cmim audit`."""
     from hf_cmim.cli.harden_setup import TEST_SHARE
 
-    parser = argparse.ArgumentParser()
-    add_audit_arguments(parser)
-    flags = parser.parse_args([])
-    for name, value in vars(options).items():
-        if hasattr(flags, name):
-            setattr(flags, name, value)
-    flags.config, flags.teacher, flags.twin = None, result.model, result.twin
-    flags.training = options.student_training
-    flags.output_dir = str(Path(str(setup.args.output_dir)) / "audit")
-    flags.families = list(QUICK_FAMILIES)
-    for name, value in QUICK_PLAN.items():
-        setattr(flags, name, value)
-    flags.test_share = TEST_SHARE if options.test_share is None else options.test_share
-    # The attacker asks about samples that the model was trained on.
-    flags.attacker = ["training"]
-    flags.max_transfer_samples = min(options.max_transfer_samples or TRANSFER_SAMPLES, len(setup.rows.train))
-    # The finest margin that so many test samples can resolve, if half a point is finer.
-    flags.margin_points = max(MARGIN_POINTS, math.ceil(1 + 30_000 / len(setup.rows.test)) / 100)
-    if options.student is None and options.student_config is None:
-        is_config = Path(options.model).suffix == ".json"
-        flags.student, flags.student_config = (None, options.model) if is_config else (options.model, None)
-    return flags
+    data = {setting.name: getattr(flags, setting.name) for setting in fields(SplitFlags)}
+    if flags.test_share is None:
+        data["test_share"] = TEST_SHARE
+    student, student_config = flags.student, flags.student_config
+    if student is None and student_config is None:
+        is_config = Path(str(flags.model)).suffix == ".json"
+        student, student_config = (None, flags.model) if is_config else (flags.model, None)
+    return AuditFlags(
+        **data,
+        teacher=result.model,
+        twin=result.twin,
+        student=student,
+        student_config=student_config,
+        # The attacker asks about samples that the model was trained on.
+        attacker=["training"],
+        max_transfer_samples=min(flags.max_transfer_samples or TRANSFER_SAMPLES, len(setup.rows.train)),
+        families=list(QUICK_FAMILIES),
+        # The finest margin that so many test samples can resolve, if half a point is finer.
+        margin_points=max(MARGIN_POINTS, math.ceil(1 + 30_000 / len(setup.rows.test)) / 100),
+        **QUICK_PLAN,
+        training=flags.student_training,
+        output_dir=str(Path(str(setup.args.output_dir)) / "audit"),
+        quiet=flags.quiet,
+    )
 
 
-def _audit(flags: argparse.Namespace) -> "AuditReport":
+def _audit(model: str, flags: AuditFlags) -> "AuditReport":
     """Run the quick audit, write its pages, and bind it to the model."""
     from hf_cmim.cli.audit_setup import AuditSetup
     from hf_cmim.cli.report import write_pages
@@ -159,7 +119,7 @@ def _audit(flags: argparse.Namespace) -> "AuditReport":
     report = AuditReport.read(setup.folder)
     if setup.is_main:
         write_pages(report, setup.folder)
-        write_card(Path(flags.teacher), certify(flags.teacher, audit=report))
+        write_card(Path(model), certify(model, audit=report))
     setup.leave()
     return report
 

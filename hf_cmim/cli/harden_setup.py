@@ -1,6 +1,5 @@
 """Model, data and settings of `hf-cmim harden`, opened and checked before training."""
 
-import argparse
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import transformers
 from hf_cmim.cli.audit_models import StudentBuilder
 from hf_cmim.cli.audit_setup import MEMORY_SHARE, student_batch
 from hf_cmim.cli.folders import check_model_folder
+from hf_cmim.cli.harden_flags import HardenFlags
 from hf_cmim.cli.training import DEFAULTS, FINE_TUNING, parsed_settings
 from hf_cmim.data.prepared import PreparedSamples
 from hf_cmim.data.rows import DataRows, DataSource, open_rows
@@ -38,9 +38,9 @@ CHOSEN = {
 """Settings that the command chooses itself, with the remedy for an error."""
 
 
-def hardened_source(options: argparse.Namespace) -> DataSource:
+def hardened_source(flags: HardenFlags) -> DataSource:
     """Return the data given by flags, whose train split a model is trained on."""
-    return DataSource.of(options, test_share=TEST_SHARE if options.test_share is None else options.test_share)
+    return DataSource.of(flags, test_share=TEST_SHARE if flags.test_share is None else flags.test_share)
 
 
 @final
@@ -65,37 +65,38 @@ class HardenSetup:
     accuracy_budget: float
 
     @classmethod
-    def of(cls, options: argparse.Namespace) -> Self:
+    def of(cls, flags: HardenFlags) -> Self:
         """Open and check model, data and settings given by flags, cheap checks first.
 
         Raises:
             HfCmimError: flags, a model or data that cannot be used.
         """
-        _check_given(options)
-        is_config = Path(options.model).suffix == ".json"
+        _check_given(flags)
+        assert flags.model is not None  # _check_given has refused its lack
+        is_config = Path(flags.model).suffix == ".json"
         defaults = DEFAULTS | ({} if is_config else FINE_TUNING) | KEPT
         defaults |= {"dataloader_pin_memory": torch.accelerator.is_available()}  # without one, each loader would warn
-        folder = options.output_dir or OUTPUT_DIR
-        args = parsed_settings(CMIMConfig, options.training, defaults | {"output_dir": folder}, CHOSEN)
+        folder = flags.output_dir or OUTPUT_DIR
+        args = parsed_settings(CMIMConfig, flags.training, defaults | {"output_dir": folder}, CHOSEN)
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
         check_launch(args.world_size)
         if not is_config:
-            check_model_folder(options.model, "--model")
+            check_model_folder(flags.model, "--model")
         with args.main_process_first(desc="opening model and data"):
-            kind = _kind_of(options.model)
-            rows = open_rows(hardened_source(options), kind)
-            view = _view(options, kind, rows)
+            kind = _kind_of(flags.model)
+            rows = open_rows(hardened_source(flags), kind)
+            view = _view(flags.model, flags.processor, kind, rows)
         names = list(rows.classes.values())
         sample = view.prepare(rows.train[:1][rows.sample_column])[0]
-        model, config = (None, options.model) if is_config else (options.model, None)
+        model, config = (None, flags.model) if is_config else (flags.model, None)
         builder = StudentBuilder(model, config, names, view, sample)
         builder.check(builder.view.prepare(rows.train[:1][rows.sample_column])[0])
         numbers = {value: builder.config.label2id[name] for value, name in rows.classes.items()}
         train, validation = (
-            _prepared(rows, part, "" if options.quiet else name, numbers, builder.view) for part, name in _parts(rows)
+            _prepared(rows, part, "" if flags.quiet else name, numbers, builder.view) for part, name in _parts(rows)
         )
-        return cls(args, builder, rows, train, validation, (options.accuracy_budget or 0.0) / 100)
+        return cls(args, builder, rows, train, validation, (flags.accuracy_budget or 0.0) / 100)
 
     def run(self, say: Any) -> Hardened:
         """Search for the strongest model within the budget."""
@@ -111,14 +112,14 @@ class HardenSetup:
         )
 
 
-def _check_given(options: argparse.Namespace) -> None:
-    missing = [flag for flag in ("model", "dataset") if getattr(options, flag) is None]
+def _check_given(flags: HardenFlags) -> None:
+    missing = [flag for flag in ("model", "dataset") if getattr(flags, flag) is None]
     if missing:
         raise HfCmimError(
             f"Missing {' and '.join(f'--{flag}' for flag in missing)}: hardening needs a model and labelled data."
             " hf-cmim harden --help shows complete commands."
         )
-    points = options.accuracy_budget
+    points = flags.accuracy_budget
     if points is not None and not 0 <= points < 100:
         raise HfCmimError(
             f"Expected --accuracy-budget in points of validation accuracy, from 0 to less than 100, got {points:g}:"
@@ -144,19 +145,19 @@ def _kind_of(path: str) -> str:
     return kind_of_type(model_type)
 
 
-def _view(options: argparse.Namespace, kind: str, rows: DataRows) -> View:
+def _view(model: str, processor: str | None, kind: str, rows: DataRows) -> View:
     """Return the view of a processor: of --processor, beside the model, or new for images."""
-    if options.processor is not None:
-        return View.of(options.processor, kind)
-    if Path(options.model).suffix != ".json":
-        return View.of(options.model, kind)
+    if processor is not None:
+        return View.of(processor, kind)
+    if Path(model).suffix != ".json":
+        return View.of(model, kind)
     if kind != "image":
-        processor = "a tokenizer" if kind == "text" else "a feature extractor"
+        needed = "a tokenizer" if kind == "text" else "a feature extractor"
         raise HfCmimError(
-            f"Expected --processor with {processor} beside the configuration {options.model}, got none: a"
+            f"Expected --processor with {needed} beside the configuration {model}, got none: a"
             " configuration does not say how samples are read. Give a folder or Hub id of one."
         )
-    size: Any = json.loads(Path(options.model).read_text(encoding="utf-8")).get("image_size")
+    size: Any = json.loads(Path(model).read_text(encoding="utf-8")).get("image_size")
     if size is None:
         width, height = rows.train[0][rows.sample_column].size
         size = (height, width)

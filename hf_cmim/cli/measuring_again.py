@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from hf_cmim.attacks.suites import RELEASED_SUITES
-from hf_cmim.cli.audit import add_arguments
+from hf_cmim.cli.audit_flags import AuditFlags
 from hf_cmim.cli.audit_models import open_classifier
 from hf_cmim.cli.audit_setup import AuditSetup, audited_source
-from hf_cmim.cli.words import with_config
+from hf_cmim.cli.flags import read_flags
 from hf_cmim.data.prepared import PreparedSamples
 from hf_cmim.data.rows import REST, open_rows
 from hf_cmim.data.views import View, kind_of
@@ -40,13 +41,13 @@ def remeasure(options: argparse.Namespace, folder: Path, certificate: Certificat
     """
     flags = _audit_flags(options, folder)
     if certificate.audit is not None:
-        _as_sampled(flags, certificate.audit)
+        flags = _as_sampled(flags, certificate.audit)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teacher = open_classifier(str(folder), "TARGET", device)
     yield from compare_measurement(certificate, *_measure(flags, folder, teacher))
 
 
-def _measure(flags: argparse.Namespace, folder: Path, teacher: ModelTeacher) -> tuple[Measurement, set[str]]:
+def _measure(flags: AuditFlags, folder: Path, teacher: ModelTeacher) -> tuple[Measurement, set[str]]:
     """Return the measurement, and the fingerprints of the labels in the model's and in the data's order of classes."""
     kind = kind_of(teacher.model)
     rows = open_rows(audited_source(flags), kind, teacher.class_names)
@@ -78,10 +79,8 @@ def train_again(options: argparse.Namespace, folder: Path, certificate: Certific
         raise HfCmimError(
             "The certificate contains no audit, so --spot-check has no student to retrain. Remove the flag."
         )
-    flags = _audit_flags(options, folder)
-    _as_sampled(flags, certificate.audit)
-    _as_audited(flags, certificate.audit)
-    setup = AuditSetup.of(flags)
+    flags = _as_sampled(_audit_flags(options, folder), certificate.audit)
+    setup = AuditSetup.of(_as_audited(flags, certificate.audit))
     audit_device, this_device = certificate.audit.reproduction.get("device"), describe_environment()["device"]
     device_note = (
         ""
@@ -97,61 +96,62 @@ def train_again(options: argparse.Namespace, folder: Path, certificate: Certific
         )
 
 
-def _audit_flags(options: argparse.Namespace, folder: Path) -> argparse.Namespace:
+def _audit_flags(options: argparse.Namespace, folder: Path) -> AuditFlags:
     """Return the flags of `hf-cmim audit` for this model; those of this command override those of the file."""
-    parser = argparse.ArgumentParser(add_help=False)
-    add_arguments(parser)
-    command_flags = {name: value for name, value in vars(options).items() if value is not None}
-    defaults = vars(parser.parse_args([]))
-    audit_flags = {name: command_flags.get(name, default) for name, default in defaults.items()}
-    merged = with_config(argparse.Namespace(**audit_flags), add_arguments)
-    merged.teacher, merged.twin, merged.control, merged.dry_run = str(folder), None, None, None
-    merged.output_dir = options.output_dir or OUTPUT_DIR
-    if merged.dataset is None:
+    flags = read_flags(options, AuditFlags)
+    if flags.dataset is None:
         raise HfCmimError(
             "Expected --dataset or --config with the data that the model was measured on, got neither: nothing can"
             " be measured. Give one of them."
         )
-    return argparse.Namespace(**vars(merged))
+    output_dir = options.output_dir or OUTPUT_DIR
+    return replace(flags, teacher=str(folder), twin=None, control=None, dry_run=None, output_dir=output_dir)
 
 
-def _as_sampled(flags: argparse.Namespace, audit: AuditReport) -> None:
-    """Set missing limits of samples to those of the audit; the same number gives the same rows."""
+def _as_sampled(flags: AuditFlags, audit: AuditReport) -> AuditFlags:
+    """Return the flags with missing limits of samples as in the audit; the same number gives the same rows."""
+    # Other data may be those that the trainer measured on, and have limits of their own.
+    if not audit.scope.test_set.startswith(f"{Path(str(flags.dataset)).name}: "):
+        return flags
     limits = {
         "max_transfer_samples": audit.scope.num_transfer,
         "max_validation_samples": audit.scope.num_validation,
         "max_test_samples": audit.scope.num_test,
     }
-    # Other data may be those that the trainer measured on, and have limits of their own.
-    if not audit.scope.test_set.startswith(f"{Path(flags.dataset).name}: "):
-        return
     attacker = audit.scope.attacker
     if attacker.has_own_samples or attacker.share < 1:
         del limits["max_transfer_samples"]  # the audit counts a part of the rows, or others
-    for name, limit in limits.items():
-        if getattr(flags, name) is None:
-            setattr(flags, name, limit)
+    missing: dict[str, Any] = {name: limit for name, limit in limits.items() if getattr(flags, name) is None}
     if flags.rest_as_test is None:
-        flags.rest_as_test = REST in audit.scope.test_set
+        missing["rest_as_test"] = REST in audit.scope.test_set
+    return replace(flags, **missing)
 
 
-def _as_audited(flags: argparse.Namespace, audit: AuditReport) -> None:
-    """Set plan and training to those of the report."""
-    plan: dict[str, Any] = audit.reproduction.get("plan", {})
+def _as_audited(flags: AuditFlags, audit: AuditReport) -> AuditFlags:
+    """Return the flags with plan and training of the report."""
+    suite, families = flags.suite, flags.families
     # With one of these flags, the suite is composed as for the audit.
-    if flags.families is None and flags.attack is None:
-        flags.suite, flags.families = _suite_of(audit)
+    if families is None and flags.attack is None:
+        suite, families = _suite_of(audit)
+    plan: dict[str, Any] = audit.reproduction.get("plan", {})
+    counts = {name: plan.get(name) for name in ("screening_seeds", "final_seeds", "null_families", "diagnosed")}
     attacker = audit.scope.attacker
-    flags.attacker = None if attacker == UNKNOWN_ATTACKER else [attacker.name]
-    flags.criterion = audit.primary.criterion
-    flags.margin_points, flags.looks = 100 * audit.margin, list(audit.design.looks)
-    for name in ("screening_seeds", "final_seeds", "null_families", "diagnosed"):
-        setattr(flags, name, plan.get(name))
-    flags.training = [
+    training = [
         (name, value if isinstance(value, str) else json.dumps(value))
         for name, value in audit.scope.training.items()
         if value is not None
     ]
+    return replace(
+        flags,
+        suite=suite,
+        families=families,
+        attacker=None if attacker == UNKNOWN_ATTACKER else [attacker.name],
+        criterion=audit.primary.criterion,
+        margin_points=100 * audit.margin,
+        looks=list(audit.design.looks),
+        training=training,
+        **counts,
+    )
 
 
 def _suite_of(audit: AuditReport) -> tuple[str, list[str] | None]:

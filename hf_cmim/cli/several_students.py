@@ -1,14 +1,15 @@
 """The flag --students: the same audit for several students, each with a verdict of its own."""
 
-import argparse
+from dataclasses import replace
 from pathlib import Path
 
+from hf_cmim.cli.audit_flags import AuditFlags
 from hf_cmim.cli.audit_setup import OUTPUT_DIR
 from hf_cmim.errors import HfCmimError
 
 
-def options_of_students(options: argparse.Namespace) -> dict[str, argparse.Namespace]:
-    """Return the options of each student's audit by its name; "" names the only one.
+def flags_of_students(flags: AuditFlags) -> dict[str, AuditFlags]:
+    """Return the flags of each student's audit by its name; "" names the only one.
 
     The audits of several students are in folders of their names, inside --output-dir.
 
@@ -16,10 +17,10 @@ def options_of_students(options: argparse.Namespace) -> dict[str, argparse.Names
         HfCmimError: another flag that names a student, one student alone, or a name that is given twice or cannot be
             the name of a folder.
     """
-    students = options.students or []
+    students = flags.students or []
     if not students:
-        return {"": options}
-    other = [flag for flag in ("student", "student_config") if getattr(options, flag) is not None]
+        return {"": flags}
+    other = [flag for flag in ("student", "student_config") if getattr(flags, flag) is not None]
     if other:
         raise HfCmimError(
             f"Expected either --students or --{other[0].replace('_', '-')}, got both: one would be ignored. Remove"
@@ -39,11 +40,12 @@ def options_of_students(options: argparse.Namespace) -> dict[str, argparse.Names
                 f"Expected a student's name that can be a folder's name, got {name!r}: the audit is written there. Use"
                 " letters, digits, - and _."
             )
-    folder = Path(options.output_dir or OUTPUT_DIR)
-    return {name: _with_student(options, path, folder / name) for name, path in students}
+    folder = Path(flags.output_dir or OUTPUT_DIR)
+    return {name: _with_student(flags, path, folder / name) for name, path in students}
 
 
-def _with_student(options: argparse.Namespace, path: str, folder: Path) -> argparse.Namespace:
-    """Return the options with one student: a .json file is a configuration, everything else a --student."""
-    flag = "student_config" if Path(path).suffix == ".json" else "student"
-    return argparse.Namespace(**{**vars(options), flag: path, "output_dir": str(folder)})
+def _with_student(flags: AuditFlags, path: str, folder: Path) -> AuditFlags:
+    """Return the flags with one student: a .json file is a configuration, everything else a --student."""
+    if Path(path).suffix == ".json":
+        return replace(flags, student_config=path, output_dir=str(folder))
+    return replace(flags, student=path, output_dir=str(folder))

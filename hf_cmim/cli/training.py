@@ -8,6 +8,7 @@ from typing import Any
 from transformers.hf_argparser import HfArgumentParser
 
 from hf_cmim.audit.plan import AuditPlan
+from hf_cmim.cli.audit_flags import AuditFlags
 from hf_cmim.cli.extensions import composed_suite
 from hf_cmim.cli.words import nearest
 from hf_cmim.errors import HfCmimError
@@ -137,25 +138,23 @@ def _meant(name: str, names: Sequence[str]) -> str:
     return f"Did you mean {SHORT_NAMES[short]}?" if short in SHORT_NAMES else nearest(short, names)
 
 
-def audit_plan(options: argparse.Namespace) -> AuditPlan:
+def audit_plan(flags: AuditFlags) -> AuditPlan:
     """Return the plan for the flags.
 
     Raises:
         HfCmimError: a value outside its range.
     """
     names = ("suite", "criterion", "screening_seeds", "final_seeds", "null_families", "diagnosed")
-    settings: Mapping[str, Any] = {
-        name: getattr(options, name) for name in names if getattr(options, name) is not None
-    }
-    if options.families is not None or options.attack is not None:
+    settings: Mapping[str, Any] = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
+    if flags.families is not None or flags.attack is not None:
         released_suite = AuditPlan(**settings).attacks
-        settings = {**settings, "suite": composed_suite(released_suite, options.families, options.attack or ())}
-    if options.attacker is not None:
-        settings = {**settings, "attackers": tuple(map(Attacker.parse, options.attacker))}
-    if options.looks is not None:
-        settings = {**settings, "looks": tuple(options.looks)}
-    if options.margin_points is not None:
-        points = options.margin_points
+        settings = {**settings, "suite": composed_suite(released_suite, flags.families, flags.attack or ())}
+    if flags.attacker is not None:
+        settings = {**settings, "attackers": tuple(map(Attacker.parse, flags.attacker))}
+    if flags.looks is not None:
+        settings = {**settings, "looks": tuple(flags.looks)}
+    if flags.margin_points is not None:
+        points = flags.margin_points
         if not SMALLEST_POINTS <= points < 100:
             raise HfCmimError(
                 f"Expected --margin-points in points of test accuracy, from {SMALLEST_POINTS} to less than 100, got"

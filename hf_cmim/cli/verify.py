@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_cmim.cli.audit import add_data, add_student
+from hf_cmim.cli.audit_flags import SplitFlags, StudentFlags, TransferFlags
+from hf_cmim.cli.flags import add_groups
 from hf_cmim.cli.printing import say
 from hf_cmim.errors import HfCmimError
 
@@ -54,8 +55,11 @@ def _add_measurements(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--output-dir", metavar="DIR", help="folder of the students that are trained again (outputs/spot_check)"
     )
-    add_data(parser.add_argument_group("data, for measuring again"))
-    add_student(parser.add_argument_group("student, for --spot-check"))
+    groups = {
+        "data, for measuring again": (SplitFlags, TransferFlags),
+        "student, for --spot-check": (StudentFlags,),
+    }
+    add_groups(parser, groups)
 
 
 def run(options: argparse.Namespace) -> int:

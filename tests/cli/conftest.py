@@ -67,14 +67,16 @@ def student_config(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def audit_options():
-    """Parse the words of `hf-cmim audit`, without a file."""
+    """Read the words of `hf-cmim audit`, the first of which may be a file."""
     import argparse
 
     from hf_cmim.cli.audit import add_arguments
+    from hf_cmim.cli.audit_flags import AuditFlags
+    from hf_cmim.cli.flags import read_flags
 
     def parse(*words):
         parser = argparse.ArgumentParser()
         add_arguments(parser)
-        return parser.parse_args(list(map(str, words)))
+        return read_flags(parser.parse_args(list(map(str, words))), AuditFlags)
 
     return parse

@@ -17,10 +17,8 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Vi
 from hf_cmim.audit.audit import Audit
 from hf_cmim.audit.preview import StudentCosts, preview_of
 from hf_cmim.audit.state import MANIFEST_NAME, STUDENTS_NAME
-from hf_cmim.cli.audit import add_arguments
 from hf_cmim.cli.audit_setup import AuditSetup
 from hf_cmim.cli.main import main
-from hf_cmim.cli.words import with_config
 from hf_cmim.pages.html import audit_page
 from hf_cmim.pages.markdown import audit_markdown
 from hf_cmim.pages.terminal import audit_table
@@ -246,14 +244,14 @@ def test_classifiers_that_see_other_samples_or_know_other_classes_are_refused(
     settings |= {"id2label": {"0": "blue", "1": "red", "2": "cyan"}, "label2id": {"blue": 0, "red": 1, "cyan": 2}}
     (renamed / "config.json").write_text(json.dumps(settings))
     for flag in ("--teacher", "--twin"):
-        options = with_config(audit_options(config, flag, renamed), add_arguments)
+        options = audit_options(config, flag, renamed)
         with pytest.raises(ValueError, match="Only the teacher has 'cyan'"):  # before any sample is prepared
             AuditSetup.of(options)
 
 
 def test_everything_is_opened_once_and_matched(config, teacher, audit_options):
     """Labels in the student's order, both views of one row, and the plan, as `Audit` is given them."""
-    audit = AuditSetup.of(with_config(audit_options(config, "--margin-points", "1"), add_arguments)).audit
+    audit = AuditSetup.of(audit_options(config, "--margin-points", "1")).audit
     assert audit.plan.margin == 0.01
     assert audit.models.teacher.class_names == ("blue", "red", "green")
     assert audit.data.teacher_collator is None

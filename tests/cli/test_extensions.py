@@ -13,11 +13,9 @@ from hf_cmim.attacks.kd import KD
 from hf_cmim.attacks.suites import QUICK_V2
 from hf_cmim.audit.inputs import AuditData
 from hf_cmim.channels import Argmax, ClassAnswers, Rounded, TopK
-from hf_cmim.cli.audit import add_arguments
 from hf_cmim.cli.audit_setup import AuditSetup
 from hf_cmim.cli.extensions import channel_of, composed_suite, load_object, own_entries, split_settings
 from hf_cmim.cli.main import main
-from hf_cmim.cli.words import with_config
 from hf_cmim.errors import HfCmimError
 from hf_cmim.report import AuditReport
 
@@ -126,7 +124,7 @@ def test_a_file_says_the_same_as_flags(words, written, audit_options, teacher, d
         "training": {"max_steps": 2, "use_cpu": True, "dataloader_pin_memory": False},
     }  # fmt: skip
     (written / "audit.yaml").write_text(yaml.safe_dump(settings))
-    audit = AuditSetup.of(with_config(audit_options(written / "audit.yaml"), add_arguments)).audit
+    audit = AuditSetup.of(audit_options(written / "audit.yaml")).audit
     assert audit.plan.attacks.families == ("kd", "TopTwoMargin")
     assert repr(audit.plan.attacks.of("TopTwoMargin")) == "(Composition(TopTwoMargin(weight=0.5, ce_weight=1.0)),)"
     assert audit.models.teacher.channel == Rounded(decimals=2)

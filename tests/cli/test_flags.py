@@ -15,7 +15,6 @@ from hf_cmim.cli.training import (
     check_margin,
     training_settings,
 )
-from hf_cmim.cli.words import with_config
 from hf_cmim.report import Attacker
 
 # Each flag: its words, how a file says the same, the option and its value.
@@ -69,18 +68,16 @@ FLAGS = [
 ]  # fmt: skip
 
 
-def read(path, settings, *words):
+def read(audit_options, path, settings, *words):
     """What the command makes of a file and the flags after it."""
     path.write_text(yaml.safe_dump(settings, sort_keys=False) if isinstance(settings, dict) else settings)
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return with_config(parser.parse_args([str(path), *words]), add_arguments)
+    return audit_options(path, *words)
 
 
 @pytest.mark.parametrize(("words", "settings", "name", "value"), FLAGS, ids=[each[0][0] for each in FLAGS])
 def test_flag_is_read_typed_and_from_a_file(words, settings, name, value, audit_options, tmp_path):
     """A flag that nobody reads, or that a file says otherwise, runs another audit than was asked for."""
-    for options in (audit_options(*words), read(tmp_path / "audit.yaml", settings)):
+    for options in (audit_options(*words), read(audit_options, tmp_path / "audit.yaml", settings)):
         found = getattr(options, name)
         assert (found, type(found)) == (value, type(value))
 
@@ -88,16 +85,16 @@ def test_flag_is_read_typed_and_from_a_file(words, settings, name, value, audit_
 def test_table_of_flags_is_whole(audit_options):
     """A flag without a row here was never tried."""
     options = {each[2] for each in FLAGS}
-    assert options == set(vars(audit_options())) - {"config"}
+    assert options == set(vars(audit_options()))
     assert set(vars(audit_options()).values()) == {None}  # else a file could not say otherwise
 
 
-def test_flags_override_a_file_and_pairs_are_added_to_it(tmp_path):
+def test_flags_override_a_file_and_pairs_are_added_to_it(audit_options, tmp_path):
     """A file that won over what was typed, or pairs that replaced all of its others, would run another experiment."""
     settings = {"looks": [3, 5], "margin-points": 0.3, "training": {"learning_rate": 0.1, "num_train_epochs": 7},
                 "rest-as-test": True, "suite": None}  # fmt: skip
     words = ("--looks", "8", "--set", "learning_rate=0.5", "--no-rest-as-test")
-    options = read(tmp_path / "audit.yml", settings, *words)
+    options = read(audit_options, tmp_path / "audit.yml", settings, *words)
     assert (options.looks, options.margin_points, options.rest_as_test, options.suite) == ([8], 0.3, False, None)
     assert dict(options.training) == {"learning_rate": "0.5", "num_train_epochs": "7"}
 
@@ -115,16 +112,16 @@ def test_flags_override_a_file_and_pairs_are_added_to_it(tmp_path):
         ("a.json", "{}", r"Expected a YAML file \(.yaml\) before the flags, got .*--teacher"),
     ],
 )
-def test_file_that_says_what_no_flag_can_is_refused(name, text, message, tmp_path):
+def test_file_that_says_what_no_flag_can_is_refused(name, text, message, audit_options, tmp_path):
     """A key or a value that is dropped in silence leaves a default in its place."""
     with pytest.raises(ValueError, match=message):
-        read(tmp_path / name, text)
+        read(audit_options, tmp_path / name, text)
 
 
 def test_missing_file_is_refused(audit_options, tmp_path):
     """The same for a file whose name is misspelt."""
     with pytest.raises(ValueError, match=r"No YAML file can be read from"):
-        with_config(audit_options(tmp_path / "none.yaml"), add_arguments)
+        audit_options(tmp_path / "none.yaml")
 
 
 # Plan

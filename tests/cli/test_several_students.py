@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from hf_cmim.cli.main import main
-from hf_cmim.cli.several_students import options_of_students
+from hf_cmim.cli.several_students import flags_of_students
 from hf_cmim.errors import HfCmimError
 from hf_cmim.report import AuditReport
 
@@ -15,7 +15,7 @@ from hf_cmim.report import AuditReport
 def test_each_student_has_its_folder_and_its_kind_of_flag(audit_options):
     """Catches two audits in one folder, and a configuration that is loaded as a checkpoint."""
     words = ["--students", "small=a/small.json", "same=outputs/ce", "own=package.module:build"]
-    students = options_of_students(audit_options(*words, "--output-dir", "audits", "--looks", "3"))
+    students = flags_of_students(audit_options(*words, "--output-dir", "audits", "--looks", "3"))
     assert list(students) == ["small", "same", "own"]
     assert students["small"].student_config == "a/small.json"
     assert students["small"].student is None
@@ -27,7 +27,7 @@ def test_each_student_has_its_folder_and_its_kind_of_flag(audit_options):
 
 def test_one_student_keeps_its_options(audit_options):
     options = audit_options("--student-config", "small.json")
-    assert options_of_students(options) == {"": options}
+    assert flags_of_students(options) == {"": options}
 
 
 @pytest.mark.parametrize(("words", "message"), [
@@ -40,7 +40,7 @@ def test_one_student_keeps_its_options(audit_options):
 def test_students_that_cannot_be_told_apart_are_refused(audit_options, words, message):
     """Catches an audit that overwrites another, or that is written outside the folder."""
     with pytest.raises(HfCmimError, match=message):
-        options_of_students(audit_options(*words))
+        flags_of_students(audit_options(*words))
 
 
 def test_a_mistake_in_the_last_student_comes_before_the_first_is_trained(teacher, data, student_config, tmp_path):
