@@ -1,4 +1,4 @@
-"""Harden a classifier as far as an accuracy budget allows, and audit how much a student can learn from it.
+"""Harden a classifier as far as an accuracy budget allows, and audit what a student learns from it.
 
 Trains a twin with plain cross-entropy, then hardened models from its weights, the strongest first,
 and keeps the strongest whose validation accuracy is within the budget of the twin's. A quick audit

@@ -25,6 +25,7 @@ FLAGS = [
      "control", [("a b", "p"), ("c", "q=r")]),
     (["--student-config", "s.json"], {"student-config": "s.json"}, "student_config", "s.json"),
     (["--student", "s"], {"student": "s"}, "student", "s"),
+    (["--students", "a=s", "b=t"], {"students": {"a": "s", "b": "t"}}, "students", [("a", "s"), ("b", "t")]),
     (["--dataset", "d"], {"dataset": "d"}, "dataset", "d"),
     (["--dataset-config", "a"], {"dataset-config": "a"}, "dataset_config", "a"),
     (["--train-split", "a"], {"train-split": "a"}, "train_split", "a"),
