@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import nbclient
+import nbformat
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "recipes" / "notebooks"
@@ -38,7 +40,6 @@ def test_there_are_four():
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs_offline_and_draws(path, tmp_path, monkeypatch):
     """A renamed argument would stop a reader in the first minute; a picture that is not drawn would show nothing."""
-    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     root = str(FOLDER.parents[1])
     settings = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": root}
     settings |= {"IPYTHONDIR": str(tmp_path / "ipython"), "JUPYTER_PLATFORM_DIRS": "1", "TMPDIR": str(tmp_path)}
