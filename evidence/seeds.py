@@ -6,12 +6,11 @@ For every task and seed: teachers of cross-entropy, also trained twice as long, 
 and the default; and the hardened teachers that budgets of 0, half a point, one and two points choose on validation
 samples, as `hf_cmim.harden_within` would. Small students learn from the answers of each (`study_probe.py`), with the
 teacher's samples and with samples of their own; all accuracies are those on test samples. Each task and seed writes
-one file of evidence/seeds; a file that exists is not made anew.
+one file of evidence/seeds; what a file has is not made anew.
 """
 
 import argparse
 import json
-import time
 from pathlib import Path
 
 import torch
@@ -103,16 +102,18 @@ def criteria(students: dict[str, list[float]], labels: dict[str, list[float]]) -
     }
 
 
-def run(task: Task, seed: int) -> dict[str, object]:
-    """Train and probe all teachers of a seed."""
-    started = time.process_time()
+def run(task: Task, seed: int, path: Path) -> dict[str, object]:
+    """Train and probe the teachers of a seed that its file does not have yet."""
     students = Seed(task, seed)
-    models = {name: train_teacher(task, *form, seed)[0] for name, form in TEACHERS.items()}
-    # A hardened teacher of `harden_within` was trained twice: once as the twin.
-    models["ce twice"] = train_teacher(task, "ce", 0.0, seed, models["ce"])[0]
-    result: dict[str, object] = {name: students.measured(model) for name, model in models.items()}
-    result["budgets"] = students.budgets(models["ce"])
-    return result | {"seconds": time.process_time() - started, "torch": torch.__version__}
+    result: dict[str, object] = json.loads(path.read_text()) if path.is_file() else {}
+    twin = train_teacher(task, *TEACHERS["ce"], seed)[0]
+    if "ce" not in result:
+        models = {name: train_teacher(task, *form, seed)[0] for name, form in TEACHERS.items() if name != "ce"}
+        # A model with the share was trained twice: once as the twin.
+        models |= {"ce": twin, "ce twice": train_teacher(task, "ce", 0.0, seed, twin)[0]}
+        result = {name: students.measured(model) for name, model in models.items()} | {"torch": torch.__version__}
+        write(path, result)
+    return result | {"budgets": students.budgets(twin)}
 
 
 def main() -> None:
@@ -128,10 +129,10 @@ def main() -> None:
     for seed in options.seeds:
         for name in options.tasks:
             path = options.results / name / f"{seed}.json"
-            if not path.is_file():
-                result = run(load_task(name, options.data), seed)
+            if not path.is_file() or "budgets" not in json.loads(path.read_text()):
+                result = run(load_task(name, options.data), seed, path)
                 write(path, result)
-                print(name, seed, json.dumps(result["budgets"]["chosen"]), f"{result['seconds']:.0f} s", flush=True)
+                print(name, seed, json.dumps(result["budgets"]["chosen"]), flush=True)
 
 
 if __name__ == "__main__":

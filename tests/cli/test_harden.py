@@ -20,7 +20,7 @@ QUICK = ["--no-quick-audit", "--accuracy-budget", "99", "--quiet", "--set", "num
 
 @pytest.fixture(autouse=True)
 def one_rung(monkeypatch):
-    monkeypatch.setattr(module, "LADDER", (Rung("share", 4.0, correct_only=True),))
+    monkeypatch.setattr(module, "LADDER", (Rung("share", 4.0, correct_only=True, from_twin=True),))
 
 
 def test_images_from_a_configuration(data, student_config, tmp_path, capsys):

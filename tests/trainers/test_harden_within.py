@@ -95,7 +95,7 @@ def search(folder, budget=0.0, lines=None, **changes):
 
 @pytest.fixture
 def short_ladder(monkeypatch):
-    monkeypatch.setattr(module, "LADDER", (Rung("share", 4.0, correct_only=True), Rung("scaled", 1.0)))
+    monkeypatch.setattr(module, "LADDER", (Rung("share", 4.0, correct_only=True, from_twin=True), Rung("scaled", 1.0)))
 
 
 def test_ladder_goes_from_strong_to_weak():

@@ -28,11 +28,13 @@ class Rung:
         form: form of the CMI, `cmi_form`.
         weight: weight of the CMI, `cmi_weight`.
         correct_only: switch for the CMI of correctly classified samples alone, `cmi_correct_only`.
+        from_twin: True to go on from the twin's weights, False to train from the start.
     """
 
     form: str
     weight: float
     correct_only: bool = False
+    from_twin: bool = False
 
     @property
     def name(self) -> str:
@@ -41,25 +43,22 @@ class Rung:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Settings of `CMIMConfig`, for a training that starts from the twin's weights."""
-        return {
-            "cmi_form": self.form,
-            "cmi_weight": self.weight,
-            "cmi_correct_only": self.correct_only,
-            "cmi_warmup": 0.0,
-            "centroid_prefill": True,
-        }
+        """Settings of `CMIMConfig`."""
+        form = {"cmi_form": self.form, "cmi_weight": self.weight, "cmi_correct_only": self.correct_only}
+        # A trained model has centroids already, and has learned its classes.
+        return form | ({"cmi_warmup": 0.0, "centroid_prefill": True} if self.from_twin else {})
 
 
 LADDER = (
-    Rung("share", 32.0, correct_only=True),
-    Rung("share", 16.0, correct_only=True),
-    Rung("share", 8.0, correct_only=True),
+    Rung("share", 32.0, correct_only=True, from_twin=True),
+    Rung("share", 16.0, correct_only=True, from_twin=True),
+    Rung("share", 8.0, correct_only=True, from_twin=True),
     Rung("scaled", 4.0),
     Rung("scaled", 1.0),
 )
-"""The hardenings that `harden_within` tries, from strong to weak. The share keeps most back on images. Where it costs
-too much, as on texts, the default form keeps more back than a weaker share (docs/evidence/several-teachers.md)."""
+"""The hardenings that `harden_within` tries, from strong to weak. The share keeps most back on images. On texts it
+costs more, also because a model that has learned its samples by heart loses accuracy when it is trained on. There the
+default form, trained from the start, costs nothing (docs/evidence/several-teachers.md)."""
 TWIN = "twin"
 """Name of the folder of the model that is trained with plain cross-entropy."""
 SEARCHED = ("cmi_weight", "cmi_warmup", "centroid_prefill", "cmi_form", "cmi_correct_only", "logit_scale")
@@ -78,10 +77,12 @@ def harden_within(
 ) -> Hardened:
     """Train the strongest hardened model that costs no more accuracy than a budget.
 
-    First the twin is trained with plain cross-entropy. Then hardened models start from its weights, the strongest
-    first; if that one costs too much, a bisection of the ladder finds the strongest that does not. All are compared on
-    `eval_dataset`. Each model has its own folder in `args.output_dir`, with a record that is written last: after a
-    kill, or with another budget, the same call continues and trains no finished model again.
+    First the twin is trained with plain cross-entropy. Then hardened models are trained, the strongest first; if that
+    one costs too much, a bisection of `LADDER` finds the strongest that does not. All are compared on `eval_dataset`.
+    Those with the share start from the twin's weights, so that they are trained twice as long as it.
+
+    Each model has its own folder in `args.output_dir`, with a record that is written last: after a kill, or with
+    another budget, the same call continues and trains no finished model again.
 
     The measured accuracies decide. They are of one training each and of the samples of `eval_dataset`: the result
     gives the standard error of each difference, and says if the budget is smaller than that.
@@ -192,7 +193,7 @@ class _Search:
     say: Callable[[str], None]
 
     def trained(self, rung: Rung | None) -> TrainedModel:
-        """Return the record of a model, trained unless it is finished; a hardened one starts from the twin, None."""
+        """Return the record of a model, trained unless it is finished; None is the twin."""
         name = TWIN if rung is None else rung.name
         record = self.folder.record(name)
         if record is not None:
@@ -209,7 +210,7 @@ class _Search:
         )
         trainer.remove_callback(SummaryPrinter)  # its next step is for a single model
         checkpoint, _ = last_complete_checkpoint(Path(str(trainer.args.output_dir)))
-        if checkpoint is None and rung is not None:
+        if checkpoint is None and rung is not None and rung.from_twin:
             trainer._load_from_checkpoint(str(self.folder.folder / TWIN))
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         record = self._saved(trainer, name)
