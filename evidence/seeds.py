@@ -69,10 +69,10 @@ class Seed:
         def points_below(position: int) -> float:
             if position not in models:
                 rung = LADDER[position]
-                form = {"share": "share", "scaled": "scaled4"}[rung.form] + (
-                    "-correct" if rung.correct_only else "-all"
-                )
-                models[position] = train_teacher(task, form, rung.weight, self.seed, twin)[0]
+                kind = {"share": "share", "scaled": "scaled4"}[rung.form]
+                samples = "correct" if rung.correct_only else "all"
+                start = twin if rung.from_twin else None
+                models[position] = train_teacher(task, f"{kind}-{samples}", rung.weight, self.seed, start)[0]
             return 100 * (reference - accuracy(answers(models[position], task.validation), labels))
 
         places = {

@@ -124,21 +124,36 @@ def test_search_trains_twin_and_strongest_and_goes_on_with_another_budget(short_
     assert all("trained before" in line for line in again)
 
 
-def test_hardened_models_start_from_the_twin(short_ladder, tmp_path, monkeypatch):
-    """Catches a warm start that loads nothing, as Trainer does for a ViT: its names on disk are older."""
+@pytest.fixture
+def starts(monkeypatch):
+    """Weights from which each training starts; a training only raises the bias of the head by 1."""
     starts = []
 
     def train(trainer, **arguments):
         starts.append({name: value.clone() for name, value in trainer.model.state_dict().items()})
         with torch.no_grad():
-            trainer.model.classifier.bias += 1.0  # so that the twin is not as it was built
+            trainer.model.classifier.bias += 1.0
 
     monkeypatch.setattr(module.CMIMTrainer, "train", train)
+    return starts
+
+
+def test_models_with_the_share_start_from_the_twin(short_ladder, tmp_path, starts):
+    """Catches a warm start that loads nothing, as Trainer does for a ViT: its names on disk are older."""
     search(tmp_path, budget=0.99)
     built, warm = starts
     assert torch.equal(warm["classifier.bias"], built["classifier.bias"] + 1.0)
     assert all(torch.equal(warm[name], built[name]) for name in built if name != "classifier.bias")
     assert any("layer.0." in name or "layers.0." in name for name in built)
+
+
+def test_the_default_form_is_trained_from_the_start(tmp_path, monkeypatch, starts):
+    """Catches a model that pays for a training twice as long."""
+    monkeypatch.setattr(module, "LADDER", (Rung("scaled", 1.0),))
+    search(tmp_path, budget=0.99)
+    built, fresh = starts
+    assert all(torch.equal(fresh[name], built[name]) for name in built)
+    assert Rung("scaled", 1.0).settings.keys() == {"cmi_form", "cmi_weight", "cmi_correct_only"}
 
 
 def test_no_model_within_the_budget_is_an_error_that_tells_the_budget_to_allow(short_ladder, tmp_path, monkeypatch):
