@@ -41,8 +41,9 @@ ATTACKERS = {"training": "the teacher's samples", "own": "own samples"}
 
 
 def runs_of(task: str) -> list[dict]:
-    """Return the results of all seeds of a task."""
-    return [json.loads(path.read_text()) for path in sorted((FOLDER / "seeds" / task).glob("*.json"))]
+    """Return the results of all finished seeds of a task."""
+    runs = [json.loads(path.read_text()) for path in sorted((FOLDER / "seeds" / task).glob("*.json"))]
+    return [run for run in runs if "budgets" in run]
 
 
 def teacher_of(run: dict, row: str) -> dict:
