@@ -15,10 +15,8 @@ collect_ignore = [] if sys.platform == "linux" else ["functional/test_triton.py"
 
 @pytest.fixture(autouse=True)
 def own_verbosity():
-    """Give every test the verbosity of transformers, which the commands lower for the whole process."""
+    """Give every test the verbosity of a new process: commands lower it, also in the fixtures of other modules."""
     from transformers.utils import logging
 
-    level, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    yield
-    logging.set_verbosity(level)
-    (logging.enable_progress_bar if has_bars else logging.disable_progress_bar)()
+    logging.set_verbosity_warning()
+    logging.enable_progress_bar()

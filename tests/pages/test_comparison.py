@@ -53,7 +53,7 @@ def test_every_attack_of_every_audit_has_its_gain():
 
 SCOPE = small().scope
 DIFFERENCES = {
-    "Suite of attacks": {"scope": replace(SCOPE, suite="standard-v2")},
+    "Suite of attacks": {"scope": replace(SCOPE, suite="quick-v2")},
     "Student": {"scope": replace(SCOPE, student="MobileNet")},
     "Transfer set": {"scope": replace(SCOPE, num_transfer=10)},
     "Validation set": {"scope": replace(SCOPE, validation_set="other")},
