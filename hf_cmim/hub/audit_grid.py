@@ -42,9 +42,11 @@ class Setting:
         """
         setting = repr(attack)
         if is_resolved:
+            # Parts that change nothing are left out of it.
             setting = f"Composition({', '.join(map(repr, attack.active_parts))})"
         # Escaped first, so that the pattern of a relative temperature has to match escaped text as well.
         escaped = re.escape(setting)
+        # Escaping put a backslash before the point of a factor.
         factors = tuple(float(factor.replace("\\", "")) for factor in _RELATIVE.findall(escaped))
         pattern = re.compile(_RELATIVE.sub(lambda _: _NUMBER, escaped))
         return cls(pattern, factors, attack.query_protocol is not None or attack.student_protocol is not None)
@@ -98,6 +100,7 @@ def setting_faults(settings: Iterable[Setting], chosen: str, screened: Iterable[
         faults.append("the chosen setting was not screened")
     if any(all(setting.scales(text) is None for setting in settings) for text in screened):
         faults.append("a screened setting is none of the family's settings")
+    # A fixed setting has one text; of a relative one only the pattern is known, with a number in its place.
     fixed = [setting for setting in settings if not setting.factors]
     claimed = {text for text in screened if any(setting.scales(text) is not None for setting in fixed)}
     for setting in fixed:
@@ -136,6 +139,7 @@ def _follow_from(scale: float, relative: Sequence[Setting], screened: Sequence[s
             return False
         explained |= near.keys()
         implied += chain.from_iterable(near.values())
+    # Every setting may be near `scale` and two of them still too far apart from each other.
     return scale > 0 and explained >= set(free) and max(implied) <= min(implied) * (1 + SCALES_APART)
 
 

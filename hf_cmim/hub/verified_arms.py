@@ -48,6 +48,7 @@ def _can_be_mean(audit: AuditReport, mean: float) -> bool:
     first, more = (plan.get(name) if isinstance(plan, dict) else None for name in ("screening_seeds", "final_seeds"))
     if not isinstance(first, int) or not isinstance(more, int):
         return 0 <= mean <= 1
+    # Settings are screened with `first` seeds, and finalists again with `more`, so a mean is over one of two numbers.
     samples, guess = audit.scope.num_validation, 1 / max(1, audit.scope.num_classes)
     # A diverged student counts as a guess, 1 / C, which need not be a whole number of samples.
     return any(
@@ -60,11 +61,13 @@ def _can_be_mean(audit: AuditReport, mean: float) -> bool:
 
 def _student_faults(audit: AuditReport, arm: ArmResult) -> Iterator[str]:
     seeds, tests, guess = len(arm.seeds), audit.scope.num_test, 1 / max(1, audit.scope.num_classes)
+    # An audit numbers its seeds from 0 and drops none.
     if arm.seeds != tuple(range(seeds)):
         yield f"its seeds are not 0 to {seeds - 1} in order: the best of more students may have been selected"
     if len(arm.accuracies) != seeds or not seeds:
         yield f"it has {len(arm.accuracies)} accuracies for {seeds} seeds"
         return
+    # Only some roles have an agreement: where nobody answered there is nothing to agree with.
     if len(arm.agreement) not in (0, seeds):
         yield f"it has {len(arm.agreement)} agreements with the teacher for {seeds} seeds"
         return
@@ -102,6 +105,8 @@ def _can_agree(agreement: float, first: float, second: float) -> bool:
 def _answer_source(arm: ArmResult, num_classes: int) -> Answering | None:
     """Return the source of an arm's answers, or None for a source that its role does not allow."""
     confidences = null_confidences(num_classes)
+    # A role fixes who answered: the audited model for a knockoff, nobody for a reference (or the student itself), a
+    # table of hard answers for the nulls.
     if arm.role == "knockoff":
         return "teacher" if arm.teacher == answering_words("teacher", None) else None
     if arm.role == "reference":
@@ -123,6 +128,7 @@ def _faults_of_setting(audit: AuditReport, arm: ArmResult) -> Iterator[str]:
         else:
             yield from setting_faults(reference_grid()[arm.family], arm.setting, arm.validation)
         return
+    # A null is tuned over a fixed set of confidences; another set could hide a stronger null.
     confidences = {f"confidence {value:g}" for value in null_confidences(audit.scope.num_classes)}
     if arm.role in ("null", "labels") and {*arm.validation} != confidences:
         yield "its confidences are not those of a label-only null"
@@ -134,6 +140,7 @@ def _faults_of_setting(audit: AuditReport, arm: ArmResult) -> Iterator[str]:
         yield f"{suite.name} has no family {arm.family!r}"
     elif arm.role == "knockoff":
         yield from setting_faults(grid[arm.family], arm.setting, arm.validation)
+    # Other roles take over the setting of a knockoff, whose relative temperatures have become numbers.
     elif all(setting.scales(arm.setting) is None for setting in grid[arm.family]):
         yield "its setting is none of the suite's settings for this family"
 

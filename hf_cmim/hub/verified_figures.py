@@ -37,8 +37,10 @@ def plan_of(audit: AuditReport) -> Mapping[str, Any]:
 def plan_faults(audit: AuditReport, num_classes: int) -> Iterator[str]:
     """Check design, scope and plan against each other and against the rules of an audit, and yield the faults."""
     design, scope, plan = audit.design, audit.scope, plan_of(audit)
+    # The error rate is the same for all audits, so that verdicts can be compared.
     if design.error_rate != Design().error_rate:
         yield f"its error rate is {design.error_rate:g}, audits use {Design().error_rate:g}"
+    # A large margin would make every model undistillable.
     if audit.primary.verdict in CLAIMS and design.margin > LARGEST_MARGIN:
         yield (
             f"its margin is {100 * design.margin:g} points, but a verdict of protection needs a margin of at most"
@@ -50,6 +52,7 @@ def plan_faults(audit: AuditReport, num_classes: int) -> Iterator[str]:
         yield f"its number of sittings is {audit.sittings}, expected at least 1"
     if not _DATE.fullmatch(audit.date):
         yield f"its date {audit.date[:20]!r} is not written as YYYY-MM-DD"
+    # The plan is a part of its own in the report; here it must tell the same as the results.
     suite = claimed_suite(audit)
     if suite is not None:
         expected = {
@@ -86,6 +89,7 @@ def facts_faults(name: str, facts: ModelFacts, num_test: int, num_classes: int) 
     # With at most five classes, every class is among the first five.
     if facts.top5_accuracy < facts.accuracy or (num_classes <= 5 and facts.top5_accuracy < 1):
         yield f"{name} has an impossible top-5 accuracy: below its accuracy, or below 1 with at most five classes"
+    # These are averages of errors and of gaps between fractions.
     shares = (facts.ece, facts.ece_calibrated, facts.aurc)
     if not all(0 <= share <= 1 for share in shares) or min(facts.nll, facts.nll_calibrated) < 0:
         yield f"{name} has an impossible calibration: ECE and AURC are 0 to 1, the NLL is at least 0"
@@ -105,6 +109,7 @@ def facts_faults(name: str, facts: ModelFacts, num_test: int, num_classes: int) 
 def power_faults(audit: AuditReport) -> Iterator[str]:
     """Compare the claimed power with the positive control, check all controls, and yield the faults as sentences."""
     twins = [control for control in audit.controls if control.name == TWIN]
+    # The twin must be distillable, otherwise the attacks of this audit are too weak to show anything.
     power = twins[0].verdict == "distillable" if twins else None
     if len(twins) > 1 or audit.power != power:
         yield f"it claims power = {audit.power}, its control says {power}"
@@ -123,6 +128,7 @@ def _control_faults(audit: AuditReport, control: ControlResult) -> Iterator[str]
         yield from facts_faults(name, control.facts, audit.scope.num_test, audit.scope.num_classes)
     if any(check.severity == "fatal" for check in control.checks) and control.verdict != "inconclusive":
         yield f"{name} has a verdict, although a fatal check voids it"
+    # A control has no arms in the report, so its verdict can only be held to its own summary.
     if control.verdict in CLAIMS and control.smallest_margin >= margin:
         yield f"{name} has the verdict {control.verdict!r}, but a smallest margin of {control.smallest_margin:g}"
     if control.verdict == "distillable" and (largest is None or control.smallest_margin < margin):
@@ -159,6 +165,8 @@ def check_faults(audit: AuditReport) -> Iterator[str]:
 
 def _required_checks(audit: AuditReport) -> Iterator[tuple[str, str]]:
     """Yield name and severity of each check, by the same rules as the audit."""
+    # These rules repeat those of hf_cmim/audit/checks.py from the figures in the report alone: an owner who deletes a
+    # check is found out.
     guessing = 1 / max(1, audit.scope.num_classes)
     lowest_accuracy = guessing + KNOWING * (1 - guessing)
     accuracy = audit.teacher.accuracy
@@ -226,6 +234,7 @@ def floor_faults(audit: AuditReport) -> Iterator[str]:
     roles = {role: [arm.name for arm in audit.arms if arm.role == role] for role in ("labels", "class answers")}
     reference = teacher_free_reference(audit)
     floor, control = audit.label_floor, audit.class_answers
+    # Without labels there is no reference to measure these gains against.
     is_told = audit.scope.attacker.is_labelled
     has_labels, has_answers = (bool(roles[role]) and is_told for role in ("labels", "class answers"))
     if (floor is not None) != has_labels or (control is not None) != has_answers:

@@ -161,10 +161,12 @@ def plot_clusters(
             " corner. Leave classes unset to draw the three most confused ones."
         )
     corner_names = [str(number if class_names is None else class_names[number]) for number in classes]
+    # All columns together fill the width of a page of text, 7 inches, at most.
     side = min(2.4, 7.0 / len(logits))
     figure = Figure(figsize=(side * len(logits), 0.93 * side * len(temperatures) + 0.3), layout="constrained")
     grid = figure.subplots(len(temperatures), len(logits), squeeze=False)
     for column, (name, outputs) in enumerate(logits.items()):
+        # Ignored samples have no class to be drawn in.
         outputs, targets = select_valid(outputs.detach().cpu(), labels.cpu())
         for row, temperature in enumerate(temperatures):
             axes = grid[row, column]
@@ -223,6 +225,7 @@ def plot_training(log_history: Mapping[str, Sequence[Mapping[str, float]]], temp
     colours = colours_of(log_history)
     key = f"cmi_T{temperature:g}"
     figure = Figure(figsize=(7.0, 2.7), layout="constrained")
+    # The weight has a narrow panel below the CMI, with the same epochs.
     panels = figure.subplot_mosaic([["ce", key], ["ce", "cmi_weight"]], height_ratios=[5, 1], sharex=True)
     for name, entries in log_history.items():
         if not any(key in entry and "ce" in entry for entry in entries):

@@ -103,6 +103,7 @@ def replay(accuracies: Mapping[str, Sequence[float]], baselines: Mapping[str, Ba
     last_look, seeds_wanted = 0, dict[str, int]()
     for look, error in zip(design.looks, design.errors(), strict=True):
         seeds_wanted = _seeds_wanted(look, active_attacks, baselines, design.reference_multiple)
+        # The audit trains these students next.
         if any(len(accuracies.get(name, ())) < seeds for name, seeds in seeds_wanted.items()):
             break
         # Stopped attacks keep the seeds of their last look.
@@ -112,6 +113,7 @@ def replay(accuracies: Mapping[str, Sequence[float]], baselines: Mapping[str, Ba
         verdict, last_look, seeds_wanted = verdict_of(latest.values(), design.margin), look, {}
         if verdict != "inconclusive":
             break
+        # An attack below the margin for sure needs no more seeds; the others go on.
         active_attacks = [attack for attack in active_attacks if latest[attack].upper >= design.margin]
     by_gain = sorted(latest.values(), key=lambda comparison: (-comparison.gain, comparison.attack))
     upper_bounds = [comparison.upper for comparison in by_gain]
@@ -178,6 +180,7 @@ def _seeds_wanted(
     seeds = dict.fromkeys(active_attacks, look)
     for attack in active_attacks:
         for name in baselines[attack].every:
+            # More seeds where many attacks are compared with the same baseline, whose error all of them share.
             seeds[name] = look * (multiple if num_users[name] > 1 else 1)
     return seeds
 
@@ -218,6 +221,7 @@ def _comparisons(
             correlation = means[name].squared_error / (means[name].squared_error + largest_variance)
             tails[name] = max_t_tail(len(attacks), correlation, family_error)
         for attack in set(attacks).intersection(active_attacks):
+            # The upper bound and the gain are over the one baseline that validation data chose before.
             chosen = baselines[attack].chosen
             gain = difference(means[attack], means[chosen])
             lowers = [difference(means[attack], means[name]).bound(tail) for name, tail in tails.items()]

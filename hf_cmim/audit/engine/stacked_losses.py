@@ -34,6 +34,7 @@ def grouped_by_loss(students: Sequence[PooledStudent], labels: Tensor) -> "list[
     alike: dict[Any, list[PooledStudent]] = {}
     for student in students:
         key = _loss_key(student.attack)
+        # A loss without a key shares with nobody: the student itself is then the key.
         alike.setdefault(id(student) if key is None else key, []).append(student)
     groups = []
     for key, members in alike.items():
@@ -41,6 +42,7 @@ def grouped_by_loss(students: Sequence[PooledStudent], labels: Tensor) -> "list[
             _EXACT[key, labels.shape] = _is_exact(members[0], labels)
         largest = len(members) if _EXACT.get((key, labels.shape)) else 1
         while members:
+            # The largest power of two that is left: 13 students make groups of 8, 4 and 1.
             size = min(2 ** (len(members).bit_length() - 1), largest)
             groups.append(LossGroup(members[:size]))
             members = members[size:]
@@ -59,6 +61,7 @@ def _is_exact(student: PooledStudent, labels: Tensor) -> bool:
 
     def gradient(logits: Tensor, answers: Tensor, targets: Tensor) -> Tensor:
         leaf = logits.clone().requires_grad_()
+        # As in `LossGroup.loss`: a mean over all samples, times the number of students.
         means = attack(leaf, answers, targets.expand(leaf.shape[:-1]))
         (len(leaf) * torch.stack(list(means.values())).sum()).backward()
         assert leaf.grad is not None
@@ -110,11 +113,13 @@ class LossGroup:
             num_items: number of valid labels of the whole step, or None to average over this micro-batch.
         """
         first, size = self.students[0], len(self.students)
+        # The same way as for a student that trains by itself.
         if size == 1:
             step = first.step.loss(_returning(logits[0]), query, index, num_items, progress=first.progress)
             return step.total
         assert query.labels is not None  # an audit's transfer set has labels
         check_width(logits, first.template.num_classes)
+        # Only in the first step, because the check waits for the device.
         if first.num_steps == 0:
             check_are_logits(logits[0])
         labels = query.labels.expand(logits.shape[:-1])
@@ -129,6 +134,7 @@ class LossGroup:
         if not first.attack.needs_teacher:
             return first.queries.uniform(logits)
         answers = [student.queries.answers(query.teacher_inputs, query.labels, index) for student in self.students]
+        # Students of one teacher share its stored answers; expanding them copies nothing.
         if all(answer is answers[0] for answer in answers):
             return answers[0].expand(logits.shape)
         return torch.stack(answers)
