@@ -5,12 +5,15 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hf_cmim.cli.words import nearest, refuse_unknown
 from hf_cmim.errors import HfCmimError
 
-Flags = TypeVar("Flags")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Flags = TypeVar("Flags", bound="DataclassInstance")
 
 
 def flag(help: str, **settings: Any) -> Any:
@@ -23,7 +26,7 @@ def flag(help: str, **settings: Any) -> Any:
     return field(default=None, metadata={"help": help, **settings})
 
 
-def add_flags(group: "argparse._ActionsContainer", kind: type) -> None:
+def add_flags(group: "argparse._ActionsContainer", kind: "type[DataclassInstance]") -> None:
     """Add the flags of a dataclass to a parser or to a group of one."""
     for setting in fields(kind):
         settings = dict(setting.metadata)
@@ -31,7 +34,7 @@ def add_flags(group: "argparse._ActionsContainer", kind: type) -> None:
         group.add_argument(name, dest=setting.name, **settings)
 
 
-def add_groups(parser: argparse.ArgumentParser, groups: Mapping[str, Sequence[type]]) -> None:
+def add_groups(parser: argparse.ArgumentParser, groups: "Mapping[str, Sequence[type[DataclassInstance]]]") -> None:
     """Add the flags of dataclasses in groups, by their title in the help."""
     for title, kinds in groups.items():
         group = parser.add_argument_group(title)
@@ -56,7 +59,7 @@ def read_flags(options: argparse.Namespace, kind: type[Flags]) -> Flags:
     Raises:
         HfCmimError: a file that cannot be read, or has settings that no flag has.
     """
-    names = [setting.name for setting in fields(kind)]  # type: ignore[arg-type]  # a dataclass
+    names = [setting.name for setting in fields(kind)]
     values = {name: getattr(options, name, None) for name in names}
     if options.config is None:
         return kind(**values)
@@ -73,7 +76,7 @@ def _are_pairs(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], tuple)
 
 
-def _values_in(path: Path, kind: type) -> dict[str, Any]:
+def _values_in(path: Path, kind: "type[DataclassInstance]") -> dict[str, Any]:
     """Return the values of a file, parsed as flags: types, choices and errors are those of the command line."""
     parser = argparse.ArgumentParser(exit_on_error=False, add_help=False, allow_abbrev=False)
     add_flags(parser, kind)
@@ -85,12 +88,12 @@ def _values_in(path: Path, kind: type) -> dict[str, Any]:
     return vars(options)
 
 
-def _settings(path: Path) -> dict[str, Any]:
-    if path.suffix not in (".yaml", ".yml"):
-        raise HfCmimError(
-            f"Expected a YAML file (.yaml) before the flags, got {str(path)!r}. Give the classifier with --teacher and"
-            " the data with --dataset."
-        )
+def yaml_settings(path: Path) -> dict[str, Any]:
+    """Return the settings of a YAML file by name.
+
+    Raises:
+        HfCmimError: a file that cannot be read, or is not made of NAME: VALUE.
+    """
     import yaml
 
     try:
@@ -99,10 +102,19 @@ def _settings(path: Path) -> dict[str, Any]:
         raise HfCmimError(f"No YAML file can be read from {path}: {error}.") from error
     if not isinstance(settings, dict):
         raise HfCmimError(f"Expected settings as NAME: VALUE in {path}, got {type(settings).__name__}.")
-    return {str(name): value for name, value in settings.items() if value is not None}
+    return {str(name): value for name, value in settings.items()}
 
 
-def _words(settings: dict[str, Any], path: Path, kind: type) -> Iterator[str]:
+def _settings(path: Path) -> dict[str, Any]:
+    if path.suffix not in (".yaml", ".yml"):
+        raise HfCmimError(
+            f"Expected a YAML file (.yaml) before the flags, got {str(path)!r}. Give the classifier with --teacher and"
+            " the data with --dataset."
+        )
+    return {name: value for name, value in yaml_settings(path).items() if value is not None}
+
+
+def _words(settings: dict[str, Any], path: Path, kind: "type[DataclassInstance]") -> Iterator[str]:
     """Yield a file's settings as the words of a command line."""
     flags = {
         setting.name.replace("_", "-"): setting.metadata.get("name", f"--{setting.name.replace('_', '-')}")

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Literal, final
 
 import torch
-import yaml
 from transformers import HfArgumentParser, Trainer, TrainingArguments
 
+from hf_cmim.cli.flags import yaml_settings
 from hf_cmim.cli.words import nearest
 from hf_cmim.data.arguments import DataArguments
 from hf_cmim.environment import describe_environment
@@ -70,14 +70,11 @@ def script_arguments(
 
 
 def _settings(path: Path, names: Sequence[str]) -> dict[str, Any]:
-    try:
-        settings = yaml.safe_load(path.read_bytes())
-    except (OSError, yaml.YAMLError) as error:
-        raise HfCmimError(f"No YAML file can be read from {path}: {error}.") from error
+    settings = yaml_settings(path)
     for name in settings:
         if name not in names:
             raise HfCmimError(f"Unknown setting {name!r} in {path}: it would have no effect. {nearest(name, names)}")
-    return dict(settings)
+    return settings
 
 
 @final
