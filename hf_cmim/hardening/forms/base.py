@@ -110,7 +110,7 @@ class AbstractForm(nn.Module, ABC):
             counts: samples of each class in this step, `(C,)`.
             labels: labels of this step, `(B,)`, integers in [0, C), or -100 to ignore.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has follows_rows = True and must override begin_move.")
 
     def leave(self, moved: Moved, levels: slice, table: Tensor) -> None:
         """Subtract the rows that will move; `table`, `(k, C, C)`, holds only these levels."""
