@@ -2,8 +2,8 @@
 
     python evidence/seeds_table.py > docs/evidence/several-teachers.md
 
-The words around the tables are in evidence/seeds_page.md, where {tables} stands for them, {runs} for the number of
-trained sets of teachers, and {version} for that of torch.
+The words around the tables are in evidence/seeds_page.md, where {tables} stands for them and {runs} for the number of
+trained sets of teachers.
 """
 
 import json
