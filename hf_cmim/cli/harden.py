@@ -1,9 +1,9 @@
 """Harden a classifier as far as an accuracy budget allows, and audit what a student learns from it.
 
-Trains a twin with plain cross-entropy, then hardened models from its weights, the strongest first,
-and keeps the strongest whose validation accuracy is within the budget of the twin's. A quick audit
-then tests twin and model on test data. Run the same command again after a kill, or with another
-budget: no finished model is trained again.
+Trains a twin with plain cross-entropy, then one to three hardened models, the strongest first, and
+keeps the strongest whose validation accuracy is within the budget of the twin's. A quick audit then
+tests twin and model on test data. Run the same command again after a kill, or with another budget:
+no finished model is trained again.
 """
 
 import argparse
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 EXAMPLES = """\
 examples:
   hf-cmim harden --model google/vit-base-patch16-224-in21k --dataset DATA --accuracy-budget 0.5
-      fine-tune a checkpoint on a folder of images (DATA/train/CLASS/*.png), two to five trainings
+      fine-tune a checkpoint on a folder of images (DATA/train/CLASS/*.png), two to four trainings
   hf-cmim harden --model bert.json --processor TOKENIZER --dataset a.csv --set num_train_epochs=10
       a new text classifier from a configuration; a tenth of the rows is held out for testing
   hf-cmim harden --model outputs/start --dataset DATA --no-quick-audit
