@@ -4,11 +4,13 @@ import gc
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm.auto import tqdm
 
 from hf_cmim.trainers.distillation import attack_state
 from hf_cmim.trainers.hardening import hardening_state
@@ -21,12 +23,18 @@ fork = multiprocessing.get_context("fork")  # spares each of many short lives th
 def lives(train: Callable[..., None], *args: Any) -> int:
     """Return how a training in a process of its own ended."""
     gc.freeze()  # or the child's collections would touch, and so copy, all that it inherits
-    process = fork.Process(target=train, args=args)
+    process = fork.Process(target=_with_its_own_lock, args=(train, *args))
     process.start()
     process.join(120)
     gc.unfreeze()
     assert process.exitcode is not None, "the training hangs"
     return process.exitcode
+
+
+def _with_its_own_lock(train: Callable[..., None], *args: Any) -> None:
+    """Train without the lock of progress bars that forks share: a process killed in a bar would hold it for good."""
+    tqdm.set_lock(threading.RLock())
+    train(*args)
 
 
 def die_in_write(number: int) -> None:
