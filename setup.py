@@ -35,6 +35,8 @@ EXTRAS = {
         "pytest>=9,<10",  # runs the tests
         "pytest-xdist>=3.8,<4",  # runs them on two cores
         SCIKIT_LEARN,
+        "onnxruntime>=1.30,<2",  # a session as a black-box teacher; the package itself never imports it
+        "onnx>=1.23,<2",  # builds that session's network
         MATPLOTLIB,
         CRYPTOGRAPHY,
         PEFT,

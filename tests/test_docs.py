@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import torch
 from PIL import Image
+from sklearn.linear_model import LogisticRegression
 from transformers import ViTImageProcessorPil, pipeline
 
 from hf_cmim import AuditPlan
@@ -54,6 +56,13 @@ class Mergeable:
         return build_student()
 
 
+class Session:
+    """A stand-in for a session of onnxruntime, which answers with a list of arrays."""
+
+    def run(self, names: list[str] | None, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        return [feeds["pixels"].reshape(len(feeds["pixels"]), -1)[:, :4]]
+
+
 def stand_ins(page: str) -> dict[str, Any]:
     """What the reader of a page has already: models, data, and on some pages folders with trained models."""
     parts = {"train_dataset": 0, "validation_dataset": 1, "transfer_set": 2, "validation_set": 3, "test_set": 4}
@@ -73,6 +82,10 @@ def stand_ins(page: str) -> dict[str, Any]:
         processor = ViTImageProcessorPil(size={"height": 8, "width": 8}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
         eye = tiny.vit(num_channels=3, **NAMES).eval()
         values["classifier"] = pipeline("image-classification", eye, image_processor=processor)
+    if page == "docs/attacks.md":
+        rows = torch.stack([row["pixel_values"].flatten() for row in values["transfer_set"]])
+        values["pipeline"] = LogisticRegression().fit(rows, ["abcd"[row["labels"]] for row in values["transfer_set"]])
+        values["session"] = Session()
     model = Mergeable() if page == "docs/publish-and-verify.md" else tiny.vit(**NAMES)
     return values | {"model": model, "student": tiny.vit(1, **NAMES), "build_student": build_student}
 

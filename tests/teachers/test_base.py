@@ -77,7 +77,7 @@ def test_probability_of_zero_is_an_answer():
         (logits()[0], "logits", r"\(3,\)"),
         (torch.ones(5, 3, dtype=torch.long), "logits", "int64"),
         (logits(), "labels", "float32"),
-        (logits().numpy(), "logits", "ndarray"),
+        (logits().tolist(), "logits", "list"),
     ],
 )
 def test_broken_promise_is_refused(values, returns, named):
@@ -148,7 +148,7 @@ def test_channel_decides_whether_classes_are_hidden(channel, hides):
         (lambda: teacher(logits(), returns="scores"), "scores"),
         (lambda: FunctionTeacher(lambda inputs: logits(), class_names=["cat"]), "2 classes"),
         (lambda: FunctionTeacher(lambda inputs: logits(), class_names=["cat", "cat"]), "cat"),
-        (lambda: FunctionTeacher(lambda inputs: logits(), class_names=[0, 1]), "strings"),
+        (lambda: FunctionTeacher(lambda inputs: logits(), class_names=[0.0, 1.0]), "strings"),
         (lambda: FunctionTeacher(lambda inputs: logits(), class_names="ab"), "sequence"),
         (lambda: LabelOnlyTeacher(3, confidence=0.9)({}), "labels"),
         (lambda: TableTeacher(logits(), class_names=NAMES)(INPUTS), "sample_index"),
