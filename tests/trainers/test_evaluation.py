@@ -42,7 +42,7 @@ def test_metrics_are_those_of_one_batch(batch: int, tmp_path):
 
 def test_very_many_classes_are_evaluated_without_the_curve(tmp_path, monkeypatch, caplog):
     """Catches an evaluation that runs out of memory: at 21,841 classes the sums of the curve would take 260 GB."""
-    monkeypatch.setattr("hf_cmim.trainers.hardening.evaluation.LARGEST_MEASURED", 2)
+    monkeypatch.setattr("hf_cmim.trainers.shared.evaluation.LARGEST_MEASURED", 2)
     data = tiny.tagged_sentences(40, seed=3)
     trainer = tiny.cmim_trainer(tiny.token_bert(), tiny.tagged_sentences(60), tmp_path, per_device_eval_batch_size=7)
     with caplog.at_level("WARNING"):

@@ -7,7 +7,7 @@ from transformers import TrainerCallback
 
 from hf_cmim.class_names import class_names_of
 from hf_cmim.errors import HfCmimError
-from hf_cmim.trainers.hardening.evaluation import LARGEST_MEASURED
+from hf_cmim.trainers.shared.evaluation import LARGEST_MEASURED
 
 if TYPE_CHECKING:
     from hf_cmim.trainers.hardening.cmim_trainer import CMIMTrainer

@@ -1,41 +1,33 @@
 """The hardening trainer: `transformers.Trainer` with the CMI of all tempered output clusters in its loss."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
 from hf_cmim.class_names import class_names_of
-from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import IGNORE_INDEX
-from hf_cmim.functional.inputs import check_label_range, flatten_samples, model_logits
 from hf_cmim.hardening.bank import CentroidBank
 from hf_cmim.hardening.loss import CMIMLoss, ramped_weight
 from hf_cmim.hardening.spec import BALANCED
-from hf_cmim.hub.certificate import Evaluation, Training
-from hf_cmim.measurement import Measurement
+from hf_cmim.hub.certificate import Training
 from hf_cmim.trainers.hardening.calibrated_weight import CalibratedWeight
 from hf_cmim.trainers.hardening.centroid_refresh import CentroidRefresh
 from hf_cmim.trainers.hardening.class_weights import balanced_weights
 from hf_cmim.trainers.hardening.cmim_config import CMIMConfig
 from hf_cmim.trainers.hardening.collapse_guard import MEASURED_STEPS, CollapseGuard
-from hf_cmim.trainers.hardening.evaluation import EvaluationAccumulator
 from hf_cmim.trainers.hardening.hardening_state import HardeningState
 from hf_cmim.trainers.hardening.hardening_summary import HardeningSummary, SummaryPrinter, summary_of
-from hf_cmim.trainers.shared.components import ComponentTrainer, unchanged_random_states
+from hf_cmim.trainers.shared.components import unchanged_random_states
 from hf_cmim.trainers.shared.launch import check_launch
-from hf_cmim.trainers.shared.records import dataset_name, hardening_record, weights_version
+from hf_cmim.trainers.shared.measuring import MeasuringTrainer, number_of_items
+from hf_cmim.trainers.shared.records import hardening_record
 from hf_cmim.trainers.shared.search import evaluation_loss
-from hf_cmim.trainers.shared.validation import (
-    check_are_logits,
-    check_arguments,
-    check_head,
-    check_width,
-)
+from hf_cmim.trainers.shared.validation import check_arguments, check_head
 
 logger = logging.get_logger(__name__)
 
@@ -45,7 +37,7 @@ SCHEDULE = ("cmi_weight", "cmi_warmup", "cmi_ramp", "cmi_follow_calibration")
 """Settings that decide when the CMI weighs how much."""
 
 
-class CMIMTrainer(ComponentTrainer):
+class CMIMTrainer(MeasuringTrainer):
     """A `Trainer` that concentrates the output clusters of a classifier at all temperatures.
 
     A drop-in for `transformers.Trainer` on any single-label head that returns `logits` (image, text, audio, token
@@ -82,9 +74,6 @@ class CMIMTrainer(ComponentTrainer):
         super().__init__(model, args, *trainer_arguments, **keywords)
         check_launch(self.args.world_size)
         check_head(self.accelerator.unwrap_model(self.model), self.label_names, args.class_weights)
-        self.measurement: Measurement | None = None
-        self._evaluation: EvaluationAccumulator | None = None
-        self._measured: tuple[str, int] | None = None
         self.add_callback(CentroidRefresh(self))
         self.add_callback(CalibratedWeight(self))
         self._guard = CollapseGuard(self)
@@ -151,13 +140,7 @@ class CMIMTrainer(ComponentTrainer):
     ) -> Any:
         """Return cross-entropy plus weighted CMI; in training also remember the outputs for the bank."""
         outputs, logits, labels = self.labelled_outputs(model, inputs)
-        # The check waits for the device: on a GPU only the first batch pays for it.
-        if labels.device.type == "cpu" or self._state is None:
-            check_label_range(labels, logits.shape[-1])
-        if self._state is None:
-            check_are_logits(logits)
-            names = class_names_of(self.model)
-            check_width(logits, None if names is None else len(names))
+        self.check_batch(logits, labels, is_first=self._state is None)
         state = self.hardening_state(logits.shape[-1])
         if model.training:
             loss = self._training_loss(outputs, logits, labels, num_items_in_batch, state)
@@ -165,26 +148,6 @@ class CMIMTrainer(ComponentTrainer):
             loss = self._evaluation_loss(outputs, logits, labels, state)
         # Trainer takes the loss off the front of a tuple.
         return (loss, outputs if isinstance(outputs, dict) else (loss, *outputs)) if return_outputs else loss
-
-    def labelled_outputs(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Any, Tensor, Tensor]:
-        """Return a model's outputs for a batch, their logits and the labels, after checking that shapes agree.
-
-        Raises:
-            HfCmimError: no labels, no logits, or shapes that do not fit.
-        """
-        inputs = dict(inputs)
-        labels = inputs.pop("labels", None)
-        if labels is None:
-            raise HfCmimError(
-                f"Expected 'labels' in every batch, got only {sorted(inputs)}: without labels there is no cluster to"
-                " concentrate. Name the label column 'label' or 'labels', and check that remove_unused_columns keeps"
-                " it."
-            )
-        # Without labels: a model would compute its own loss from them.
-        outputs = model(**inputs)
-        logits = model_logits(outputs)
-        flatten_samples(logits, labels)
-        return outputs, logits, labels
 
     def hardening_state(self, num_classes: int) -> HardeningState:
         """Return the state of this training, creating it once the number of classes is known."""
@@ -195,11 +158,7 @@ class CMIMTrainer(ComponentTrainer):
     def _training_loss(
         self, outputs: Any, logits: Tensor, labels: Tensor, num_items: Tensor | int | None, state: HardeningState
     ) -> Tensor:
-        if num_items is None:
-            num_items = (labels != IGNORE_INDEX).sum().clamp_min(1)
-        elif isinstance(num_items, Tensor) and num_items.ndim:
-            # Trainer repeats the count for each replica of nn.DataParallel.
-            num_items = num_items.flatten()[0]
+        num_items = number_of_items(num_items, labels)
         weight = self._weight = self.current_weight
         cross_entropy = self._users_cross_entropy(outputs, logits, labels, num_items)
         parts = self.cmim_loss(
@@ -263,31 +222,14 @@ class CMIMTrainer(ComponentTrainer):
 
     # Evaluation and selection
 
-    def evaluation_loop(
-        self,
-        dataloader: DataLoader[Any],
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> EvalLoopOutput:
-        """Evaluate as `Trainer` does, adding accuracy, calibration and the CMI curve to the metrics."""
-        self._evaluation = EvaluationAccumulator(self.cmim_loss.spec.temperatures)
-        try:
-            output = super().evaluation_loop(
-                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
-            )
-            result = self._evaluation.compute()
-        finally:
-            self._evaluation = None
-        if result is not None and output.metrics is not None:
-            self.measurement, metrics = result
-            self._measured = (dataset_name(dataloader.dataset), weights_version(self.model))
-            prefixed = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-            exact_loss = {key: value for key, value in prefixed.items() if key == f"{metric_key_prefix}_loss"}
-            # A metric that the user computes keeps its name and value; only the loss is replaced by the exact one.
-            output.metrics.update(prefixed | output.metrics | exact_loss)
-        return output
+    @property
+    def measured_temperatures(self) -> tuple[float, ...]:
+        """Temperatures at which evaluation reports the CMI: those of the objective."""
+        return self.cmim_loss.spec.temperatures
+
+    def loss_metrics(self, components: Mapping[str, float]) -> dict[str, float]:
+        """Return loss and cross-entropy; nothing where the user's loss is not among the components."""
+        return {"loss": sum(components.values()), "ce": components["ce"]} if "ce" in components else {}
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         if self.state.global_step < self.args.ramp_end * self.state.max_steps:
@@ -302,12 +244,6 @@ class CMIMTrainer(ComponentTrainer):
     def hardening_summary(self) -> HardeningSummary:
         """Return a summary of the last training, which prints as five lines of words."""
         return summary_of(self)
-
-    def evaluation_record(self) -> Evaluation | None:
-        """Return the last measurement, if it is of the weights as they are now."""
-        if self.measurement is None or self._measured is None or self._measured[1] != weights_version(self.model):
-            return None
-        return Evaluation(self._measured[0], self.measurement)
 
     # Checkpoints
 

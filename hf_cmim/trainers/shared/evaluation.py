@@ -1,4 +1,4 @@
-"""Evaluation of a hardened model, batch by batch, over all processes."""
+"""Evaluation of a classifier, batch by batch, over all processes."""
 
 from collections.abc import Mapping, Sequence
 
@@ -49,21 +49,17 @@ class EvaluationAccumulator:
         for name, value in summed_components.items():
             self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
 
-    def compute(self) -> tuple[Measurement | None, dict[str, float]] | None:
-        """Return the measurement and the flat metrics without prefix, or None after fewer than 2 valid labels."""
+    def compute(self) -> tuple[Measurement | None, dict[str, float], dict[str, float]] | None:
+        """Return measurement, flat metrics and means of the loss components; None after fewer than 2 valid labels."""
         if self._count < 2:
             return None
         components = {name: value.item() / self._count for name, value in self._sums.items()}
         if self._hits is None:
             measurement = self._measurement.compute()
-            metrics = measurement.metrics(self.temperatures)
-        else:
-            logger.warning_once(
-                f"Above {LARGEST_MEASURED} classes evaluation gives loss and accuracy, no CMI curve and no"
-                " calibration, and the certificate states no evaluation: the curve's sums would take"
-                " 68 x classes^2 x 8 bytes. Measure a part of the classes with hf_cmim.functional.cmi_curve."
-            )
-            measurement, metrics = None, {"accuracy": self._hits.item() / self._count}
-        if "ce" in components:
-            metrics |= {"loss": sum(components.values()), "ce": components["ce"]}
-        return measurement, metrics
+            return measurement, measurement.metrics(self.temperatures), components
+        logger.warning_once(
+            f"Above {LARGEST_MEASURED} classes evaluation gives loss and accuracy, no CMI curve and no"
+            " calibration, and the certificate states no evaluation: the curve's sums would take"
+            " 68 x classes^2 x 8 bytes. Measure a part of the classes with hf_cmim.functional.cmi_curve."
+        )
+        return None, {"accuracy": self._hits.item() / self._count}, components
