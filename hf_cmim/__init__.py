@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from hf_cmim.hardening.spec import ObjectiveSpec
     from hf_cmim.measurement import Measurement, MeasurementAccumulator
     from hf_cmim.report import AuditReport
+    from hf_cmim.trainers.defending.defense_config import DefenseConfig
+    from hf_cmim.trainers.defending.defense_trainer import DefenseTrainer
     from hf_cmim.trainers.distillation.distillation_config import DistillationConfig
     from hf_cmim.trainers.distillation.distillation_trainer import DistillationTrainer
     from hf_cmim.trainers.distillation.transfer_data import Fraction, Repeatable, Unlabelled
@@ -48,6 +50,8 @@ __all__ = [
     "CollapseDetector",
     "Composition",
     "DataArguments",
+    "DefenseConfig",
+    "DefenseTrainer",
     "DistillationConfig",
     "DistillationTrainer",
     "Fraction",
@@ -84,6 +88,8 @@ _MODULES = {
     "ClassAnswers": "hf_cmim.channels.class_answers",
     "CollapseDetector": "hf_cmim.hardening.collapse",
     "Composition": "hf_cmim.attacks.composition",
+    "DefenseConfig": "hf_cmim.trainers.defending.defense_config",
+    "DefenseTrainer": "hf_cmim.trainers.defending.defense_trainer",
     "DistillationConfig": "hf_cmim.trainers.distillation.distillation_config",
     "DistillationTrainer": "hf_cmim.trainers.distillation.distillation_trainer",
     "Fraction": "hf_cmim.trainers.distillation.transfer_data",

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 NEEDS_THE_HUB = "<!-- needs the Hub -->\n"
 RUN = ["README.md", "docs/get-started.md", "docs/choose-a-setting.md", "docs/read-an-audit.md", "docs/attacks.md",
-       "docs/publish-and-verify.md"]  # fmt: skip
+       "docs/defences.md", "docs/publish-and-verify.md"]  # fmt: skip
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "RESPONSIBLE_USE.md", "recipes/README.md")]
 PAGES += sorted(DOCS.rglob("*.md"))
 NAMES = {"id2label": dict(enumerate("abcd")), "label2id": {name: number for number, name in enumerate("abcd")}}
@@ -67,7 +67,7 @@ def stand_ins(page: str) -> dict[str, Any]:
     """What the reader of a page has already: models, data, and on some pages folders with trained models."""
     parts = {"train_dataset": 0, "validation_dataset": 1, "transfer_set": 2, "validation_set": 3, "test_set": 4}
     values: dict[str, Any] = {name: tiny.images(48, seed) for name, seed in parts.items()}
-    if page == "docs/read-an-audit.md":
+    if page in ("docs/read-an-audit.md", "docs/defences.md"):
         for seed, folder in enumerate(("outputs/cmim", "outputs/ce")):
             tiny.vit(seed, **NAMES).save_pretrained(folder)
         suite = Suite("one", (SuiteEntry("kd", Composition(KD())),))

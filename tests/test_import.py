@@ -25,6 +25,8 @@ PUBLIC = {
     "CollapseDetector",
     "Composition",
     "DataArguments",
+    "DefenseConfig",
+    "DefenseTrainer",
     "DistillationConfig",
     "DistillationTrainer",
     "Fraction",

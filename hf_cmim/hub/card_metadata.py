@@ -7,10 +7,12 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
-from hf_cmim.hub.certificate import Certificate
+from hf_cmim.hub.certificate import DEFENSE_TRAINER, Certificate, Training
 from hf_cmim.tasks import Task, task_of
 
 TAGS = ("hf_cmim", "cmim", "arxiv:2507.00012")
+TAGS_OF_OTHER_LOSSES = ("hf_cmim",)
+"""Tags of a model that `DefenseTrainer` trained: those of CMIM would claim another method."""
 AUDITED = "cmim-audited"
 """Tag of a model with an audit of any verdict: a verdict needs more words than a tag has."""
 MEASURED_BY_US = "measured by hf_cmim"
@@ -42,11 +44,17 @@ def card_metadata(
         datasets=[dataset] if "/" in dataset and HUB_ID.fullmatch(dataset) else None,
         license=license,
         language=language,
-        tags=list(dict.fromkeys([*TAGS, *audited, *tags])),
+        tags=list(dict.fromkeys([*tags_of(training), *audited, *tags])),
         model_name=name.rpartition("/")[2],
         eval_results=_results(certificate, task) or None,
     )
     return plain_metadata(data)
+
+
+def tags_of(training: Training | None) -> tuple[str, ...]:
+    """Return the tags of hf_cmim for a model with such a training."""
+    is_of_defense = training is not None and training.trainer == DEFENSE_TRAINER
+    return TAGS_OF_OTHER_LOSSES if is_of_defense else TAGS
 
 
 def plain_metadata(data: Any) -> dict[str, Any]:

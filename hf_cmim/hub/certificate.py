@@ -19,6 +19,8 @@ from hf_cmim.whole_files import read_bounded
 
 SCHEMA = 1
 """Version of the JSON; a reader refuses a later version."""
+DEFENSE_TRAINER = "DefenseTrainer"
+"""Name of the trainer whose models have another objective than cross-entropy or CMIM, in their record."""
 DIGEST = "digest"
 """Key of the certificate's own digest: sha256 hex of all other entries in canonical JSON."""
 

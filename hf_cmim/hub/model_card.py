@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hf_cmim.errors import HfCmimError
 from hf_cmim.hub.card_metadata import card_metadata, merged, plain_metadata
-from hf_cmim.hub.certificate import Certificate, Evaluation, Training
+from hf_cmim.hub.certificate import DEFENSE_TRAINER, Certificate, Evaluation, Training
 from hf_cmim.hub.files import CARD_NAME, CONFIG_NAME, CURVE_NAME, FOREST_NAME, PAGE_NAME, WEIGHTS
 from hf_cmim.names import one_line
 from hf_cmim.pages.markdown import audit_markdown, escaped
@@ -44,6 +44,7 @@ class _Kind:
     lead: str
     objective: str
     is_hardened: bool
+    cites_cmim: bool = True
 
 
 HARDENED = _Kind(
@@ -65,6 +66,14 @@ PLAIN = _Kind(
     " against knowledge distillation.",
     "The CMI had no weight in the loss.",
     False,
+)
+DEFENDED = _Kind(
+    "This classifier was trained with the loss of another method, to be compared with hardened classifiers. The table"
+    " below names the method, its purpose and its source. Its training did not minimise the conditional mutual"
+    " information (CMI).",
+    "The loss took the place of the cross-entropy. `objective` names it with its settings.",
+    False,
+    cites_cmim=False,
 )
 KNOCKOFF = _Kind(
     "This is a knockoff student: a distillation attack trained it on the answers of another classifier. It shows the"
@@ -209,6 +218,8 @@ def kind_of(training: Training | None) -> _Kind:
         return UNKNOWN
     if training.is_knockoff:
         return KNOCKOFF
+    if training.trainer == DEFENSE_TRAINER:
+        return DEFENDED
     if training.settings.get("cmi_weight"):
         return HARDENED if training.is_hardened else UNFINISHED
     return PLAIN

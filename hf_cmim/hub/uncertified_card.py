@@ -11,7 +11,7 @@ from huggingface_hub import ModelCardData
 from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
 from huggingface_hub.repocard import RepoCard
 
-from hf_cmim.hub.card_metadata import HUB_ID, TAGS, plain_metadata
+from hf_cmim.hub.card_metadata import HUB_ID, plain_metadata, tags_of
 from hf_cmim.hub.certificate import Evaluation, Training
 from hf_cmim.hub.files import CARD_NAME
 from hf_cmim.hub.model_card import figures_of, kind_of, render, write_section
@@ -80,7 +80,7 @@ def write_uncertified_card(
         datasets=[training.dataset] if "/" in training.dataset and HUB_ID.fullmatch(training.dataset) else None,
         license=license,
         language=language,
-        tags=list(dict.fromkeys([*TAGS, *tags])),
+        tags=list(dict.fromkeys([*tags_of(training), *tags])),
         **lineage,
     )
     text = render(

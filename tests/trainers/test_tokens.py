@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 
 import pytest
 
-from hf_cmim import CMIMConfig, DistillationConfig
+from hf_cmim import CMIMConfig, DefenseConfig, DistillationConfig
 
 TOKEN = "hf_secretsecret"
 
@@ -16,7 +16,7 @@ class OwnConfig(CMIMConfig):
     own: int = 0
 
 
-@pytest.mark.parametrize("config", [CMIMConfig, DistillationConfig, OwnConfig])
+@pytest.mark.parametrize("config", [CMIMConfig, DefenseConfig, DistillationConfig, OwnConfig])
 def test_no_text_of_the_settings_shows_the_token(tmp_path, config):
     """Catches a token in a notebook's output, a log or a tracker: a dataclass's repr shows every field."""
     args = config(str(tmp_path), hub_token=TOKEN)

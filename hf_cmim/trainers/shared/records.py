@@ -7,9 +7,10 @@ from torch import nn
 from transformers import Trainer
 
 from hf_cmim.attacks.composition import Composition
+from hf_cmim.defenses.base import AbstractDefense
 from hf_cmim.hardening.spec import ObjectiveSpec
 from hf_cmim.hub.card_metadata import HUB_ID
-from hf_cmim.hub.certificate import Training
+from hf_cmim.hub.certificate import DEFENSE_TRAINER, Training
 from hf_cmim.private_paths import public_record, public_text
 from hf_cmim.teachers.base import AbstractTeacher
 from hf_cmim.trainers.hardening.cmim_config import CMIMConfig
@@ -47,6 +48,24 @@ def hardening_record(trainer: Trainer, spec: ObjectiveSpec, args: CMIMConfig, fi
         base_model=base_model_of(trainer.model),
         dataset=dataset_name(trainer.train_dataset),
         is_hardened=args.cmi_weight > 0 and 0 < steps >= args.ramp_end * planned,
+        is_knockoff=False,
+    )
+
+
+def defense_record(trainer: Trainer, defense: AbstractDefense, reference: AbstractTeacher | None) -> Training:
+    """Return the record of a classifier trained with the loss of a defence: CMIM did not harden it."""
+    settings: dict[str, Any] = {
+        "purpose": "positive control, meant to leak more" if defense.is_control else "defence",
+        "source": defense.source,
+        "reference": None if reference is None else reference.fingerprint(),
+    }
+    return _public(
+        trainer=DEFENSE_TRAINER,
+        objective=repr(defense),
+        settings={**settings, **_settings(trainer)},
+        base_model=base_model_of(trainer.model),
+        dataset=dataset_name(trainer.train_dataset),
+        is_hardened=False,
         is_knockoff=False,
     )
 

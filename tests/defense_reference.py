@@ -1,0 +1,23 @@
+"""The slow twin of the defences: float64 loops straight from the papers' equations, over plain lists.
+
+It shares no code with the package and knows no torch. Each function takes logits and labels, all samples valid, and
+returns the sum over the samples of all components together, in nats.
+"""
+
+import math
+
+from reference import Rows, kl, log_softmax, softmax
+
+
+def cross_entropy_on_labels(logits: Rows, labels: list[int]) -> float:
+    return -math.fsum(log_softmax(row)[label] for row, label in zip(logits, labels, strict=True))
+
+
+def nasty_teacher(logits: Rows, labels: list[int], reference: Rows, weight: float, temperature: float) -> float:
+    """Equation 1 of arXiv 2105.07381, with omega and tau as they are called there."""
+    divergences = [
+        kl(softmax(own, temperature), softmax(other, temperature))
+        for own, other in zip(logits, reference, strict=True)
+    ]
+    undermining = weight * temperature**2 * math.fsum(divergences)
+    return cross_entropy_on_labels(logits, labels) - undermining
