@@ -1,6 +1,5 @@
 """Trainings in processes of their own that die by kill -9 inside a write, and what must hold of what they leave."""
 
-import gc
 import multiprocessing
 import os
 import signal
@@ -22,11 +21,9 @@ fork = multiprocessing.get_context("fork")  # spares each of many short lives th
 
 def lives(train: Callable[..., None], *args: Any) -> int:
     """Return how a training in a process of its own ended."""
-    gc.freeze()  # or the child's collections would touch, and so copy, all that it inherits
     process = fork.Process(target=_with_its_own_lock, args=(train, *args))
     process.start()
     process.join(120)
-    gc.unfreeze()
     assert process.exitcode is not None, "the training hangs"
     return process.exitcode
 
