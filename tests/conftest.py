@@ -15,7 +15,7 @@ collect_ignore = [] if sys.platform == "linux" else ["functional/test_triton.py"
 
 
 def pytest_collection_finish() -> None:
-    """Let the garbage collector skip all that was imported: every Trainer collects, half of the time of a small one."""
+    """Let the garbage collector skip all that was imported: every Trainer collects, half the time of a small one."""
     gc.collect()
     gc.freeze()
 
