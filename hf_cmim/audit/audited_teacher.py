@@ -158,7 +158,14 @@ class AuditedTeacher:
 
     def facts(self) -> ModelFacts:
         """Return the teacher's figures for the report."""
-        return ModelFacts.of(self.measurement, name=self.name, path=self.path, fingerprint=self.fingerprint)
+        channel = self.black_box.channel
+        return ModelFacts.of(
+            self.measurement,
+            name=self.name,
+            path=self.path,
+            fingerprint=self.fingerprint,
+            channel="" if channel is None else repr(channel),
+        )
 
     # Answering students
 

@@ -14,6 +14,7 @@ from hf_cmim.report import (
     CriterionResult,
     Interval,
     LabelFloor,
+    Leak,
     LeakDifference,
 )
 from hf_cmim.statistics import Baselines, Decision, decide, paired_interval
@@ -62,6 +63,15 @@ def criterion_results(
             )
         )
     return tuple(results)
+
+
+def described_leaks(results: Iterable[CriterionResult]) -> tuple[Leak, ...]:
+    """Return the leak under each criterion that is only described, where an attack was compared with a baseline."""
+    return tuple(
+        Leak(result.criterion, result.verdict, result.comparisons[0], result.smallest_margin)
+        for result in results
+        if not result.primary and result.comparisons
+    )
 
 
 def account(decision: Decision, chosen: Confirmation, accuracies: Accuracies, count: int) -> tuple[Accounting, ...]:

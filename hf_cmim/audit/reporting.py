@@ -15,6 +15,7 @@ from hf_cmim.audit.findings import (
     account,
     class_answers_control,
     criterion_results,
+    described_leaks,
     label_floor,
     leak_differences,
 )
@@ -145,18 +146,23 @@ def _scope(audit: TeacherAudit, inputs: ExaminedInputs) -> Scope:
 def _control(name: str, audit: TeacherAudit, main_audit: TeacherAudit, inputs: ExaminedInputs) -> ControlResult:
     """Return the result of a control; checks void its verdict as they do the audited model's."""
     decision = audit.decision
-    checks: tuple[Check, ...] = find_faults_of_control(_evidence(audit, inputs, power=None))
+    largest = decision.comparisons[0] if decision.comparisons else None
+    evidence = _evidence(audit, inputs, power=None)
+    checks: tuple[Check, ...] = find_faults_of_control(evidence)
+    queries = {arm.name: arm.queries for arm in evidence.arms}
     common = [arm.name for arm in main_audit.chosen.knockoffs if arm.name in audit.chosen.arms()]
     return ControlResult(
         name=name,
         facts=audit.teacher.facts(),
         verdict="inconclusive" if is_void(checks) else decision.verdict,
-        largest_gain=decision.comparisons[0] if decision.comparisons else None,
+        largest_gain=largest,
         smallest_margin=decision.smallest_margin,
         differences=leak_differences(
             main_audit.accuracies(), _best(main_audit), audit.accuracies(), _best(audit), common
         ),
         checks=checks,
+        described=described_leaks(criterion_results(audit.plan, audit.chosen, audit.accuracies(), checks)),
+        queries=0 if largest is None else queries[largest.attack],
     )
 
 

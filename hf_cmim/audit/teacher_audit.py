@@ -181,6 +181,7 @@ class TeacherAudit:
                     accuracies=tuple(self.students.accuracies(self.teacher, arm, "test")),
                     agreement=tuple(float((student.predictions == predictions).mean()) for student in students),
                     diverged=tuple(student.seed for student in students if student.has_diverged),
+                    queries=max(student.queries for student in students),
                 )
             )
         return results

@@ -27,6 +27,13 @@ class TeacherFlags:
         metavar="NAME",
         nargs="+",
     )
+    defence: list[str] | None = flag(
+        "channels to compare, each audited as one more teacher: the twin's weights (the teacher's without a twin)"
+        " behind this channel, with the names and settings of --channel: argmax rounded:'{\"decimals\": 1}'",
+        metavar="NAME[:JSON]",
+        nargs="+",
+        action="extend",
+    )
 
 
 @dataclass(frozen=True)

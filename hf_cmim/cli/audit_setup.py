@@ -1,5 +1,6 @@
 """Models, data and settings of an audit from the command line, opened and checked before training."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,10 +14,11 @@ from datasets import Dataset
 from torch import Tensor
 
 from hf_cmim.audit.audit import Audit
-from hf_cmim.audit.inputs import TWIN, AuditData, AuditModels
+from hf_cmim.audit.inputs import TWIN, AuditData, AuditModels, Teacher
 from hf_cmim.audit.plan import AuditPlan
 from hf_cmim.channels import AbstractChannel, ClassAnswers
 from hf_cmim.cli.audit_channel import CLASS_ANSWERS_NAME, fitted_channel
+from hf_cmim.cli.audit_defences import defences_of, defended
 from hf_cmim.cli.audit_flags import AuditFlags
 from hf_cmim.cli.audit_models import StudentBuilder, open_classifier
 from hf_cmim.cli.extensions import channel_of, is_reference
@@ -100,10 +102,9 @@ class AuditSetup:
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
         check_launch(args.world_size)
-        control_paths = {name: (path, f"--control {name}") for name, path in flags.control or ()}
-        if flags.twin is not None:
-            control_paths[TWIN] = (flags.twin, "--twin")
+        control_paths = _control_paths(flags)
         channel = None if flags.channel is None else channel_of(flags.channel)
+        defences = defences_of(flags.defence or (), control_paths)
         check_model_folder(flags.teacher, "--teacher")
         for path, flag in control_paths.values():
             check_model_folder(path, flag)
@@ -119,10 +120,7 @@ class AuditSetup:
             own = own_rows(flags, plan, rows, kind) if needs_own else None
             opened = {name: open_classifier(path, flag, args.device) for name, (path, flag) in control_paths.items()}
             view = View.of(flags.teacher, kind).limited_to(usable_positions(teacher.model))
-            for name, control in opened.items():
-                path, flag = control_paths[name]
-                control_view = View.of(path, kind_of(control.model)).limited_to(usable_positions(control.model))
-                _check_same_view(view, control_view, path, flag)
+            _check_same_views(view, opened, control_paths)
         check_margin(plan, len(rows.test))
         names = list(rows.classes.values())
         for classifier in (teacher, *opened.values()):
@@ -131,12 +129,17 @@ class AuditSetup:
         student = _students(flags, names, view, sample)
         student.check(student.view.prepare(rows.train[:1][rows.sample_column])[0])
         data = _prepared(rows, own, student, view, quiet=args.disable_tqdm or not PartialState().is_main_process)
+        side = "student" if student.view is view else "teacher"
+        fitted = partial(
+            fitted_channel, validation=data.validation, class_numbers=student.config.label2id, view=view, side=side
+        )
+        undefended = opened.get(TWIN, ModelTeacher(teacher.model))
         if channel is not None and not isinstance(channel, AbstractChannel):
-            side = "student" if student.view is view else "teacher"
-            channel = fitted_channel(channel, teacher, data.validation, student.config.label2id, view, side)
-            teacher = ModelTeacher(teacher.model, channel=channel)
+            teacher = ModelTeacher(teacher.model, channel=fitted(channel, teacher))
         twin = opened.pop(TWIN).model if TWIN in opened else None
-        models = AuditModels(teacher, student, twin, {name: control.model for name, control in opened.items()})
+        controls: dict[str, Teacher] = {name: control.model for name, control in opened.items()}
+        controls |= defended(defences, undefended, fitted)
+        models = AuditModels(teacher, student, twin, controls)
         return cls(Audit(models, data, args, plan), bool(flags.dry_run))
 
     @property
@@ -209,12 +212,21 @@ def _check_given(flags: AuditFlags) -> None:
         )
 
 
-def _check_same_view(view: View, control_view: View, path: str, flag: str) -> None:
-    if view.kind != control_view.kind or view.settings() != control_view.settings():
-        raise HfCmimError(
-            f"{flag} has another processor in {path} than --teacher: all classifiers of an audit answer the same view"
-            " of a sample. Audit it separately, and compare with hf-cmim report A B."
-        )
+def _control_paths(flags: AuditFlags) -> dict[str, tuple[str, str]]:
+    """Return path and flag of every other classifier by its name."""
+    paths = {name: (path, f"--control {name}") for name, path in flags.control or ()}
+    return paths if flags.twin is None else {**paths, TWIN: (flags.twin, "--twin")}
+
+
+def _check_same_views(view: View, controls: Mapping[str, ModelTeacher], paths: Mapping[str, tuple[str, str]]) -> None:
+    for name, control in controls.items():
+        path, flag = paths[name]
+        control_view = View.of(path, kind_of(control.model)).limited_to(usable_positions(control.model))
+        if view.kind != control_view.kind or view.settings() != control_view.settings():
+            raise HfCmimError(
+                f"{flag} has another processor in {path} than --teacher: all classifiers of an audit answer the same"
+                " view of a sample. Audit it separately, and compare with hf-cmim report A B."
+            )
 
 
 def _prepared(

@@ -207,32 +207,36 @@ def composed_suite(suite: Suite, families: Sequence[str] | None, attacks: Sequen
 # Channels
 
 
-def channel_of(words: Sequence[str]) -> AbstractChannel | ChannelFit:
-    """Return the channel for the words of --channel, or how to fit it, for a class with a method `fit`.
+def channel_of(words: Sequence[str], flag: str = "--channel") -> AbstractChannel | ChannelFit:
+    """Return the channel for the words of a flag, or how to fit it, for a class with a method `fit`.
+
+    Args:
+        words: name or reference of the channel, and its settings.
+        flag: flag of the words, for errors.
 
     Raises:
         HfCmimError: an unknown channel, or settings that it does not accept.
     """
-    name, settings = split_settings(words, "--channel")
+    name, settings = split_settings(words, flag)
     if len(settings) > 1:
-        raise HfCmimError(f"--channel {name} takes one JSON object of settings, not {len(settings)}.")
+        raise HfCmimError(f"{flag} {name} takes one JSON object of settings, not {len(settings)}.")
     if name not in CHANNELS and ":" not in name:
         raise HfCmimError(
             f"Unknown channel {name!r}: answers would pass unchanged."
             f" {nearest(name, CHANNELS, otherwise=f'There are {abbreviated([*CHANNELS])}.')} Give your own channel as"
             " PACKAGE.MODULE:NAME."
         )
-    maker = CHANNELS.get(name) or load_object(name, "--channel")
+    maker = CHANNELS.get(name) or load_object(name, flag)
     if isinstance(maker, type) and hasattr(maker, "fit"):
         values = settings[0] if settings else {}
-        _check_accepts(maker.fit, (None, None), values, name, "--channel")
+        _check_accepts(maker.fit, (None, None), values, name, flag)
         return partial(maker.fit, **values)
     channel = maker if isinstance(maker, AbstractChannel) else None
     if channel is None and callable(maker):
-        channel = built(maker, settings[0] if settings else {}, name, "--channel")
+        channel = built(maker, settings[0] if settings else {}, name, flag)
     if not isinstance(channel, AbstractChannel):
         raise HfCmimError(
-            f"--channel {name} is no channel, but {type(channel or maker).__name__}. Derive the class from"
+            f"{flag} {name} is no channel, but {type(channel or maker).__name__}. Derive the class from"
             " hf_cmim.channels.AbstractChannel (docs/extend.md has an example)."
         )
     return channel

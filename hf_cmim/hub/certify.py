@@ -110,6 +110,11 @@ def _check_verifies(folder: Path, certificate: Certificate) -> None:
     audit = certificate.audit
     if audit is None:
         return
+    for fault in audit_faults(audit, certificate.class_names):
+        raise HfCmimError(
+            f"The audit {safe_text(audit.title)!r} cannot be certified: {fault}. hf-cmim verify would refuse the"
+            " certificate. Run hf-cmim audit again, and certify its new report."
+        )
     # An audit names the model as it was in memory, so the files are loaded once and compared there.
     fingerprint = loaded_fingerprint(folder, list(certificate.files))
     if fingerprint != audit.teacher.fingerprint:
@@ -117,9 +122,4 @@ def _check_verifies(folder: Path, certificate: Certificate) -> None:
             f"Expected an audit of the model in {folder} (fingerprint {fingerprint[:16]}...), got one of"
             f" {audit.teacher.path or audit.teacher.name} ({audit.teacher.fingerprint[:16]}...): its verdict is about"
             " other weights, or about a model read by another release of transformers. Audit this model."
-        )
-    for fault in audit_faults(audit, certificate.class_names):
-        raise HfCmimError(
-            f"The audit {safe_text(audit.title)!r} cannot be certified: {fault}. hf-cmim verify would refuse the"
-            " certificate. Run hf-cmim audit again, and certify its new report."
         )

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator
 from typing import Any, get_args
 
 from hf_cmim.hub.verified_arms import arm_faults, baseline_faults, look_faults, suite_faults
+from hf_cmim.hub.verified_controls import channel_faults, power_faults
 from hf_cmim.hub.verified_figures import (
     CLOSE,
     accounting_faults,
@@ -13,7 +14,6 @@ from hf_cmim.hub.verified_figures import (
     facts_faults,
     floor_faults,
     plan_faults,
-    power_faults,
 )
 from hf_cmim.report import AuditReport, Criterion, CriterionResult
 from hf_cmim.statistics import Comparison, Decision, decide
@@ -74,6 +74,7 @@ def _of_attacker(audit: AuditReport, class_names: Collection[str]) -> Iterator[s
         yield f"it does not have each of its {len(expected)} criteria once, the primary one first"
         return
     yield from plan_faults(audit, len(class_names))
+    yield from channel_faults(audit)
     yield from facts_faults("the teacher", audit.teacher, audit.scope.num_test, audit.scope.num_classes)
     yield from arm_faults(audit)
     yield from suite_faults(audit)

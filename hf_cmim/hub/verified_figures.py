@@ -1,4 +1,4 @@
-"""Checks of an audit's figures, plan, controls and checks: they are possible and agree with each other."""
+"""Checks of an audit's figures, plan and checks: they are possible and agree with each other."""
 
 import math
 import re
@@ -10,7 +10,7 @@ import numpy as np
 
 from hf_cmim.attacks.suites import Suite
 from hf_cmim.hub.verified_arms import LEFT_OUT, claimed_suite, is_share, teacher_free_reference, tried_families
-from hf_cmim.report import Accounting, ArmResult, AuditReport, ControlResult, Interval, ModelFacts
+from hf_cmim.report import Accounting, ArmResult, AuditReport, Interval, ModelFacts
 from hf_cmim.statistics import Comparison, Design, paired_interval
 from hf_cmim.teachers.fingerprints import digest
 
@@ -22,7 +22,6 @@ FEWEST_SAMPLES = 3
 """Smallest number of test samples that a margin may correspond to."""
 KNOWING = 0.1
 """Smallest accuracy of a teacher worth protecting, as a share of the way from guessing (0) to perfect (1)."""
-TWIN = "CE twin"
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _DATE = re.compile(r"\d{4}-[01]\d-[0-3]\d")
 CLAIMS = ("undistillable within the margin", "leaks less than the margin")
@@ -103,51 +102,8 @@ def facts_faults(name: str, facts: ModelFacts, num_test: int, num_classes: int) 
         yield f"{name} has a negative ratio of scatter within classes to total scatter"
 
 
-# Controls
-
-
-def power_faults(audit: AuditReport) -> Iterator[str]:
-    """Compare the claimed power with the positive control, check all controls, and yield the faults as sentences."""
-    twins = [control for control in audit.controls if control.name == TWIN]
-    # The twin must be distillable, otherwise the attacks of this audit are too weak to show anything.
-    power = twins[0].verdict == "distillable" if twins else None
-    if len(twins) > 1 or audit.power != power:
-        yield f"it claims power = {audit.power}, its control says {power}"
-    if audit.twin != (twins[0].facts if twins else None):
-        yield "the twin is not the model that its control audited"
-    claims = audit.primary.verdict in (*CLAIMS, "distillable")
-    if audit.power is False and claims:
-        yield "its positive control was not distilled: without power the only possible verdict is 'inconclusive'"
-    for control in audit.controls:
-        yield from _control_faults(audit, control)
-
-
-def _control_faults(audit: AuditReport, control: ControlResult) -> Iterator[str]:
-    name, margin, largest = f"control {control.name!r}", audit.margin, control.largest_gain
-    if control.facts is not None:
-        yield from facts_faults(name, control.facts, audit.scope.num_test, audit.scope.num_classes)
-    if any(check.severity == "fatal" for check in control.checks) and control.verdict != "inconclusive":
-        yield f"{name} has a verdict, although a fatal check voids it"
-    # A control has no arms in the report, so its verdict can only be held to its own summary.
-    if control.verdict in CLAIMS and control.smallest_margin >= margin:
-        yield f"{name} has the verdict {control.verdict!r}, but a smallest margin of {control.smallest_margin:g}"
-    if control.verdict == "distillable" and (largest is None or control.smallest_margin < margin):
-        yield f"{name} has the verdict 'distillable', but no attack on it reaches the margin"
-    if not 0 <= control.smallest_margin <= 1:
-        yield f"{name} has a smallest margin of {control.smallest_margin:g}, expected 0 to 1"
-    if largest is not None:
-        if not largest.lower <= largest.gain <= largest.upper or largest.standard_error <= 0:
-            yield f"{name} has a largest gain outside its bounds, or without a standard error"
-        if largest.upper > control.smallest_margin + CLOSE:
-            yield f"{name} has a largest gain with an upper bound above its smallest margin"
-    knockoffs = {arm.name for arm in audit.arms if arm.role == "knockoff"}
-    for comparison in control.differences:
-        is_possible = comparison.attack in knockoffs and comparison.seeds >= 2 and _is_ordered(comparison.difference)
-        if not is_possible:
-            yield f"{name} has an impossible difference: of an attack not tried, of one seed, or outside its bounds"
-
-
-def _is_ordered(interval: Interval) -> bool:
+def is_ordered(interval: Interval) -> bool:
+    """Return True if an interval of differences of fractions is finite and holds its estimate."""
     # Bounds may lie beyond 1: a t interval of two seeds is 13 standard errors wide to each side.
     is_finite = math.isfinite(interval.lower) and math.isfinite(interval.upper)
     return is_finite and interval.lower <= interval.estimate <= interval.upper and abs(interval.estimate) <= 1
@@ -206,7 +162,7 @@ def curve_faults(audit: AuditReport) -> Iterator[str]:
     accuracies = (*curve.validation, curve.longer, curve.most_frequent)
     if not curve.validation or not all(is_share(accuracy, samples) for accuracy in accuracies):
         yield f"its learning curve has an accuracy that is no whole number of {samples} validation samples"
-    elif abs(curve.longer - curve.validation[-1] - curve.gain.estimate) > CLOSE or not _is_ordered(curve.gain):
+    elif abs(curve.longer - curve.validation[-1] - curve.gain.estimate) > CLOSE or not is_ordered(curve.gain):
         yield "its learning curve has a gain that is not the difference of its two students"
     is_increasing = all(later > earlier for earlier, later in pairwise([0, *curve.epochs]))
     if len(curve.epochs) != len(curve.validation) or not is_increasing:
@@ -295,6 +251,9 @@ def cost_faults(audit: AuditReport) -> Iterator[str]:
     costs, students = audit.costs, sum(len(arm.seeds) for arm in audit.arms)
     if costs.students < students or costs.student_steps < costs.students:
         yield f"it reports {costs.students} students and {costs.student_steps} steps, but its arms have {students}"
+    queries = [arm.queries for arm in audit.arms] + [control.queries for control in audit.controls]
+    if min(queries, default=0) < 0 or max(queries, default=0) > costs.queries_paid:
+        yield f"a student of it paid for another number of answers than 0 to {costs.queries_paid}, the most expensive"
     if costs.queries_paid < 0 or costs.queries_asked < costs.queries_paid or costs.seconds < 0:
         yield (
             f"its costs are impossible: {costs.queries_asked} queries asked, {costs.queries_paid} paid for,"

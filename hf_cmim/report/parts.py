@@ -42,6 +42,7 @@ class ArmResult:
         agreement: `(seeds,)` share of the test samples on which student and teacher predict the same class; empty
             where the teacher could not answer the test samples.
         diverged: seeds whose loss was not finite; their accuracy counts as 1 / C.
+        queries: answers that one student of this arm paid for; 0 in reports of earlier releases.
     """
 
     name: str
@@ -54,6 +55,7 @@ class ArmResult:
     accuracies: tuple[float, ...]
     agreement: tuple[float, ...]
     diverged: tuple[int, ...]
+    queries: int = 0
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class Accounting:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """A classifier's utility to its owner, on the test data.
+    """A classifier's utility to its owner, on the test data, as a user gets its answers: through its channel.
 
     Attributes:
         name: name for readers.
@@ -134,6 +136,7 @@ class ModelFacts:
         fingerprint: sha256 hex of everything that determines its answers.
         labels_fingerprint: sha256 hex of the test labels, in order.
         curve: pairs of temperature and CMI in nats.
+        channel: change of its answers on their way out, as the Python expression; "" without one.
     """
 
     name: str
@@ -149,9 +152,12 @@ class ModelFacts:
     aurc: float
     within_total_ratio: float
     curve: tuple[tuple[float, float], ...]
+    channel: str = ""
 
     @classmethod
-    def of(cls, measured: Measurement, *, name: str = "", path: str = "", fingerprint: str = "") -> Self:
+    def of(
+        cls, measured: Measurement, *, name: str = "", path: str = "", fingerprint: str = "", channel: str = ""
+    ) -> Self:
         """Return the facts from a measurement."""
         calibration = measured.calibration
         return cls(
@@ -168,6 +174,7 @@ class ModelFacts:
             aurc=calibration.aurc,
             within_total_ratio=measured.within_total_ratio,
             curve=tuple(zip(measured.temperatures, measured.cmi, strict=True)),
+            channel=channel,
         )
 
 
@@ -208,6 +215,20 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Leak:
+    """The leak of another teacher under a criterion that is only described.
+
+    Attributes:
+        largest_gain: comparison of its attack with the largest gain.
+    """
+
+    criterion: Criterion
+    verdict: Verdict
+    largest_gain: Comparison
+    smallest_margin: float
+
+
+@dataclass(frozen=True)
 class ControlResult:
     """The result for another teacher, audited in the same way.
 
@@ -217,6 +238,8 @@ class ControlResult:
         differences: differences from the audited teacher. First between the attacks that are strongest on validation
             data, then for each attack, the largest first.
         checks: reasons to doubt its verdict, by the same checks as for the audited teacher.
+        described: its leak under each other criterion for which it has students.
+        queries: answers that one student of its attack with the largest gain paid for.
     """
 
     name: str
@@ -226,6 +249,8 @@ class ControlResult:
     smallest_margin: float
     differences: tuple[LeakDifference, ...]
     checks: tuple[Check, ...] = ()
+    described: tuple[Leak, ...] = ()
+    queries: int = 0
 
 
 @dataclass(frozen=True)

@@ -65,8 +65,7 @@ def student_config(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture
-def audit_options():
+def read_audit_flags(*words):
     """Read the words of `hf-cmim audit`, the first of which may be a file."""
     import argparse
 
@@ -74,9 +73,11 @@ def audit_options():
     from hf_cmim.cli.audit_flags import AuditFlags
     from hf_cmim.cli.flags import read_flags
 
-    def parse(*words):
-        parser = argparse.ArgumentParser()
-        add_arguments(parser)
-        return read_flags(parser.parse_args(list(map(str, words))), AuditFlags)
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return read_flags(parser.parse_args(list(map(str, words))), AuditFlags)
 
-    return parse
+
+@pytest.fixture
+def audit_options():
+    return read_audit_flags

@@ -61,6 +61,8 @@ FLAGS = [
     (["--dry-run"], {"dry-run": True}, "dry_run", True),
     (["--channel", "rounded", '{"decimals": 2}'], {"channel": ["rounded", '{"decimals": 2}']}, "channel",
      ["rounded", '{"decimals": 2}']),
+    (["--defence", "argmax={}", "--defence", 'top-k={"k": 2}'], {"defence": {"argmax": {}, "top-k": {"k": 2}}},
+     "defence", ["argmax={}", 'top-k={"k": 2}']),
     (["--families", "kd", "dkd"], {"families": ["kd", "dkd"]}, "families", ["kd", "dkd"]),
     (["--attack", "m:A={}", "--attack", 'm:B={"weight": 2}'], {"attack": {"m:A": {}, "m:B": {"weight": 2}}},
      "attack", [["m:A={}"], ['m:B={"weight": 2}']]),

@@ -16,14 +16,15 @@ ONLY_DATA_TELL = {
     r"scope\.num_transfer|scope\.attacker\.share|scope\.training\..*": "how students were trained: train some again",
     r"(teacher|twin|controls\.\d+\.facts)\.(curve\..*|nll\w*|ece\w*|aurc|within_total_ratio)":
         "measured on the test data: measure again",
-    r"costs\..*|sittings": "what the audit cost; more than its own students may have been trained",
+    r"costs\..*|sittings|(arms|controls)\.\d+\.queries":
+        "what the audit cost; more than its own students may have been trained",
     r"reproduction\.(command|date|device|processes|versions\..*)": "where it ran",
     r"reproduction\.fingerprints\..*": "fingerprints of the data: measure again",
     r"reproduction\.plan\.(diagnosed|finalists|null_families|stacked)":
         "how the screen was cut; its students are not in the report",
     r"checks\.\d+\.sentence": "words, with figures of data that only the audit saw",
     r"checks\.\d+\.name": "a check that only the training or the data call for",
-    r"controls\.\d+\.(name|largest_gain\..*|smallest_margin|differences\..*|checks\..*)":
+    r"controls\.\d+\.(name|largest_gain\..*|smallest_margin|differences\..*|checks\..*|described\..*)":
         "of another teacher, whose students are not in the report",
     r"learning_curve\..*": "of a student that is not in the report",
 }  # fmt: skip

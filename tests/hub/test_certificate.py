@@ -213,6 +213,23 @@ def test_an_audit_of_another_model_is_refused(model, tmp_path):
     assert (model / CERTIFICATE_NAME).read_bytes() == before
 
 
+def test_a_defence_on_the_way_out_protects_no_weights(tmp_path):
+    """Catches the verdict of a channel as that of weights: of the audited answers, or of a defence beside them."""
+    folder = save_model(tmp_path / "model")
+    audit = genuine_audit(folder, gain=0.02)
+    defended = replace(audit.controls[1], name="argmax", facts=replace(audit.teacher, channel="Argmax()"))
+    audit = replace(audit, controls=(audit.controls[0], defended))
+    certificate = certify(folder, audit=audit)
+    assert (defended.verdict, certificate.audit.primary.verdict) == ("undistillable within the margin", "distillable")
+    assert [finding.sentence[:11] for finding in check_certificate(folder) if finding.name == "audit"] == [
+        "distillable"
+    ]
+    behind = replace(audit, teacher=replace(audit.teacher, channel="Argmax()"))
+    with pytest.raises(ValueError, match=r"answered through the channel Argmax\(\), so its figures are those of an"):
+        certify(folder, audit=behind)
+    assert Certificate.read(folder).audit == audit
+
+
 def test_what_is_known_of_the_same_files_is_kept(model):
     """Catches an audit that is lost when a model is saved once more, and a lineage that changes."""
     before = Certificate.read(model)

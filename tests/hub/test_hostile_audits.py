@@ -104,6 +104,18 @@ def margin(value):
     return change
 
 
+def described(*changes):
+    """Give a control the model's own leak under the criterion `paper`, once for each of these changes."""
+
+    def change(values):
+        result = next(result for result in values["criteria"] if result["criterion"] == "paper")
+        names = ("criterion", "verdict", "smallest_margin")
+        leak = {name: result[name] for name in names} | {"largest_gain": result["comparisons"][0]}
+        values["controls"][1]["described"] = [leak | change for change in changes]
+
+    return change
+
+
 ARMS, FIRST = "arms", ("criteria", 0)
 LIES = [
     # what was tried
@@ -246,6 +258,15 @@ LIES = [
     (lie(["controls", 0, "differences", 0, "seeds"], 1), "an impossible difference"),
     (lie(["controls", 0, "facts", "accuracy"], 0.5), "the twin is not the model that its control audited"),
     (lie(["twin"], None), "the twin is not the model that its control audited"),
+    (lie(["teacher", "channel"], "Argmax()"), "the model answered through the channel Argmax(), so its figures"),
+    (lie(["twin", "channel"], "Argmax()"), "its twin answered through the channel Argmax(), so its figures"),
+    (described({}, {}), "two results under one criterion"),
+    (described({"criterion": "teacher-free"}), "two results under one criterion"),
+    (described({"smallest_margin": 0.9}), "under 'paper', has the verdict 'undistillable within the margin', but a"),
+    (described({"verdict": "distillable"}), "under 'paper', has the verdict 'distillable', but no attack on it"),
+    (described({"smallest_margin": 0.0}), "under 'paper', has a largest gain with an upper bound above"),
+    (lie(["arms", 0, "queries"], 20_001), "paid for another number of answers than 0 to 20000"),
+    (lie(["controls", 1, "queries"], -1), "paid for another number of answers than 0 to 20000"),
     # checks and figures
     (no_checks, "its figures require the check 'no control teacher' (warning)"),
     (lie(["teacher", "accuracy"], 15_300 / 45_000), "the check 'teacher knows nothing' (fatal)"),
@@ -281,6 +302,14 @@ def test_an_audit_that_lies_is_noticed(honest, change, said):
     values = copy.deepcopy(honest)
     change(values)
     assert any(said in fault for fault in faults(values)), list(faults(values))
+
+
+def test_a_control_may_have_a_channel_and_other_criteria(honest):
+    """Catches a comparison of defences that cannot be certified beside the model."""
+    values = copy.deepcopy(honest)
+    described({})(values)
+    values["controls"][1] |= {"facts": values["teacher"] | {"channel": "Argmax()"}, "queries": 20_000}
+    assert list(faults(values)) == []
 
 
 def with_attacker(values, origin="own", **changes):
