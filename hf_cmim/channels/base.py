@@ -55,6 +55,24 @@ def floored_log_probs(probs: Tensor) -> Tensor:
     return (logs - torch.logsumexp(logs, dim=-1, keepdim=True)).float()
 
 
+def own_answers(log_probs: Tensor) -> Tensor:
+    """Return the answers as they came, fp32, finite and normalised."""
+    return normalized(raise_zeros(log_probs.float()))
+
+
+def keeping_predictions(answers: Tensor, predictions: Tensor, *, otherwise: Tensor) -> Tensor:
+    """Return changed answers, with the row of `otherwise` wherever an answer names another class than was predicted.
+
+    A channel that keeps predictions in exact arithmetic still needs this: fp32 can round two classes to one number.
+
+    Args:
+        answers: `(N, C)` changed log-probabilities.
+        predictions: `(N,)` predicted classes, which must stay.
+        otherwise: `(N, C)` log-probabilities that name these classes.
+    """
+    return torch.where((answers.argmax(dim=-1) == predictions).unsqueeze(-1), answers, otherwise)
+
+
 def label_log_probs(labels: Tensor, num_classes: int) -> Tensor:
     """Return labels `(...)` in [0, C) as log-probabilities `(..., C)` in which every other class counts as FLOOR."""
     probs = torch.full((*labels.shape, num_classes), FLOOR, device=labels.device)

@@ -15,9 +15,6 @@ from hf_cmim.data.rows import DataRows
 from hf_cmim.data.views import View
 from hf_cmim.teachers import ModelTeacher
 
-CLASS_ANSWERS_NAME = "class_answers.safetensors"
-"""File of the fitted class answers in the folder of their audit."""
-
 
 def fitted_channel(
     fit: ChannelFit, teacher: ModelTeacher, validation: Any, class_numbers: Mapping[str, int], view: View, side: str

@@ -16,8 +16,8 @@ from torch import Tensor
 from hf_cmim.audit.audit import Audit
 from hf_cmim.audit.inputs import TWIN, AuditData, AuditModels, Teacher
 from hf_cmim.audit.plan import AuditPlan
-from hf_cmim.channels import AbstractChannel, ClassAnswers
-from hf_cmim.cli.audit_channel import CLASS_ANSWERS_NAME, fitted_channel
+from hf_cmim.channels import AbstractChannel, AbstractFittedChannel
+from hf_cmim.cli.audit_channel import fitted_channel
 from hf_cmim.cli.audit_defences import defences_of, defended
 from hf_cmim.cli.audit_flags import AuditFlags
 from hf_cmim.cli.audit_models import StudentBuilder, open_classifier
@@ -161,13 +161,14 @@ class AuditSetup:
     @property
     def files(self) -> list[Path]:
         """Files that the command writes into the folder beside report and pages."""
-        return [self.folder / CLASS_ANSWERS_NAME] if isinstance(self.channel, ClassAnswers) else []
+        channel = self.channel
+        return [self.folder / channel.file_name] if isinstance(channel, AbstractFittedChannel) else []
 
     def run(self) -> None:
-        """Run the audit, which writes its report into the folder, and fitted class answers, which a service needs."""
-        if isinstance(self.channel, ClassAnswers) and self.is_main:
+        """Run the audit, which writes its report into the folder, and a fitted channel, which a service needs."""
+        if isinstance(self.channel, AbstractFittedChannel) and self.is_main:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.channel.save(self.folder / CLASS_ANSWERS_NAME)
+            self.channel.save(self.folder / self.channel.file_name)
         self.audit.run()
 
     def leave(self) -> None:

@@ -16,7 +16,18 @@ from hf_cmim.attacks.base import AbstractAttack, AttackPart
 from hf_cmim.attacks.composition import Composition
 from hf_cmim.attacks.kd import KD
 from hf_cmim.attacks.suites import Suite, SuiteEntry
-from hf_cmim.channels import AbstractChannel, Argmax, ClassAnswers, ReverseSigmoid, Rounded, Sharpened, TopK
+from hf_cmim.channels import (
+    AbstractChannel,
+    Argmax,
+    ClassAnswers,
+    ConfidenceTemperature,
+    ModelGuardS,
+    ModelGuardW,
+    ReverseSigmoid,
+    Rounded,
+    Sharpened,
+    TopK,
+)
 from hf_cmim.cli.words import nearest
 from hf_cmim.errors import HfCmimError, abbreviated
 
@@ -25,7 +36,10 @@ CHANNELS: dict[str, type[AbstractChannel]] = {
     "top-k": TopK,
     "argmax": Argmax,
     "sharpened": Sharpened,
+    "confidence-temperature": ConfidenceTemperature,
     "reverse-sigmoid": ReverseSigmoid,
+    "model-guard-w": ModelGuardW,
+    "model-guard-s": ModelGuardS,
     "class-answers": ClassAnswers,
 }
 """Channels of this package by their name for --channel."""

@@ -17,7 +17,15 @@ from hf_cmim.attacks.kd import kd_loss
 from hf_cmim.attacks.markov_kd import MarkovKD
 from hf_cmim.attacks.partial_bayes import PartialBayes, recovered_probs
 from hf_cmim.attacks.restoration import Restoration
-from hf_cmim.channels import Argmax, ReverseSigmoid, Rounded, Sharpened
+from hf_cmim.channels import (
+    Argmax,
+    ConfidenceTemperature,
+    ModelGuardS,
+    ModelGuardW,
+    ReverseSigmoid,
+    Rounded,
+    Sharpened,
+)
 
 NUM_CLASSES = 5
 QUICK = {"samples": 2_000}, {"steps": 20}
@@ -425,6 +433,10 @@ def distance(log_probs, clean):
         (Restoration(perturbation=Rounded(decimals=1), steps=150), 2),
         (Restoration(perturbation=ReverseSigmoid(beta=0.3), steps=150), 2),
         (Restoration(perturbation=Sharpened(scale=0.3), steps=150), 5),
+        (PartialBayes(perturbation=ConfidenceTemperature(limit=1.0), samples=20_000), 20),
+        (Restoration(perturbation=ConfidenceTemperature(limit=1.0), steps=150), 7),
+        (PartialBayes(perturbation=ModelGuardW(epsilon=0.4), samples=4_000), 5),
+        (PartialBayes(perturbation=ModelGuardS.fit(answers(9, size=400)[0], epsilon=0.5), samples=4_000), 1.5),
     ],
     ids=repr,
 )

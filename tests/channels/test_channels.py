@@ -5,10 +5,13 @@ import math
 import pytest
 import reference
 import torch
+from scipy.optimize import linprog
 
 from hf_cmim.channels import (
     FLOOR,
     Argmax,
+    ConfidenceTemperature,
+    ModelGuardW,
     ReverseSigmoid,
     Rounded,
     Sharpened,
@@ -28,6 +31,9 @@ CHANNELS = [
     ReverseSigmoid(),
     ReverseSigmoid(beta=0.7, gamma=0.2),
     ReverseSigmoid(gamma=0.0),
+    ConfidenceTemperature(limit=3.0),
+    ModelGuardW(),
+    ModelGuardW(epsilon=0.2),
 ]
 HIDING = {TopK(2), TopK(2, renormalized=True), Argmax()}
 
@@ -50,9 +56,34 @@ def by_loops(channel, probs):
             return [power / math.fsum(powers) for power in powers]  # nothing is cut off
         case ReverseSigmoid(beta, gamma):
             values = [p - beta * (p**gamma / (p**gamma + (1 - p) ** gamma) - 0.5) for p in probs]
+        case ConfidenceTemperature(limit):
+            first, second = (math.log(probs[index]) for index in order[:2])
+            return reference.softmax([math.log(p) for p in probs], 1 + (first - second) / limit)
+        case ModelGuardW(epsilon):
+            values = least_likely(probs, epsilon)
     values = [max(value, FLOOR) for value in values]
     total = math.fsum(values)
     return [value / total for value in values]
+
+
+def value(probs, costs):
+    return math.fsum(p * cost for p, cost in zip(probs, costs, strict=True))
+
+
+def least_likely(probs, epsilon):
+    """The linear program of ModelGuard-W by scipy's solver: answers, then their distances; the own answer if none."""
+    size = len(probs)
+    unit, none = torch.eye(size).tolist(), [0.0] * size
+    first = max(range(size), key=lambda index: probs[index])
+    bounds = [([*unit[j], *(-v for v in unit[j])], probs[j]) for j in range(size)]
+    bounds += [([*(-v for v in unit[j]), *(-v for v in unit[j])], -probs[j]) for j in range(size)]
+    bounds += [([*none, *[1.0] * size], epsilon)]
+    others = [j for j in range(size) if j != first]
+    bounds += [([*(a - b for a, b in zip(unit[j], unit[first], strict=True)), *none], -1e-4) for j in others]
+    left, right = zip(*bounds, strict=True)
+    costs = [*(math.log(p + 1e-6) for p in probs), *none]
+    solved = linprog(costs, left, right, [[*[1.0] * size, *none]], [1.0], bounds=(0, 1))
+    return probs if solved.status == 2 else solved.x[:size].tolist()
 
 
 def rows(seed=0, size=40, num_classes=5, scale=2.0):
@@ -112,6 +143,39 @@ def test_sharpening_is_undone_by_the_temperature():
     assert torch.allclose((Sharpened(4.0)(log_probs) / 4).log_softmax(-1), log_probs, atol=1e-5)
 
 
+@pytest.mark.parametrize("limit", [0.5, 3.0, 20.0])
+def test_confidence_temperature_is_undone_by_its_formula(limit):
+    """Catches a temperature that does not rise strictly, or a lead beyond the limit: both would lose answers."""
+    log_probs = torch.tensor(rows(scale=4.0), dtype=torch.float64).log().float()
+    answers = ConfidenceTemperature(limit)(log_probs).double()
+    first, second = answers.topk(2).values.unbind(-1)
+    lead = first - second
+    assert (lead < limit).all()
+    undone = (answers * (limit / (limit - lead)).unsqueeze(-1)).log_softmax(-1)
+    assert torch.allclose(undone, log_probs.double(), atol=1e-3)
+
+
+def test_doubtful_answers_keep_their_temperature():
+    """Catches a temperature that softens every answer alike, as Sharpened(0.5) does."""
+    tie, doubtful, sure = ConfidenceTemperature(2.0)(torch.tensor([[0.5, 0.5], [0.55, 0.45], [0.999, 0.001]]).log())
+    assert tie.exp().tolist() == pytest.approx([0.5, 0.5])
+    assert doubtful[0].exp().item() == pytest.approx(0.55, abs=0.005)
+    assert sure[0].exp().item() < 0.88
+
+
+@pytest.mark.parametrize("scale", [0.05, 0.5, 2.0])
+@pytest.mark.parametrize("epsilon", [0.0, 0.02, 0.7, 2.0])
+def test_model_guard_is_as_unlikely_as_the_solved_program(epsilon, scale):
+    """Catches a search that ends beside the best probability of the first class, and a broken constraint."""
+    for seed, size in enumerate((2, 3, 8)):
+        for probs in rows(seed, size=3, num_classes=size, scale=scale):
+            [answer] = ModelGuardW(epsilon)(torch.tensor([probs]).log()).double().exp().tolist()
+            costs = [math.log(p + 1e-6) for p in probs]
+            solved = least_likely(probs, epsilon)
+            assert value(answer, costs) == pytest.approx(value(solved, costs), abs=2e-6)
+            assert math.fsum(abs(v - p) for v, p in zip(answer, probs, strict=True)) < epsilon + 1e-6
+
+
 def test_zeros_are_raised_without_changing_the_order():
     """Catches a zero that ends up more probable than a class which is merely improbable."""
     log_probs = torch.tensor([[0.0, -math.inf, -300.0], [math.log(0.5), math.log(0.5), -300.0]])
@@ -143,6 +207,9 @@ def test_label_log_probs_of_any_shape():
         (lambda: Sharpened(math.inf), "scale"),
         (lambda: ReverseSigmoid(beta=-1.0), "beta"),
         (lambda: ReverseSigmoid(gamma=math.nan), "gamma"),
+        (lambda: ConfidenceTemperature(0.0), "limit above 0"),
+        (lambda: ConfidenceTemperature(math.nan), "got nan"),
+        (lambda: ModelGuardW(2.1), r"\[0, 2\], got 2.1"),
         (lambda: TopK(3)(torch.zeros(1, 3).log_softmax(-1)), "channel=None"),
     ],
 )

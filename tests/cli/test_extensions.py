@@ -12,7 +12,7 @@ import yaml
 from hf_cmim.attacks.kd import KD
 from hf_cmim.attacks.suites import QUICK_V2
 from hf_cmim.audit.inputs import AuditData
-from hf_cmim.channels import Argmax, ClassAnswers, Rounded, TopK
+from hf_cmim.channels import Argmax, ClassAnswers, ModelGuardS, Rounded, TopK
 from hf_cmim.cli.audit_setup import AuditSetup
 from hf_cmim.cli.extensions import channel_of, composed_suite, load_object, own_entries, split_settings
 from hf_cmim.cli.main import main
@@ -236,6 +236,8 @@ def test_channels_by_name_and_of_ones_own(written):
     log_probs = torch.tensor([[0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.1, 0.1, 0.8]]).log()
     fitted = channel_of(["class-answers", '{"sharpness": 0.5}'])(log_probs, torch.tensor([0, 1, 2]))
     assert repr(fitted) == repr(ClassAnswers.fit(log_probs, torch.tensor([0, 1, 2]), sharpness=0.5))
+    fitted = channel_of(["model-guard-s", '{"epsilon": 0.5}'])(log_probs, torch.tensor([0, 1, 2]))
+    assert repr(fitted) == repr(ModelGuardS.fit(log_probs, epsilon=0.5))
     assert repr(channel_of(["my_channels:Capped"])) == "Capped(largest=0.95)"
     capped = channel_of(["my_channels:Capped", '{"largest": 0.5}'])(torch.tensor([[0.8, 0.1, 0.1]]).log())
     assert torch.allclose(capped.exp(), torch.tensor([[5 / 7, 1 / 7, 1 / 7]]))  # .5, .1, .1 scaled to sum to 1
