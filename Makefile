@@ -8,6 +8,8 @@ PYTEST_FLAGS ?=
 
 PIP = $(VENV)/bin/python -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS)
 PYTEST = $(VENV)/bin/python -m pytest $(PYTEST_FLAGS)
+# Whole files go to a worker, because many files train a model or start a Hub once for all their tests.
+SHARED = -n $(WORKERS) --dist loadfile
 # Docstring examples are run too; the metrics are modules for `evaluate.load`, which copies them elsewhere.
 DOCTESTED = hf_cmim --ignore hf_cmim/metrics
 
@@ -46,12 +48,10 @@ demo: $(VENV)/.installed-demo
 	$(VENV)/bin/hf-cmim harden recipes/configs/demo.yaml
 
 test: $(VENV)/.installed-test
-	$(PYTEST) -m 'not slow and not gpu' -n $(WORKERS) --doctest-modules tests $(DOCTESTED)
+	$(PYTEST) -m 'not slow and not gpu' $(SHARED) --doctest-modules tests $(DOCTESTED)
 
-# Only the architectures are shared between workers: the other slow tests start several processes themselves.
 test-slow: $(VENV)/.installed-test
-	$(PYTEST) -m 'slow and not gpu' -n $(WORKERS) tests/test_architectures.py
-	$(PYTEST) -m 'slow and not gpu' tests --ignore tests/test_architectures.py
+	$(PYTEST) -m 'slow and not gpu' $(SHARED) tests
 
 test-gpu: $(VENV)/.installed-test
 	$(PYTEST) -m gpu tests

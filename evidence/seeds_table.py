@@ -1,4 +1,4 @@
-"""Write docs/evidence/several-teachers.md from the results of evidence/seeds.py.
+"""Write docs/evidence/several-teachers.md from the results of evidence/seeds.py and evidence/audits.py.
 
     python evidence/seeds_table.py > docs/evidence/several-teachers.md
 
@@ -10,6 +10,7 @@ import json
 import statistics
 from pathlib import Path
 
+from audits_table import ATTACKERS, audit_tables
 from scipy import stats
 
 FOLDER = Path(__file__).parent
@@ -37,7 +38,6 @@ COLUMNS = {
     "over_own_null": "over its own null",
     "beyond": "beyond labels",
 }
-ATTACKERS = {"training": "the teacher's samples", "own": "own samples"}
 
 
 def runs_of(task: str) -> list[dict]:
@@ -107,6 +107,7 @@ def main() -> None:
         if runs := runs_of(task):
             count += len(runs)
             parts = [accuracy_table(runs), *(gain_table(runs, attacker) for attacker in ATTACKERS)]
+            parts += audit_tables(task)
             tables.append(f"### {title}, n = {len(runs)}\n\n" + "\n\n".join(parts) + "\n")
     page = (FOLDER / "seeds_page.md").read_text()
     print(page.replace("{tables}", "\n".join(tables)).replace("{runs}", str(count)), end="")

@@ -20,6 +20,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_sessionfinish() -> None:
+    """Give the collector everything back: extensions report what is never freed as leaks."""
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def own_verbosity():
     """Give every test the verbosity of a new process: commands lower it, also in the fixtures of other modules."""

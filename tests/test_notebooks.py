@@ -6,11 +6,10 @@ from pathlib import Path
 import nbclient
 import nbformat
 import pytest
+from hanging import HANGING
 
 FOLDER = Path(__file__).parents[1] / "recipes" / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-LONGEST = 600
-"""Seconds that a cell may take; on one quiet core all cells of a notebook together take less than 120."""
 
 
 def with_outputs(notebook: dict) -> list[int]:
@@ -48,7 +47,7 @@ def test_notebook_runs_offline_and_draws(path, tmp_path, monkeypatch):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     client = nbclient.NotebookClient(
-        notebook, timeout=LONGEST, kernel_name="python3", resources={"metadata": {"path": str(FOLDER)}}
+        notebook, timeout=HANGING, kernel_name="python3", resources={"metadata": {"path": str(FOLDER)}}
     )
     client.execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]

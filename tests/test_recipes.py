@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, Value
+from hanging import HANGING
 from PIL import Image as PILImage
 from torch.nn.functional import cross_entropy
 from transformers import (
@@ -101,7 +102,7 @@ def start(environment, recipe, *flags, launcher=(sys.executable,)):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
     with subprocess.Popen(list(map(str, command)), env=environment, **pipes) as process:
         try:
-            output, errors = process.communicate(timeout=170)
+            output, errors = process.communicate(timeout=HANGING)
         except BaseException:
             os.killpg(process.pid, signal.SIGKILL)  # workers outlive a launcher that is killed alone
             raise

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hanging import HANGING
 
 
 def torchrun(job: Path, folder: Path, settings: dict[str, Any]) -> subprocess.CompletedProcess[str]:
@@ -17,7 +18,7 @@ def torchrun(job: Path, folder: Path, settings: dict[str, Any]) -> subprocess.Co
     ]  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=HANGING, env=environment, check=False)
 
 
 def on_two_processes(job: Path, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:

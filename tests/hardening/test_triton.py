@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import triton
+from hanging import HANGING
 from problems import HALVING, OTHERS, arranged, case, extrapolation_of, masked_case, scaled_twin, twin
 
 from hf_cmim.hardening.kernels import triton as kernels
@@ -212,7 +213,7 @@ def test_kernels_compile_for_a_gpu_that_is_not_there(capability, tmp_path):
     """Catches what the interpreter lets through and a GPU's compiler does not, and rows that do not fit on chip."""
     job = [sys.executable, str(Path(__file__).with_name("compiled_kernels.py")), str(capability)]
     environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path)}
-    done = subprocess.run(job, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    done = subprocess.run(job, capture_output=True, text=True, env=environment, timeout=HANGING, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(rows) == 48

@@ -9,6 +9,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hanging import HANGING
+
 SERVER = Path(__file__).with_name("hub_server.py")
 
 
@@ -43,7 +45,7 @@ class RunningHub:
             self.process = subprocess.Popen(
                 [*command, "--port", str(self.port), "--until-stdin-closes"], stdin=subprocess.PIPE, stderr=log
             )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + HANGING
         while not port_file.exists():
             assert self.process.poll() is None, f"the Hub did not start: {self.log()}"
             assert time.monotonic() < deadline, "the Hub does not start"

@@ -5,11 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from hanging import HANGING
+
 FOLDER = Path(__file__).parent
 
 
 def run(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess:
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=HANGING)
 
 
 def seen_by(script: str, hub, tmp_path) -> dict:

@@ -11,6 +11,7 @@ import pytest
 import tiny
 import torch
 from datasets import Dataset
+from hanging import HANGING
 
 from hf_cmim.channels import TopK
 from hf_cmim.teachers import FunctionTeacher, LabelOnlyTeacher, ModelTeacher, QueryLedger, TableTeacher, cache_answers
@@ -250,7 +251,7 @@ def test_second_process_waits_and_asks_nothing(tmp_path):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(HANGING)
     assert sorted(bool(function.asked) for function in functions) == [False, True]
     assert torch.equal(answers(tables[0]), answers(tables[1]))
 
@@ -284,7 +285,7 @@ def test_kill_loses_no_finished_shard(write, tmp_path):
     for dies_in_write, expected in ((write, -signal.SIGKILL), (None, 0)):
         process = fork.Process(target=fill_and_die, args=(tmp_path / "cache", tmp_path / "asked", dies_in_write))
         process.start()
-        process.join(60)
+        process.join(HANGING)
         assert process.exitcode == expected
         asked.append(json.loads((tmp_path / "asked").read_text()))
     finished = max(0, 10 * (write - 2))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hanging import HANGING
 from tqdm.auto import tqdm
 
 from hf_cmim.trainers.distillation import attack_state
@@ -23,7 +24,7 @@ def lives(train: Callable[..., None], *args: Any) -> int:
     """Return how a training in a process of its own ended."""
     process = fork.Process(target=_with_its_own_lock, args=(train, *args))
     process.start()
-    process.join(120)
+    process.join(HANGING)
     assert process.exitcode is not None, "the training hangs"
     return process.exitcode
 

@@ -14,6 +14,7 @@ import pytest
 import tiny
 import torch
 from accelerate import notebook_launcher
+from hanging import HANGING
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import IterableDataset
 from transformers import (
@@ -314,7 +315,7 @@ def test_a_notebook_of_two_processes(kind, tmp_path):
         port = str(free.getsockname()[1])
     command = [sys.executable, str(Path(__file__).with_name("notebook_job.py")), str(tmp_path), kind, port]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANGING, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     result = torch.load(tmp_path / "result.pt")
     assert result["world_size"] == 2

@@ -7,6 +7,7 @@ import sys
 import pytest
 import tiny
 import yaml
+from hanging import HANGING
 from transformers import Trainer
 
 from hf_cmim import HfCmimError, check_launch
@@ -84,7 +85,7 @@ def test_accelerate_that_starts_one_process_on_cpu(way: str, tmp_path):
         config.rename(tmp_path / "accelerate" / "default_config.yaml")
     done = subprocess.run(
         [*launch, *options, str(tmp_path / "script.py")],
-        capture_output=True, text=True, timeout=120, env=os.environ | {"HF_HOME": str(tmp_path)}, check=False,
+        capture_output=True, text=True, timeout=HANGING, env=os.environ | {"HF_HOME": str(tmp_path)}, check=False,
     )  # fmt: skip
     assert "went on" not in done.stdout
     assert "Expected 2 processes, as requested from accelerate launch, got 1" in done.stderr, done.stderr[-2000:]
