@@ -73,6 +73,7 @@ class Audit:
         """
         check_launch(self.args.world_size)
         attackers = {attacker: self._examined_inputs(attacker) for attacker in self.plan.attackers}
+        _infer_membership(attackers)
         manifest = {
             name: value
             for examined in attackers.values()
@@ -164,6 +165,17 @@ class Audit:
             data.teacher_collator,
             stacked=self.plan.stacked if stacked is None else stacked,
         )
+
+
+def _infer_membership(attackers: Mapping[Attacker, Mapping[str, ExaminedInputs]]) -> None:
+    """Measure each teacher's membership-inference AUC, once for all attackers, if one has its training samples."""
+    # The largest share tells most. The answers are asked for in any case, and kept.
+    for attacker in sorted(attackers, key=lambda attacker: attacker.share):
+        if attacker.origin == "training":
+            for key, inputs in attackers[attacker].items():
+                found = inputs.teachers[key].membership_of_transfer_set()
+                for others in attackers.values():
+                    others[key].teachers[key].membership_auc = found
 
 
 def _progress(inputs: ExaminedInputs, plan: AuditPlan, teachers: int) -> AuditProgress:

@@ -7,6 +7,7 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from hf_cmim.audit.arms import Arm
 from hf_cmim.audit.engine.pool import StudentPool
@@ -14,9 +15,10 @@ from hf_cmim.audit.inputs import AuditData, Teacher
 from hf_cmim.channels import ClassAnswers
 from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import IGNORE_INDEX
+from hf_cmim.functional.membership import membership_auc
 from hf_cmim.measurement import Measurement, MeasurementAccumulator
 from hf_cmim.private_paths import public_path
-from hf_cmim.report import ModelFacts
+from hf_cmim.report import Interval, ModelFacts
 from hf_cmim.teachers.base import INDEX_NAME, AbstractTeacher
 from hf_cmim.teachers.channels import ChannelTeacher
 from hf_cmim.teachers.fingerprints import digest
@@ -63,6 +65,7 @@ class AuditedTeacher:
 
     Attributes:
         black_box: teacher as an attacker sees it: it only answers.
+        membership_auc: membership-inference AUC for the report; None unless an attacker has its training samples.
         asked_twice: largest difference of a class probability between two answers to the same question.
 
     Raises:
@@ -82,6 +85,7 @@ class AuditedTeacher:
         self.path = public_path(teacher if isinstance(teacher, str) else str(getattr(model, "name_or_path", "")))
         self.pool = pool
         self.data = data
+        self.membership_auc: Interval | None = None
         # These questions are the audit's, and no attacker pays for them.
         self._queries = pool.template.queries(wrapped)
         self.asked_twice = self._ask_twice()
@@ -136,25 +140,37 @@ class AuditedTeacher:
         return [_valid(*batch) for batch in self._transfer_answers]
 
     @cached_property
+    def _tested(self) -> tuple[Measurement, Tensor, Tensor]:
+        """Measurement, predicted classes and losses on the test data, from one pass: the answers are not kept."""
+        accumulator, predictions, losses = MeasurementAccumulator(), [], []
+        for log_probs, labels in self._answers_to(self.data.test):
+            accumulator.update(log_probs, labels)
+            predictions.append(_valid(log_probs, labels)[0].argmax(dim=-1).cpu())
+            losses.append(_losses(log_probs, labels))
+        return accumulator.compute(), torch.cat(predictions), torch.cat(losses)
+
+    @property
     def measurement(self) -> Measurement:
         """Measurement of the teacher on the test data."""
-        return self._measure(self.data.test)
+        return self._tested[0]
+
+    @property
+    def test_predictions(self) -> Tensor:
+        """`(N,)` classes that the teacher predicts for the valid labels of the test data."""
+        return self._tested[1]
 
     @cached_property
     def validation_accuracy(self) -> float:
         """Accuracy of the teacher on the validation data."""
-        return self._measure(self.data.validation).accuracy
-
-    def _measure(self, dataset: Any) -> Measurement:
         accumulator = MeasurementAccumulator()
-        for log_probs, labels in self._answers_to(dataset):
+        for log_probs, labels in self._answers_to(self.data.validation):
             accumulator.update(log_probs, labels)
-        return accumulator.compute()
+        return accumulator.compute().accuracy
 
-    @cached_property
-    def test_predictions(self) -> Tensor:
-        """`(N,)` classes that the teacher predicts for the valid labels of the test data."""
-        return torch.cat([_valid(*batch)[0].argmax(dim=-1).cpu() for batch in self._answers_to(self.data.test)])
+    def membership_of_transfer_set(self) -> Interval:
+        """Return the AUC of telling transfer samples from test samples by the loss of the answers."""
+        members = torch.cat([_losses(*batch) for batch in self._transfer_answers])
+        return Interval(*membership_auc(members, self._tested[2]))
 
     def facts(self) -> ModelFacts:
         """Return the teacher's figures for the report."""
@@ -165,6 +181,7 @@ class AuditedTeacher:
             path=self.path,
             fingerprint=self.fingerprint,
             channel="" if channel is None else repr(channel),
+            membership_auc=self.membership_auc,
         )
 
     # Answering students
@@ -230,6 +247,15 @@ class AuditedTeacher:
 def _valid(log_probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     valid = labels.flatten() != IGNORE_INDEX
     return log_probs.flatten(0, -2)[valid], labels.flatten()[valid]
+
+
+def _losses(log_probs: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross-entropy of each sample with a label, the mean over its tokens where these have labels."""
+    losses = functional.nll_loss(
+        log_probs.flatten(0, -2), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
+    ).reshape(len(labels), -1)
+    counts = (labels.reshape(len(labels), -1) != IGNORE_INDEX).sum(dim=1)
+    return (losses.sum(dim=1)[counts > 0] / counts[counts > 0]).cpu()
 
 
 def _temperature(arm: Arm) -> float:

@@ -1,4 +1,4 @@
-"""Pure tensor functions: information, divergence, calibration. They need only torch."""
+"""Pure tensor functions: information, divergence, calibration, membership. They need only torch."""
 
 from hf_cmim.functional.calibration import CalibrationStatistics as CalibrationStatistics
 from hf_cmim.functional.clusters import ClusterStatistics as ClusterStatistics
@@ -12,3 +12,4 @@ from hf_cmim.functional.information import prediction_entropy as prediction_entr
 from hf_cmim.functional.information import separation as separation
 from hf_cmim.functional.information import within_class_variance as within_class_variance
 from hf_cmim.functional.information import within_total_ratio as within_total_ratio
+from hf_cmim.functional.membership import membership_auc as membership_auc

@@ -19,7 +19,7 @@ from hf_cmim.hub.files import CARD_NAME, CONFIG_NAME, CURVE_NAME, FOREST_NAME, P
 from hf_cmim.names import one_line
 from hf_cmim.pages.markdown import audit_markdown, escaped
 from hf_cmim.pages.quantities import plain
-from hf_cmim.pages.wording import UTILITY
+from hf_cmim.pages.utility import UTILITY
 from hf_cmim.report import CERTIFICATE_NAME
 from hf_cmim.tasks import AUDIO, IMAGE, TEXT, TOKENS, VIDEO, task_of
 from hf_cmim.whole_files import write_whole
@@ -268,6 +268,6 @@ def figures_of(evaluation: Evaluation | None) -> dict[str, str]:
     """Return the figures of the trainer's measurement, as text by name."""
     if evaluation is None:
         return {}
-    figures = {utility.name: utility.of(evaluation.facts) for utility in UTILITY}
+    figures = {figure.name: figure.of(evaluation.facts) for figure in UTILITY}
     figures["largest CMI among correctly classified samples, nats"] = f"{evaluation.measurement.cmi_sup:.3g}"
     return figures

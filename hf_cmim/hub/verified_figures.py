@@ -100,6 +100,9 @@ def facts_faults(name: str, facts: ModelFacts, num_test: int, num_classes: int) 
         yield f"{name} has a CMI outside the possible range, 0 to log C nats"
     if facts.within_total_ratio < 0:
         yield f"{name} has a negative ratio of scatter within classes to total scatter"
+    auc = facts.membership_auc
+    if auc is not None and not 0 <= auc.lower <= auc.estimate <= auc.upper <= 1:
+        yield f"{name} has an impossible membership-inference AUC: it lies in its interval, and both in 0 to 1"
 
 
 def is_ordered(interval: Interval) -> bool:

@@ -7,7 +7,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from hf_cmim.errors import HfCmimError
-from hf_cmim.pages import attackers, wording
+from hf_cmim.pages import attackers, utility, wording
 from hf_cmim.pages.next_steps import next_steps
 from hf_cmim.pages.quantities import bound_text, decimal, duration, percent, plain, points, spread
 from hf_cmim.pages.svg import inline_svg
@@ -100,6 +100,7 @@ def _rendered(template: str, **values: Any) -> str:
     )
     environment.globals |= {function.__name__: function for function in functions} | {
         "attackers": attackers,
+        "utility": utility,
         "wording": wording,
     }
     page = environment.get_template(template).render(values)

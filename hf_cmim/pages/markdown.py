@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from hf_cmim.names import one_line
-from hf_cmim.pages import attackers, wording
+from hf_cmim.pages import attackers, utility, wording
 from hf_cmim.pages.quantities import bound_text, plain, points
 from hf_cmim.report import AuditReport
 from hf_cmim.statistics.states import state_of
@@ -76,7 +76,7 @@ def _blocks(report: AuditReport) -> Iterator[str]:
         if doubts:
             yield "\n".join(f"- {escaped(f'{name}, {check.name}: {check.sentence}')}" for name, check in doubts)
     yield "### Utility to its owner"
-    yield _utility(report)
+    yield from _utility(report)
     if report.learning_curve is not None:
         yield "### Are students trained long enough?"
         yield escaped(wording.curve_sentence(report.learning_curve))
@@ -153,19 +153,15 @@ def _attackers(report: AuditReport) -> Iterator[str]:
         yield "\n".join(f"- {sentence}" for sentence in sentences)
 
 
-def _utility(report: AuditReport) -> str:
-    teacher, twin = report.teacher, report.twin
-    if twin is None:
-        rows = ((figure.name, figure.of(teacher)) for figure in wording.UTILITY)
-        return _table(("measure", teacher.name), "lr", rows)
-    return _table(
-        ("measure", teacher.name, twin.name, "difference"),
-        "lrrr",
-        (
-            (figure.name, figure.of(teacher), figure.of(twin), figure.change(teacher, twin))
-            for figure in wording.UTILITY
-        ),
-    )
+def _utility(report: AuditReport) -> Iterator[str]:
+    rows = utility.utility_rows(report)
+    if report.twin is None:
+        yield _table(("measure", report.teacher.name), "lr", ((row.name, row.model) for row in rows))
+    else:
+        head = ("measure", report.teacher.name, report.twin.name, "difference")
+        yield _table(head, "lrrr", ((row.name, row.model, row.twin, row.change) for row in rows))
+    if report.teacher.membership_auc is not None:
+        yield utility.MEMBERSHIP_NOTE
 
 
 def _controls(report: AuditReport) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hf_cmim.pages.attackers import attacker_text
-from hf_cmim.pages.quantities import MINUS, bound_text, decimal, margin_text, percent, plain, points
+from hf_cmim.pages.quantities import bound_text, margin_text, percent, plain, points
 from hf_cmim.report import (
     NOT_CONVERGED,
     AuditReport,
@@ -16,7 +16,6 @@ from hf_cmim.report import (
     Interval,
     LeakDifference,
     LearningCurve,
-    ModelFacts,
 )
 from hf_cmim.statistics import Verdict, verdict_of
 from hf_cmim.statistics.states import state_of
@@ -93,44 +92,6 @@ BOUNDS = (
 STATES = (
     "An attack leaks where its lower bound is above 0, and is below the margin where its upper bound is below the"
     " margin. States come from unrounded numbers."
-)
-
-
-@dataclass(frozen=True)
-class Utility:
-    """One figure of a model's utility to its owner.
-
-    Attributes:
-        name: name as shown.
-        field: attribute of `ModelFacts`.
-        is_share: True if the figure is shown in percent.
-    """
-
-    name: str
-    field: str
-    is_share: bool
-
-    def of(self, facts: ModelFacts) -> str:
-        """Return the model's figure as text."""
-        value = getattr(facts, self.field)
-        return percent(value) if self.is_share else decimal(value, 4)
-
-    def change(self, facts: ModelFacts, twin: ModelFacts) -> str:
-        """Return the model's figure minus the twin's, in points or in the figure's unit."""
-        difference = getattr(facts, self.field) - getattr(twin, self.field)
-        text = points(difference) if self.is_share else decimal(difference, 4)
-        return text if text.startswith(("+", MINUS)) or not text.strip("0.") else f"+{text}"
-
-
-UTILITY = (
-    Utility("accuracy", "accuracy", True),
-    Utility("top-5 accuracy", "top5_accuracy", True),
-    Utility("NLL, nats", "nll", False),
-    Utility("NLL after temperature calibration, nats", "nll_calibrated", False),
-    Utility("ECE", "ece", True),
-    Utility("ECE after temperature calibration", "ece_calibrated", True),
-    Utility("AURC", "aurc", False),
-    Utility("within-class share of the logits' variance", "within_total_ratio", False),
 )
 
 

@@ -137,6 +137,8 @@ class ModelFacts:
         labels_fingerprint: sha256 hex of the test labels, in order.
         curve: pairs of temperature and CMI in nats.
         channel: change of its answers on their way out, as the Python expression; "" without one.
+        membership_auc: AUC of telling the samples of the attacker `training` from test samples by the loss of the
+            answers; None without this attacker, and in reports of earlier releases.
     """
 
     name: str
@@ -153,10 +155,18 @@ class ModelFacts:
     within_total_ratio: float
     curve: tuple[tuple[float, float], ...]
     channel: str = ""
+    membership_auc: Interval | None = None
 
     @classmethod
     def of(
-        cls, measured: Measurement, *, name: str = "", path: str = "", fingerprint: str = "", channel: str = ""
+        cls,
+        measured: Measurement,
+        *,
+        name: str = "",
+        path: str = "",
+        fingerprint: str = "",
+        channel: str = "",
+        membership_auc: Interval | None = None,
     ) -> Self:
         """Return the facts from a measurement."""
         calibration = measured.calibration
@@ -175,6 +185,7 @@ class ModelFacts:
             within_total_ratio=measured.within_total_ratio,
             curve=tuple(zip(measured.temperatures, measured.cmi, strict=True)),
             channel=channel,
+            membership_auc=membership_auc,
         )
 
 

@@ -58,9 +58,10 @@ def students(folder: Path) -> dict[str, int]:
 
 
 def alone(report: AuditReport, attacker: Attacker) -> str:
-    """The report without what names the attacker, for a comparison."""
+    """The report without what names the attacker or comes from another, for a comparison."""
     scope = replace(report.scope, attacker=attacker, transfer_set="")
-    return without_circumstances(replace(report, scope=scope, other_attackers=()))
+    teacher = replace(report.teacher, membership_auc=None)
+    return without_circumstances(replace(report, scope=scope, teacher=teacher, other_attackers=()))
 
 
 def test_each_attacker_is_judged_as_if_it_were_alone(report, tmp_path):
@@ -72,6 +73,19 @@ def test_each_attacker_is_judged_as_if_it_were_alone(report, tmp_path):
     training = audit(tmp_path / "training").run()
     assert alone(report, training.scope.attacker) == alone(training, training.scope.attacker)
     assert report.by_attacker["own:0.5"].scope.transfer_set == "own, 50 % of them"
+
+
+def test_membership_is_that_of_the_training_samples(report, tmp_path):
+    """Catches own samples that pass for training samples, and a figure that only one attacker's report has."""
+    (found,) = {each.teacher.membership_auc for each in report.by_attacker.values()}
+    alone = audit(tmp_path, "own:0.5", "training:0.5")
+    (own, training) = alone.plan.attackers
+    inputs = {attacker: alone._examined_inputs(attacker) for attacker in (own, training)}
+    assert all(each["teacher"].teachers["teacher"].facts().membership_auc is None for each in inputs.values())
+    teacher = inputs[training]["teacher"].teachers["teacher"]
+    assert found is not None
+    assert found != teacher.membership_of_transfer_set()  # of half the samples
+    assert AuditReport.from_json(report.to_json()).teacher.membership_auc == found
 
 
 def test_an_attacker_without_labels_sees_none(report, tmp_path):

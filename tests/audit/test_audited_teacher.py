@@ -1,10 +1,12 @@
 """The audited teacher: what it is worth, whether it answers the same twice, and who answers which student."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import reference
+import scipy.stats
 import tiny
 import torch
 from planted import CLASSES, FEATURES, RandomTeacher, Samples, Student
@@ -14,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from hf_cmim import DistillationConfig
 from hf_cmim.attacks import KD, TTM, Composition, CrossEntropy, Knockoff, MixupQueries
 from hf_cmim.audit.arms import Arm
-from hf_cmim.audit.audited_teacher import ASKED_TWICE, AuditedTeacher, StoredAnswers
+from hf_cmim.audit.audited_teacher import ASKED_TWICE, AuditedTeacher, StoredAnswers, _losses
 from hf_cmim.audit.engine.pool import StudentPool
 from hf_cmim.audit.engine.pooled import PooledArm
 from hf_cmim.audit.examined_inputs import ExaminedInputs
@@ -102,6 +104,34 @@ def test_what_it_is_worth_on_the_test_data(tmp_path):
     assert (facts.name, facts.path, facts.fingerprint) == ("the teacher", "", who.fingerprint())
     valid, true = labelled(VALIDATION)
     assert found.validation_accuracy == pytest.approx((valid.argmax(-1) == true).double().mean().item())
+
+
+def test_membership_is_told_from_the_losses_on_transfer_and_test_samples(tmp_path):
+    """Catches losses of other labels, of samples that do not count, of swapped sets; and asking twice."""
+    asked = Asked()
+    found = audited(tmp_path, teacher(asked))
+    auc = found.membership_of_transfer_set()
+    losses = [
+        -log_probs.gather(1, labels.unsqueeze(1)).squeeze(1).numpy()
+        for log_probs, labels in (labelled(TRANSFER), labelled(TEST))
+    ]
+    statistic = scipy.stats.mannwhitneyu(losses[1], losses[0]).statistic
+    assert auc.estimate == pytest.approx(statistic / (len(losses[0]) * len(losses[1])), abs=2e-3)  # ties in fp32
+    assert auc.lower < auc.estimate < auc.upper
+    asked.samples = 0
+    assert len(found.answers) > 1
+    assert found.facts().membership_auc is None  # nobody said that it was trained on the transfer set
+    assert len(found.test_predictions) == len(labelled(TEST)[1])
+    assert asked.samples == 0
+
+
+def test_membership_of_tokens_is_that_of_whole_samples():
+    """Catches tokens counted as samples, padding counted as a small loss, and samples without any label."""
+    log_probs = torch.tensor([[[0.5, 0.5], [0.25, 0.75]], [[0.1, 0.9], [0.2, 0.8]], [[0.5, 0.5], [0.5, 0.5]]]).log()
+    labels = torch.tensor([[0, 0], [-100, 1], [-100, -100]])
+    assert _losses(log_probs, labels).tolist() == pytest.approx(
+        [-(math.log(0.5) + math.log(0.25)) / 2, -math.log(0.8)]
+    )
 
 
 def test_its_answers_are_those_to_valid_samples_in_the_students_order(tmp_path):

@@ -14,7 +14,7 @@ ONLY_DATA_TELL = {
         "words that nothing is computed from",
     r"scope\.suite": "another name is a suite of the owner's own, and is printed as self-reported",
     r"scope\.num_transfer|scope\.attacker\.share|scope\.training\..*": "how students were trained: train some again",
-    r"(teacher|twin|controls\.\d+\.facts)\.(curve\..*|nll\w*|ece\w*|aurc|within_total_ratio)":
+    r"(teacher|twin|controls\.\d+\.facts)\.(curve\..*|nll\w*|ece\w*|aurc|within_total_ratio|membership_auc\..*)":
         "measured on the test data: measure again",
     r"costs\..*|sittings|(arms|controls)\.\d+\.queries":
         "what the audit cost; more than its own students may have been trained",

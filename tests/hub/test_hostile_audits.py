@@ -279,6 +279,8 @@ LIES = [
     (lie(["teacher", "curve", 0, 1], 9.0), "a CMI outside the possible range, 0 to log C"),
     (lie(["teacher", "curve", 0, 1], -0.1), "a CMI outside the possible range, 0 to log C"),
     (lie(["teacher", "within_total_ratio"], -1.0), "a negative ratio of scatter within"),
+    (lie(["teacher", "membership_auc"], {"estimate": 0.5, "lower": 0.6, "upper": 0.7}), "an impossible membership"),
+    (lie(["teacher", "membership_auc"], {"estimate": 0.5, "lower": 0.4, "upper": 1.1}), "an impossible membership"),
     (lie(["teacher", "fingerprint"], "mine"), "no valid fingerprint of its weights"),
     (lie(["teacher", "labels_fingerprint"], ""), "no valid fingerprint of its weights or of its labels"),
     (lie(["scope", "num_classes"], 10), "it has 10 classes, the model has 3"),
