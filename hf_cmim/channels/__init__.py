@@ -9,6 +9,7 @@ from hf_cmim.channels.base import raise_zeros as raise_zeros
 from hf_cmim.channels.class_answers import ClassAnswers as ClassAnswers
 from hf_cmim.channels.confidence_temperature import ConfidenceTemperature as ConfidenceTemperature
 from hf_cmim.channels.fitted import AbstractFittedChannel as AbstractFittedChannel
+from hf_cmim.channels.linear_map import LinearMap as LinearMap
 from hf_cmim.channels.model_guard_s import ModelGuardS as ModelGuardS
 from hf_cmim.channels.model_guard_w import ModelGuardW as ModelGuardW
 from hf_cmim.channels.reverse_sigmoid import ReverseSigmoid as ReverseSigmoid

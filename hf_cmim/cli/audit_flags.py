@@ -22,8 +22,9 @@ class TeacherFlags:
     )
     channel: list[str] | None = flag(
         "channel that changes the teacher's answers, with settings as JSON: rounded '{\"decimals\": 2}', top-k"
-        " '{\"k\": 3}', argmax, sharpened, confidence-temperature, reverse-sigmoid, model-guard-w, model-guard-s or"
-        " class-answers (both fitted on the validation split), or PACKAGE.MODULE:CLASS. Not for twin and controls",
+        " '{\"k\": 3}', argmax, sharpened, confidence-temperature, reverse-sigmoid, model-guard-w; fitted on"
+        " the validation split: model-guard-s, linear-map '{\"weight\": 1.0}', class-answers; or PACKAGE.MODULE:CLASS."
+        " Not for twin and controls",
         metavar="NAME",
         nargs="+",
     )

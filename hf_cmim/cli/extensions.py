@@ -21,6 +21,7 @@ from hf_cmim.channels import (
     Argmax,
     ClassAnswers,
     ConfidenceTemperature,
+    LinearMap,
     ModelGuardS,
     ModelGuardW,
     ReverseSigmoid,
@@ -40,6 +41,7 @@ CHANNELS: dict[str, type[AbstractChannel]] = {
     "reverse-sigmoid": ReverseSigmoid,
     "model-guard-w": ModelGuardW,
     "model-guard-s": ModelGuardS,
+    "linear-map": LinearMap,
     "class-answers": ClassAnswers,
 }
 """Channels of this package by their name for --channel."""

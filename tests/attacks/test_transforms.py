@@ -20,6 +20,7 @@ from hf_cmim.attacks.restoration import Restoration
 from hf_cmim.channels import (
     Argmax,
     ConfidenceTemperature,
+    LinearMap,
     ModelGuardS,
     ModelGuardW,
     ReverseSigmoid,
@@ -436,6 +437,7 @@ def distance(log_probs, clean):
         (PartialBayes(perturbation=ConfidenceTemperature(limit=1.0), samples=20_000), 20),
         (Restoration(perturbation=ConfidenceTemperature(limit=1.0), steps=150), 7),
         (PartialBayes(perturbation=ModelGuardW(epsilon=0.4), samples=4_000), 5),
+        (PartialBayes(perturbation=LinearMap(0.3 * torch.eye(NUM_CLASSES) + 0.1), samples=20_000), 5),
         (PartialBayes(perturbation=ModelGuardS.fit(answers(9, size=400)[0], epsilon=0.5), samples=4_000), 1.5),
     ],
     ids=repr,

@@ -10,6 +10,7 @@ from hf_cmim.channels import (
     Argmax,
     ClassAnswers,
     ConfidenceTemperature,
+    LinearMap,
     ModelGuardS,
     ModelGuardW,
     ReverseSigmoid,
@@ -39,6 +40,9 @@ MAKERS = {
     "reverse-sigmoid": lambda num_classes: ReverseSigmoid(),
     "model-guard-w": lambda num_classes: ModelGuardW(),
     "model-guard-s": lambda num_classes: ModelGuardS(leading(num_classes), 0.5),
+    "linear-map": lambda num_classes: LinearMap(
+        torch.eye(num_classes) + 0.1 * answers(num_classes, num_classes).exp()
+    ),
     "class-answers": lambda num_classes: ClassAnswers(leading(num_classes), 0.5),
 }
 CHANGES_PREDICTIONS = {"rounded", "reverse-sigmoid"}
