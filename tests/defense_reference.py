@@ -21,3 +21,17 @@ def nasty_teacher(logits: Rows, labels: list[int], reference: Rows, weight: floa
     ]
     undermining = weight * temperature**2 * math.fsum(divergences)
     return cross_entropy_on_labels(logits, labels) - undermining
+
+
+def maximized_cmi(logits: Rows, labels: list[int], class_means: Rows, weight: float) -> float:
+    """Cross-entropy minus the weighted divergences from the mean answer of each sample's class."""
+    divergences = [kl(softmax(row), class_means[label]) for row, label in zip(logits, labels, strict=True)]
+    return cross_entropy_on_labels(logits, labels) - weight * math.fsum(divergences)
+
+
+def squared_error(logits: Rows, labels: list[int]) -> float:
+    return math.fsum(
+        (probability - (number == label)) ** 2
+        for row, label in zip(logits, labels, strict=True)
+        for number, probability in enumerate(softmax(row))
+    )

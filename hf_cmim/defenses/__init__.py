@@ -5,4 +5,6 @@
 
 from hf_cmim.defenses.base import AbstractDefense as AbstractDefense
 from hf_cmim.defenses.base import Samples as Samples
+from hf_cmim.defenses.maximized_cmi import MaximizedCMI as MaximizedCMI
 from hf_cmim.defenses.nasty_teacher import NastyTeacher as NastyTeacher
+from hf_cmim.defenses.squared_error import SquaredError as SquaredError

@@ -12,7 +12,8 @@ import pytest
 import reference
 import torch
 
-from hf_cmim.defenses import AbstractDefense, NastyTeacher
+from hf_cmim.defenses import AbstractDefense, MaximizedCMI, NastyTeacher, SquaredError
+from hf_cmim.functional import class_centroids, conditional_mutual_information
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,20 @@ def nasty(logits, labels, inputs, **settings):
     return twins.nasty_teacher(logits, labels, inputs["reference_log_probs"], **settings)
 
 
+def maximized(logits, labels, inputs, **settings):
+    return twins.maximized_cmi(logits, labels, inputs["class_means"], **settings)
+
+
+def squared(logits, labels, inputs):
+    return twins.squared_error(logits, labels)
+
+
 CASES = [
     Case(NastyTeacher(), partial(nasty, weight=0.04, temperature=4)),
     Case(NastyTeacher(weight=0.5, temperature=0.7), partial(nasty, weight=0.5, temperature=0.7)),
+    Case(MaximizedCMI(), partial(maximized, weight=0.25)),
+    Case(MaximizedCMI(weight=2), partial(maximized, weight=2)),
+    Case(SquaredError(), squared),
 ]
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: repr(case.defense))
 
@@ -38,7 +50,8 @@ def problem(seed=0, ignored=0.0):
     """Logits, labels and further inputs, as plain lists."""
     logits, labels = reference.random_samples(seed, size=24, num_classes=5, ignored=ignored)
     other, _ = reference.random_samples(seed + 100, size=24, num_classes=5, ignored=0)
-    return logits, labels, {"reference_log_probs": other}
+    class_means = [reference.softmax(row) for row in other[:5]]
+    return logits, labels, {"reference_log_probs": other, "class_means": class_means}
 
 
 def tensors(inputs, dtype=torch.float64):
@@ -121,6 +134,7 @@ def test_a_batch_without_valid_labels_is_a_differentiable_zero(case):
 @pytest.mark.parametrize(("build", "message"), [
     (lambda: NastyTeacher(weight=-1), "Expected a weight of at least 0 and finite, got -1"),
     (lambda: NastyTeacher(weight=float("nan")), "Expected a weight of at least 0 and finite, got nan"),
+    (lambda: MaximizedCMI(weight=-1), "Expected a weight of at least 0 and finite, got -1"),
     (lambda: NastyTeacher(temperature=0), "Expected temperature above 0 and finite, got 0"),
 ])  # fmt: skip
 def test_a_setting_out_of_range(build, message):
@@ -136,6 +150,30 @@ def test_missing_and_misshapen_inputs_are_refused():
         NastyTeacher()(logits, labels)
     with pytest.raises(ValueError, match=r"reference_log_probs of the shape \(4, 3\), got \(1, 3\)"):
         NastyTeacher()(logits, labels, reference_log_probs=logits[:1])
+    with pytest.raises(ValueError, match=r"class_means of the shape \(3, 3\), got \(4, 3\)"):
+        MaximizedCMI()(logits, labels, class_means=logits)
+
+
+def test_the_gradient_of_maximized_cmi_is_the_gradient_of_the_information():
+    """Catches a sign and means of other labels: at the exact means it is minus the weight times that of the CMI."""
+    rows, labels, _ = problem()
+    targets = torch.tensor(labels)
+    logits = torch.tensor(rows, dtype=torch.float64, requires_grad=True)
+    means = class_centroids(logits.detach(), targets, (1.0,))[0]
+    (spread,) = torch.autograd.grad(MaximizedCMI()(logits, targets, class_means=means)["spread"], logits)
+    (information,) = torch.autograd.grad(conditional_mutual_information(logits, targets), logits)
+    torch.testing.assert_close(spread, -0.25 * information, rtol=1e-8, atol=1e-12)
+    assert information.abs().max() > 1e-3
+
+
+def test_a_class_without_a_mean_is_not_spread():
+    """Catches the divergence from a row of zeros, which is over 80 nats, in data with a class that training lacks."""
+    logits, means = torch.tensor([[1.0, 0.0], [0.0, 1.0]], requires_grad=True), torch.tensor([[0.9, 0.1], [0.0, 0.0]])
+    parts = MaximizedCMI()(logits, torch.tensor([0, 1]), class_means=means)
+    alone = MaximizedCMI()(logits[:1], torch.tensor([0]), class_means=means, num_items=2)
+    assert parts["spread"].item() == pytest.approx(alone["spread"].item())
+    parts["spread"].backward()
+    assert logits.grad[1].tolist() == [0, 0]
 
 
 def test_the_gradient_of_the_reference_is_cut():

@@ -9,13 +9,14 @@ from sklearn.datasets import load_digits
 from transformers import AutoModelForImageClassification, TrainingArguments, ViTModel
 
 from hf_cmim import DefenseConfig, DefenseTrainer
-from hf_cmim.defenses import NastyTeacher
+from hf_cmim.defenses import MaximizedCMI, NastyTeacher, SquaredError
+from hf_cmim.functional import class_centroids
 from hf_cmim.hub.certificate import Certificate
 from hf_cmim.hub.verification import check_certificate
 from hf_cmim.teachers import ModelTeacher
-from hf_cmim.trainers.defending.defense_state import STATE_NAME
+from hf_cmim.trainers.defending.defense_state import STATE_NAME, load_defense_state, save_defense_state
 
-DEFENSES = [NastyTeacher()]
+DEFENSES = [NastyTeacher(), MaximizedCMI(), SquaredError()]
 each_defense = pytest.mark.parametrize("defense", DEFENSES, ids=lambda defense: type(defense).__name__)
 
 
@@ -40,9 +41,9 @@ def twin():
         digit_model(1),
         digits(),
         "unused",
-        num_train_epochs=10,
+        num_train_epochs=20,
         optim="adamw_torch",
-        learning_rate=1e-2,
+        learning_rate=5e-3,
         per_device_train_batch_size=32,
     )
     trainer.train()
@@ -91,7 +92,7 @@ def test_accumulation_changes_nothing(defense, twin, tmp_path):
     results = []
     for batch, accumulation in ((16, 1), (8, 2)):
         trainer = defense_trainer(
-            copy.deepcopy(twin), digits(58), tmp_path, defense, twin, per_device_train_batch_size=batch,
+            copy.deepcopy(twin), digits(42), tmp_path, defense, twin, per_device_train_batch_size=batch,
             gradient_accumulation_steps=accumulation, learning_rate=0.02,
         )  # fmt: skip
         trainer.train()
@@ -107,7 +108,7 @@ def test_unequal_numbers_of_ignored_tokens(tmp_path):
     results = []
     for batch, accumulation in ((16, 1), (4, 4)):
         trainer = defense_trainer(
-            tiny.token_bert(1), tiny.tagged_sentences(58), tmp_path, NastyTeacher(weight=0.5), tiny.token_bert(5),
+            tiny.token_bert(1), tiny.tagged_sentences(30), tmp_path, NastyTeacher(weight=0.5), tiny.token_bert(5),
             per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, learning_rate=0.02,
             eval_dataset=tiny.tagged_sentences(20, seed=3), per_device_eval_batch_size=batch,
         )  # fmt: skip
@@ -122,38 +123,69 @@ def test_unequal_numbers_of_ignored_tokens(tmp_path):
 def test_weight_zero_is_plain_cross_entropy(twin, tmp_path):
     """Catches a loss or a reference that reaches the weights, or draws random numbers, by itself."""
     changes = {"num_train_epochs": 2, "learning_rate": 0.02}
-    plain = tiny.plain_trainer(digit_model(2, dropout=0.1), digits(60), tmp_path, **changes)
+    plain = tiny.plain_trainer(digit_model(2, dropout=0.1), digits(30), tmp_path, **changes)
     plain.train()
     defended = defense_trainer(
-        digit_model(2, dropout=0.1), digits(60), tmp_path, NastyTeacher(weight=0), twin, **changes
+        digit_model(2, dropout=0.1), digits(30), tmp_path, NastyTeacher(weight=0), twin, **changes
     )
     defended.train()
     assert tiny.largest_difference(tiny.weights(plain.model), tiny.weights(defended.model)) < 1e-7
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(twin, tmp_path):
-    """Catches a reference in the checkpoint or in train mode, and random numbers that it draws."""
+@pytest.mark.parametrize("defense", [NastyTeacher(), MaximizedCMI()], ids=lambda defense: type(defense).__name__)
+def test_a_resumed_run_equals_an_uninterrupted_one(defense, tmp_path):
+    """Catches a reference in the checkpoint or in train mode, and class means of the model at the kill."""
     run = {
-        "save_strategy": "steps", "save_steps": 3, "num_train_epochs": 2, "optim": "adamw_torch",
+        "save_strategy": "steps", "save_steps": 2, "num_train_epochs": 2, "optim": "adamw_torch",
         "learning_rate": 1e-3, "lr_scheduler_type": "linear",
     }  # fmt: skip
     reference = digit_model(3, dropout=0.1).train()
-    straight = defense_trainer(digit_model(4, dropout=0.1), digits(40), tmp_path, NastyTeacher(), reference, **run)
+    straight = defense_trainer(digit_model(4, dropout=0.1), digits(24), tmp_path, defense, reference, **run)
     straight.train()
-    resumed = defense_trainer(digit_model(5, dropout=0.1), digits(40), tmp_path, NastyTeacher(), reference, **run)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    resumed = defense_trainer(digit_model(5, dropout=0.1), digits(24), tmp_path, defense, reference, **run)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert tiny.largest_difference(tiny.weights(straight.model), tiny.weights(resumed.model)) == 0
-    assert not reference.training
-    assert sorted(path.name for path in (tmp_path / "checkpoint-3").glob("*.safetensors")) == [
+    assert reference.training is not defense.needs_reference
+    assert sorted(path.name for path in (tmp_path / "checkpoint-2").glob("*.safetensors")) == [
         STATE_NAME, "model.safetensors"
     ]  # fmt: skip
-    for other, message in (
-        ({"defense": NastyTeacher(weight=0.1), "reference": reference}, "got one of NastyTeacher"),
-        ({"defense": NastyTeacher(), "reference": twin}, "another reference"),
-    ):
-        trainer = defense_trainer(digit_model(5), digits(40), tmp_path / "other", **other, **run)
-        with pytest.raises(ValueError, match=message):
-            trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+
+
+@pytest.mark.parametrize(("defense", "reference", "message"), [
+    (NastyTeacher(weight=0.1), "first", r"checkpoint of NastyTeacher\(weight=0.1.*got one of .*weight=0.04"),
+    (NastyTeacher(), "second", "was written with another reference"),
+    (NastyTeacher(), None, "DefenseTrainer did not write this checkpoint"),
+])  # fmt: skip
+def test_another_defence_or_reference_is_not_resumed(defense, reference, message, tmp_path):
+    """Catches two halves of a training with different losses."""
+    first, second = digit_model(3), digit_model(4)
+    if reference is not None:
+        save_defense_state(tmp_path, NastyTeacher(), ModelTeacher(first.eval()).fingerprint(), None)
+    asked = ModelTeacher((second if reference == "second" else first).eval()).fingerprint()
+    with pytest.raises(ValueError, match=message):
+        load_defense_state(tmp_path, defense, asked, torch.device("cpu"))
+
+
+def test_class_means_are_those_before_training(twin, tmp_path, caplog):
+    """Catches means that move with the model, of train mode, or of other samples; and an untrained model."""
+    data = digits(48)
+    model = digit_model(1, dropout=0.3)
+    model.load_state_dict(twin.state_dict())
+    trainer = defense_trainer(
+        model, data, tmp_path, MaximizedCMI(), optim="adamw_torch", learning_rate=1e-3, eval_dataset=digits(16, 100)
+    )
+    twin.eval()
+    with torch.no_grad():
+        logits = twin(torch.stack([row["pixel_values"] for row in data])).logits
+    expected = class_centroids(logits, torch.tensor([row["labels"] for row in data]), (1.0,))[0]
+    before = trainer.evaluate()
+    trainer.train()
+    torch.testing.assert_close(trainer.class_means(), expected, rtol=1e-5, atol=1e-7, check_dtype=False)
+    assert before["eval_spread"] < 0
+    assert not caplog.text
+    assert trainer.training_record().settings["purpose"] == "positive control, meant to leak more"
+    defense_trainer(digit_model(0), data, tmp_path, MaximizedCMI(), max_steps=1).train()
+    assert "it has not learned the task yet" in caplog.text
 
 
 def test_a_saved_model_loads_alone_and_claims_no_cmim(twin, tmp_path):

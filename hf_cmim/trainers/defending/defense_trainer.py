@@ -14,6 +14,7 @@ from hf_cmim.functional.divergence import IGNORE_INDEX
 from hf_cmim.functional.temperatures import DEFAULT_TEMPERATURES
 from hf_cmim.hub.certificate import Training
 from hf_cmim.teachers.model import ModelTeacher
+from hf_cmim.trainers.defending.class_means import ClassMeansBeforeTraining, mean_answers
 from hf_cmim.trainers.defending.defense_config import DefenseConfig
 from hf_cmim.trainers.defending.defense_state import load_defense_state, save_defense_state
 from hf_cmim.trainers.defending.reference_model import frozen_reference
@@ -74,6 +75,17 @@ class DefenseTrainer(MeasuringTrainer):
         self.reference = frozen_reference(defense, reference, model)
         self._fingerprint = "" if self.reference is None else self.reference.fingerprint()
         self._was_checked = False
+        self._class_means: Tensor | None = None
+        self.add_callback(ClassMeansBeforeTraining(self))
+
+    def class_means(self) -> Tensor | None:
+        """Return the mean answer of each class before training, `(C, C)`; None for a defence that needs none.
+
+        The first call makes one pass over the training data. Checkpoints keep the result.
+        """
+        if self._class_means is None and self.defense.needs_class_means:
+            self._class_means = mean_answers(self)
+        return self._class_means
 
     # Loss
 
@@ -100,7 +112,11 @@ class DefenseTrainer(MeasuringTrainer):
         self, logits: Tensor, labels: Tensor, answers: Tensor | None, num_items: Tensor | int | None
     ) -> Tensor:
         components = self.defense(
-            logits, labels, reference_log_probs=answers, num_items=number_of_items(num_items, labels)
+            logits,
+            labels,
+            reference_log_probs=answers,
+            class_means=self.class_means(),
+            num_items=number_of_items(num_items, labels),
         )
         scaled = {name: value * self.loss_scale for name, value in components.items()}
         self.record_components(scaled)
@@ -110,7 +126,7 @@ class DefenseTrainer(MeasuringTrainer):
         if answers is not None:
             answers, _ = self.gather_samples(answers, labels)
         logits, labels = self.gather_samples(logits, labels)
-        sums = self.defense(logits, labels, reference_log_probs=answers, num_items=1)
+        sums = self.defense(logits, labels, reference_log_probs=answers, class_means=self.class_means(), num_items=1)
         if self._evaluation is not None:
             self._evaluation.update(logits, labels, sums)
         return torch.stack(list(sums.values())).sum() / (labels != IGNORE_INDEX).sum().clamp_min(1)
@@ -133,20 +149,20 @@ class DefenseTrainer(MeasuringTrainer):
         return defense_record(self, self.defense, self.reference)
 
     def _inner_training_loop(self, *arguments: Any, **keywords: Any) -> TrainOutput:
-        """Train, after checking the first batch again: a search trains another model in each trial."""
-        self._was_checked = False
+        """Train from a new state, also for each trial of a search; resuming loads its own."""
+        self._was_checked, self._class_means = False, None
         result: TrainOutput = super()._inner_training_loop(*arguments, **keywords)
         return result
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save:
-            save_defense_state(Path(output_dir), self.defense, self._fingerprint, None)
+            save_defense_state(Path(output_dir), self.defense, self._fingerprint, self._class_means)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            load_defense_state(Path(checkpoint), self.defense, self._fingerprint, self.args.device)
+            self._class_means = load_defense_state(Path(checkpoint), self.defense, self._fingerprint, self.args.device)
 
 
 def _check_arguments(args: object, defense: object, keywords: Mapping[str, Any]) -> None:

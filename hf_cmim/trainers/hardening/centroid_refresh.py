@@ -1,23 +1,16 @@
 """Exact centroids by a pass over the training data."""
 
-from collections.abc import Iterator
-from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, final
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import IterableDataset
-from tqdm.auto import tqdm
 from transformers import TrainerCallback
-from transformers.trainer_utils import has_length
-from transformers.utils import logging
 
 from hf_cmim.trainers.shared.components import unchanged_random_states
+from hf_cmim.trainers.shared.training_pass import training_outputs
 
 if TYPE_CHECKING:
     from hf_cmim.trainers.hardening.cmim_trainer import CMIMTrainer
-
-logger = logging.get_logger(__name__)
 
 
 class CentroidRefresh(TrainerCallback):
@@ -53,7 +46,7 @@ class CentroidRefresh(TrainerCallback):
         model = self.trainer.model_wrapped
         model.eval()
         with unchanged_random_states(self.trainer.args.device):
-            batches = self._outputs(model)
+            batches = training_outputs(self.trainer, model, "Centroids")
             first = next(batches, None)
             # The first batch tells the number of classes.
             if first is not None:
@@ -61,45 +54,3 @@ class CentroidRefresh(TrainerCallback):
                 state.bank.fill(chain([first], batches))
                 state.lacks_centroids = False
         model.train()
-
-    def _outputs(self, model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield logits and labels of the training data by batch, gathered from all processes."""
-        trainer = self.trainer
-        data: Any = _bounded(trainer)
-        # Not the evaluation loader: Trainer may have cached one for other data.
-        dataloader = trainer.get_test_dataloader(data)
-        for batch in tqdm(dataloader, desc="Centroids", leave=False, disable=trainer.args.disable_tqdm):
-            _, logits, labels = trainer.labelled_outputs(model, trainer._prepare_inputs(batch))
-            yield trainer.gather_samples(logits, labels)
-
-
-def _bounded(trainer: "CMIMTrainer") -> Any:
-    """Return the training data; of a stream without a length only as many samples as training reads."""
-    data: Any = trainer.train_dataset
-    if has_length(data):
-        return data
-    args = trainer.args
-    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    count = trainer.state.max_steps * batch
-    logger.warning_once(
-        f"The training data have no length: exact centroids use at most their first {count} samples, as many as"
-        " training reads."
-    )
-    return _FirstSamples(data, count)
-
-
-@final
-class _FirstSamples(IterableDataset[Any]):
-    """The first samples of a stream.
-
-    Args:
-        dataset: stream of samples.
-        count: number of samples after which it ends.
-    """
-
-    def __init__(self, dataset: Any, count: int) -> None:
-        self.dataset = dataset
-        self.count = count
-
-    def __iter__(self) -> Iterator[Any]:
-        return islice(iter(self.dataset), self.count)
