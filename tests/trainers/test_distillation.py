@@ -31,6 +31,7 @@ from hf_cmim.attacks import (
 )
 from hf_cmim.attacks.base import AbstractAttack
 from hf_cmim.teachers import LabelOnlyTeacher, ModelTeacher, TableTeacher
+from hf_cmim.trainers.distillation import attack_state
 
 NAMES = tuple(f"LABEL_{number}" for number in range(tiny.NUM_LABELS))
 LOSSES = [kind for kind in ATTACKS.values() if issubclass(kind, AbstractAttack)]
@@ -247,6 +248,20 @@ class TestResume:
         other = tiny.distillation_trainer(tiny.vit(1), tiny.images(30), tmp_path, DKD(), teacher, **changes)
         with pytest.raises(ValueError, match="Expected a checkpoint of Composition.DKD.*got one of Composition.KD"):
             other.train(resume_from_checkpoint=True)
+
+    def test_another_teacher_is_told(self, teacher, tmp_path, monkeypatch, caplog):
+        """Catches a student of two teachers of which nothing says so, and a warning about the same teacher."""
+        monkeypatch.setattr(attack_state.logger, "propagate", True)
+        changes = {"save_strategy": "epoch", "num_train_epochs": 2}
+        tiny.distillation_trainer(tiny.vit(1), tiny.images(30), tmp_path, KD(), teacher, **changes).train()
+        checkpoint = str(min(tmp_path.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime))
+        told = []
+        for each in (teacher, ModelTeacher(tiny.vit(2).eval())):
+            caplog.clear()
+            again = tiny.distillation_trainer(tiny.vit(1), tiny.images(30), tmp_path, KD(), each, **changes)
+            again.train(resume_from_checkpoint=checkpoint)
+            told.append("another teacher" in caplog.text)
+        assert told == [False, True]
 
 
 class TestParametersOfTheAttack:

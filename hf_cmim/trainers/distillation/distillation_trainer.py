@@ -347,12 +347,13 @@ class DistillationTrainer(ComponentTrainer):
         super()._save_optimizer_and_scheduler(output_dir)
         ledger = self.queries.merged_ledger()
         if self.args.should_save:
-            save_attack_state(Path(output_dir), self.attack, ledger)
+            save_attack_state(Path(output_dir), self.attack, self.queries.teacher, ledger)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            ledger = load_attack_state(Path(checkpoint), self.attack, self.args.query_budget)
+            teacher, budget = self.queries.teacher, self.args.query_budget
+            ledger = load_attack_state(Path(checkpoint), self.attack, teacher, budget)
             # It is the ledger of all processes, so only one process takes it over: merging adds them up.
             if self.is_world_process_zero():
                 self.queries.ledger = ledger
