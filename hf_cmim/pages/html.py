@@ -7,12 +7,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from hf_cmim.errors import HfCmimError
-from hf_cmim.pages import attackers, utility, wording
+from hf_cmim.pages import attackers, defences, utility, wording
 from hf_cmim.pages.next_steps import next_steps
 from hf_cmim.pages.quantities import bound_text, decimal, duration, percent, plain, points, spread
 from hf_cmim.pages.svg import inline_svg
 from hf_cmim.plots.attackers import AttackerLeak, plot_attackers
 from hf_cmim.plots.audit import plot_accounting, plot_audit_curves, plot_forest, terms_of
+from hf_cmim.plots.defences import DefendedLeak, plot_defences
 from hf_cmim.report import ArmResult, AuditReport, Costs, ModelFacts
 from hf_cmim.statistics.states import state_of
 
@@ -100,6 +101,7 @@ def _rendered(template: str, **values: Any) -> str:
     )
     environment.globals |= {function.__name__: function for function in functions} | {
         "attackers": attackers,
+        "defences": defences,
         "utility": utility,
         "wording": wording,
     }
@@ -134,6 +136,18 @@ def _pictures(report: AuditReport) -> dict[str, Markup]:
             plot_attackers(leaks, report.margin),
             "attackers",
             "Largest gain of each attacker; a table has the numbers.",
+        )
+    column = defences.primary_column(report)
+    defended = [
+        DefendedLeak(each.name, each.facts.nll, each.leaks[column].largest_gain)
+        for each in defences.defences_of(report)
+        if each.facts is not None and column in each.leaks
+    ]
+    if len(defended) > 1:
+        pictures["defences"] = inline_svg(
+            plot_defences(defended, report.margin),
+            "defences",
+            "Largest gain of each defence over the NLL of its answers; a table has the numbers.",
         )
     models = {report.teacher.name: report.teacher}
     if report.twin:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from hf_cmim.names import one_line
-from hf_cmim.pages import attackers, utility, wording
+from hf_cmim.pages import attackers, defences, utility, wording
 from hf_cmim.pages.quantities import bound_text, plain, points
 from hf_cmim.report import AuditReport
 from hf_cmim.statistics.states import state_of
@@ -68,6 +68,7 @@ def _blocks(report: AuditReport) -> Iterator[str]:
         yield wording.LABELS
         yield "\n".join(f"- {escaped(sentence)}" for sentence in sentences)
     yield from _attackers(report)
+    yield from _defences(report)
     if report.controls:
         yield "### Beside other teachers"
         yield f"Audited in the same way. {wording.EQUAL_SEEDS}"
@@ -151,6 +152,23 @@ def _attackers(report: AuditReport) -> Iterator[str]:
         )
     if sentences:
         yield "\n".join(f"- {sentence}" for sentence in sentences)
+
+
+def _defences(report: AuditReport) -> Iterator[str]:
+    compared = defences.defences_of(report)
+    if not compared:
+        return
+    columns = defences.columns_of(report)
+    yield "### Defences compared"
+    yield f"{defences.note(report)} {defences.ON_THE_WAY_OUT if defences.has_channel(report) else ''}".rstrip()
+    yield _table(
+        ("teacher", "verdict", "accuracy", "NLL, nats", "ECE", *columns.values(), "price, answers"),
+        f"llrrr{'r' * len(columns)}r",
+        (
+            (defence.name, defence.verdict, *defence.utility, *map(defence.leak, columns), defence.price)
+            for defence in compared
+        ),
+    )
 
 
 def _utility(report: AuditReport) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from hf_cmim.names import cells, one_line, shortened
-from hf_cmim.pages import attackers, wording
+from hf_cmim.pages import attackers, defences, wording
 from hf_cmim.pages.quantities import MINUS, points
 from hf_cmim.report import NOT_CONVERGED, AuditReport
 from hf_cmim.statistics.states import state_of
@@ -11,6 +11,8 @@ from hf_cmim.statistics.states import state_of
 WIDTH = 100
 NAME_WIDTH = 44
 NUMBER_WIDTH = 8
+DEFENCE_WIDTH = 26
+PRICE_WIDTH = 10
 
 
 def audit_table(report: AuditReport) -> str:
@@ -63,6 +65,7 @@ def _lines(report: AuditReport) -> Iterator[str]:
             values = (comparison.gain, comparison.lower, comparison.upper)
             numbers = [points(value).replace(MINUS, "-") for value in values]
             yield _row(comparison.attack, (*numbers, str(comparison.seeds)), state_of(comparison, report.margin))
+    yield from _defences(report)
     for control in report.controls:
         yield ""
         yield from _wrapped(wording.control_sentence(control, report.margin))
@@ -74,6 +77,38 @@ def _lines(report: AuditReport) -> Iterator[str]:
         if check.severity == "warning" and check.name != NOT_CONVERGED:
             yield ""
             yield from _wrapped(f"warning, {check.name}: {check.sentence}")
+
+
+def _defences(report: AuditReport) -> Iterator[str]:
+    """Yield the table of defences, then one table for each further attacker and criterion."""
+    compared = defences.defences_of(report)
+    if not compared:
+        return
+    yield ""
+    yield "Defences compared"
+    for number, (column, title) in enumerate(defences.columns_of(report).items()):
+        heads = ("accuracy", "NLL", "ECE") if number == 0 else ()
+        words = () if number else ("price", "verdict")
+        yield shortened(title, WIDTH)
+        yield _defence_row("teacher", (*heads, "gain", "lower", "upper"), *words)
+        for defence in compared:
+            leak = defence.leaks.get(column)
+            largest = None if leak is None else leak.largest_gain
+            values = () if largest is None else (largest.gain, largest.lower, largest.upper)
+            numbers = [points(value).replace(MINUS, "-") for value in values] or [""] * 3
+            figures = [text.removesuffix(" %") for text in defence.utility] if number == 0 else []
+            words = () if number else (defence.price, defence.verdict)
+            yield _defence_row(defence.name, (*figures, *numbers), *words)
+    yield from _wrapped(defences.note(report))
+    if defences.has_channel(report):
+        yield from _wrapped(defences.ON_THE_WAY_OUT)
+
+
+def _defence_row(name: str, numbers: Sequence[str], price: str = "", verdict: str = "") -> str:
+    name = shortened(name, DEFENCE_WIDTH)
+    padding = " " * (DEFENCE_WIDTH - cells(name))
+    columns = "".join(f"{number:>{NUMBER_WIDTH}}" for number in numbers)
+    return f"{name}{padding}{columns}{price:>{PRICE_WIDTH}}  {verdict}".rstrip()
 
 
 def _row(name: str, numbers: Sequence[str], state: str) -> str:

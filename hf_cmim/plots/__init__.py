@@ -8,6 +8,7 @@ apart. Requires the extra "plots".
 
 from hf_cmim.plots.attackers import AttackerLeak, plot_attackers
 from hf_cmim.plots.audit import plot_accounting, plot_audit_curves, plot_forest
+from hf_cmim.plots.defences import DefendedLeak, plot_defences
 from hf_cmim.plots.hardening import (
     most_confused_classes,
     plot_clusters,
@@ -18,12 +19,14 @@ from hf_cmim.plots.hardening import (
 
 __all__ = [
     "AttackerLeak",
+    "DefendedLeak",
     "most_confused_classes",
     "plot_accounting",
     "plot_attackers",
     "plot_audit_curves",
     "plot_clusters",
     "plot_cmi_curves",
+    "plot_defences",
     "plot_forest",
     "plot_training",
     "project_on_simplex",

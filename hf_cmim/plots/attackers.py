@@ -58,7 +58,9 @@ def plot_attackers(leaks: Sequence[AttackerLeak], margin: float) -> Figure:
     axes.axhline(0, color=GREY, linewidth=0.6)
     axes.axhline(100 * margin, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)))
     axes.text(1.01, 100 * margin, "margin", transform=axes.get_yaxis_transform(), va="center", fontsize=7)
-    _set_limits(axes, leaks, margin)
+    axes.set_ylim(gain_limits([leak.largest for leak in leaks], margin))
+    samples = [leak.samples for leak in leaks]
+    axes.set_xlim(min(samples) / 1.3, max(samples) * 1.3)
     handles = []
     for number, name in enumerate(names):
         mark: dict[str, Any] = {"color": MODEL_COLOURS[number], "marker": MARKERS[number], "linestyle": DASHES[number]}
@@ -69,17 +71,15 @@ def plot_attackers(leaks: Sequence[AttackerLeak], margin: float) -> Figure:
     return figure
 
 
-def _set_limits(axes: Axes, leaks: Sequence[AttackerLeak], margin: float) -> None:
-    """Set both axes so that every gain is seen, and bounds up to three times the largest gain or margin."""
-    gains = [100 * leak.largest.gain for leak in leaks]
+def gain_limits(comparisons: Sequence[Comparison], margin: float) -> tuple[float, float]:
+    """Return the ends of an axis of gains, in points: all gains, and bounds up to three times the largest of them."""
+    gains = [100 * comparison.gain for comparison in comparisons]
     reach = 3 * max(*map(abs, gains), 100 * margin)
-    ends = [100 * bound for leak in leaks for bound in (leak.largest.lower, leak.largest.upper)]
+    ends = [100 * bound for comparison in comparisons for bound in (comparison.lower, comparison.upper)]
     clipped = [min(max(end, -reach), reach) for end in ends if math.isfinite(end)]
     lowest, highest = min([*gains, *clipped, 0.0]), max([*gains, *clipped, 100 * margin])
     padding = 0.05 * (highest - lowest)
-    axes.set_ylim(lowest - padding, highest + padding)
-    samples = [leak.samples for leak in leaks]
-    axes.set_xlim(min(samples) / 1.3, max(samples) * 1.3)
+    return lowest - padding, highest + padding
 
 
 def _draw_line(axes: Axes, leaks: Sequence[AttackerLeak], mark: Mapping[str, Any]) -> None:
