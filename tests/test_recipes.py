@@ -299,6 +299,7 @@ def test_every_config_parses(name, config, request):
         "audit_fashion_mnist",  # test_recipes_audit.py
         "distill_fashion_mnist",  # test_recipes_distill.py
         "student_image", "student_text", "student_fashion_mnist",
+        "compare_defences", "compare_defences_audit",  # test_recipes_compare.py
         "demo", "demo_model",  # test_demo.py
     }  # fmt: skip
 
