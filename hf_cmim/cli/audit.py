@@ -38,7 +38,7 @@ examples:
       a verdict for each of three attackers, in one report
   hf-cmim audit audit.yaml --students small=small.json same=outputs/cmim/config.json
       a verdict for a small student and for one of the teacher's own architecture
-  hf-cmim audit audit.yaml --control smoothed=outputs/ls --defence argmax class-answers 'top-k:{"k": 3}'
+  hf-cmim audit audit.yaml --control smoothed=outputs/ls --defence argmax 'top-k:{"k": 3}'
       which defence is worth its price: one table and one picture
 
 A YAML file gives defaults by the names of the flags. Flags override the file:
