@@ -15,14 +15,12 @@ class MaximizedCMI(AbstractDefense):
     """A positive control: the opposite of hardening, at one temperature.
 
     CE(z, y) - weight KL(softmax(z) || Q_y), with Q_y the mean answer of class y before training, fixed. Fine-tune a
-    model that cross-entropy has trained; the trainer takes Q by one pass over the training data. It should leak more
-    than that model, above all to students with few samples. An audit that does not see it has too little power.
+    model that cross-entropy has trained; the trainer takes Q by one pass over the training data. It is claimed to
+    leak more than that model, above all to students with few samples. Keep the weight small: the means are fixed, so
+    with a large one the answers run away from all means, and the classes are lost.
 
     Args:
         weight: weight of the divergence, at least 0.
-
-    Keep the weight small. The fixed means stay behind the answers: on 128 digits weight .5 kept the accuracy on the
-    training samples, and from weight 1 on the answers ran away from all means and the classes were lost (one run).
 
     Strength: claimed by the paper: students gain up to 3.32 points more than from the cross-entropy model.
 
