@@ -1,9 +1,11 @@
 """The flag --defence of an audit: the twin's weights behind output channels, each audited as another teacher."""
 
 import json
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 
-from hf_cmim.channels import AbstractChannel
+from hf_cmim.channels import AbstractChannel, AbstractFittedChannel
 from hf_cmim.cli.extensions import ChannelFit, channel_of, split_settings
 from hf_cmim.errors import HfCmimError
 from hf_cmim.teachers import ModelTeacher
@@ -66,6 +68,18 @@ def defended(
         for name, channel in defences.items()
     }
     return {name: ModelTeacher(classifier.model, channel=channel) for name, channel in channels.items()}
+
+
+def file_name_of(name: str, channel: AbstractFittedChannel) -> str:
+    """Return the name of a fitted channel's file, from the name of its defence.
+
+    >>> from hf_cmim.channels import ClassAnswers
+    >>> import torch
+    >>> file_name_of('class-answers:{"sharpness": 0.5}', ClassAnswers(torch.eye(2)))
+    'class-answers-sharpness-0.5.safetensors'
+    """
+    words = re.sub(r"[^\w.]+", "-", name).strip("-.")
+    return f"{words}{Path(channel.file_name).suffix}"
 
 
 def _grouped(words: Sequence[str]) -> Iterator[list[str]]:

@@ -18,7 +18,7 @@ from hf_cmim.audit.inputs import TWIN, AuditData, AuditModels, Teacher
 from hf_cmim.audit.plan import AuditPlan
 from hf_cmim.channels import AbstractChannel, AbstractFittedChannel
 from hf_cmim.cli.audit_channel import fitted_channel
-from hf_cmim.cli.audit_defences import defences_of, defended
+from hf_cmim.cli.audit_defences import defences_of, defended, file_name_of
 from hf_cmim.cli.audit_flags import AuditFlags
 from hf_cmim.cli.audit_models import StudentBuilder, open_classifier
 from hf_cmim.cli.extensions import channel_of, is_reference
@@ -159,16 +159,28 @@ class AuditSetup:
         return teacher.channel if isinstance(teacher, ModelTeacher) else None
 
     @property
+    def _fitted(self) -> dict[Path, AbstractFittedChannel]:
+        """Fitted channels of the model and of defences, by the file from which a service loads them."""
+        files = {}
+        if isinstance(self.channel, AbstractFittedChannel):
+            files[self.folder / self.channel.file_name] = self.channel
+        for name, control in self.audit.models.controls.items():
+            channel = getattr(control, "channel", None)
+            if isinstance(channel, AbstractFittedChannel):
+                files[self.folder / "defences" / file_name_of(name, channel)] = channel
+        return files
+
+    @property
     def files(self) -> list[Path]:
         """Files that the command writes into the folder beside report and pages."""
-        channel = self.channel
-        return [self.folder / channel.file_name] if isinstance(channel, AbstractFittedChannel) else []
+        return [*self._fitted]
 
     def run(self) -> None:
-        """Run the audit, which writes its report into the folder, and a fitted channel, which a service needs."""
-        if isinstance(self.channel, AbstractFittedChannel) and self.is_main:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.channel.save(self.folder / self.channel.file_name)
+        """Run the audit, which writes its report into the folder, and fitted channels, which a service needs."""
+        if self.is_main:
+            for path, channel in self._fitted.items():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                channel.save(path)
         self.audit.run()
 
     def leave(self) -> None:

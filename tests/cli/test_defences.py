@@ -122,6 +122,13 @@ def test_figures_are_those_of_the_answers_that_a_user_gets(audited, twin, data):
     assert len({control.facts.fingerprint for control in controls.values()}) == 3
 
 
+def test_a_fitted_defence_is_kept_for_a_service(audited):
+    """Catches a defence that won the comparison and cannot be deployed."""
+    report = AuditReport.read(audited[0])
+    kept = ClassAnswers.load(audited[0] / "defences" / "class-answers.safetensors")
+    assert repr(kept) == report.controls[-1].facts.channel
+
+
 def test_every_teacher_has_its_leak_under_other_criteria_and_its_price(audited):
     """Catches a described criterion of the audited model only, and a price that is not the ledger's."""
     report = AuditReport.read(audited[0])
