@@ -179,6 +179,7 @@ def test_class_means_are_those_before_training(twin, tmp_path, caplog):
         logits = twin(torch.stack([row["pixel_values"] for row in data])).logits
     expected = class_centroids(logits, torch.tensor([row["labels"] for row in data]), (1.0,))[0]
     before = trainer.evaluate()
+    trainer.model.train()  # evaluation leaves it in its own mode
     trainer.train()
     torch.testing.assert_close(trainer.class_means(), expected, rtol=1e-5, atol=1e-7, check_dtype=False)
     assert before["eval_spread"] < 0
