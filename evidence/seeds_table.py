@@ -2,8 +2,8 @@
 
     python evidence/seeds_table.py > docs/evidence/several-teachers.md
 
-The words around the tables are in evidence/seeds_page.md, where {tables} stands for them and {runs} for the number of
-trained sets of teachers.
+The words around the tables are in evidence/seeds_page.md, where {tables} stands for them, {summary} for the table of
+all tasks, and {runs} for the number of trained sets of teachers.
 """
 
 import json
@@ -95,6 +95,28 @@ def gain_table(runs: list[dict], attacker: str) -> str:
     return "\n".join(lines)
 
 
+def summary_table() -> str:
+    """Return the accuracy minus that of cross-entropy, and the leaks to both attackers, of every task; means."""
+    tasks = {task: runs for task in TASKS if (runs := runs_of(task))}
+    names = [TASKS[task].partition(" at ")[0] for task in tasks]
+    lines = [f"| | {' | '.join(names)} |", "|---" * (len(tasks) + 1) + "|"]
+    for row in ("ce", "ls", "ratio", "default", "0.5", "1", "2"):
+        cells = []
+        for runs in tasks.values():
+            teachers = [teacher_of(run, row) for run in runs]
+            lost = 100 * statistics.fmean(
+                teacher["accuracy"] - run["ce"]["accuracy"] for teacher, run in zip(teachers, runs, strict=True)
+            )
+            leaks = [statistics.fmean(teacher[attacker]["leak"] for teacher in teachers) for attacker in ATTACKERS]
+            cells.append(f"{lost:+.2f}: {leaks[0]:+.2f}, {leaks[1]:+.2f}")
+        lines.append(f"| {ROWS[row]} | {' | '.join(cells)} |")
+    cells = []
+    for runs in tasks.values():
+        leaks = [statistics.fmean(run["ce"][each]["class_answers_leak"] for run in runs) for each in ATTACKERS]
+        cells.append(f"+0.00: {leaks[0]:+.2f}, {leaks[1]:+.2f}")
+    return "\n".join([*lines, f"| CE through class answers | {' | '.join(cells)} |"])
+
+
 def mean(teachers: list[dict], name: str) -> float:
     """Return the mean of a figure over teachers."""
     return statistics.fmean(teacher[name] for teacher in teachers)
@@ -110,7 +132,8 @@ def main() -> None:
             parts += audit_tables(task)
             tables.append(f"### {title}, n = {len(runs)}\n\n" + "\n\n".join(parts) + "\n")
     page = (FOLDER / "seeds_page.md").read_text()
-    print(page.replace("{tables}", "\n".join(tables)).replace("{runs}", str(count)), end="")
+    page = page.replace("{tables}", "\n".join(tables)).replace("{summary}", summary_table())
+    print(page.replace("{runs}", str(count)), end="")
 
 
 if __name__ == "__main__":
