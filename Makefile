@@ -8,8 +8,8 @@ PYTEST_FLAGS ?=
 
 PIP = $(VENV)/bin/python -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS)
 PYTEST = $(VENV)/bin/python -m pytest $(PYTEST_FLAGS)
-# Whole files go to a worker, because many files train a model or start a Hub once for all their tests.
-SHARED = -n $(WORKERS) --dist loadfile
+# Each worker begins with files of its own, because many train a model or start a Hub once for all their tests.
+SHARED = -n $(WORKERS) --dist worksteal
 # Docstring examples are run too; the metrics are modules for `evaluate.load`, which copies them elsewhere.
 DOCTESTED = hf_cmim --ignore hf_cmim/metrics
 
