@@ -53,7 +53,7 @@ class ModelGuardW(AbstractChannel):
 
     >>> import torch
     >>> ModelGuardW()(torch.tensor([[0.9, 0.08, 0.02]]).log()).exp().mul(100).round().tolist()
-    [[50.0, 0.0, 50.0]]
+    [[40.0, 20.0, 40.0]]
     """
 
     epsilon: float = 1.0

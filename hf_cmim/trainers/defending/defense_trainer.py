@@ -18,9 +18,10 @@ from hf_cmim.trainers.defending.class_means import ClassMeansBeforeTraining, mea
 from hf_cmim.trainers.defending.defense_config import DefenseConfig
 from hf_cmim.trainers.defending.defense_state import load_defense_state, save_defense_state
 from hf_cmim.trainers.defending.reference_model import frozen_reference
+from hf_cmim.trainers.shared.components import number_of_items
 from hf_cmim.trainers.shared.heads import check_is_classifier
 from hf_cmim.trainers.shared.launch import check_launch
-from hf_cmim.trainers.shared.measuring import MeasuringTrainer, number_of_items
+from hf_cmim.trainers.shared.measuring import MeasuringTrainer
 from hf_cmim.trainers.shared.records import defense_record
 from hf_cmim.trainers.shared.validation import check_head
 

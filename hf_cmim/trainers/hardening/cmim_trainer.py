@@ -22,9 +22,9 @@ from hf_cmim.trainers.hardening.cmim_config import CMIMConfig
 from hf_cmim.trainers.hardening.collapse_guard import MEASURED_STEPS, CollapseGuard
 from hf_cmim.trainers.hardening.hardening_state import HardeningState
 from hf_cmim.trainers.hardening.hardening_summary import HardeningSummary, SummaryPrinter, summary_of
-from hf_cmim.trainers.shared.components import unchanged_random_states
+from hf_cmim.trainers.shared.components import number_of_items, unchanged_random_states
 from hf_cmim.trainers.shared.launch import check_launch
-from hf_cmim.trainers.shared.measuring import MeasuringTrainer, number_of_items
+from hf_cmim.trainers.shared.measuring import MeasuringTrainer
 from hf_cmim.trainers.shared.records import hardening_record
 from hf_cmim.trainers.shared.search import evaluation_loss
 from hf_cmim.trainers.shared.validation import check_arguments, check_head

@@ -22,9 +22,10 @@ from transformers import PreTrainedModel
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 from transformers.utils import logging
 
+from hf_cmim.class_names import class_names_of
 from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.divergence import IGNORE_INDEX
-from hf_cmim.functional.inputs import integer_labels
+from hf_cmim.functional.inputs import check_label_range, flatten_samples, integer_labels, model_logits
 from hf_cmim.trainers.shared.checkpoints import clear_marker, find_fault, last_complete_checkpoint, write_marker
 from hf_cmim.trainers.shared.class_labels import check_has_valid_label, check_label_column
 from hf_cmim.trainers.shared.component_config import ComponentConfig
@@ -32,6 +33,7 @@ from hf_cmim.trainers.shared.launch import check_no_deepspeed
 from hf_cmim.trainers.shared.publishing import PublishingTrainer
 from hf_cmim.trainers.shared.saved_weights import restore_renamed_weights
 from hf_cmim.trainers.shared.search import default_objective
+from hf_cmim.trainers.shared.validation import check_are_logits, check_width
 
 logger = logging.get_logger(__name__)
 
@@ -95,6 +97,40 @@ class ComponentTrainer(PublishingTrainer):
         """Move a batch to the device, with labels as int64: torch's losses take no int8, int16 or int32."""
         prepared: dict[str, Any] = _with_integer_labels(super()._prepare_inputs(inputs))
         return prepared
+
+    def labelled_outputs(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Any, Tensor, Tensor]:
+        """Return a model's outputs for a batch, their logits and the labels, after checking that shapes agree.
+
+        Raises:
+            HfCmimError: no labels, no logits, or shapes that do not fit.
+        """
+        inputs = dict(inputs)
+        labels = inputs.pop("labels", None)
+        if labels is None:
+            raise HfCmimError(
+                f"Expected 'labels' in every batch, got only {sorted(inputs)}: without labels there is no class to"
+                " learn. Name the label column 'label' or 'labels', and check that remove_unused_columns keeps it."
+            )
+        # Without labels: a model would compute its own loss from them.
+        outputs = model(**inputs)
+        logits = model_logits(outputs)
+        flatten_samples(logits, labels)
+        return outputs, logits, labels
+
+    def check_batch(self, logits: Tensor, labels: Tensor, *, is_first: bool) -> None:
+        """Check what only a batch shows: the range of the labels, and of the first batch also the outputs.
+
+        Raises:
+            HfCmimError: labels out of range, probabilities in the place of logits, or a width that contradicts the
+                model's configuration.
+        """
+        # The check waits for the device: on a GPU only the first batch pays for it.
+        if labels.device.type == "cpu" or is_first:
+            check_label_range(labels, logits.shape[-1])
+        if is_first:
+            check_are_logits(logits)
+            names = class_names_of(self.model)
+            check_width(logits, None if names is None else len(names))
 
     # Steps and logs
 
@@ -329,3 +365,16 @@ def unchanged_random_states(device: torch.device) -> Iterator[None]:
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
+
+
+def number_of_items(num_items: Tensor | int | None, labels: Tensor) -> Tensor | int:
+    """Return the number of valid labels of an optimizer step, by which losses are divided; at least 1.
+
+    Args:
+        num_items: number that `Trainer` counted, or None for that of this batch.
+        labels: `(...)` labels of this batch.
+    """
+    if num_items is None:
+        return (labels != IGNORE_INDEX).sum().clamp_min(1)
+    # Trainer repeats the count for each replica of nn.DataParallel.
+    return num_items.flatten()[0] if isinstance(num_items, Tensor) and num_items.ndim else num_items
