@@ -27,7 +27,8 @@ from hf_cmim.audit.inputs import AuditData, AuditModels
 from hf_cmim.audit.plan import AuditPlan
 from hf_cmim.report import Attacker
 
-TASKS = ("debian_sections", "fashion_mnist", "digits", "emoji_images", "wordnet_lexnames")
+TASKS = ("debian_sections", "fashion_mnist", "emoji_images", "wordnet_lexnames")
+"""Digits has 450 test samples, too few to resolve half a point."""
 FAMILIES = ["kd", "dist", "norm-kd", "logit-standardization", "wttm", "dot"]
 """The six families that were strongest on Fashion-MNIST and WordNet."""
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -116,8 +117,10 @@ def audit(task: Task, seed: int, folder: Path, looks: tuple[int, ...]) -> str:
     """Audit the teachers of a task, and return the report as JSON."""
     teachers = {name: teacher(task, name, seed, folder / "teachers") for name in SETTINGS}
     audited, twin, *others = teachers
+    # Slower students of texts are far from converged after 20 epochs: at 5e-3 twice as many gained 14 points.
+    rate, decay = (6e-2, 0.1) if task.train.features.dtype == torch.long else (5e-3, 0.01)
     args = DistillationConfig(
-        str(folder / "audit"), num_train_epochs=20, learning_rate=5e-3, warmup_steps=0.1, weight_decay=0.01,
+        str(folder / "audit"), num_train_epochs=20, learning_rate=rate, warmup_steps=0.1, weight_decay=decay,
         per_device_train_batch_size=100, per_device_eval_batch_size=2_000, remove_unused_columns=False,
         report_to="none", use_cpu=True,
     )  # fmt: skip
