@@ -84,7 +84,7 @@ _FOR_PEOPLE = re.compile(
 _STATE_FOLDERS = re.compile(r"checkpoint-\d+|last-checkpoint|runs|\.git|\.cache")
 """Folders that a trainer or a client leaves; a loader uses them only if a user gives their path."""
 PRIVATE = re.compile(
-    r"(training_args|optimizer|scheduler|scaler|rng_state\w*|cmim_state|attack_state)\.(bin|pt|pth|safetensors)"
+    r"(training_args|optimizer|scheduler|scaler|rng_state\w*|(cmim|attack|defense)_state)\.(bin|pt|pth|safetensors)"
     r"|(trainer_state|query_ledger|distillation|(all|train|eval|test|predict)_results)\.json"
     r"|events\.out\.tfevents.*|.+\.\d+\.partial"
 )

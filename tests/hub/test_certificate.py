@@ -13,6 +13,9 @@ from hf_cmim.hub.certificate import DIGEST, Certificate, digest_of
 from hf_cmim.hub.certify import certify
 from hf_cmim.hub.verification import check_certificate
 from hf_cmim.report import CERTIFICATE_NAME, AuditReport
+from hf_cmim.trainers.defending import defense_state
+from hf_cmim.trainers.distillation import attack_state
+from hf_cmim.trainers.hardening import hardening_state
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +97,8 @@ def test_the_certificate_of_another_model_is_noticed(model, tmp_path):
 
 def test_files_of_a_training_are_no_other_weights(model):
     """Catches a trainer's own output folder that never verifies."""
-    for name in ("training_args.bin", "optimizer.pt", "rng_state_0.pth", "cmim_state.safetensors"):
+    states = [module.STATE_NAME for module in (hardening_state, attack_state, defense_state)]
+    for name in ("training_args.bin", "optimizer.pt", "rng_state_0.pth", *states):
         (model / name).write_bytes(b"state")
     assert faults(model) == []
 
