@@ -173,9 +173,9 @@ def _infer_membership(attackers: Mapping[Attacker, Mapping[str, ExaminedInputs]]
     for attacker in sorted(attackers, key=lambda attacker: attacker.share):
         if attacker.origin == "training":
             for key, inputs in attackers[attacker].items():
-                found = inputs.teachers[key].membership_of_transfer_set()
-                for others in attackers.values():
-                    others[key].teachers[key].membership_auc = found
+                auc = inputs.teachers[key].membership_of_transfer_set()
+                for examined in attackers.values():
+                    examined[key].teachers[key].membership_auc = auc
 
 
 def _progress(inputs: ExaminedInputs, plan: AuditPlan, teachers: int) -> AuditProgress:

@@ -55,8 +55,8 @@ def floored_log_probs(probs: Tensor) -> Tensor:
     return (logs - torch.logsumexp(logs, dim=-1, keepdim=True)).float()
 
 
-def own_answers(log_probs: Tensor) -> Tensor:
-    """Return the answers as they came, fp32, finite and normalised."""
+def finite_answers(log_probs: Tensor) -> Tensor:
+    """Return unchanged answers in fp32, with probabilities of 0 raised to FLOOR, and normalised."""
     return normalized(raise_zeros(log_probs.float()))
 
 

@@ -7,7 +7,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from hf_cmim.channels.base import AbstractChannel, keeping_predictions, own_answers, precise
+from hf_cmim.channels.base import AbstractChannel, finite_answers, keeping_predictions, precise
 from hf_cmim.errors import HfCmimError
 
 
@@ -50,9 +50,9 @@ class ConfidenceTemperature(AbstractChannel):
 
     def __call__(self, log_probs: Tensor) -> Tensor:
         """Return the softened log-probabilities."""
-        own = own_answers(log_probs)
-        logs = precise(own)
+        original = finite_answers(log_probs)
+        logs = precise(original)
         first, second = logs.topk(2, dim=-1).values.unbind(dim=-1)
         temperatures = 1 + (first - second) / self.limit
         answers = torch.log_softmax(logs / temperatures.unsqueeze(-1), dim=-1).float()
-        return keeping_predictions(answers, own.argmax(dim=-1), otherwise=own)
+        return keeping_predictions(answers, original.argmax(dim=-1), otherwise=original)

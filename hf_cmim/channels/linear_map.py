@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hf_cmim.channels.base import FLOOR, keeping_predictions, own_answers, precise
+from hf_cmim.channels.base import FLOOR, finite_answers, keeping_predictions, precise
 from hf_cmim.channels.fitted import AbstractFittedChannel, check_held_out_answers
 from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.information import cmi_curve
@@ -99,9 +99,9 @@ class LinearMap(AbstractFittedChannel):
             HfCmimError: answers for another number of classes than the matrix has.
         """
         self._check_classes(log_probs)
-        own = own_answers(log_probs)
-        logits = precise(own).clamp_min(math.log(FLOOR)) @ precise(self.matrix.to(own.device)).T
-        return keeping_predictions(logits.log_softmax(dim=-1).float(), own.argmax(dim=-1), otherwise=own)
+        original = finite_answers(log_probs)
+        logits = precise(original).clamp_min(math.log(FLOOR)) @ precise(self.matrix.to(original.device)).T
+        return keeping_predictions(logits.log_softmax(dim=-1).float(), original.argmax(dim=-1), otherwise=original)
 
 
 def _fitted(rows: Tensor, labels: Tensor, weight: float) -> Tensor:

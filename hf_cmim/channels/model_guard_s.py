@@ -7,7 +7,7 @@ from typing import ClassVar, Self, final
 import torch
 from torch import Tensor
 
-from hf_cmim.channels.base import floored_log_probs, keeping_predictions, own_answers, precise
+from hf_cmim.channels.base import finite_answers, floored_log_probs, keeping_predictions, precise
 from hf_cmim.channels.fitted import AbstractFittedChannel, check_distributions, check_held_out_answers
 from hf_cmim.errors import HfCmimError
 from hf_cmim.functional.selection import select_valid
@@ -71,8 +71,8 @@ class ModelGuardS(AbstractFittedChannel):
         Raises:
             HfCmimError: fewer than 2 samples, answers that are no distributions, or an epsilon outside [0, 2].
         """
-        given = log_probs.argmax(dim=-1) if labels is None else labels
-        rows, _ = select_valid(log_probs.detach().cpu().double(), given.cpu())
+        classes = log_probs.argmax(dim=-1) if labels is None else labels
+        rows, _ = select_valid(log_probs.detach().cpu().double(), classes.cpu())
         check_held_out_answers(rows)
         # In fp32, as they are stored: each stored answer is then within epsilon of itself.
         answers, predictions = rows.exp().float(), rows.argmax(dim=-1)
@@ -93,16 +93,16 @@ class ModelGuardS(AbstractFittedChannel):
             HfCmimError: answers for another number of classes than the table has.
         """
         self._check_classes(log_probs)
-        own = own_answers(log_probs)
-        probs, predictions = precise(own).exp(), own.argmax(dim=-1)
-        centroids, log_probs = precise(self.centroids.to(own.device)), self.log_probs.to(own.device)
+        original = finite_answers(log_probs)
+        probs, predictions = precise(original).exp(), original.argmax(dim=-1)
+        centroids, log_probs = precise(self.centroids.to(original.device)), self.log_probs.to(original.device)
         classes = centroids.argmax(dim=-1)
-        answers = own.clone()
+        answers = original.clone()
         for label in predictions.unique().tolist():
             rows, stored = predictions == label, classes == label
             if stored.any():
                 answers[rows] = log_probs[stored][_first_near(probs[rows], centroids[stored], self.epsilon)]
-        return keeping_predictions(answers, predictions, otherwise=own)
+        return keeping_predictions(answers, predictions, otherwise=original)
 
 
 def _stored(answers: Tensor, epsilon: float) -> list[Tensor]:

@@ -6,7 +6,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from hf_cmim.channels.base import AbstractChannel, floored_log_probs, keeping_predictions, own_answers, precise
+from hf_cmim.channels.base import AbstractChannel, finite_answers, floored_log_probs, keeping_predictions, precise
 from hf_cmim.errors import HfCmimError
 
 LEAD = 1e-4
@@ -68,16 +68,16 @@ class ModelGuardW(AbstractChannel):
 
     def __call__(self, log_probs: Tensor) -> Tensor:
         """Return the least likely log-probabilities within epsilon."""
-        own = own_answers(log_probs)
-        probs = precise(own).softmax(dim=-1)
+        original = finite_answers(log_probs)
+        probs = precise(original).softmax(dim=-1)
         # The predicted class comes first even in a tie.
-        predictions = own.argmax(dim=-1)
+        predictions = original.argmax(dim=-1)
         ranks = probs.scatter(-1, predictions.unsqueeze(-1), 2.0).argsort(dim=-1, descending=True, stable=True)
         parts = probs.gather(-1, ranks).split(max(1, SEARCH_NUMBERS // (SEARCH_POINTS * probs.shape[-1])))
         solved = [_least_likely(part, self.epsilon) for part in parts]
         ranked, is_possible = (torch.cat(pieces) for pieces in zip(*solved, strict=True))
         answers = floored_log_probs(torch.empty_like(ranked).scatter_(-1, ranks, ranked))
-        return keeping_predictions(torch.where(is_possible, answers, own), predictions, otherwise=own)
+        return keeping_predictions(torch.where(is_possible, answers, original), predictions, otherwise=original)
 
 
 def _least_likely(probs: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
@@ -119,17 +119,17 @@ def _given_first(first: Tensor, probs: Tensor, epsilon: float) -> Tensor:
         probs: `(..., C)` probabilities in descending order.
         epsilon: largest L1 distance.
     """
-    own_first, others = probs[..., :1], probs[..., 1:]
+    own_first, other_probs = probs[..., :1], probs[..., 1:]
     cap = first - LEAD
-    kept = others.clamp_max(cap)
-    room = cap - kept
+    capped = other_probs.clamp_max(cap)
+    room = cap - capped
     # Without a largest distance: the least likely classes at the cap, one class with the rest, the likeliest at 0.
-    less_likely = torch.arange(others.shape[-1] - 1, -1, -1, device=probs.device, dtype=probs.dtype)
+    less_likely = torch.arange(other_probs.shape[-1] - 1, -1, -1, device=probs.device, dtype=probs.dtype)
     filled = (1 - first - less_likely * cap).clamp_min(0.0).minimum(cap)
-    most_moved = ((own_first - first).abs() + (filled - others).abs().sum(dim=-1, keepdim=True)) / 2
+    most_moved = ((own_first - first).abs() + (filled - other_probs).abs().sum(dim=-1, keepdim=True)) / 2
     moved = most_moved.clamp_max(epsilon / 2)
     to_add = moved - (first - own_first).clamp_min(0.0)
-    to_remove = moved - (own_first - first).clamp_min(0.0) - (others - kept).sum(dim=-1, keepdim=True)
+    to_remove = moved - (own_first - first).clamp_min(0.0) - (other_probs - capped).sum(dim=-1, keepdim=True)
     added = (to_add - (room.flip(-1).cumsum(dim=-1).flip(-1) - room)).clamp_min(0.0).minimum(room)
-    removed = (to_remove - (kept.cumsum(dim=-1) - kept)).clamp_min(0.0).minimum(kept)
-    return torch.cat([first, kept + added - removed], dim=-1)
+    removed = (to_remove - (capped.cumsum(dim=-1) - capped)).clamp_min(0.0).minimum(capped)
+    return torch.cat([first, capped + added - removed], dim=-1)

@@ -14,7 +14,7 @@ FLAG = "--defence"
 
 
 def defences_of(
-    words: Sequence[str], taken: Collection[str], flag: str = FLAG
+    words: Sequence[str], control_names: Collection[str], flag: str = FLAG
 ) -> dict[str, AbstractChannel | ChannelFit]:
     """Return the channel of each defence, or how to fit it, by the defence's name in an audit.
 
@@ -23,7 +23,7 @@ def defences_of(
 
     Args:
         words: channels as NAME, NAME:{JSON settings}, or NAME and {JSON settings} as two words.
-        taken: names of other teachers of the audit.
+        control_names: names of other teachers of the audit.
         flag: flag of the words, for errors.
 
     Raises:
@@ -33,14 +33,14 @@ def defences_of(
     ['argmax', 'top-k:{"k": 3, "renormalized": true}']
     """
     defences: dict[str, AbstractChannel | ChannelFit] = {}
-    for each in _grouped(words):
-        channel = channel_of(each, flag)
-        name = _name(each, flag)
+    for group in _grouped(words):
+        channel = channel_of(group, flag)
+        name = _name(group, flag)
         if name in defences:
             raise HfCmimError(
                 f"{flag} {name} is given twice: the audit would train the same students for both. Remove one."
             )
-        if name in taken:
+        if name in control_names:
             raise HfCmimError(
                 f"{flag} {name} has the name of a --control: the audit could not tell them apart. Rename the control."
             )

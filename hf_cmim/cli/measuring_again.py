@@ -105,8 +105,8 @@ def _audit_flags(options: argparse.Namespace, folder: Path) -> AuditFlags:
             " be measured. Give one of them."
         )
     output_dir = options.output_dir or OUTPUT_DIR
-    others = {"twin": None, "control": None, "defence": None}
-    return replace(flags, teacher=str(folder), dry_run=None, output_dir=output_dir, **others)
+    removed = {"twin": None, "control": None, "defence": None}
+    return replace(flags, teacher=str(folder), dry_run=None, output_dir=output_dir, **removed)
 
 
 def _as_sampled(flags: AuditFlags, audit: AuditReport) -> AuditFlags:

@@ -35,18 +35,18 @@ def membership_auc(member_losses: Tensor, other_losses: Tensor) -> tuple[float, 
     >>> membership_auc(torch.tensor([0.1, 0.2, 0.3, 0.4]), torch.tensor([0.3, 0.5, 0.9]))[0]
     0.875
     """
-    members, others = member_losses.flatten().double().cpu(), other_losses.flatten().double().cpu()
-    if min(len(members), len(others)) < 2:
+    members, strangers = member_losses.flatten().double().cpu(), other_losses.flatten().double().cpu()
+    if min(len(members), len(strangers)) < 2:
         raise HfCmimError(
-            f"Expected the losses of at least 2 training samples and 2 others, got {len(members)} and {len(others)}:"
-            " one sample has no spread and therefore no interval. Give more samples."
+            f"Expected the losses of at least 2 training samples and 2 others, got {len(members)} and"
+            f" {len(strangers)}: one sample has no spread and therefore no interval. Give more samples."
         )
-    if members.isnan().any() or others.isnan().any():
+    if members.isnan().any() or strangers.isnan().any():
         raise HfCmimError("Expected losses, got nan: it is neither small nor large. Check the answers for nan.")
-    larger = 1 - _share_below(others, members)
-    smaller = _share_below(members, others)
+    larger = 1 - _share_below(strangers, members)
+    smaller = _share_below(members, strangers)
     auc = larger.mean().item()
-    error = (larger.var() / len(members) + smaller.var() / len(others)).sqrt().item()
+    error = (larger.var() / len(members) + smaller.var() / len(strangers)).sqrt().item()
     return auc, max(0.0, auc - NORMAL_QUANTILE * error), min(1.0, auc + NORMAL_QUANTILE * error)
 
 

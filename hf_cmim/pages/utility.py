@@ -70,9 +70,9 @@ UTILITY = (
 def utility_rows(report: AuditReport) -> list[UtilityRow]:
     """Return the rows of the table of a model's utility, the membership-inference AUC last where it was measured."""
     rows = [figure.row(report.teacher, report.twin) for figure in UTILITY]
-    own, twin = report.teacher.membership_auc, report.twin.membership_auc if report.twin else None
-    if own is not None:
-        rows.append(UtilityRow(MEMBERSHIP, membership_text(own), membership_text(twin)))
+    model, twin = report.teacher.membership_auc, report.twin.membership_auc if report.twin else None
+    if model is not None:
+        rows.append(UtilityRow(MEMBERSHIP, membership_text(model), membership_text(twin)))
     return rows
 
 

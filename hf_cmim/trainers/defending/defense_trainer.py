@@ -106,8 +106,7 @@ class DefenseTrainer(MeasuringTrainer):
             loss = self._training_loss(logits, labels, answers, num_items_in_batch)
         else:
             loss = self._evaluation_loss(logits, labels, answers)
-        # Trainer takes the loss off the front of a tuple.
-        return (loss, outputs if isinstance(outputs, dict) else (loss, *outputs)) if return_outputs else loss
+        return self.with_outputs(loss, outputs) if return_outputs else loss
 
     def _training_loss(
         self, logits: Tensor, labels: Tensor, answers: Tensor | None, num_items: Tensor | int | None

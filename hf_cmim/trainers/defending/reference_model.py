@@ -35,8 +35,8 @@ def frozen_reference(
             _check_is_another(reference, model)
             reference = reference.eval()
         # A module without a configuration is taken to have the classes of the model.
-        known = names if isinstance(reference, nn.Module) and class_names_of(reference) is None else None
-        reference = ModelTeacher(reference, class_names=known)
+        missing_names = names if isinstance(reference, nn.Module) and class_names_of(reference) is None else None
+        reference = ModelTeacher(reference, class_names=missing_names)
     _check_is_another(reference.model, model)
     _check_classes(reference, names)
     reference.model.to(next(model.parameters()).device)
@@ -44,8 +44,8 @@ def frozen_reference(
 
 
 def _check_is_another(reference: nn.Module, model: nn.Module) -> None:
-    own = {id(parameter) for parameter in model.parameters()}
-    if any(id(parameter) in own for parameter in reference.parameters()):
+    trained = {id(parameter) for parameter in model.parameters()}
+    if any(id(parameter) in trained for parameter in reference.parameters()):
         raise HfCmimError(
             "Expected a reference with weights of its own, got some of the model in training: it would change at each"
             " step, and the loss would compare the model with itself. Load the reference with from_pretrained, or pass"
@@ -56,17 +56,18 @@ def _check_is_another(reference: nn.Module, model: nn.Module) -> None:
 def _check_classes(reference: ModelTeacher, names: tuple[str, ...] | None) -> None:
     if names is None:
         return
-    found = reference.class_names or default_names(reference.num_classes)
-    if len(found) != len(names):
+    reference_names = reference.class_names or default_names(reference.num_classes)
+    if len(reference_names) != len(names):
         raise HfCmimError(
-            f"Expected a reference of {len(names)} classes like the model, got one of {len(found)}: their answers"
-            " cannot be compared. Train the reference on the same labels."
+            f"Expected a reference of {len(names)} classes like the model, got one of {len(reference_names)}: their"
+            " answers cannot be compared. Train the reference on the same labels."
         )
-    different = [number for number, (own, other) in enumerate(zip(names, found, strict=True)) if own != other]
+    pairs = enumerate(zip(names, reference_names, strict=True))
+    different = [number for number, (name, reference_name) in pairs if name != reference_name]
     if different:
         number = different[0]
         raise HfCmimError(
             f"Expected a reference with the classes of the model in the same order, got {len(different)} other names:"
-            f" class {number} of the model is {names[number]!r}, of the reference {found[number]!r}. The loss would"
-            " compare different classes. Give both the same id2label."
+            f" class {number} of the model is {names[number]!r}, of the reference {reference_names[number]!r}. The"
+            " loss would compare different classes. Give both the same id2label."
         )

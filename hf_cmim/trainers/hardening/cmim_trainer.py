@@ -146,8 +146,7 @@ class CMIMTrainer(MeasuringTrainer):
             loss = self._training_loss(outputs, logits, labels, num_items_in_batch, state)
         else:
             loss = self._evaluation_loss(outputs, logits, labels, state)
-        # Trainer takes the loss off the front of a tuple.
-        return (loss, outputs if isinstance(outputs, dict) else (loss, *outputs)) if return_outputs else loss
+        return self.with_outputs(loss, outputs) if return_outputs else loss
 
     def hardening_state(self, num_classes: int) -> HardeningState:
         """Return the state of this training, creating it once the number of classes is known."""

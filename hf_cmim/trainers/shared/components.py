@@ -134,6 +134,12 @@ class ComponentTrainer(PublishingTrainer):
 
     # Steps and logs
 
+    @staticmethod
+    def with_outputs(loss: Tensor, outputs: Any) -> tuple[Tensor, Any]:
+        """Return the loss and a model's outputs as `compute_loss` returns both."""
+        # Trainer takes the loss off the front of a tuple.
+        return loss, outputs if isinstance(outputs, dict) else (loss, *outputs)
+
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """Count the valid labels of a step, at least 1."""
         # A step without a valid label then has the loss 0, not 0 / 0.

@@ -38,8 +38,6 @@ class MeasuringTrainer(ComponentTrainer):
             components: means over all valid labels of the components that evaluation added up.
         """
 
-    # Evaluation
-
     def evaluation_loop(
         self,
         dataloader: DataLoader[Any],

@@ -10,12 +10,12 @@ from tqdm.auto import tqdm
 from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
-from hf_cmim.trainers.shared.measuring import MeasuringTrainer
+from hf_cmim.trainers.shared.components import ComponentTrainer
 
 logger = logging.get_logger(__name__)
 
 
-def training_outputs(trainer: MeasuringTrainer, model: nn.Module, description: str) -> Iterator[tuple[Tensor, Tensor]]:
+def training_outputs(trainer: ComponentTrainer, model: nn.Module, description: str) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield logits and labels of the training data by batch, gathered from all processes.
 
     Data without a length may never end: then the pass takes as many samples as training reads.
@@ -33,7 +33,7 @@ def training_outputs(trainer: MeasuringTrainer, model: nn.Module, description: s
         yield trainer.gather_samples(logits, labels)
 
 
-def _bounded(trainer: MeasuringTrainer) -> Any:
+def _bounded(trainer: ComponentTrainer) -> Any:
     """Return the training data; of a stream without a length only as many samples as training reads."""
     data: Any = trainer.train_dataset
     if has_length(data):
