@@ -15,13 +15,16 @@ collect_ignore = [] if sys.platform == "linux" else ["functional/test_triton.py"
 
 
 def pytest_collection_finish() -> None:
-    """Let the garbage collector skip all that was imported: every Trainer collects, half the time of a small one."""
+    """Exclude everything that was imported from garbage collection.
+
+    Each Trainer collects, and walking all modules took half the time of a small training.
+    """
     gc.collect()
     gc.freeze()
 
 
 def pytest_sessionfinish() -> None:
-    """Give the collector everything back: extensions report what is never freed as leaks."""
+    """Undo this at the end, because extensions report objects that are never freed as leaks."""
     gc.unfreeze()
 
 

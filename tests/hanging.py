@@ -1,4 +1,4 @@
-"""When a test takes a process for hung."""
+"""The time after which a test calls a process hung."""
 
 HANGING = 600
-"""Seconds. No test needs a tenth of it on a quiet machine; a busy one is not a failure."""
+"""Seconds. No test needs a tenth of it on a quiet machine, and a slow machine must not fail."""

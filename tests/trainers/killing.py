@@ -30,7 +30,10 @@ def lives(train: Callable[..., None], *args: Any) -> int:
 
 
 def _with_its_own_lock(train: Callable[..., None], *args: Any) -> None:
-    """Train without the lock of progress bars that forks share: a process killed in a bar would hold it for good."""
+    """Train with a lock of progress bars that belongs to this process.
+
+    Forked processes share tqdm's lock. One that is killed inside a bar keeps it, and all later bars wait for it.
+    """
     tqdm.set_lock(threading.RLock())
     train(*args)
 

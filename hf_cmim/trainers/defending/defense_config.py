@@ -18,12 +18,12 @@ class DefenseConfig(ComponentConfig):
     """
 
     def __post_init__(self) -> None:
-        """Check every range."""
+        """Check the settings."""
         super().__post_init__()
         self.check_ranges()
 
     def check_ranges(self) -> None:
-        """Check every range; nothing is derived."""
+        """Raise an `HfCmimError` for settings that would change the loss of a defence."""
         if self.label_smoothing_factor:
             raise HfCmimError(
                 f"Expected no label_smoothing_factor, got {self.label_smoothing_factor}: with it no defence would be"
