@@ -102,7 +102,7 @@ def facts_faults(name: str, facts: ModelFacts, num_test: int, num_classes: int) 
         yield f"{name} has a negative ratio of scatter within classes to total scatter"
     auc = facts.membership_auc
     if auc is not None and not 0 <= auc.lower <= auc.estimate <= auc.upper <= 1:
-        yield f"{name} has an impossible membership-inference AUC: it lies in its interval, and both in 0 to 1"
+        yield f"{name} has an impossible membership-inference AUC: expected it inside its interval, and both in [0, 1]"
 
 
 def is_ordered(interval: Interval) -> bool:
@@ -256,7 +256,7 @@ def cost_faults(audit: AuditReport) -> Iterator[str]:
         yield f"it reports {costs.students} students and {costs.student_steps} steps, but its arms have {students}"
     queries = [arm.queries for arm in audit.arms] + [control.queries for control in audit.controls]
     if min(queries, default=0) < 0 or max(queries, default=0) > costs.queries_paid:
-        yield f"a student of it paid for another number of answers than 0 to {costs.queries_paid}, the most expensive"
+        yield f"a student paid for no number of answers from 0 to {costs.queries_paid}, that of the most expensive one"
     if costs.queries_paid < 0 or costs.queries_asked < costs.queries_paid or costs.seconds < 0:
         yield (
             f"its costs are impossible: {costs.queries_asked} queries asked, {costs.queries_paid} paid for,"

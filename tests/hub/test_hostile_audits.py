@@ -265,8 +265,8 @@ LIES = [
     (described({"smallest_margin": 0.9}), "under 'paper', has the verdict 'undistillable within the margin', but a"),
     (described({"verdict": "distillable"}), "under 'paper', has the verdict 'distillable', but no attack on it"),
     (described({"smallest_margin": 0.0}), "under 'paper', has a largest gain with an upper bound above"),
-    (lie(["arms", 0, "queries"], 20_001), "paid for another number of answers than 0 to 20000"),
-    (lie(["controls", 1, "queries"], -1), "paid for another number of answers than 0 to 20000"),
+    (lie(["arms", 0, "queries"], 20_001), "paid for no number of answers from 0 to 20000"),
+    (lie(["controls", 1, "queries"], -1), "paid for no number of answers from 0 to 20000"),
     # checks and figures
     (no_checks, "its figures require the check 'no control teacher' (warning)"),
     (lie(["teacher", "accuracy"], 15_300 / 45_000), "the check 'teacher knows nothing' (fatal)"),
