@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from hf_cmim.attacks import ATTACKS
 from hf_cmim.attacks.base import AbstractAttack, AbstractTransform, AttackPart
 from hf_cmim.attacks.composition import Composition
-from hf_cmim.attacks.suites import SUITES
+from hf_cmim.attacks.suites import OPT_IN, SUITES
 from hf_cmim.attacks.teacher_free import CrossEntropy, LabelSmoothing, TeacherFreeKD
 
 if TYPE_CHECKING:
@@ -131,6 +131,9 @@ def _suites(name: str) -> Iterator[str]:
             yield from (f"`{suite.name}`:", "", *(f"- `{_composed(attack)}`" for attack in attacks), "")
         else:
             yield from (f"`{suite.name}`: none.", "")
+    asked_for = [entry.attack for entry in OPT_IN if entry.family == name]
+    if asked_for:
+        yield from ("If you ask for it (`OPT_IN`):", "", *(f"- `{_composed(attack)}`" for attack in asked_for), "")
 
 
 def _composed(attack: Composition) -> str:

@@ -107,6 +107,37 @@ def kd(student: Rows, teacher: Rows, labels: list[int], temperature: float, weig
     return weight * temperature**2 * divergence(student, teacher, labels, temperature)
 
 
+def beyond_label_kd(
+    student: Rows,
+    teacher: Rows,
+    labels: list[int],
+    surveyed: tuple[Rows, list[int]],
+    temperature: float,
+    emphasis: float,
+    measured_at: float,
+    weight: float,
+) -> float:
+    """Mean of w T^2 KL, w = 1 - emphasis + emphasis v / (mean v of the survey), v = KL(answer || its class mean)."""
+    by_class: dict[int, Rows] = {}
+    for row, label in zip(*surveyed, strict=True):
+        by_class.setdefault(label, []).append(softmax(row, measured_at))
+    centroids = {label: mean_row(rows) for label, rows in by_class.items()}
+    average = mean([kl(row, centroids[label]) for label, rows in by_class.items() for row in rows])
+
+    def loss(s: Row, t: Row, y: int) -> float:
+        value = kl(softmax(t, measured_at), centroids[y]) / average
+        divergence = kl(softmax(t, temperature), softmax(s, temperature))
+        return (1 - emphasis + emphasis * value) * temperature**2 * divergence
+
+    return weight * over_samples(loss, student, teacher, labels)
+
+
+def misleads(answer: Row, label: int, rule: str) -> bool:
+    """Another class is likelier than the label, or the label is less likely than chance."""
+    probs = softmax(answer)
+    return max(probs) > probs[label] if rule == "wrong-class" else probs[label] < 1 / len(probs)
+
+
 def dkd(
     student: Rows, teacher: Rows, labels: list[int], temperature: float, alpha: float, beta: float, warm: float = 1.0
 ) -> float:

@@ -7,6 +7,7 @@ or protocol without a loss is combined with `KD()`. See `base.py` for the conven
 from hf_cmim.attacks.averager import Averager as Averager
 from hf_cmim.attacks.base import AttackPart as AttackPart
 from hf_cmim.attacks.base import Relative as Relative
+from hf_cmim.attacks.beyond_label_kd import BeyondLabelKD as BeyondLabelKD
 from hf_cmim.attacks.class_centroid import ClassCentroid as ClassCentroid
 from hf_cmim.attacks.composition import Composition as Composition
 from hf_cmim.attacks.ctkd import CTKD as CTKD
@@ -31,6 +32,7 @@ from hf_cmim.attacks.normkd import NormKD as NormKD
 from hf_cmim.attacks.partial_bayes import PartialBayes as PartialBayes
 from hf_cmim.attacks.perturbed_queries import PerturbedQueries as PerturbedQueries
 from hf_cmim.attacks.pkt import PKT as PKT
+from hf_cmim.attacks.repaired_answers import RepairedAnswers as RepairedAnswers
 from hf_cmim.attacks.restoration import Restoration as Restoration
 from hf_cmim.attacks.rkd import RKD as RKD
 from hf_cmim.attacks.rld import RLD as RLD
@@ -48,6 +50,7 @@ from hf_cmim.attacks.wsld import WSLD as WSLD
 
 ATTACKS: dict[str, type[AttackPart]] = {
     # Losses
+    "beyond-label-kd": BeyondLabelKD,
     "ctkd": CTKD,
     "dist": DIST,
     "dkd": DKD,
@@ -78,6 +81,7 @@ ATTACKS: dict[str, type[AttackPart]] = {
     "class-centroid": ClassCentroid,
     "markov-kd": MarkovKD,
     "partial-bayes": PartialBayes,
+    "repaired-answers": RepairedAnswers,
     "restoration": Restoration,
     # Protocols
     "dot": DOT,

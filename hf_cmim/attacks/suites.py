@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from hf_cmim.attacks.averager import Averager
 from hf_cmim.attacks.base import AttackPart, Relative, Temperature
+from hf_cmim.attacks.beyond_label_kd import BeyondLabelKD
 from hf_cmim.attacks.class_centroid import ClassCentroid
 from hf_cmim.attacks.composition import Composition
 from hf_cmim.attacks.ctkd import CTKD
@@ -35,6 +36,7 @@ from hf_cmim.attacks.normkd import NormKD
 from hf_cmim.attacks.partial_bayes import PartialBayes
 from hf_cmim.attacks.perturbed_queries import PerturbedQueries
 from hf_cmim.attacks.pkt import PKT
+from hf_cmim.attacks.repaired_answers import RepairedAnswers
 from hf_cmim.attacks.restoration import Restoration
 from hf_cmim.attacks.rkd import RKD
 from hf_cmim.attacks.rld import RLD
@@ -262,6 +264,30 @@ def _transforms_and_protocols() -> Iterator[SuiteEntry]:
     )
 
 
+def _adaptive_attackers() -> Iterator[SuiteEntry]:
+    yield from _family(
+        "beyond-label-kd",
+        (
+            BeyondLabelKD(temperature=t, emphasis=emphasis, measured_at=measured_at)
+            for t, emphasis, measured_at in (
+                (4.0, 0.5, 4.0),
+                (4.0, 1.0, 4.0),
+                (1.0, 0.5, 1.0),
+                (Relative(1.0), 0.5, 4.0),
+                (Relative(1.0), 1.0, 1.0),
+            )
+        ),
+    )
+    yield from _family(
+        "repaired-answers",
+        [
+            *((KD(temperature=t), RepairedAnswers()) for t in (1.0, 4.0, Relative(1.0))),
+            (KD(), RepairedAnswers(rule="below-chance")),
+            (KD(), RepairedAnswers(repair="swap")),
+        ],
+    )
+
+
 # The order is part of a suite: reports name its settings by a digest of this list.
 STANDARD_V1 = Suite(
     "standard-v1",
@@ -279,7 +305,13 @@ audits refuse it, because its losses no longer exist.
 """
 
 STANDARD_V2 = Suite("standard-v2", (*STANDARD_V1.entries, *_newer_losses()))
-"""All families we know. Frozen."""
+"""All families we knew when it was frozen; `OPT_IN` has newer ones. Frozen."""
+
+OPT_IN: tuple[SuiteEntry, ...] = (*_adaptive_attackers(),)
+"""Families that are newer than the frozen suites, which an audit tries if its user asks for them. Not frozen.
+
+Suite("standard-v2 + own", (*STANDARD_V2.entries, *OPT_IN)) tries them with all others.
+"""
 
 QUICK_V2 = Suite(
     "quick-v2",

@@ -37,6 +37,7 @@ from hf_cmim.attacks import (
     WKD,
     WSLD,
     WTTM,
+    BeyondLabelKD,
     CrossEntropy,
     FunctionMatching,
     Knockoff,
@@ -95,6 +96,16 @@ def on_standardized(twin):
 CASES = [
     Case(KD(), 0.1, partial(twins.kd, temperature=4, weight=0.9)),
     Case(KD(temperature=0.5, ce_weight=0, kd_weight=2), 0, partial(twins.kd, temperature=0.5, weight=2)),
+    Case(
+        BeyondLabelKD(),
+        0.1,
+        partial(twins.beyond_label_kd, surveyed=SURVEYED, temperature=4, emphasis=0.5, measured_at=4, weight=0.9),
+    ),
+    Case(
+        BeyondLabelKD(temperature=2, emphasis=1, measured_at=1, ce_weight=1, kd_weight=2),
+        1,
+        partial(twins.beyond_label_kd, surveyed=SURVEYED, temperature=2, emphasis=1, measured_at=1, weight=2),
+    ),
     Case(DKD(), 1, partial(twins.dkd, temperature=4, alpha=1, beta=8), warmup=20 / 240),
     Case(
         DKD(temperature=2, alpha=3, beta=0.5, warmup=0.5, ce_weight=0.2),

@@ -8,10 +8,11 @@ import torch
 
 from hf_cmim import attacks, channels
 from hf_cmim.attacks import ATTACKS, Composition
-from hf_cmim.attacks.suites import NULL_CONFIDENCES, QUICK_V2, RELEASED_SUITES, STANDARD_V2, SUITES
+from hf_cmim.attacks.suites import NULL_CONFIDENCES, OPT_IN, QUICK_V2, RELEASED_SUITES, STANDARD_V2, SUITES, Suite
 
 NAMES = vars(attacks) | vars(channels)
 NUM_CLASSES = 5
+WITH_OPT_IN = Suite("standard-v2 + own", (*STANDARD_V2.entries, *OPT_IN))
 # A frozen suite never changes: when one of these fails, make a new suite with a new name.
 FROZEN = {
     "standard-v1": (155, "558d3f1c4040085b"),
@@ -43,19 +44,24 @@ def test_audits_try_the_newest_suites_alone():
 def test_no_attack_is_missing():
     """Catches an attack that exists and is never tried."""
     arms = {kind for kind in ATTACKS.values() if not getattr(kind, "needs_teacher", True)}
-    tried = set().union(*(everything_in(entry.attack) for entry in STANDARD_V2.entries))
+    tried = set().union(*(everything_in(entry.attack) for entry in WITH_OPT_IN.entries))
     assert set(ATTACKS.values()) - arms - tried == set()
     assert not tried & arms, "an arm without a teacher is no attack"
 
 
+def test_opt_in_families_are_no_families_of_the_frozen_suite():
+    """Catches a family in both, whose settings would compete with each other."""
+    assert not {entry.family for entry in OPT_IN} & {*STANDARD_V2.families}
+
+
 def test_every_family_is_tuned_as_hard_as_the_null():
     """Catches an attack that looks weak because it had one setting and the null five."""
-    for family in STANDARD_V2.families:
-        settings = [repr(attack) for attack in STANDARD_V2.of(family)]
+    for family in WITH_OPT_IN.families:
+        settings = [repr(attack) for attack in WITH_OPT_IN.of(family)]
         assert len(set(settings)) == len(settings) >= len(NULL_CONFIDENCES), family
 
 
-@pytest.mark.parametrize("entry", [*STANDARD_V2.entries, *QUICK_V2.entries], ids=lambda entry: repr(entry.attack))
+@pytest.mark.parametrize("entry", [*WITH_OPT_IN.entries, *QUICK_V2.entries], ids=lambda entry: repr(entry.attack))
 def test_every_entry_prints_itself(entry):
     """Catches a composition that a report could not be read back from."""
     assert repr(eval(repr(entry.attack), NAMES)) == repr(entry.attack)
@@ -66,7 +72,7 @@ def test_every_entry_gives_a_finite_gradient():
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, NUM_CLASSES, (24,), generator=generator)
     log_probs = (3 * torch.randn(24, NUM_CLASSES, generator=generator)).log_softmax(-1)
-    for entry in STANDARD_V2.entries:
+    for entry in WITH_OPT_IN.entries:
         if entry.family == "recovery":  # half a second each; tests/attacks/test_transforms.py covers them
             continue
         attack = eval(repr(entry.attack), NAMES)

@@ -16,6 +16,7 @@ from hf_cmim.attacks.class_centroid import ClassCentroid
 from hf_cmim.attacks.kd import kd_loss
 from hf_cmim.attacks.markov_kd import MarkovKD
 from hf_cmim.attacks.partial_bayes import PartialBayes, recovered_probs
+from hf_cmim.attacks.repaired_answers import RepairedAnswers
 from hf_cmim.attacks.restoration import Restoration
 from hf_cmim.channels import (
     Argmax,
@@ -35,6 +36,8 @@ TRANSFORMS = [
     Averager(temperature=0.5, over="batch"),
     Averager(temperature=Relative(factor=1.0), over="batch"),
     ClassCentroid(),
+    RepairedAnswers(),
+    RepairedAnswers(rule="below-chance", repair="swap"),
     MarkovKD(),
     MarkovKD(temperature=Relative(factor=0.5), rank=2, diagonal=0.5, learning_rate_factor=1.0),
     PartialBayes(perturbation=Rounded(decimals=2), **QUICK[0]),
@@ -139,7 +142,8 @@ def test_state_survives_a_checkpoint(transform):
 
 def test_only_what_looks_at_the_transfer_set_asks_for_a_survey():
     """Catches a pass over all answers for nothing, and one that is left out."""
-    assert [transform.needs_survey for transform in TRANSFORMS] == [True, False, True, True, False, True, False, False]
+    surveyed_ones = [True, False, True, True, False, False, False, True, False, False]
+    assert [transform.needs_survey for transform in TRANSFORMS] == surveyed_ones
 
 
 @every_transform
@@ -168,6 +172,8 @@ def test_settings_are_passed_by_name(transform):
         (MarkovKD, {"diagonal": 1.0}, r"diagonal in \(0, 1\), got 1.0"),
         (MarkovKD, {"diagonal": math.nan}, r"diagonal in \(0, 1\), got nan"),
         (MarkovKD, {"learning_rate_factor": -0.1}, "learning_rate_factor at least 0 and finite, got -0.1"),
+        (RepairedAnswers, {"rule": "wrong"}, 'rule="wrong-class" or "below-chance", got .wrong.'),
+        (RepairedAnswers, {"repair": "drop"}, 'repair="label" or "swap", got .drop.'),
         (partial(PartialBayes, perturbation=Argmax()), {"samples": 0}, "at least 1 sample, got 0"),
         (partial(PartialBayes, perturbation=Argmax()), {"tolerance": -1.0}, "tolerance at least 0 and finite, got -1"),
         (partial(Restoration, perturbation=Argmax()), {"steps": 0}, "at least 1 step, got 0"),
@@ -191,7 +197,7 @@ def test_class_means_without_a_survey_are_refused(transform):
         transform.survey(log_probs[:, :4], labels % 4)
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS[4:], ids=repr)
+@pytest.mark.parametrize("transform", TRANSFORMS[6:], ids=repr)
 def test_another_number_of_classes_is_refused(transform):
     """Catches maps, a table or a network for other classes, and one that was never prepared."""
     log_probs, labels = answers()
