@@ -1,10 +1,8 @@
 """`hf-cmim audit` as it is typed: real students, small images, no network."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,7 +10,9 @@ import pytest
 import torch
 import yaml
 from datasets import Dataset
+from forked import ended, start
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessorPil
+from two_processes import together
 
 from hf_cmim.audit.audit import Audit
 from hf_cmim.audit.preview import StudentCosts, preview_of
@@ -41,12 +41,8 @@ def config(teacher, data, student_config, tmp_path_factory) -> Path:
     return path
 
 
-def start(*words, launcher=(sys.executable,)):
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [*launcher, "-m", "hf_cmim.cli.main", "audit", *words]
-    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+def run(*words) -> None:
+    sys.exit(main(list(map(str, words))))
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +50,9 @@ def audited(config, teacher, tmp_path_factory) -> tuple[Path, str]:
     """A finished audit's folder, and what was printed."""
     folder = tmp_path_factory.mktemp("audited") / "audit"
     words = ["--twin", teacher, "--control", f"again={teacher}", "--max-transfer-samples", "200", "--rest-as-test"]
-    return folder, start(config, *words, "--output-dir", folder)
+    said = folder.parent / "said.txt"
+    assert ended(start(run, "audit", config, *words, "--output-dir", folder, output=said)) == [0], said.read_text()
+    return folder, said.read_text()
 
 
 def without_circumstances(report):
@@ -127,10 +125,9 @@ def test_same_command_trains_nothing_again_and_another_is_refused(audited, confi
 @pytest.mark.slow
 def test_two_processes_find_the_same(audited, config, teacher, tmp_path):
     """Processes that each train everything, or print everything twice, or hang at the end."""
-    launcher = [BIN / "torchrun", "--nproc_per_node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
     words = ["--twin", teacher, "--control", f"again={teacher}", "--max-transfer-samples", "200", "--rest-as-test"]
-    printed = start(config, *words, "--output-dir", tmp_path / "two", launcher=launcher)
-    assert printed.count("Written: ") == 1
+    said = together(tmp_path, run, "audit", config, *words, "--output-dir", tmp_path / "two")
+    assert "".join(said).count("Written: ") == 1
     first, second = AuditReport.read(audited[0]), AuditReport.read(tmp_path / "two")
     assert second.reproduction["processes"] == 2
     assert without_circumstances(second) == without_circumstances(first)

@@ -4,14 +4,13 @@ import errno
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import huggingface_hub
 import pytest
+from forked import ended, start
 from hub.certified import certified_model
 from huggingface_hub import HfApi
 from safetensors.numpy import load_file, save_file
@@ -308,22 +307,19 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", mine.name]
 
 
-KILLED_PUSH = """
-import os, signal, sys
-sys.path.insert(0, {tests!r})
-from huggingface_hub import HfApi, get_session
-from hf_cmim.hub.transfer import Repository
-number = 0
-def count(request):
-    global number
-    number += 1
-    if number == {kill_at}:
-        os.kill(os.getpid(), signal.SIGKILL)
-client = get_session()
-client.event_hooks = {{**client.event_hooks, "request": [*client.event_hooks["request"], count]}}
-Repository("owner/killed", api=HfApi(endpoint={endpoint!r}, token="hf_owner")).push({folder!r})
-print("requests", number)
-"""
+def push_and_die(api: HfApi, folder: Path, kill_at: int) -> None:
+    """Push a folder, but die at one of the requests."""
+    number = 0
+
+    def count(_: object) -> None:
+        nonlocal number
+        number += 1
+        if number == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    client = huggingface_hub.get_session()
+    client.event_hooks = {**client.event_hooks, "request": [*client.event_hooks["request"], count]}
+    Repository("owner/killed", api=api).push(folder)
 
 
 @pytest.mark.slow
@@ -333,17 +329,13 @@ def test_a_kill_at_any_request_publishes_all_or_nothing(fresh_hub, hub_api, mode
     Repository("owner/killed", api=api).push(model)
     first = holds(api, "owner/killed")
     changed(model)
-    environment = fresh_hub.environment(home=tmp_path / "home")
     for kill_at in range(1, 40):
-        script = KILLED_PUSH.format(
-            tests=str(Path(__file__).parents[1]), kill_at=kill_at, endpoint=fresh_hub.endpoint, folder=str(model)
-        )
-        ended = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+        (exit_code,) = ended(start(push_and_die, api, model, kill_at, output=tmp_path / "said.txt"))
         assert all(finding.holds for finding in check_certificate(model))
-        if ended.returncode == 0:
+        if exit_code == 0:
             assert kill_at >= 7, "it was killed at each of its requests"
             break
-        assert ended.returncode == -signal.SIGKILL, ended.stderr
+        assert exit_code == -signal.SIGKILL, (tmp_path / "said.txt").read_text()
         assert holds(api, "owner/killed") == first
     assert holds(api, "owner/killed") != first
     assert holds(api, "owner/killed")[0]

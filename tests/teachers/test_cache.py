@@ -1,7 +1,6 @@
 """Answers asked once: resumed, shared, and refused where they could not be right."""
 
 import json
-import multiprocessing
 import os
 import signal
 import threading
@@ -11,6 +10,7 @@ import pytest
 import tiny
 import torch
 from datasets import Dataset
+from forked import ended, start
 from hanging import HANGING
 
 from hf_cmim.channels import TopK
@@ -280,13 +280,9 @@ def fill_and_die(folder: Path, asked_file: Path, dies_in_write: int | None) -> N
 @pytest.mark.parametrize("write", range(1, 7))  # the manifest, then five shards
 def test_kill_loses_no_finished_shard(write, tmp_path):
     """Catches a shard that counts as finished before it is whole, a stale lock, and answers asked again."""
-    fork = multiprocessing.get_context("fork")
     asked = []
     for dies_in_write, expected in ((write, -signal.SIGKILL), (None, 0)):
-        process = fork.Process(target=fill_and_die, args=(tmp_path / "cache", tmp_path / "asked", dies_in_write))
-        process.start()
-        process.join(HANGING)
-        assert process.exitcode == expected
+        assert ended(start(fill_and_die, tmp_path / "cache", tmp_path / "asked", dies_in_write)) == [expected]
         asked.append(json.loads((tmp_path / "asked").read_text()))
     finished = max(0, 10 * (write - 2))
     assert set(asked[0]) == set(range(min(finished + 10, 50) if write > 1 else 0))

@@ -1,41 +1,24 @@
 """Trainings in processes of their own that die by kill -9 inside a write, and what must hold of what they leave."""
 
-import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from hanging import HANGING
-from tqdm.auto import tqdm
+from forked import ended, start
 
 from hf_cmim.trainers.distillation import attack_state
 from hf_cmim.trainers.hardening import hardening_state
 from hf_cmim.trainers.shared import checkpoints
 from hf_cmim.trainers.shared.checkpoints import find_fault
 
-fork = multiprocessing.get_context("fork")  # spares each of many short lives the seconds of importing
-
 
 def lives(train: Callable[..., None], *args: Any) -> int:
     """Return how a training in a process of its own ended."""
-    process = fork.Process(target=_with_its_own_lock, args=(train, *args))
-    process.start()
-    process.join(HANGING)
-    assert process.exitcode is not None, "the training hangs"
-    return process.exitcode
-
-
-def _with_its_own_lock(train: Callable[..., None], *args: Any) -> None:
-    """Train with a lock of progress bars that belongs to this process.
-
-    Forked processes share tqdm's lock. One that is killed inside a bar keeps it, and all later bars wait for it.
-    """
-    tqdm.set_lock(threading.RLock())
-    train(*args)
+    (exit_code,) = ended(start(train, *args))
+    return exit_code
 
 
 def die_in_write(number: int) -> None:
