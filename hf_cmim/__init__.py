@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hf_cmim.trainers.defending.defense_trainer import DefenseTrainer
     from hf_cmim.trainers.distillation.distillation_config import DistillationConfig
     from hf_cmim.trainers.distillation.distillation_trainer import DistillationTrainer
-    from hf_cmim.trainers.distillation.transfer_data import Fraction, Repeatable, Unlabelled
+    from hf_cmim.trainers.distillation.transfer_data import Fraction, KCenter, Repeatable, Unlabelled
     from hf_cmim.trainers.hardening.budget_report import Hardened
     from hf_cmim.trainers.hardening.cmim_config import CMIMConfig
     from hf_cmim.trainers.hardening.cmim_trainer import CMIMTrainer
@@ -57,6 +57,7 @@ __all__ = [
     "Fraction",
     "Hardened",
     "HfCmimError",
+    "KCenter",
     "Measurement",
     "MeasurementAccumulator",
     "ObjectiveArguments",
@@ -95,6 +96,7 @@ _MODULES = {
     "Fraction": "hf_cmim.trainers.distillation.transfer_data",
     "Hardened": "hf_cmim.trainers.hardening.budget_report",
     "HfCmimError": "hf_cmim.errors",
+    "KCenter": "hf_cmim.trainers.distillation.transfer_data",
     "Measurement": "hf_cmim.measurement",
     "MeasurementAccumulator": "hf_cmim.measurement",
     "ObjectiveSpec": "hf_cmim.hardening.spec",

@@ -32,6 +32,7 @@ PUBLIC = {
     "Fraction",
     "Hardened",
     "HfCmimError",
+    "KCenter",
     "Measurement",
     "MeasurementAccumulator",
     "ObjectiveArguments",

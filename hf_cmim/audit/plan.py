@@ -89,6 +89,13 @@ class AuditPlan:
                 f"Expected attackers, each once, got {names or 'none'}: there would be no student, or the same twice."
                 ' Use for instance attackers=(Attacker("training"), Attacker("own")).'
             )
+        origins = {attacker.origin for attacker in self.attackers}
+        if "out-of-domain" in origins and origins & {"own", "own-unlabelled"}:
+            raise HfCmimError(
+                f"The attackers {', '.join(names)} cannot share one audit: samples of the own kind and of another kind"
+                " both come from AuditData(own=...), and one of them would get the other's. Audit out-of-domain in an"
+                " output folder of its own."
+            )
         if self.wave_size is not None and self.wave_size < 1:
             raise HfCmimError(
                 f"Expected a wave_size of at least 1, got {self.wave_size}: no student would be trained."

@@ -111,8 +111,9 @@ class AttackerFlags:
 
     attacker: list[str] | None = flag(
         "attackers by the samples that they have, each with its own verdict. training: the train split, if the"
-        " teacher was trained on it; own: the rows of --own-split; own-unlabelled: these without labels; own:0.25: a"
-        " quarter of them (the train split, of which nothing is known)",
+        " teacher was trained on it; own: the rows of --own-split; own-unlabelled: these without labels;"
+        " out-of-domain: rows of another kind from --own-data, without labels; own:0.25: a quarter of them (the"
+        " train split, of which nothing is known)",
         metavar="NAME[:SHARE]",
         nargs="+",
         action="extend",

@@ -7,6 +7,7 @@ ATTACKERS: dict[Origin, str] = {
     "training": "the model's own training samples",
     "own": "samples of its own with labels",
     "own-unlabelled": "samples of its own without labels",
+    "out-of-domain": "samples of another kind without labels",
 }
 ATTACKER_NOTE = (
     "Each attacker has samples and students of its own, and a verdict under the criterion named beside it. Without"
@@ -33,6 +34,6 @@ def attacker_sentences(report: AuditReport) -> list[str]:
             "It is not known to this audit if the model was trained on the transfer set. Samples of its training often"
             " give away less than others."
         )
-    if not any(attacker.has_own_samples for attacker in attackers):
+    if not any(attacker.has_own_samples and attacker.origin != "out-of-domain" for attacker in attackers):
         sentences.append("An attacker with data of its own was not tried. A real attacker usually has such data.")
     return sentences

@@ -5,11 +5,12 @@ from typing import Literal, Self, cast, get_args
 
 from hf_cmim.errors import HfCmimError
 
-Origin = Literal["unknown", "training", "own", "own-unlabelled"]
+Origin = Literal["unknown", "training", "own", "own-unlabelled", "out-of-domain"]
 """Origin of an attacker's samples.
 
 "training" are samples that the teacher was trained on, "own" others of the same kind with labels, "own-unlabelled"
-others without labels. "unknown" are samples of which nobody said if the teacher was trained on them.
+others without labels. "out-of-domain" are samples of another kind, such as another task's, without labels of this
+task. "unknown" are samples of which nobody said if the teacher was trained on them.
 """
 
 
@@ -69,12 +70,12 @@ class Attacker:
     @property
     def is_labelled(self) -> bool:
         """True if the attacker has labels of its samples."""
-        return self.origin != "own-unlabelled"
+        return self.origin not in ("own-unlabelled", "out-of-domain")
 
     @property
     def has_own_samples(self) -> bool:
         """True if the attacker's samples are not those of the teacher."""
-        return self.origin in ("own", "own-unlabelled")
+        return self.origin in ("own", "own-unlabelled", "out-of-domain")
 
 
 UNKNOWN_ATTACKER = Attacker()

@@ -150,6 +150,22 @@ def test_attackers_without_samples_or_named_twice_are_refused(tmp_path):
         AuditPlan(attackers=())
 
 
+def test_samples_of_another_kind_stand_for_no_own_ones():
+    """Catches an attacker who gets the samples of the other, and labels of another task."""
+    other_kind = Attacker("out-of-domain")
+    assert other_kind.has_own_samples
+    assert not other_kind.is_labelled
+    assert AuditPlan(attackers=(Attacker("training"), other_kind)).of(other_kind).criterion == "beyond-labels"
+    with pytest.raises(ValueError, match="own, out-of-domain cannot share one audit"):
+        AuditPlan(attackers=(Attacker("own"), other_kind))
+
+
+def test_samples_of_another_kind_are_asked_about_without_labels(report, tmp_path):
+    """Catches labels of another task that reach a student: the same samples as own-unlabelled give the same report."""
+    found = audit(tmp_path, "out-of-domain", own=Shuffled(80, 5)).run()
+    assert alone(found, Attacker()) == alone(report.by_attacker["own-unlabelled"], Attacker())
+
+
 def test_a_preview_counts_the_hours_of_all_attackers(tmp_path):
     """Catches an attacker with a tenth of the samples counted as a whole one, and attackers that cost nothing."""
     costs = audit(tmp_path, "training", "own", "own:0.5").preview().costs

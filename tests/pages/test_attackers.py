@@ -38,6 +38,9 @@ def test_what_was_not_asked_is_named(show):
     both = show(audited(Attacker("training"), Attacker("own", 0.25)))
     assert NOT_TRIED not in both
     assert "samples of its own with labels, 25 % of them" in both
+    other_kind = show(audited(Attacker("training"), Attacker("out-of-domain", 0.5)))
+    assert "samples of another kind without labels, 50 % of them" in other_kind
+    assert NOT_TRIED in other_kind, "samples of another kind are poor queries"
 
 
 def test_the_page_has_a_row_and_a_point_for_each_attacker():

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hf_cmim.attacks.k_center import k_center
 from hf_cmim.errors import HfCmimError
 from hf_cmim.teachers.base import INDEX_NAME
 from hf_cmim.trainers.shared.class_labels import LABEL_COLUMNS
@@ -148,6 +150,21 @@ class Unlabelled(Dataset[dict[str, Any]]):
         return {name: value for name, value in self.dataset[position].items() if name not in self.label_names}
 
 
+def _share_of(count: int, share: float) -> int:
+    """Return the number of samples in a share of `count`.
+
+    Raises:
+        HfCmimError: a share that leaves no sample.
+    """
+    size = round(share * count) if 0 < share <= 1 else 0
+    if size < 1:
+        raise HfCmimError(
+            f"Expected a share in (0, 1] that leaves a sample of {count}, got {share}: the attacker would"
+            f" have nothing to ask about. Use at least {1 / max(count, 1):.2g}."
+        )
+    return size
+
+
 class Fraction(Dataset[Any]):
     """A random part of a transfer set, the same for the same seed, for an attacker with few samples.
 
@@ -161,18 +178,52 @@ class Fraction(Dataset[Any]):
     """
 
     def __init__(self, dataset: Any, share: float, seed: int = 0) -> None:
-        count = round(share * len(dataset)) if 0 < share <= 1 else 0
-        if count < 1:
-            raise HfCmimError(
-                f"Expected a share in (0, 1] that leaves a sample of {len(dataset)}, got {share}: the attacker would"
-                f" have nothing to ask about. Use at least {1 / max(len(dataset), 1):.2g}."
-            )
+        count = _share_of(len(dataset), share)
         self.dataset = dataset
         self.share = share
         self.seed = seed
         generator = torch.Generator().manual_seed(seed)
         shuffled = torch.randperm(len(dataset), generator=generator)
         self.positions: list[int] = sorted(shuffled[:count].tolist())
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, position: int) -> Any:
+        return self.dataset[self.positions[position]]
+
+
+class KCenter(Dataset[Any]):
+    """The part of a transfer set that covers it best, for an attacker who pays for queries and has a large pool.
+
+    Args:
+        dataset: any map-style data set, labelled or not.
+        features: `(N, D)` features of its samples in their order, for instance of a pretrained encoder. Only the
+            attacker's own knowledge belongs here: answers of the teacher would be queries.
+        share: fraction of the samples to ask about, in (0, 1].
+        seed: seed of the first sample; the others follow from it.
+
+    Attributes:
+        positions: positions of the chosen samples in the data set, in their order there.
+
+    Raises:
+        HfCmimError: a share that leaves no sample, or features that are not one finite row for each sample.
+
+    Source: see `hf_cmim.attacks.k_center`.
+    """
+
+    def __init__(self, dataset: Any, features: Tensor, share: float, seed: int = 0) -> None:
+        count = _share_of(len(dataset), share)
+        if features.ndim != 2 or len(features) != len(dataset):
+            raise HfCmimError(
+                f"Expected features of shape ({len(dataset)}, D), a row for each sample, got {tuple(features.shape)}:"
+                " the chosen positions would be those of other samples. Compute them in the order of the data set."
+            )
+        self.dataset = dataset
+        self.share = share
+        self.seed = seed
+        chosen = k_center(features, count, torch.Generator().manual_seed(seed))
+        self.positions: list[int] = sorted(chosen.tolist())
 
     def __len__(self) -> int:
         return len(self.positions)
