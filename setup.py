@@ -21,6 +21,10 @@ REQUIRES = [
 ]
 MATPLOTLIB = "matplotlib>=3.9.0,<4"  # hf_cmim.plots
 CRYPTOGRAPHY = "cryptography>=50,<51"  # signatures of certificates
+MODEL_SIGNING = [
+    "model-signing>=1.1.1,<2",  # OpenSSF's signatures of whole models, which registries and clusters check
+    "pyopenssl>=26,<27",  # model_signing 1.1.1 imports it and does not ask for it
+]
 PEFT = "peft>=0.21,<1"  # hardening and attacking LoRA adapters
 PILLOW = "pillow>=10.4.0,<14"  # images for recipes and demo
 SCIKIT_LEARN = "scikit-learn>=1.5.0,<2"  # the digits: 1,797 real images that come with the package
@@ -28,6 +32,7 @@ SCIKIT_LEARN = "scikit-learn>=1.5.0,<2"  # the digits: 1,797 real images that co
 EXTRAS = {
     "plots": [MATPLOTLIB],
     "sign": [CRYPTOGRAPHY],
+    "sigstore": MODEL_SIGNING,
     "peft": [PEFT],
     "demo": [MATPLOTLIB, PILLOW],
     # No torchvision and no timm here: beside a CPU torch they can break `from transformers import Trainer`.
@@ -39,6 +44,9 @@ EXTRAS = {
         "onnx>=1.23,<2",  # builds that session's network
         MATPLOTLIB,
         CRYPTOGRAPHY,
+        *MODEL_SIGNING,
+        "in-toto-attestation>=0.9.3,<1",  # reads our statements by in-toto's own schema
+        "securesystemslib>=1.6,<2",  # checks our signed envelopes
         PEFT,
         "optuna>=5,<6",  # hyperparameter_search of both trainers
         PILLOW,

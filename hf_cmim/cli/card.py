@@ -12,6 +12,7 @@ EXAMPLES = """\
 examples:
   hf-cmim card outputs/cmim                                   seconds
   hf-cmim card outputs/cmim --repo user/name --license mit    with commands for that repository
+  hf-cmim card outputs/cmim --benchmark owner/data default    with the accuracy for a leaderboard of the Hub
 """
 
 
@@ -20,13 +21,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder of a certified model")
     parser.add_argument("--repo", metavar="ID", default="", help="user/name for the card's commands (folder name)")
     parser.add_argument("--license", metavar="ID", help="license identifier of the Hub (the card's present one)")
+    parser.add_argument(
+        "--benchmark",
+        metavar=("ID", "TASK"),
+        nargs=2,
+        help="benchmark of the Hub that was measured, and its task in the data set's eval.yaml (the present one)",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
     """Write the card."""
     from hf_cmim.hub.certificate import Certificate
+    from hf_cmim.hub.eval_results import Benchmark
     from hf_cmim.hub.model_card import write_card
 
     certificate = Certificate.read(options.folder)
-    written = write_card(options.folder, certificate, repo_id=options.repo, license=options.license)
+    benchmark = None if options.benchmark is None else Benchmark(*options.benchmark)
+    written = write_card(
+        options.folder, certificate, repo_id=options.repo, license=options.license, benchmark=benchmark
+    )
     say(f"Written: {', '.join(map(str, written))}")

@@ -35,7 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="TARGET", help="folder, or user/name on the Hub")
     parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit on the Hub (main)")
     parser.add_argument(
-        "--public-key", metavar="KEY", type=Path, help="Ed25519 public key; its owner must have signed the certificate"
+        "--public-key",
+        metavar="KEY",
+        type=Path,
+        help="public key whose owner must have signed: Ed25519 for certify --sign; a curve P-256, P-384 or P-521, or a"
+        " root certificate, for certify --model-signing",
     )
     _add_measurements(parser)
 

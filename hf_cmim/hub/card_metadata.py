@@ -8,6 +8,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from hf_cmim.hub.certificate import DEFENSE_TRAINER, Certificate, Training
+from hf_cmim.report import ModelFacts
 from hf_cmim.tasks import Task, task_of
 
 TAGS = ("hf_cmim", "cmim", "arxiv:2507.00012")
@@ -65,17 +66,11 @@ def plain_metadata(data: Any) -> dict[str, Any]:
 
 
 def _results(certificate: Certificate, task: Task | None) -> list[EvalResult]:
-    """Return accuracy and CMI, from the audit if there is one, else from the trainer's evaluation."""
-    audit, evaluation = certificate.audit, certificate.evaluation
-    # The Hub accepts no result without a task.
-    if task is None:
+    """Return accuracy and CMI; the Hub accepts no result without a task."""
+    measured = measured_facts(certificate)
+    if task is None or measured is None:
         return []
-    if audit is not None:
-        dataset, facts = audit.scope.test_set, audit.teacher
-    elif evaluation is not None:
-        dataset, facts = evaluation.dataset, evaluation.facts
-    else:
-        return []
+    dataset, facts = measured
     curve = dict(facts.curve)
     values = {"accuracy": ("Accuracy", facts.accuracy)}
     if SHOWN_TEMPERATURE in curve:
@@ -93,6 +88,14 @@ def _results(certificate: Certificate, task: Task | None) -> list[EvalResult]:
         )
         for kind, (words, value) in values.items()
     ]
+
+
+def measured_facts(certificate: Certificate) -> tuple[str, ModelFacts] | None:
+    """Return the name of the test data and the figures on it: the audit's if there is one, else the trainer's."""
+    audit, evaluation = certificate.audit, certificate.evaluation
+    if audit is not None:
+        return audit.scope.test_set, audit.teacher
+    return None if evaluation is None else (evaluation.dataset, evaluation.facts)
 
 
 def merged(earlier: dict[str, Any], ours: dict[str, Any]) -> str:

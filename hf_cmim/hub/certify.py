@@ -10,8 +10,16 @@ from transformers.utils import logging
 
 from hf_cmim.environment import describe_environment
 from hf_cmim.errors import HfCmimError
+from hf_cmim.hub.attestation import attestation_of
 from hf_cmim.hub.certificate import Certificate, Evaluation, Training
-from hf_cmim.hub.files import SIGNATURE_NAME, certified_names, hash_model, read_config
+from hf_cmim.hub.files import (
+    ATTESTATION_NAME,
+    BOUND_TO_CERTIFICATE,
+    SIGNATURE_NAME,
+    certified_names,
+    hash_model,
+    read_config,
+)
 from hf_cmim.hub.safe_loading import loaded_fingerprint
 from hf_cmim.hub.signature import signature_of
 from hf_cmim.hub.verified_audit import audit_faults
@@ -32,12 +40,13 @@ def certify(
     audit: AuditReport | None = None,
     processor_files: Collection[str] | None = None,
     private_key: str | Path | None = None,
+    attests: bool = False,
 ) -> Certificate:
-    """Write the certificate of the model in a folder, and its signature if a key is given.
+    """Write the certificate of the model in a folder, its signature if a key is given, and an attestation if asked.
 
     Training, evaluation and audit of an earlier certificate are kept if the files are unchanged and no newer value is
-    given. Its signature is removed, because it does not fit the new certificate. On any error both files stay as
-    they were.
+    given. Its signatures and its attestation are removed, because they do not fit the new certificate. On any error
+    all files stay as they were.
 
     Args:
         folder: folder of a classifier, as `save_pretrained` writes it.
@@ -46,14 +55,15 @@ def certify(
         audit: report of an audit of these weights.
         processor_files: names of the files that the model's processor wrote; None to take them from the earlier
             certificate.
-        private_key: path of an Ed25519 key in PEM; None to leave the certificate unsigned.
+        private_key: path of an Ed25519 key in PEM; None to leave certificate and attestation unsigned.
+        attests: True to write an in-toto attestation of the audit as well.
 
     Returns:
         The certificate that was written.
 
     Raises:
         HfCmimError: no classifier in the folder, an audit of another model, an audit that `hf-cmim verify` would
-            refuse, an earlier certificate that cannot be read, or no Ed25519 key.
+            refuse, an earlier certificate that cannot be read, no audit to attest, or no Ed25519 key.
     """
     folder = Path(folder)
     earlier = Certificate.read(folder) if (folder / CERTIFICATE_NAME).is_file() else None
@@ -77,12 +87,16 @@ def certify(
     _check_verifies(folder, certificate)
     # Everything that can fail happens before the first file is touched.
     content = certificate.to_json().encode("utf-8")
-    signature = None if private_key is None else signature_of(content, Path(private_key))
-    # The signature goes before the certificate changes: a kill in between leaves none, never a wrong one.
-    (folder / SIGNATURE_NAME).unlink(missing_ok=True)
+    key = None if private_key is None else Path(private_key)
+    documents: dict[str, str | bytes] = {} if key is None else {SIGNATURE_NAME: signature_of(content, key)}
+    if attests:
+        documents[ATTESTATION_NAME] = attestation_of(certificate, content, key)
+    # What is about the certificate goes before it changes: a kill in between leaves none, never a wrong one.
+    for name in BOUND_TO_CERTIFICATE:
+        (folder / name).unlink(missing_ok=True)
     write_whole(folder / CERTIFICATE_NAME, content)
-    if signature is not None:
-        write_whole(folder / SIGNATURE_NAME, signature)
+    for name, document in documents.items():
+        write_whole(folder / name, document)
     return certificate
 
 

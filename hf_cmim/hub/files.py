@@ -26,6 +26,9 @@ CONFIG_NAME = "config.json"
 ADAPTER_NAME = "adapter_config.json"
 CARD_NAME = "README.md"
 SIGNATURE_NAME = f"{CERTIFICATE_NAME}.sig"
+ATTESTATION_NAME = "cmim_attestation.intoto.json"
+MODEL_SIGNATURE_NAME = "model.sig"
+EVAL_RESULTS_NAME = ".eval_results/hf_cmim.yaml"
 CURVE_NAME = "cmi_curve.png"
 FOREST_NAME = "audit_forest.png"
 PAGE_NAME = "audit.html"
@@ -73,7 +76,9 @@ PROCESSORS = frozenset(
     }
 )
 """Files of tokenizers and processors. They make the model's inputs, so they are certified like its weights."""
-OURS = frozenset({CARD_NAME, CERTIFICATE_NAME, SIGNATURE_NAME, CURVE_NAME, FOREST_NAME, PAGE_NAME})
+BOUND_TO_CERTIFICATE = frozenset({SIGNATURE_NAME, ATTESTATION_NAME, MODEL_SIGNATURE_NAME})
+"""Documents about one certificate: a new certificate removes them."""
+OURS = BOUND_TO_CERTIFICATE | {CARD_NAME, CERTIFICATE_NAME, CURVE_NAME, FOREST_NAME, PAGE_NAME, EVAL_RESULTS_NAME}
 """Documents that a push writes or removes; all other documents belong to the owner."""
 DOCUMENTS = frozenset({*OURS, LICENSE_NAME})
 """Documents that a push sends."""
@@ -81,6 +86,8 @@ _FOR_PEOPLE = re.compile(
     r"\.git(attributes|ignore)|(LICENSE|LICENCE|NOTICE|COPYING|CITATION)(\.\w+)?|[^.].*\.(md|png|jpe?g|gif|svg|webp|pdf)"
 )
 """Names of documents anywhere in a repository: texts and pictures for people, which no loader reads."""
+_EVAL_RESULTS = re.compile(r"\.eval_results/[^/]+\.ya?ml")
+"""Paths of results that the Hub shows beside a model, of any author."""
 _STATE_FOLDERS = re.compile(r"checkpoint-\d+|last-checkpoint|runs|\.git|\.cache")
 """Folders that a trainer or a client leaves; a loader uses them only if a user gives their path."""
 PRIVATE = re.compile(
@@ -146,7 +153,7 @@ def _is_harmless(path: str) -> bool:
     if folders and _STATE_FOLDERS.fullmatch(folders[0]):
         return True
     if folders:
-        return bool(_FOR_PEOPLE.fullmatch(name))
+        return bool(_FOR_PEOPLE.fullmatch(name) or _EVAL_RESULTS.fullmatch(path))
     return name in DOCUMENTS or bool(_FOR_PEOPLE.fullmatch(name) or PRIVATE.fullmatch(name))
 
 
@@ -177,12 +184,14 @@ def link_out_of(folder: Path, path: Path) -> str:
 
 
 def published_files(folder: Path) -> list[str]:
-    """Return the names of the files in a folder that a push uploads, sorted.
+    """Return the paths of the files in a folder that a push uploads.
 
     Raises:
         HfCmimError: a link to a file outside of the folder, which would be published.
     """
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and is_published(path.name))
+    if (folder / EVAL_RESULTS_NAME).is_file():
+        names.append(EVAL_RESULTS_NAME)
     check_links(folder, names)
     return names
 

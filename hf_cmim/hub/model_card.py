@@ -15,7 +15,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from hf_cmim.errors import HfCmimError
 from hf_cmim.hub.card_metadata import card_metadata, merged, plain_metadata
 from hf_cmim.hub.certificate import DEFENSE_TRAINER, Certificate, Evaluation, Training
-from hf_cmim.hub.files import CARD_NAME, CONFIG_NAME, CURVE_NAME, FOREST_NAME, PAGE_NAME, WEIGHTS
+from hf_cmim.hub.eval_results import Benchmark, benchmark_fault, write_eval_results
+from hf_cmim.hub.files import CARD_NAME, CONFIG_NAME, CURVE_NAME, EVAL_RESULTS_NAME, FOREST_NAME, PAGE_NAME, WEIGHTS
 from hf_cmim.names import one_line
 from hf_cmim.pages.markdown import audit_markdown, escaped
 from hf_cmim.pages.quantities import plain
@@ -97,8 +98,9 @@ def write_card(
     license: str | None = None,
     language: str | None = None,
     tags: Sequence[str] = (),
+    benchmark: Benchmark | None = None,
 ) -> list[Path]:
-    """Write our part of a folder's README.md, with its pictures and the page of its audit.
+    """Write our part of a folder's README.md, with its pictures, the page of its audit, and a benchmark's result.
 
     The owner's sections and metadata in the card are kept. Pictures and page need the extra "plots"; without it the
     card has none.
@@ -110,22 +112,37 @@ def write_card(
         license: identifier of the Hub; None keeps the card's entry.
         language: code of the Hub; None keeps the card's entry.
         tags: further tags.
+        benchmark: benchmark of the Hub on which the certificate measured the accuracy; None keeps that of an existing
+            result.
 
     Returns:
         Paths of the files that were written, the card first.
 
     Raises:
-        HfCmimError: an existing card with metadata that cannot be read.
+        HfCmimError: an existing card with metadata that cannot be read, or a benchmark that was not measured.
     """
     folder = Path(folder)
     # `hf-cmim verify` renders the card from the certificate's file, where settings are sorted and tuples are lists.
     # The same detour here makes both cards equal.
     certificate = Certificate.from_json(certificate.to_json())
+    results = _write_results(folder, certificate, benchmark, repo_id)
     pictures = _draw(folder, certificate)
     name = repo_id or folder.resolve().name
     metadata = card_metadata(certificate, name, license, language, tags)
     card = write_section(folder, metadata, _rendered(certificate, name, [path.name for path in pictures]))
-    return [card, *pictures]
+    return [card, *pictures, *results]
+
+
+def _write_results(folder: Path, certificate: Certificate, benchmark: Benchmark | None, repo_id: str) -> list[Path]:
+    """Write the result of a benchmark, of the given one or of the one in an existing file."""
+    kept = Benchmark.of_folder(folder) if benchmark is None else None
+    if kept is not None and not benchmark_fault(certificate, kept):
+        benchmark = kept
+    if benchmark is not None:
+        return [write_eval_results(folder, certificate, benchmark, repo_id)]
+    # A result of an earlier certificate must not stay.
+    (folder / EVAL_RESULTS_NAME).unlink(missing_ok=True)
+    return []
 
 
 def write_section(folder: Path, metadata: dict[str, Any], text: str) -> Path:

@@ -1,5 +1,6 @@
-"""Detached Ed25519 signatures of a certificate, made by the package `cryptography` (the extra "sign")."""
+"""Ed25519 signatures of certificates and attestations, made by the package `cryptography` (the extra "sign")."""
 
+import hashlib
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,35 @@ def signature_of(content: bytes, private_key: Path) -> bytes:
     return bytes(key.sign(content))
 
 
+def key_id(private_key: Path) -> str:
+    """Return the name of a key that others see: the sha256 hex of its public key in DER.
+
+    Raises:
+        HfCmimError: no Ed25519 key there, or `cryptography` is not installed.
+    """
+    key: Ed25519PrivateKey = _load(private_key, "private")
+    from cryptography.hazmat.primitives import serialization
+
+    public = key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(public).hexdigest()
+
+
+def is_signed_by(content: bytes, signature: bytes, public_key: Path) -> bool:
+    """Return True if a signature was made with the private key of an Ed25519 key.
+
+    Raises:
+        HfCmimError: no Ed25519 key there, or `cryptography` is not installed.
+    """
+    key: Ed25519PublicKey = _load(public_key, "public")
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        key.verify(signature, content)
+    except InvalidSignature:
+        return False
+    return True
+
+
 def check_signature(certificate: Path, signature: Path, public_key: Path) -> str:
     """Return the reason why a signature does not fit a key and a certificate, or "" if it fits.
 
@@ -52,19 +82,16 @@ def check_signature(certificate: Path, signature: Path, public_key: Path) -> str
     Raises:
         HfCmimError: no Ed25519 key there, or `cryptography` is not installed.
     """
-    key: Ed25519PublicKey = _load(public_key, "public")
-    from cryptography.exceptions import InvalidSignature
-
+    # Loaded first: a wrong key is the caller's mistake, whatever the files are.
+    _load(public_key, "public")
     if not signature.is_file():
         return f"there is no {signature.name}: the certificate was not signed"
-    try:
-        key.verify(read_bounded(signature, MOST_BYTES_OF_SIGNATURE), read_bounded(certificate))
-    except InvalidSignature:
-        return (
-            f"{signature.name} does not fit {public_key}: another key made it, or the certificate changed since it was"
-            " signed"
-        )
-    return ""
+    if is_signed_by(read_bounded(certificate), read_bounded(signature, MOST_BYTES_OF_SIGNATURE), public_key):
+        return ""
+    return (
+        f"{signature.name} does not fit {public_key}: another key made it, or the certificate changed since it was"
+        " signed"
+    )
 
 
 def _load(path: Path, kind: str) -> Any:

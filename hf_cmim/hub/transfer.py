@@ -11,7 +11,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from hf_cmim.errors import HfCmimError
 from hf_cmim.hub.certificate import Certificate
 from hf_cmim.hub.download import Fetched, check_room, listing_faults
-from hf_cmim.hub.files import CARD_NAME, PAGE_NAME, SIGNATURE_NAME, is_weights, listed
+from hf_cmim.hub.files import BOUND_TO_CERTIFICATE, CARD_NAME, EVAL_RESULTS_NAME, PAGE_NAME, is_weights, listed
 from hf_cmim.hub.hub_errors import PATIENCE, explained, patient_client
 from hf_cmim.hub.loading import check_loads_alone
 from hf_cmim.hub.upload import check_is_certified, planned_upload, prepare, stale_paths, unknown_paths
@@ -211,7 +211,7 @@ class Repository:
             faults = tuple(listing_faults(certificate, sizes))
             if not faults:
                 check_room(path.parent, sum(record.size for record in certificate.files.values()))
-                documents = {CARD_NAME, SIGNATURE_NAME, PAGE_NAME}.intersection(sizes)
+                documents = {*BOUND_TO_CERTIFICATE, CARD_NAME, EVAL_RESULTS_NAME, PAGE_NAME}.intersection(sizes)
                 for name in sorted(documents):
                     self._check_size(name, sizes[name])
                 for name in sorted({*certificate.files, *documents}):

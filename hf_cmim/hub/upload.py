@@ -9,6 +9,7 @@ from huggingface_hub import CommitOperationAdd
 from hf_cmim.errors import HfCmimError
 from hf_cmim.hub.certificate import Certificate
 from hf_cmim.hub.files import (
+    ATTESTATION_NAME,
     OURS,
     check_links,
     hash_file,
@@ -19,6 +20,7 @@ from hf_cmim.hub.files import (
     published_files,
     unaccounted,
 )
+from hf_cmim.hub.verified_attestation import attestation_faults
 from hf_cmim.report import CERTIFICATE_NAME
 from hf_cmim.whole_files import MOST_BYTES, read_bounded
 
@@ -112,11 +114,13 @@ def prepare(folder: Path) -> Upload:
 
 
 def check_is_certified(folder: Path) -> None:
-    """Raise an `HfCmimError` unless a folder's certificate fits its files, and names all of them."""
+    """Raise an `HfCmimError` unless a folder's certificate and attestation fit its files, and name all of them."""
     certificate = Certificate.read(folder)
     _check_hashes(folder, certificate)
     if uncertified := _uncertified(folder, certificate):
         raise _does_not_fit(folder, uncertified)
+    if (folder / ATTESTATION_NAME).is_file() and (faults := list(attestation_faults(folder, certificate))):
+        raise HfCmimError(f"{faults[0]}. hf-cmim verify would refuse the model, so nothing was published.")
 
 
 def stale_paths(paths: Collection[str], sent: Collection[str], *, force: bool) -> list[str]:

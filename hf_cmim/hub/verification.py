@@ -6,7 +6,8 @@ from pathlib import Path
 
 from hf_cmim.errors import HfCmimError
 from hf_cmim.hub.certificate import Certificate
-from hf_cmim.hub.files import CARD_NAME, SIGNATURE_NAME
+from hf_cmim.hub.files import ATTESTATION_NAME, CARD_NAME, EVAL_RESULTS_NAME, MODEL_SIGNATURE_NAME, SIGNATURE_NAME
+from hf_cmim.hub.model_signature import is_for_models, model_signature_fault
 from hf_cmim.hub.signature import check_signature
 from hf_cmim.hub.verified_files import class_name_fault, content_faults, file_faults
 from hf_cmim.names import safe_text
@@ -39,7 +40,8 @@ def check_certificate(
 
     Args:
         folder: folder with the certificate and the files that it names.
-        public_key: file of the public key that the signature must belong to; None accepts an unsigned certificate.
+        public_key: file of the public key that the signatures must belong to, or of a root certificate for
+            `model_signing`; None accepts an unsigned certificate.
         paths: paths of all files in the repository that the folder was downloaded from; None to list the folder.
         repo_id: user/name of that repository, which the card must name; "" for a local folder.
     """
@@ -58,7 +60,9 @@ def check_certificate(
     if all(finding.holds for finding in files):
         yield from _check_audited_model(folder, certificate)
     yield from _check_card(folder, certificate, repo_id)
-    yield from _check_signature(folder, public_key)
+    yield from _check_eval_results(folder, certificate)
+    yield from _check_attestation(folder, certificate)
+    yield from _check_signatures(folder, certificate, public_key)
 
 
 def _check_card(folder: Path, certificate: Certificate, repo_id: str) -> Iterator[Finding]:
@@ -131,14 +135,46 @@ def _check_audit(certificate: Certificate) -> Iterator[Finding]:
         )
 
 
-def _check_signature(folder: Path, public_key: str | Path | None) -> Iterator[Finding]:
-    signature = folder / SIGNATURE_NAME
-    if public_key is None:
-        if signature.is_file():
-            yield Finding("signature", True, f"{SIGNATURE_NAME} was not checked: give --public-key")
+def _check_eval_results(folder: Path, certificate: Certificate) -> Iterator[Finding]:
+    if not (folder / EVAL_RESULTS_NAME).is_file():
         return
-    fault = check_signature(folder / CERTIFICATE_NAME, signature, Path(public_key))
-    yield Finding("signature", not fault, fault or f"made with the private key of {public_key}")
+    from hf_cmim.hub.eval_results import eval_results_fault
+
+    fault = eval_results_fault(folder, certificate)
+    yield Finding("evaluation results", not fault, fault or f"{EVAL_RESULTS_NAME} says what the certificate says")
+
+
+def _check_attestation(folder: Path, certificate: Certificate) -> Iterator[Finding]:
+    if not (folder / ATTESTATION_NAME).is_file():
+        return
+    from hf_cmim.hub.verified_attestation import attestation_faults
+
+    faults = list(attestation_faults(folder, certificate))
+    for fault in faults:
+        yield Finding("attestation", False, fault)
+    if not faults:
+        yield Finding("attestation", True, f"{ATTESTATION_NAME} is about this certificate and its files")
+
+
+def _check_signatures(folder: Path, certificate: Certificate, public_key: str | Path | None) -> Iterator[Finding]:
+    if public_key is None:
+        for name in (SIGNATURE_NAME, MODEL_SIGNATURE_NAME):
+            if (folder / name).is_file():
+                yield Finding("signature", True, f"{name} was not checked: give --public-key")
+        return
+    key = Path(public_key)
+    holds = f"made with the private key of {public_key}"
+    if is_for_models(key):
+        fault = model_signature_fault(folder, certificate, key)
+        yield Finding("model signature", not fault, fault or f"{MODEL_SIGNATURE_NAME}: {holds}")
+        return
+    fault = check_signature(folder / CERTIFICATE_NAME, folder / SIGNATURE_NAME, key)
+    yield Finding("signature", not fault, fault or holds)
+    if (folder / ATTESTATION_NAME).is_file():
+        from hf_cmim.hub.verified_attestation import attestation_signature_fault
+
+        fault = attestation_signature_fault(folder, key)
+        yield Finding("signature of the attestation", not fault, fault or holds)
 
 
 def self_reported(certificate: Certificate, *, trained_again: int = 0, is_remeasured: bool = False) -> Iterator[str]:

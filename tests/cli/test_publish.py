@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from hub.changed_leaves import unexplained, unnoticed
+from hub.signing_keys import write_pair
 
 from hf_cmim.cli.main import main
 from hf_cmim.hub.certificate import DIGEST, digest_of
@@ -138,12 +138,7 @@ def test_a_changed_byte_fails_with_its_reason_and_status(audited, model, capsys)
 
 def test_signed_and_checked(model, tmp_path, capsys):
     """Catches a signature of the certificate before, and a missing one that passes."""
-    key = ed25519.Ed25519PrivateKey.generate()
-    private, public = tmp_path / "key.pem", tmp_path / "public.pem"
-    none = serialization.NoEncryption()
-    private.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, none))
-    shape = (serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    public.write_bytes(key.public_key().public_bytes(*shape))
+    private, public = write_pair(tmp_path / "keys", ed25519.Ed25519PrivateKey.generate())
     assert main(["certify", str(model), "--sign", str(private)]) == 0
     capsys.readouterr()
     assert main(["verify", str(model), "--public-key", str(public)]) == 0
@@ -154,9 +149,29 @@ def test_signed_and_checked(model, tmp_path, capsys):
     assert main(["verify", str(model), "--public-key", str(public)]) == 1
 
 
+def test_attested_and_signed_for_models(audited, model, tmp_path, capsys):
+    """Catches flags that write nothing, and a verification that takes a key of one kind for the other."""
+    private, public = write_pair(tmp_path / "curve", ec.generate_private_key(ec.SECP256R1()))
+    words = ["certify", str(model), "--audit", str(audited[0]), "--attest", "--model-signing", str(private)]
+    assert main(words) == 0
+    written = capsys.readouterr().out
+    assert "cmim_attestation.intoto.json" in written
+    assert "model.sig" in written
+    assert main(["verify", str(model), "--public-key", str(public)]) == 0
+    printed = capsys.readouterr().out
+    assert "holds  attestation" in printed
+    assert "holds  model signature" in printed
+    assert main(["verify", str(model)]) == 0
+    assert "model.sig was not checked: give --public-key" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["certify", "{model}", "--attest"], "there is nothing to attest"),
+        (["certify", "{model}", "--signing-certificate", "leaf.pem"], "--model-signing names none"),
+        (["certify", "{model}", "--model-signing", "nothing.pem"], "cannot be read"),
+        (["card", "{model}", "--benchmark", "owner/data", "default"], f"Expected {CERTIFICATE_NAME} in"),
         (["push", "{model}", "not a name"], "Expected a repository as user/name"),
         (["push", "{model}/nothing", "user/name", "--dry-run"], "Expected a folder with a model"),
         (["card", "{model}"], f"Expected {CERTIFICATE_NAME} in"),

@@ -1,21 +1,10 @@
 """Signatures: whose certificate it is."""
 
-from pathlib import Path
-
 import pytest
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from hub.signing_keys import write_pair
 
 from hf_cmim.hub.signature import check_signature, sign
-
-
-def write_pair(folder: Path, key) -> tuple[Path, Path]:
-    private, public = folder / "key.pem", folder / "public.pem"
-    none = serialization.NoEncryption()
-    private.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, none))
-    shape = (serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    public.write_bytes(key.public_key().public_bytes(*shape))
-    return private, public
 
 
 @pytest.fixture
@@ -36,7 +25,6 @@ def test_a_signature_belongs_to_its_key_and_its_certificate(certificate, pair, t
     signature = tmp_path / "certificate.json.sig"
     sign(certificate, signature, private)
     assert check_signature(certificate, signature, public) == ""
-    (tmp_path / "other").mkdir()
     _, stranger = write_pair(tmp_path / "other", ed25519.Ed25519PrivateKey.generate())
     assert "another key made it" in check_signature(certificate, signature, stranger)
     certificate.write_text("{} ", encoding="utf-8")
