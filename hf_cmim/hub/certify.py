@@ -85,9 +85,14 @@ def certify(
     )
     certificate = _with_earlier(certificate, earlier, folder)
     _check_verifies(folder, certificate)
+    _write(folder, certificate, None if private_key is None else Path(private_key), attests=attests)
+    return certificate
+
+
+def _write(folder: Path, certificate: Certificate, key: Path | None, *, attests: bool) -> None:
+    """Write a certificate with its signature and its attestation in the place of earlier ones."""
     # Everything that can fail happens before the first file is touched.
     content = certificate.to_json().encode("utf-8")
-    key = None if private_key is None else Path(private_key)
     documents: dict[str, str | bytes] = {} if key is None else {SIGNATURE_NAME: signature_of(content, key)}
     if attests:
         documents[ATTESTATION_NAME] = attestation_of(certificate, content, key)
@@ -97,7 +102,6 @@ def certify(
     write_whole(folder / CERTIFICATE_NAME, content)
     for name, document in documents.items():
         write_whole(folder / name, document)
-    return certificate
 
 
 def _with_earlier(certificate: Certificate, earlier: Certificate | None, folder: Path) -> Certificate:
