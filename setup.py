@@ -53,6 +53,7 @@ EXTRAS = {
         "triton>=3.4,<4; platform_system == 'Linux'",  # GPU kernels; interpreting them takes 3.9
         "nbclient>=0.10,<1",  # executes the notebooks of recipes/notebooks
         "ipykernel>=7,<8",  # the Python that they are executed in
+        "gradio>=6.31,<7",  # the page of recipes/space
     ],
     "dev": [
         "ruff>=0.17,<1",  # lints and formats

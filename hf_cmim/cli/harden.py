@@ -53,12 +53,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Train the models, certify the chosen one, and audit it beside its twin."""
+    harden_and_audit(read_flags(options, HardenFlags))
+
+
+def harden_and_audit(flags: HardenFlags) -> "tuple[Hardened, AuditReport | None]":
+    """Train the models, certify the chosen one, audit it beside its twin, and print the results.
+
+    Returns:
+        The models, and the report of the audit, or None if the flags ask for no audit.
+
+    Raises:
+        HfCmimError: flags, a model or data that cannot be used, or no hardened model within the budget.
+    """
     from accelerate import PartialState
 
     from hf_cmim.cli.harden_setup import HardenSetup
     from hf_cmim.cli.report import check_can_draw
 
-    flags = read_flags(options, HardenFlags)
     wants_audit = flags.quick_audit is not False
     if wants_audit:
         check_can_draw()  # a missing package must not be noticed after the training
@@ -74,6 +85,7 @@ def run(options: argparse.Namespace) -> None:
     if is_main:
         for line in _last_lines(result, report, Path(str(setup.args.output_dir))):
             say(line)
+    return result, report
 
 
 def _audit_flags(flags: HardenFlags, setup: "HardenSetup", result: "Hardened") -> AuditFlags:
