@@ -52,6 +52,7 @@ EXTRAS = {
         PILLOW,
         "triton>=3.4,<4; platform_system == 'Linux'",  # GPU kernels; interpreting them takes 3.9
         "nbclient>=0.10,<1",  # executes the notebooks of recipes/notebooks
+        "trl>=1.16,<2",  # its trainer of the same name, imported beside ours; TRL is for language models
         "ipykernel>=7,<8",  # the Python that they are executed in
         "gradio>=6.31,<7",  # the page of recipes/space
     ],
@@ -81,7 +82,14 @@ setup(
     keywords="knowledge distillation, undistillable, conditional mutual information, transformers",
     packages=find_packages(include=["hf_cmim", "hf_cmim.*"]),
     package_data={
-        "hf_cmim": ["py.typed", "metrics/**/*.py", "metrics/**/*.md", "pages/templates/*", "hub/templates/*"]
+        "hf_cmim": [
+            "py.typed",
+            "metrics/**/*.py",
+            "metrics/**/*.md",
+            "pages/templates/*",
+            "hub/templates/*",
+            ".agents/skills/hf-cmim/SKILL.md",
+        ]
     },
     python_requires=">=3.11",
     entry_points={"console_scripts": ["hf-cmim = hf_cmim.cli.main:main"]},

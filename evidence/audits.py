@@ -81,6 +81,12 @@ def rows(part: Part) -> list[dict[str, Any]]:
     return [{"inputs": inputs, "features": features, "labels": label} for inputs, features, label in columns]
 
 
+def new(part: Part, *seen: Part) -> Part:
+    """Return the samples that no other part has: two texts may have the same words, which an audit refuses."""
+    known = {tuple(inputs.flatten().tolist()) for other in seen for inputs in other.inputs}
+    return part[torch.tensor([tuple(inputs.flatten().tolist()) not in known for inputs in part.inputs])]
+
+
 class View:
     """A collator of one view of the samples: the teacher reads `inputs`, the student `features`."""
 
@@ -134,8 +140,9 @@ def audit(task: Task, seed: int, folder: Path, looks: tuple[int, ...]) -> str:
         "small student",
     )  # fmt: skip
     transfer, own = task.train[slice(0, task.transfer)], task.own
+    validation = new(task.validation, transfer, own)
     data = AuditData(
-        rows(transfer), rows(task.validation), rows(task.test),
+        rows(transfer), rows(validation), rows(new(task.test, transfer, own, validation)),
         ("the teacher's samples", "validation samples", "the test split"),
         own=rows(own), collator=View("features"), teacher_collator=View("inputs"),
     )  # fmt: skip

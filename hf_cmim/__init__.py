@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from hf_cmim.report import AuditReport
     from hf_cmim.trainers.defending.defense_config import DefenseConfig
     from hf_cmim.trainers.defending.defense_trainer import DefenseTrainer
-    from hf_cmim.trainers.distillation.distillation_config import DistillationConfig
-    from hf_cmim.trainers.distillation.distillation_trainer import DistillationTrainer
+    from hf_cmim.trainers.distillation.distillation_config import BlackBoxDistillationConfig, DistillationConfig
+    from hf_cmim.trainers.distillation.distillation_trainer import BlackBoxDistillationTrainer, DistillationTrainer
     from hf_cmim.trainers.distillation.transfer_data import Fraction, KCenter, Repeatable, Unlabelled
     from hf_cmim.trainers.hardening.budget_report import Hardened
     from hf_cmim.trainers.hardening.cmim_config import CMIMConfig
@@ -42,6 +42,8 @@ __all__ = [
     "AuditModels",
     "AuditPlan",
     "AuditReport",
+    "BlackBoxDistillationConfig",
+    "BlackBoxDistillationTrainer",
     "CMIMConfig",
     "CMIMLoss",
     "CMIMTrainer",
@@ -82,6 +84,8 @@ _MODULES = {
     "AuditModels": "hf_cmim.audit.inputs",
     "AuditPlan": "hf_cmim.audit.plan",
     "AuditReport": "hf_cmim.report",
+    "BlackBoxDistillationConfig": "hf_cmim.trainers.distillation.distillation_config",
+    "BlackBoxDistillationTrainer": "hf_cmim.trainers.distillation.distillation_trainer",
     "CMIMConfig": "hf_cmim.trainers.hardening.cmim_config",
     "CMIMLoss": "hf_cmim.hardening.loss",
     "CMIMTrainer": "hf_cmim.trainers.hardening.cmim_trainer",

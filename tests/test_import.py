@@ -17,6 +17,8 @@ PUBLIC = {
     "AuditModels",
     "AuditPlan",
     "AuditReport",
+    "BlackBoxDistillationConfig",
+    "BlackBoxDistillationTrainer",
     "CMIMConfig",
     "CMIMLoss",
     "CMIMTrainer",

@@ -56,3 +56,7 @@ class DistillationConfig(ComponentConfig):
                 f"Expected no label_smoothing_factor, got {self.label_smoothing_factor}: with it no attack would be"
                 " the one of its paper. For a student with label smoothing use attack=LabelSmoothing(smoothing=...)."
             )
+
+
+BlackBoxDistillationConfig = DistillationConfig
+"""The same class by a name that is unmistakable beside TRL's `DistillationConfig`, which is for language models."""

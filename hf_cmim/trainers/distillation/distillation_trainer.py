@@ -357,3 +357,7 @@ class DistillationTrainer(ComponentTrainer):
             # It is the ledger of all processes, so only one process takes it over: merging adds them up.
             if self.is_world_process_zero():
                 self.queries.ledger = ledger
+
+
+BlackBoxDistillationTrainer = DistillationTrainer
+"""The same class by a name that is unmistakable beside TRL's `DistillationTrainer`, which is for language models."""
