@@ -6,7 +6,7 @@ returns the sum over the samples of all components together, in nats.
 
 import math
 
-from reference import Rows, kl, log_softmax, softmax
+from reference import Row, Rows, kl, log_softmax, softmax
 
 
 def cross_entropy_on_labels(logits: Rows, labels: list[int]) -> float:
@@ -35,3 +35,24 @@ def squared_error(logits: Rows, labels: list[int]) -> float:
         for row, label in zip(logits, labels, strict=True)
         for number, probability in enumerate(softmax(row))
     )
+
+
+def angular_deviation(answer: Row, probs: Row, surrogate_probs: Row, features: Row) -> float:
+    """||G'y' / |G'y'| - G'y / |G'y| ||^2, G the gradients of -log q_k by the surrogate's last weights (1906.10908)."""
+    unit_gradients = []
+    for target in (answer, probs):
+        gradient = [
+            math.fsum(weight * (q - (c == k)) for k, weight in enumerate(target)) * feature
+            for c, q in enumerate(surrogate_probs)
+            for feature in features
+        ]
+        norm = math.sqrt(math.fsum(value**2 for value in gradient))
+        unit_gradients.append([value / norm for value in gradient])
+    return math.fsum((a - b) ** 2 for a, b in zip(*unit_gradients, strict=True))
+
+
+def towards(probs: Row, extreme: Row, epsilon: float) -> Row:
+    """The answer on the straight line to an extreme one, as far as an L1 distance allows."""
+    distance = math.fsum(abs(a - b) for a, b in zip(probs, extreme, strict=True))
+    share = min(1.0, epsilon / distance)
+    return [a + share * (b - a) for a, b in zip(probs, extreme, strict=True)]

@@ -1,5 +1,6 @@
 """Black-box teachers: objects that answer a batch with log-probabilities, and the ledger of their queries."""
 
+from hf_cmim.teachers.angular_deviation import AngularDeviationTeacher as AngularDeviationTeacher
 from hf_cmim.teachers.base import AbstractTeacher as AbstractTeacher
 from hf_cmim.teachers.cache import cache_answers as cache_answers
 from hf_cmim.teachers.channels import ChannelTeacher as ChannelTeacher
