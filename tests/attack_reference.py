@@ -138,6 +138,33 @@ def misleads(answer: Row, label: int, rule: str) -> bool:
     return max(probs) > probs[label] if rule == "wrong-class" else probs[label] < 1 / len(probs)
 
 
+def pld(student: Rows, teacher: Rows, labels: list[int], temperature: float, weight: float) -> float:
+    """Sum over the ranks (the label, then the teacher's order) of p times -log of the choice among those left."""
+
+    def loss(s: Row, t: Row, y: int) -> float:
+        p = softmax(t, temperature)
+        ranks = [y, *sorted((k for k in range(len(t)) if k != y), key=lambda k: -t[k])]
+        choices = [log_softmax([s[k] for k in ranks[rank:]])[0] for rank in range(len(ranks))]
+        return -math.fsum(p[k] * choice for k, choice in zip(ranks, choices, strict=True))
+
+    return weight * over_samples(loss, student, teacher, labels)
+
+
+def bkl(
+    student: Rows, teacher: Rows, labels: list[int], temperature: float, alpha: float, beta: float, weight: float
+) -> float:
+    """T^2 sum_c [alpha p log(p / q) + (1 - alpha) q log(q / p)] / ((p^2 + q^2)^((1 - beta) / 2) + 1e-12)."""
+
+    def loss(s: Row, t: Row, y: int) -> float:
+        total = 0.0
+        for p, q in zip(softmax(t, temperature), softmax(s, temperature), strict=True):
+            both = alpha * p * math.log(p / q) + (1 - alpha) * q * math.log(q / p)
+            total += both / ((p**2 + q**2) ** ((1 - beta) / 2) + 1e-12)
+        return temperature**2 * total
+
+    return weight * over_samples(loss, student, teacher, labels)
+
+
 def dkd(
     student: Rows, teacher: Rows, labels: list[int], temperature: float, alpha: float, beta: float, warm: float = 1.0
 ) -> float:

@@ -8,6 +8,7 @@ from hf_cmim.attacks.averager import Averager as Averager
 from hf_cmim.attacks.base import AttackPart as AttackPart
 from hf_cmim.attacks.base import Relative as Relative
 from hf_cmim.attacks.beyond_label_kd import BeyondLabelKD as BeyondLabelKD
+from hf_cmim.attacks.bkl import BKL as BKL
 from hf_cmim.attacks.class_centroid import ClassCentroid as ClassCentroid
 from hf_cmim.attacks.composition import Composition as Composition
 from hf_cmim.attacks.ctkd import CTKD as CTKD
@@ -32,6 +33,7 @@ from hf_cmim.attacks.normkd import NormKD as NormKD
 from hf_cmim.attacks.partial_bayes import PartialBayes as PartialBayes
 from hf_cmim.attacks.perturbed_queries import PerturbedQueries as PerturbedQueries
 from hf_cmim.attacks.pkt import PKT as PKT
+from hf_cmim.attacks.pld import PLD as PLD
 from hf_cmim.attacks.repaired_answers import RepairedAnswers as RepairedAnswers
 from hf_cmim.attacks.restoration import Restoration as Restoration
 from hf_cmim.attacks.rkd import RKD as RKD
@@ -51,6 +53,7 @@ from hf_cmim.attacks.wsld import WSLD as WSLD
 ATTACKS: dict[str, type[AttackPart]] = {
     # Losses
     "beyond-label-kd": BeyondLabelKD,
+    "bkl": BKL,
     "ctkd": CTKD,
     "dist": DIST,
     "dkd": DKD,
@@ -68,6 +71,7 @@ ATTACKS: dict[str, type[AttackPart]] = {
     "nkd": NKD,
     "norm-kd": NormKD,
     "pkt": PKT,
+    "pld": PLD,
     "rkd": RKD,
     "rld": RLD,
     "skd": SKD,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from hf_cmim.attacks.averager import Averager
 from hf_cmim.attacks.base import AttackPart, Relative, Temperature
 from hf_cmim.attacks.beyond_label_kd import BeyondLabelKD
+from hf_cmim.attacks.bkl import BKL
 from hf_cmim.attacks.class_centroid import ClassCentroid
 from hf_cmim.attacks.composition import Composition
 from hf_cmim.attacks.ctkd import CTKD
@@ -36,6 +37,7 @@ from hf_cmim.attacks.normkd import NormKD
 from hf_cmim.attacks.partial_bayes import PartialBayes
 from hf_cmim.attacks.perturbed_queries import PerturbedQueries
 from hf_cmim.attacks.pkt import PKT
+from hf_cmim.attacks.pld import PLD
 from hf_cmim.attacks.repaired_answers import RepairedAnswers
 from hf_cmim.attacks.restoration import Restoration
 from hf_cmim.attacks.rkd import RKD
@@ -288,6 +290,17 @@ def _adaptive_attackers() -> Iterator[SuiteEntry]:
     )
 
 
+def _newest_losses() -> Iterator[SuiteEntry]:
+    yield from _family(
+        "bkl",
+        (
+            BKL(temperature=t, beta=beta)
+            for t, beta in ((1.0, 0.2), (2.0, 0.2), (4.0, 0.2), (Relative(0.5), 0.2), (Relative(0.5), 0.6))
+        ),
+    )
+    yield from _family("pld", (PLD(temperature=t) for t in TEMPERATURES))
+
+
 # The order is part of a suite: reports name its settings by a digest of this list.
 STANDARD_V1 = Suite(
     "standard-v1",
@@ -307,7 +320,7 @@ audits refuse it, because its losses no longer exist.
 STANDARD_V2 = Suite("standard-v2", (*STANDARD_V1.entries, *_newer_losses()))
 """All families we knew when it was frozen; `OPT_IN` has newer ones. Frozen."""
 
-OPT_IN: tuple[SuiteEntry, ...] = (*_adaptive_attackers(),)
+OPT_IN: tuple[SuiteEntry, ...] = (*_adaptive_attackers(), *_newest_losses())
 """Families that are newer than the frozen suites, which an audit tries if its user asks for them. Not frozen.
 
 Suite("standard-v2 + own", (*STANDARD_V2.entries, *OPT_IN)) tries them with all others.

@@ -8,6 +8,7 @@ import torch
 
 from hf_cmim.attacks import (
     ATTACKS,
+    BKL,
     CTKD,
     DIST,
     GDKD,
@@ -66,6 +67,7 @@ RANGES = {
     "mse_weight": WEIGHT,
     "normalized": FREE,
     "pkt_weight": WEIGHT,
+    "pld_weight": WEIGHT,
     "rest_weight": WEIGHT,
     "scale": POSITIVE,
     "smoothing": FRACTION,
@@ -82,7 +84,13 @@ RANGES = {
     "weight_temperature": POSITIVE,
     "wttm_weight": WEIGHT,
 }
-OTHER_RANGES = {(JSD, "beta"): FRACTION, (TTM, "gamma"): POSITIVE, (WTTM, "gamma"): POSITIVE}
+OTHER_RANGES = {
+    (BKL, "alpha"): FRACTION,
+    (BKL, "beta"): FRACTION,
+    (JSD, "beta"): FRACTION,
+    (TTM, "gamma"): POSITIVE,
+    (WTTM, "gamma"): POSITIVE,
+}
 SETTINGS = [
     (attack, name, OTHER_RANGES.get((attack, name), RANGES.get(name)))
     for attack in LOSSES

@@ -18,6 +18,7 @@ from torch.nn import functional
 from hf_cmim import attacks
 from hf_cmim.attacks import (
     ATTACKS,
+    BKL,
     CTKD,
     DIST,
     DKD,
@@ -29,6 +30,7 @@ from hf_cmim.attacks import (
     MLKD,
     NKD,
     PKT,
+    PLD,
     RKD,
     RLD,
     SKD,
@@ -106,6 +108,14 @@ CASES = [
         1,
         partial(twins.beyond_label_kd, surveyed=SURVEYED, temperature=2, emphasis=1, measured_at=1, weight=2),
     ),
+    Case(BKL(), 0.1, partial(twins.bkl, temperature=2, alpha=0.5, beta=0.2, weight=0.9)),
+    Case(
+        BKL(temperature=1, beta=0.7, ce_weight=0, kd_weight=3),
+        0,
+        partial(twins.bkl, temperature=1, alpha=0.5, beta=0.7, weight=3),
+    ),
+    Case(PLD(), 0, partial(twins.pld, temperature=1, weight=1), NEITHER),
+    Case(PLD(temperature=3, pld_weight=2, ce_weight=0.5), 0.5, partial(twins.pld, temperature=3, weight=2), NEITHER),
     Case(DKD(), 1, partial(twins.dkd, temperature=4, alpha=1, beta=8), warmup=20 / 240),
     Case(
         DKD(temperature=2, alpha=3, beta=0.5, warmup=0.5, ce_weight=0.2),
