@@ -5,14 +5,19 @@ import json
 import uuid
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from hub.certified import certified_model, save_model
+from hub.signing_keys import write_pair
 from huggingface_hub import errors
 from safetensors.numpy import load_file, save_file
 
 from hf_cmim.hub.certificate import Certificate
 from hf_cmim.hub.certify import certify
+from hf_cmim.hub.eval_results import Benchmark
+from hf_cmim.hub.files import ATTESTATION_NAME, EVAL_RESULTS_NAME, MODEL_SIGNATURE_NAME
 from hf_cmim.hub.hub_errors import explained
 from hf_cmim.hub.model_card import write_card
+from hf_cmim.hub.model_signature import ModelSigner
 from hf_cmim.hub.transfer import Repository
 from hf_cmim.hub.upload import planned_upload
 from hf_cmim.hub.verification import check_certificate
@@ -74,6 +79,26 @@ def test_what_was_pushed_verifies_from_an_empty_cache(hub, hub_api, model):
     names = {request.path.rpartition("/")[2] for request in hub.requests()[before:] if "/resolve/" in request.path}
     model_files = {"config.json", "model.safetensors", "preprocessor_config.json"}
     assert names == {CERTIFICATE_NAME, "README.md", "audit.html", *model_files}
+
+
+def test_attestation_signatures_and_results_travel_and_go_with_their_certificate(hub, hub_api, model, tmp_path):
+    """Catches a document that stays here, is not checked after a download, or stays there beside a newer state."""
+    private, public = write_pair(tmp_path / "keys", ec.generate_private_key(ec.SECP256R1()))
+    certificate = certify(model, attests=True)
+    ModelSigner(private).sign(model, certificate)
+    write_card(model, certificate, repo_id="owner/attested", benchmark=Benchmark("owner/fashion_mnist", "default"))
+    api = hub_api(hub)
+    attested = repository(api, "owner/attested")
+    attested.push(model)
+    documents = {ATTESTATION_NAME, MODEL_SIGNATURE_NAME, EVAL_RESULTS_NAME}
+    assert documents <= {*names_on(api, "owner/attested")}
+    fetched = attested.fetch()
+    findings = list(check_certificate(fetched.folder, public, paths=fetched.paths, repo_id="owner/attested"))
+    assert [finding for finding in findings if not finding.holds] == []
+    assert {"attestation", "model signature", "evaluation results"} <= {finding.name for finding in findings}
+    write_card(retrained(model), Certificate.read(model), repo_id="owner/attested")
+    attested.push(model)
+    assert documents.isdisjoint(names_on(api, "owner/attested"))
 
 
 def test_uncertified_weights_on_the_hub_are_named(hub, hub_api, model):

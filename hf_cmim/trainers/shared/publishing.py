@@ -21,7 +21,7 @@ from hf_cmim.class_names import class_names_of
 from hf_cmim.errors import HfCmimError
 from hf_cmim.hub.certificate import Certificate, Evaluation, Training
 from hf_cmim.hub.certify import certify
-from hf_cmim.hub.files import BOUND_TO_CERTIFICATE, CARD_NAME, LICENSE_NAME
+from hf_cmim.hub.files import BOUND_TO_CERTIFICATE, CARD_NAME, EVAL_RESULTS_NAME, LICENSE_NAME
 from hf_cmim.hub.hub_errors import explained
 from hf_cmim.hub.loading import check_loads_alone, loading_fault
 from hf_cmim.hub.model_card import write_card
@@ -126,7 +126,7 @@ class PublishingTrainer(Trainer):
                 logger.warning(f"The saved model gets no certificate. {self._obstacle}")
         if self._obstacle:
             # An older certificate in the folder belongs to other weights.
-            for name in (CERTIFICATE_NAME, *BOUND_TO_CERTIFICATE):
+            for name in (CERTIFICATE_NAME, EVAL_RESULTS_NAME, *BOUND_TO_CERTIFICATE):
                 (folder / name).unlink(missing_ok=True)
             return None
         return certify(folder, training=training, evaluation=self.evaluation_record(), processor_files=processor_files)
