@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from hf_cmim.pages.quantities import points
+from hf_cmim.pages.quantities import bound_text, points
 from hf_cmim.pages.wording import verdict_name
 from hf_cmim.report import AuditReport
 from hf_cmim.statistics import Comparison
@@ -30,7 +30,7 @@ def teacher_lines(report: AuditReport) -> Iterator[str]:
     ]
     for name, facts, verdict, largest, smallest in rows:
         accuracy = "" if facts is None else f"{100 * facts.accuracy:.2f}"
-        cells = name, accuracy, verdict_name(verdict, report.margin).lower(), gain(largest), points(smallest)
+        cells = name, accuracy, verdict_name(verdict, report.margin).lower(), gain(largest), bound_text(smallest)
         yield f"| {' | '.join(cells)} |"
 
 

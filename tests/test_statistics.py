@@ -529,3 +529,5 @@ def test_what_holds_for_some_attacks_is_not_said_of_all():
     assert decide(accuracies, {}, 2, design).verdict == "inconclusive"
     loud = accuracies | {"quiet": [0.99, 0.991, 0.989]}
     assert decide(loud, baselines, 2, design).verdict == "distillable"
+    for each in (accuracies, loud):
+        assert decide(each, baselines, 2, design).smallest_margin == 1

@@ -43,10 +43,12 @@ def margin_text(margin: float) -> str:
 def bound_text(bound: float) -> str:
     """Return an upper bound in points, rounded up, so that the shown bound still holds.
 
-    >>> bound_text(0.003101)
-    '0.32 points'
+    An upper bound of 1 or more says nothing about an accuracy.
+
+    >>> bound_text(0.003101), bound_text(1.0)
+    ('0.32 points', 'no number of points')
     """
-    if not math.isfinite(bound):
+    if not bound < 1:
         return "no number of points"
     # The inner rounding keeps 0.29 from becoming 0.30 because 100 * 0.0029 is a little above it.
     return f"{decimal(math.ceil(round(1e4 * bound, 6)) / 100, 2)} points"

@@ -227,6 +227,8 @@ def smallest_margin_sentence(result: CriterionResult) -> str:
     """Return the smallest margin that would hold, in words."""
     if not result.comparisons:
         return "No margin holds."
+    if result.smallest_margin >= 1:
+        return "No margin is known to hold: not every attack was compared."
     if result.smallest_margin <= 0:
         return "Every margin above 0 would hold: no attack's upper bound is above 0."
     return (

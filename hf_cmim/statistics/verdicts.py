@@ -62,7 +62,7 @@ class Decision:
     Attributes:
         verdict: verdict about all attacks together.
         comparisons: comparisons, one per attack, the largest gain first; empty before the first look.
-        smallest_margin: largest upper bound, at least 0; 1 before the first look.
+        smallest_margin: largest upper bound, at least 0; 1 before the first look, or if not all attacks were compared.
         look: number of seeds per attack at this look; 0 before the first.
         seeds_wanted: total number of seeds that each arm needs for the next look; empty when finished.
     """
@@ -131,7 +131,8 @@ def decide(
 ) -> Decision:
     """Return the last decision, also if some of the tried attacks have no baselines.
 
-    A result for some attacks need not hold for all. Such a decision is inconclusive, unless it is "distillable".
+    A result for some attacks need not hold for all. Such a decision is inconclusive, unless it is "distillable", and
+    no margin below 1 is known to hold.
 
     Args:
         accuracies: accuracies of the arms, as for `replay`.
@@ -142,9 +143,10 @@ def decide(
     if not baselines:
         return Decision("inconclusive", (), 1.0, 0, {})
     decision = replay(accuracies, baselines, design)
-    if len(baselines) < num_attacks and decision.verdict != "distillable":
-        return dataclasses.replace(decision, verdict="inconclusive")
-    return decision
+    if len(baselines) == num_attacks:
+        return decision
+    verdict: Verdict = "distillable" if decision.verdict == "distillable" else "inconclusive"
+    return dataclasses.replace(decision, verdict=verdict, smallest_margin=1.0)
 
 
 def _check(accuracies: Mapping[str, Sequence[float]], baselines: Mapping[str, Baselines]) -> None:
