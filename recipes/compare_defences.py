@@ -11,6 +11,7 @@ seeds; it goes on after a kill. A first argument that ends in .yaml gives defaul
 """
 
 import dataclasses
+import json
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -34,6 +35,7 @@ from hf_cmim.pages.terminal import audit_table
 from hf_cmim.report import CERTIFICATE_NAME, AuditReport
 from hf_cmim.teachers.model import load_classifier
 from hf_cmim.trainers.defending.defense_config import DefenseConfig
+from hf_cmim.whole_files import write_whole
 
 DEFAULTS: dict[str, Any] = {
     "output_dir": "outputs/compare_defences", "num_train_epochs": 10, "learning_rate": 2e-3, "weight_decay": 0.01,
@@ -54,6 +56,8 @@ CHANNELS = [
     "argmax", "class-answers", 'top-k:{"k": 3}', 'rounded:{"decimals": 1}', 'sharpened:{"scale": 4}',
     "reverse-sigmoid", "model-guard-w", "model-guard-s",
 ]  # fmt: skip
+PASSING = ("output_dir", "logging", "disable_tqdm", "report_to", "run_name", "push_to_hub", "hub_", "dataloader_")
+"""Beginnings of the names of settings that leave models as they are."""
 
 
 @dataclass
@@ -116,11 +120,31 @@ def trainer_of(name: str, args: CMIMConfig, folder: Path, setup: HardenSetup) ->
     return DefenseTrainer(model, chosen, defense=rival, reference=twin if rival.needs_reference else None, **parts)
 
 
+def check_same_settings(folder: Path, data: DataArguments, recipe: RecipeArguments, args: CMIMConfig) -> None:
+    """Refuse to go on with models that were trained with other settings, and remember the settings of new ones."""
+    chosen = {"model": recipe.model} | dataclasses.asdict(data)
+    chosen |= {name: value for name, value in args.to_dict().items() if not name.startswith(PASSING)}
+    wanted, path = json.loads(json.dumps(chosen, default=str)), folder / "settings.json"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(wanted, indent=1))
+    known = json.loads(path.read_text(encoding="utf-8"))
+    changed = [
+        f"{name} {known.get(name)!r}, now {value!r}" for name, value in wanted.items() if known.get(name) != value
+    ]
+    if changed:
+        raise HfCmimError(
+            f"The models in {folder} were trained with {'; '.join(changed)}: the audit would compare different"
+            f" trainings, not defences. Choose another --output_dir, or delete {folder}."
+        )
+
+
 def main() -> None:
     """Train what is missing, audit everything, print the table and write the page."""
     data, recipe, args = parse_arguments()
     plan = read_flags(Namespace(config=recipe.audit), AuditFlags)
     folder = Path(str(args.output_dir)) / "models"
+    check_same_settings(folder, data, recipe, args)
     setup = opened(data, recipe, args)
     for name in sorted(recipe.trained, key=lambda name: name in RIVALS):  # ce before those who refer to it
         if not (folder / name / CERTIFICATE_NAME).is_file():

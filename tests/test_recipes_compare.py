@@ -50,6 +50,23 @@ def test_defences_are_trained_once_and_audited_together(recipe, tmp_path, monkey
     assert {path: path.stat().st_mtime_ns for path in trained} == trained
 
 
+def test_models_of_other_settings_are_not_compared(recipe, tmp_path):
+    """Catches a table of models of which some were trained with the settings of an earlier command."""
+
+    def check(*words):
+        data, settings, args = recipe.parse_arguments(
+            [str(CONFIG), "--use_cpu", "--output_dir", str(tmp_path), *words]
+        )
+        recipe.check_same_settings(tmp_path, data, settings, args)
+
+    check()
+    check("--disable_tqdm", "true", "--trained", "cmim", "ce")
+    with pytest.raises(HfCmimError, match=r"were trained with learning_rate 0.002, now 0.1: .* another --output_dir"):
+        check("--learning_rate", "0.1")
+    with pytest.raises(HfCmimError, match=r"max_train_samples 8000, now 100"):
+        check("--max_train_samples", "100")
+
+
 def test_config_names_defences_that_exist(recipe, monkeypatch):
     """Catches a channel, a setting or a file that was renamed."""
     monkeypatch.chdir(ROOT)
