@@ -33,6 +33,11 @@ def app():
 
 
 @pytest.fixture(scope="module")
+def samples(app):
+    return sys.modules["samples"]
+
+
+@pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A hardened model with an audit, its twin, and data."""
     folder = tmp_path_factory.mktemp("space")
@@ -131,7 +136,7 @@ def written(folder, name, content):
     return str(folder / name)
 
 
-def test_a_sample_that_cannot_be_answered_is_one_sentence(app, tmp_path):
+def test_a_sample_that_cannot_be_answered_is_one_sentence(app, samples, tmp_path):
     """Catches a traceback, a sample that keeps the page busy, and a file of the server that is read."""
     uploads = tmp_path / "uploads"
     uploads.mkdir()
@@ -154,12 +159,12 @@ def test_a_sample_that_cannot_be_answered_is_one_sentence(app, tmp_path):
         (str(uploads), no_image),
     ):
         with pytest.raises(app.VisitorError, match=f"^{sentence}"):
-            app.read_image(path, uploads)
-    assert app.read_image(str(uploads / f"{HOSTILE}.png"), uploads).tobytes() == picture(0).tobytes()
+            samples.read_image(path, uploads)
+    assert samples.read_image(str(uploads / f"{HOSTILE}.png"), uploads).tobytes() == picture(0).tobytes()
     for text, sentence in ((" \n", "There is no text to answer"), ("a" * 5_001, "The text has 5,001 letters")):
         with pytest.raises(app.VisitorError, match=f"^{sentence}"):
-            app.read_text(text)
-    assert app.read_text(HOSTILE) == HOSTILE
+            samples.read_text(text)
+    assert samples.read_text(HOSTILE) == HOSTILE
 
 
 @pytest.mark.parametrize("text", ["", "[]", "a: b", "- title: A\n  hardened: b", "- {"])
@@ -211,6 +216,9 @@ def test_the_page_answers_over_http(app, pair, tmp_path, monkeypatch):
         assert message.startswith("“Missing” cannot be opened")
         message, *_ = client.predict(pair.title, {"path": str(image)}, "", 4, api_name="/answer")
         assert message == "Only an image that you upload can be answered."
+        (tmp_path / "broken.png").write_bytes(b"no image")
+        message, *_ = client.predict(pair.title, handle_file(tmp_path / "broken.png"), "", 4, api_name="/answer")
+        assert message.startswith("The file is no image")
         with pytest.raises(AppError, match="not in the list of choices"):
             client.predict("Elsewhere", handle_file(image), "", 4, api_name="/answer")
     finally:

@@ -13,15 +13,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from pairs import HARDENED, TWIN, OpenedPair, Pair, VisitorError, logits_of, open_pair, read_pairs
-from PIL import Image
+from samples import LONGEST_TEXT, read_image, read_text
 from torch import Tensor
 
 from hf_cmim.pages.markdown import escaped
 from hf_cmim.plots import plot_clusters, project_on_simplex
 
-LONGEST_TEXT = 5_000
-LARGEST_IMAGE = 20_000_000
-"""Largest number of letters of a text, and of pixels of an image."""
 INTRODUCTION = """# A classifier that is hardened against copying, beside its twin
 
 Both models learned the same samples. One was trained with plain cross-entropy. The other was hardened by minimising
@@ -29,35 +26,10 @@ Both models learned the same samples. One was trained with plain cross-entropy. 
 
 Ask both. An attacker softens answers with a temperature before a student learns from them; at 1 you see them as they
 are."""
+SMALL_IMAGES = "#image img {min-height: 180px; object-fit: contain; image-rendering: pixelated}"
+"""Style that shows an image of a few pixels large enough to see."""
 CAPTION = """Test samples of the three classes that are likeliest to the first model, and your sample (★). Each mark is
 a softened answer. The closer the marks of a class, the less an answer says beyond its class."""
-
-
-def read_text(text: str) -> str:
-    """Return the visitor's text, or raise a `VisitorError`."""
-    if not text.strip():
-        raise VisitorError("There is no text to answer. Give one, or take a test sample.")
-    if len(text) > LONGEST_TEXT:
-        raise VisitorError(f"The text has {len(text):,} letters. Give at most {LONGEST_TEXT:,}.")
-    return text
-
-
-def read_image(path: str | None, uploads: Path) -> Image.Image:
-    """Return the visitor's image from a file in the folder of uploads, or raise a `VisitorError`."""
-    if path is None:
-        raise VisitorError("There is no image to answer. Give one, or take a test sample.")
-    # A request can name any file of this machine, not only an uploaded one.
-    if not Path(path).resolve().is_relative_to(uploads.resolve()):
-        raise VisitorError("Only an image that you upload can be answered.")
-    try:
-        with Image.open(path) as image:
-            if image.width * image.height > LARGEST_IMAGE:
-                raise VisitorError(
-                    f"The image has {image.width:,} x {image.height:,} pixels. Give one of at most {LARGEST_IMAGE:,}."
-                )
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise VisitorError("The file is no image that can be read. Give a PNG or a JPEG.") from error
 
 
 def answers(pair: Pair, sample: Any, temperature: float) -> tuple[dict[str, dict[str, float]], Figure | None]:
@@ -94,6 +66,14 @@ def build_page(pairs: dict[str, Pair]) -> Any:
 
     uploads = Path(get_upload_folder())
 
+    class Upload(gr.Image):
+        """An image that `read_image` opens: gradio would answer a broken file with an error without a reason."""
+
+        is_template = True  # it looks like its base
+
+        def preprocess(self, payload: Any) -> str | None:
+            return None if payload is None else payload.path
+
     def choose(title: str) -> list[Any]:
         empty = [None, None, None]
         try:
@@ -126,15 +106,15 @@ def build_page(pairs: dict[str, Pair]) -> Any:
         title = gr.Dropdown(list(pairs), value=next(iter(pairs)), label="Models")
         with gr.Row():
             with gr.Column():
-                image = gr.Image(type="filepath", image_mode=None, format="png", label="Image", height=260)
+                image = Upload(type="filepath", format="png", label="Image", height=260, elem_id="image")
                 text = gr.Textbox(label="Text", lines=5, max_length=LONGEST_TEXT, visible=False)
                 temperature = gr.Slider(1, 8, 4, step=1, label="Temperature")
                 take_button = gr.Button("Take a test sample")
                 ask_button = gr.Button("Ask both models", variant="primary")
                 message = gr.Markdown()
             with gr.Column():
-                shown = [gr.Label(label=f"Answer of the model {name}", num_top_classes=3) for name in (TWIN, HARDENED)]
-        picture = gr.Plot(label="Clusters of answers")
+                shown = [gr.Label(label=name.capitalize(), num_top_classes=3) for name in (TWIN, HARDENED)]
+        picture = gr.Plot(show_label=False)
         gr.Markdown(CAPTION)
         verdict = gr.Markdown()
         sample, results = [image, text], [message, *shown, picture]
@@ -147,4 +127,4 @@ def build_page(pairs: dict[str, Pair]) -> Any:
 
 
 if __name__ == "__main__":
-    build_page(read_pairs(Path(os.environ.get("PAIRS", "pairs.yaml")))).launch()
+    build_page(read_pairs(Path(os.environ.get("PAIRS", "pairs.yaml")))).launch(css=SMALL_IMAGES)

@@ -3,6 +3,7 @@
 from functools import partial
 
 import pytest
+import torch
 import yaml
 from hub.certified import certified_model
 from scripts import ROOT, load_script
@@ -95,3 +96,15 @@ def test_an_entry_has_flags_that_exist_and_a_folder_of_its_own(zoo, file):
     assert (flags.dataset, flags.output_dir) == ("elsewhere", f"outputs/zoo/{file.stem}")
     for path in (flags.model, flags.student_config or "recipes/zoo.py"):
         assert (ROOT / path).is_file() or path == "distilbert/distilbert-base-uncased"
+
+
+def test_the_student_of_texts_reads_words_and_no_padding():
+    """Catches a mean over padding, with which a student would learn how long the other texts of its batch are."""
+    students = load_script(ROOT / "recipes/demo_student.py")
+    student = students.WordMeans()
+    words = torch.tensor([[101, 7, 30_521]])
+    padded = torch.tensor([[101, 7, 30_521, 0, 0]])
+    logits = student(words, torch.ones_like(words))["logits"]
+    torch.testing.assert_close(student(padded, (padded > 0).long())["logits"], logits)
+    numbers = [101, 7, 30_521 % students.NUM_VECTORS]
+    torch.testing.assert_close(student.head(student.vectors.weight[numbers].mean(dim=0)), logits[0])
