@@ -66,23 +66,14 @@ def build_page(pairs: dict[str, Pair]) -> Any:
 
     uploads = Path(get_upload_folder())
 
-    class Upload(gr.Image):
-        """An image that `read_image` opens: gradio would answer a broken file with an error without a reason."""
-
-        is_template = True  # it looks like its base
-
-        def preprocess(self, payload: Any) -> str | None:
-            return None if payload is None else payload.path
-
     def choose(title: str) -> list[Any]:
-        empty = [None, None, None]
         try:
             opened = open_pair(pairs[title])
+            kind, problem, verdict = opened.kind, "", opened.verdict
         except VisitorError as error:
-            return [gr.Image(visible=False), gr.Textbox(visible=False), escaped(str(error)), *empty, ""]
-        is_text = opened.kind == "text"
-        inputs = [gr.Image(None, visible=not is_text), gr.Textbox("", visible=is_text)]
-        return [*inputs, "", *empty, opened.verdict]
+            kind, problem, verdict = "none", escaped(str(error)), ""
+        parts = [gr.Column(visible=kind == "image"), gr.Column(visible=kind == "text")]
+        return [*parts, None, "", problem, None, None, None, verdict]
 
     def answer(title: str, image: str | None, text: str, temperature: float) -> list[Any]:
         try:
@@ -106,8 +97,12 @@ def build_page(pairs: dict[str, Pair]) -> Any:
         title = gr.Dropdown(list(pairs), value=next(iter(pairs)), label="Models")
         with gr.Row():
             with gr.Column():
-                image = Upload(type="filepath", format="png", label="Image", height=260, elem_id="image")
-                text = gr.Textbox(label="Text", lines=5, max_length=LONGEST_TEXT, visible=False)
+                with gr.Column() as image_part:
+                    image = gr.Image(format="png", label="Image", height=260, elem_id="image")
+                    # gradio would open the file itself, and answer a broken one with an error without a reason.
+                    image.preprocess = lambda payload: None if payload is None else payload.path
+                with gr.Column(visible=False) as text_part:
+                    text = gr.Textbox(label="Text", lines=5, max_length=LONGEST_TEXT)
                 temperature = gr.Slider(1, 8, 4, step=1, label="Temperature")
                 take_button = gr.Button("Take a test sample")
                 ask_button = gr.Button("Ask both models", variant="primary")
@@ -119,7 +114,7 @@ def build_page(pairs: dict[str, Pair]) -> Any:
         verdict = gr.Markdown()
         sample, results = [image, text], [message, *shown, picture]
         for listen in (page.load, title.change):
-            listen(choose, title, [*sample, *results, verdict], api_name=False)
+            listen(choose, title, [image_part, text_part, *sample, *results, verdict], api_name=False)
         asked = [title, *sample, temperature]
         ask_button.click(answer, asked, results, api_name="answer")
         take_button.click(take, title, sample, api_name=False).then(answer, asked, results, api_name=False)
