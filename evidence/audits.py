@@ -82,9 +82,9 @@ def rows(part: Part) -> list[dict[str, Any]]:
 
 
 def new(part: Part, *seen: Part) -> Part:
-    """Return the samples that no other part has: two texts may have the same words, which an audit refuses."""
-    known = {tuple(inputs.flatten().tolist()) for other in seen for inputs in other.inputs}
-    return part[torch.tensor([tuple(inputs.flatten().tolist()) not in known for inputs in part.inputs])]
+    """Return the samples whose features no other part has: a student cannot tell such texts apart."""
+    known = {tuple(features.tolist()) for other in seen for features in other.features}
+    return part[torch.tensor([tuple(features.tolist()) not in known for features in part.features])]
 
 
 class View:
