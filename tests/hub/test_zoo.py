@@ -104,7 +104,8 @@ def test_the_student_of_texts_reads_words_and_no_padding():
     student = students.WordMeans()
     words = torch.tensor([[101, 7, 30_521]])
     padded = torch.tensor([[101, 7, 30_521, 0, 0]])
-    logits = student(words, torch.ones_like(words))["logits"]
+    # A tokenizer of BERT names the types of tokens as well.
+    logits = student(words, torch.ones_like(words), token_type_ids=torch.zeros_like(words))["logits"]
     torch.testing.assert_close(student(padded, (padded > 0).long())["logits"], logits)
     numbers = [101, 7, 30_521 % students.NUM_VECTORS]
     torch.testing.assert_close(student.head(student.vectors.weight[numbers].mean(dim=0)), logits[0])
