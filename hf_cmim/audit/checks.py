@@ -131,29 +131,28 @@ def _of_teacher(evidence: Evidence) -> Iterable[Check]:
 
 def _of_convergence(curve: LearningCurve, margin: float, class_names: Sequence[str]) -> Iterable[Check]:
     has_learned_nothing = curve.validation[-1] <= curve.most_frequent
-    if curve.gain.lower <= margin and not curve.unnamed and not has_learned_nothing:
-        return
-    points = zip(curve.epochs, curve.validation, strict=True)
-    course = ", ".join(f"{100 * accuracy:.1f} % after {epoch}" for epoch, accuracy in points)
-    sentence = (
-        f"Students are far from converged. Validation accuracy of a cross-entropy student by epoch: {course}. Trained"
-        f" twice as long it reaches {100 * curve.longer:.1f} %, a gain of {_points(curve.gain.estimate)} points (95 %"
-        f" interval {_points(curve.gain.lower)} to {_points(curve.gain.upper)})."
-    )
-    if has_learned_nothing:
-        sentence += f" Always predicting the most frequent class gives {100 * curve.most_frequent:.1f} %."
-    if curve.unnamed:
-        sentence += (
-            f" It never predicts {len(curve.unnamed)} of the classes in the validation data"
-            f" ({_listed_classes(curve.unnamed, class_names)}): the audit says nothing about these."
+    if has_learned_nothing or curve.gain.lower > margin:
+        points = zip(curve.epochs, curve.validation, strict=True)
+        course = ", ".join(f"{100 * accuracy:.1f} % after {epoch}" for epoch, accuracy in points)
+        guess = f" Always predicting the most frequent class gives {100 * curve.most_frequent:.1f} %."
+        yield Check(
+            NOT_CONVERGED,
+            "warning",
+            f"Students are far from converged. Validation accuracy of a cross-entropy student by epoch: {course}."
+            f" Trained twice as long it reaches {100 * curve.longer:.1f} %, a gain of {_points(curve.gain.estimate)}"
+            f" points (95 % interval {_points(curve.gain.lower)} to {_points(curve.gain.upper)})."
+            f"{guess * has_learned_nothing} The verdict may change with longer training. Train with"
+            f" {curve.longer_setting} or more, or with another learning_rate than {curve.learning_rate:g}, until"
+            f" training twice as long gains less than the margin of {_points(margin)} points.",
         )
-    yield Check(
-        NOT_CONVERGED,
-        "warning",
-        f"{sentence} The verdict may change with longer training. Train with {curve.longer_setting} or more, or with"
-        f" another learning_rate than {curve.learning_rate:g}, until training twice as long gains less than the"
-        f" margin of {_points(margin)} points.",
-    )
+    if curve.unnamed:
+        yield Check(
+            "classes never predicted",
+            "warning",
+            f"A cross-entropy student never predicts {len(curve.unnamed)} of the classes in the validation data"
+            f" ({_listed_classes(curve.unnamed, class_names)}): the audit says nothing about these. Give more transfer"
+            f" samples of these classes, a larger student, or another learning_rate than {curve.learning_rate:g}.",
+        )
 
 
 def _listed_classes(numbers: Sequence[int], class_names: Sequence[str]) -> str:
@@ -164,7 +163,7 @@ def _listed_classes(numbers: Sequence[int], class_names: Sequence[str]) -> str:
 
 
 def convergence_warning(curve: LearningCurve, margin: float, class_names: Sequence[str] = ()) -> str:
-    """Return the warning that students are far from converged, or "" if they are not.
+    """Return the warnings that students are far from converged, or leave out classes; "" if they do neither.
 
     Args:
         curve: learning curve of a cross-entropy student.
