@@ -125,9 +125,7 @@ class AuditSetup:
         names = list(rows.classes.values())
         for classifier in (teacher, *opened.values()):
             match_classes(classifier.class_names, names)
-        sample = view.prepare(rows.train[:1][rows.sample_column])[0]
-        student = _students(flags, names, view, sample)
-        student.check(student.view.prepare(rows.train[:1][rows.sample_column])[0])
+        student = checked_students(flags, view, rows)
         data = _prepared(rows, own, student, view, quiet=args.disable_tqdm or not PartialState().is_main_process)
         side = "student" if student.view is view else "teacher"
         fitted = partial(
@@ -190,11 +188,25 @@ class AuditSetup:
         state.destroy_process_group()
 
 
-def _students(flags: AuditFlags, names: list[str], view: View, sample: dict[str, Any]) -> StudentBuilder | OwnStudents:
-    """Return the builder of students: from the user's function, a checkpoint or a configuration."""
+def checked_students(flags: AuditFlags, view: View, rows: DataRows) -> StudentBuilder | OwnStudents:
+    """Return the builder of students: from the user's function, a checkpoint or a configuration.
+
+    Args:
+        flags: flags that name the student.
+        view: view of the teacher.
+        rows: opened data.
+
+    Raises:
+        HfCmimError: a student that cannot be built, or cannot read the data.
+    """
+    names, samples = list(rows.classes.values()), rows.train[:1][rows.sample_column]
+    student: StudentBuilder | OwnStudents
     if flags.student is not None and is_reference(flags.student):
-        return OwnStudents(flags.student, names, view)
-    return StudentBuilder(flags.student, flags.student_config, names, view, sample)
+        student = OwnStudents(flags.student, names, view)
+    else:
+        student = StudentBuilder(flags.student, flags.student_config, names, view, view.prepare(samples)[0])
+    student.check(student.view.prepare(samples)[0])
+    return student
 
 
 def _check_given(flags: AuditFlags) -> None:

@@ -67,13 +67,17 @@ def harden_and_audit(flags: HardenFlags) -> "tuple[Hardened, AuditReport | None]
     """
     from accelerate import PartialState
 
+    from hf_cmim.cli.audit_setup import checked_students
     from hf_cmim.cli.harden_setup import HardenSetup
     from hf_cmim.cli.report import check_can_draw
 
     wants_audit = flags.quick_audit is not False
     if wants_audit:
-        check_can_draw()  # a missing package must not be noticed after the training
+        check_can_draw()  # a missing package must not be noticed after the training, nor a student without use
     setup = HardenSetup.of(flags)
+    if wants_audit:
+        student, student_config = _student_of(flags)
+        checked_students(AuditFlags(student=student, student_config=student_config), setup.builder.view, setup.rows)
     setup.args.disable_tqdm = setup.args.disable_tqdm or bool(flags.quiet)
     is_main = PartialState().is_main_process
     result = setup.run(say if is_main else lambda line: None)
@@ -95,10 +99,7 @@ def _audit_flags(flags: HardenFlags, setup: "HardenSetup", result: "Hardened") -
     data = {setting.name: getattr(flags, setting.name) for setting in fields(SplitFlags)}
     if flags.test_share is None:
         data["test_share"] = TEST_SHARE
-    student, student_config = flags.student, flags.student_config
-    if student is None and student_config is None:
-        is_config = Path(str(flags.model)).suffix == ".json"
-        student, student_config = (None, flags.model) if is_config else (flags.model, None)
+    student, student_config = _student_of(flags)
     return AuditFlags(
         **data,
         teacher=result.model,
@@ -116,6 +117,14 @@ def _audit_flags(flags: HardenFlags, setup: "HardenSetup", result: "Hardened") -
         output_dir=str(Path(str(setup.args.output_dir)) / "audit"),
         quiet=flags.quiet,
     )
+
+
+def _student_of(flags: HardenFlags) -> tuple[str | None, str | None]:
+    """Return `student` and `student_config` of the audit: those given, or those of the model's own kind."""
+    if flags.student is not None or flags.student_config is not None:
+        return flags.student, flags.student_config
+    is_config = Path(str(flags.model)).suffix == ".json"
+    return (None, flags.model) if is_config else (flags.model, None)
 
 
 def _audit(model: str, flags: AuditFlags) -> "AuditReport":
