@@ -21,8 +21,8 @@ examples:
   hf-cmim certify outputs/cmim                           no audit: the card says "not audited"
   hf-cmim certify outputs/cmim --sign key.pem            with a signature, cmim_certificate.json.sig
   hf-cmim certify outputs/cmim --audit outputs/audit --attest --sign key.pem
-                                                         and a signed in-toto statement of the result
-  hf-cmim certify outputs/cmim --model-signing ec.pem    with a signature of OpenSSF model_signing, model.sig
+                                                         and a signed statement (in-toto)
+  hf-cmim certify outputs/cmim --model-signing ec.pem    with OpenSSF's signature, model.sig
 """
 
 
