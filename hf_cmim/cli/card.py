@@ -12,7 +12,7 @@ EXAMPLES = """\
 examples:
   hf-cmim card outputs/cmim                                   seconds
   hf-cmim card outputs/cmim --repo user/name --license mit    with commands for that repository
-  hf-cmim card outputs/cmim --benchmark owner/data default    with the accuracy for a leaderboard of the Hub
+  hf-cmim card outputs/cmim --benchmark owner/data default    and its accuracy for a leaderboard
 """
 
 
