@@ -116,7 +116,12 @@ def trainer_of(name: str, args: CMIMConfig, folder: Path, setup: HardenSetup) ->
         chosen = settings(CMIMConfig, args, output_dir=output_dir, **OBJECTIVES[name])
         return CMIMTrainer(setup.builder(), chosen, **parts)
     chosen, rival, twin = settings(DefenseConfig, args, output_dir=output_dir), RIVALS[name], str(folder / "ce")
-    model = load_classifier(twin) if rival.needs_class_means else setup.builder()  # means are those of a trained model
+    model = setup.builder()
+    if (
+        rival.needs_class_means
+    ):  # those of a trained model, which is fine-tuned: gently, for the means stay as they are
+        model = load_classifier(twin)
+        chosen.learning_rate, chosen.num_train_epochs = args.learning_rate / 10, args.num_train_epochs / 4
     return DefenseTrainer(model, chosen, defense=rival, reference=twin if rival.needs_reference else None, **parts)
 
 

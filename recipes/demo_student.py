@@ -27,8 +27,14 @@ class WordMeans(nn.Module):
         self.vectors = nn.Embedding(NUM_VECTORS, 32)
         self.head = nn.Linear(32, 27)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, **others: Tensor) -> dict[str, Tensor]:
-        """Return logits `(B, 27)` of texts `(B, L)`; labels and the types of tokens are not needed."""
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Return logits `(B, 27)` of texts `(B, L)`."""
         is_word = attention_mask.unsqueeze(-1).to(self.vectors.weight.dtype)
         means = (self.vectors(input_ids % NUM_VECTORS) * is_word).sum(dim=1) / is_word.sum(dim=1).clamp(min=1)
         return {"logits": self.head(means)}

@@ -61,6 +61,7 @@ def test_demo_ends_with_two_verdicts_and_the_page(at_root, tmp_path, capsys):
     assert hardened.startswith("Hardened model:     ")
     assert where.endswith(f"Page: {tmp_path / 'audit' / 'audit.html'}")
     report = AuditReport.read(tmp_path / "audit")
+    assert ("no verdict" in hardened) == any(check.severity == "fatal" for check in report.checks)
     assert {arm.family for arm in report.arms if arm.role == "knockoff"} == set(QUICK_FAMILIES)
     assert report.twin is not None
     assert report.scope.attacker.name == "training"

@@ -159,13 +159,13 @@ def _last_lines(result: "Hardened", report: "AuditReport | None", folder: Path) 
     lines = []
     (twin,) = (control for control in report.controls if control.facts == report.twin)
     hardened = report.primary
-    for name, facts, verdict, smallest in (
-        ("Cross-entropy twin", twin.facts, twin.verdict, twin.smallest_margin),
-        ("Hardened model", report.teacher, hardened.verdict, hardened.smallest_margin),
+    for name, facts, verdict, checks, smallest in (
+        ("Cross-entropy twin", twin.facts, twin.verdict, twin.checks, twin.smallest_margin),
+        ("Hardened model", report.teacher, hardened.verdict, report.checks, hardened.smallest_margin),
     ):
         accuracy = "" if facts is None else f"{facts.accuracy:.2%} accuracy, "
-        lines.append(
-            f"{name + ':':20}{accuracy}{wording.verdict_name(verdict, report.margin).lower()}"
-            f" (smallest margin that holds: {points(smallest)} points)"
+        said = wording.no_verdict(checks) or (
+            f"{wording.verdict_name(verdict, report.margin)} (smallest margin that holds: {points(smallest)} points)"
         )
+        lines.append(f"{name + ':':20}{accuracy}{said.lower()}")
     return [*lines, f"Model: {result.model}   Page: {folder / 'audit' / 'audit.html'}"]

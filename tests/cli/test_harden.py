@@ -95,7 +95,14 @@ def test_what_cannot_be_hardened_is_refused(words, message, capsys):
 def test_a_student_that_cannot_read_the_data_is_refused_before_training(data, student_config, tmp_path, capsys):
     """Catches an audit that stops at its first student, hours after the models were trained."""
     (tmp_path / "student.json").write_text(json.dumps({"model_type": "bert", **SHAPE}))
-    words = ["--model", str(student_config), "--dataset", str(data), "--student-config", str(tmp_path / "student.json")]
+    words = [
+        "--model",
+        str(student_config),
+        "--dataset",
+        str(data),
+        "--student-config",
+        str(tmp_path / "student.json"),
+    ]
     assert main(["harden", *words, *QUICK[1:], "--output-dir", str(tmp_path / "models")]) == 2
     assert "student" in capsys.readouterr().err
     assert not list(tmp_path.glob("models/*/*"))

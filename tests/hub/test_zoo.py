@@ -8,6 +8,7 @@ import yaml
 from hub.certified import certified_model
 from scripts import ROOT, load_script
 from transformers import AutoModelForImageClassification
+from transformers.utils import find_labels
 
 from hf_cmim import HfCmimError
 from hf_cmim.cli.harden_flags import HardenFlags
@@ -106,6 +107,7 @@ def test_the_student_of_texts_reads_words_and_no_padding():
     padded = torch.tensor([[101, 7, 30_521, 0, 0]])
     # A tokenizer of BERT names the types of tokens as well.
     logits = student(words, torch.ones_like(words), token_type_ids=torch.zeros_like(words))["logits"]
+    assert find_labels(students.WordMeans) == ["labels"]  # or no trainer would take it
     torch.testing.assert_close(student(padded, (padded > 0).long())["logits"], logits)
     numbers = [101, 7, 30_521 % students.NUM_VECTORS]
     torch.testing.assert_close(student.head(student.vectors.weight[numbers].mean(dim=0)), logits[0])
