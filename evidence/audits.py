@@ -81,7 +81,7 @@ def rows(part: Part) -> list[dict[str, Any]]:
     return [{"inputs": inputs, "features": features, "labels": label} for inputs, features, label in columns]
 
 
-def new(part: Part, *seen: Part) -> Part:
+def unseen(part: Part, *seen: Part) -> Part:
     """Return the samples whose features no other part has: a student cannot tell such texts apart."""
     known = {tuple(features.tolist()) for other in seen for features in other.features}
     return part[torch.tensor([tuple(features.tolist()) not in known for features in part.features])]
@@ -140,9 +140,9 @@ def audit(task: Task, seed: int, folder: Path, looks: tuple[int, ...]) -> str:
         "small student",
     )  # fmt: skip
     transfer, own = task.train[slice(0, task.transfer)], task.own
-    validation = new(task.validation, transfer, own)
+    validation = unseen(task.validation, transfer, own)
     data = AuditData(
-        rows(transfer), rows(validation), rows(new(task.test, transfer, own, validation)),
+        rows(transfer), rows(validation), rows(unseen(task.test, transfer, own, validation)),
         ("the teacher's samples", "validation samples", "the test split"),
         own=rows(own), collator=View("features"), teacher_collator=View("inputs"),
     )  # fmt: skip

@@ -134,14 +134,14 @@ def _of_convergence(curve: LearningCurve, margin: float, class_names: Sequence[s
     if has_learned_nothing or curve.gain.lower > margin:
         points = zip(curve.epochs, curve.validation, strict=True)
         course = ", ".join(f"{100 * accuracy:.1f} % after {epoch}" for epoch, accuracy in points)
-        guess = f" Always predicting the most frequent class gives {100 * curve.most_frequent:.1f} %."
+        guessing = f" Always predicting the most frequent class gives {100 * curve.most_frequent:.1f} %."
         yield Check(
             NOT_CONVERGED,
             "warning",
             f"Students are far from converged. Validation accuracy of a cross-entropy student by epoch: {course}."
             f" Trained twice as long it reaches {100 * curve.longer:.1f} %, a gain of {_points(curve.gain.estimate)}"
             f" points (95 % interval {_points(curve.gain.lower)} to {_points(curve.gain.upper)})."
-            f"{guess * has_learned_nothing} The verdict may change with longer training. Train with"
+            f"{guessing if has_learned_nothing else ''} The verdict may change with longer training. Train with"
             f" {curve.longer_setting} or more, or with another learning_rate than {curve.learning_rate:g}, until"
             f" training twice as long gains less than the margin of {_points(margin)} points.",
         )

@@ -73,10 +73,11 @@ def harden_and_audit(flags: HardenFlags) -> "tuple[Hardened, AuditReport | None]
 
     wants_audit = flags.quick_audit is not False
     if wants_audit:
-        check_can_draw()  # a missing package must not be noticed after the training, nor a student without use
+        check_can_draw()  # a missing package must not be noticed after the training
     setup = HardenSetup.of(flags)
     if wants_audit:
         student, student_config = _student_of(flags)
+        # Nor a student that cannot read the data.
         checked_students(AuditFlags(student=student, student_config=student_config), setup.builder.view, setup.rows)
     setup.args.disable_tqdm = setup.args.disable_tqdm or bool(flags.quiet)
     is_main = PartialState().is_main_process
@@ -164,8 +165,8 @@ def _last_lines(result: "Hardened", report: "AuditReport | None", folder: Path) 
         ("Hardened model", report.teacher, hardened.verdict, report.checks, hardened.smallest_margin),
     ):
         accuracy = "" if facts is None else f"{facts.accuracy:.2%} accuracy, "
-        said = wording.no_verdict(checks) or (
+        result_text = wording.no_verdict(checks) or (
             f"{wording.verdict_name(verdict, report.margin)} (smallest margin that holds: {points(smallest)} points)"
         )
-        lines.append(f"{name + ':':20}{accuracy}{said.lower()}")
+        lines.append(f"{name + ':':20}{accuracy}{result_text.lower()}")
     return [*lines, f"Model: {result.model}   Page: {folder / 'audit' / 'audit.html'}"]

@@ -1,6 +1,7 @@
 """Small models with certificates, and an audit whose verdicts do follow from its results."""
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -151,3 +152,14 @@ def certified_model(folder: Path, *, audited: bool = True, seed: int = 0) -> Pat
     save_model(folder, seed)
     certify(folder, audit=genuine_audit(folder) if audited else None)
     return folder
+
+
+def moved_into_the_hubs_cache(model: Path, cache: Path) -> Path:
+    """Move a model to where the Hub's client keeps it, and return the snapshot, a folder of links."""
+    snapshot, blobs = cache / "models--a--b" / "snapshots" / "00", cache / "models--a--b" / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for number, path in enumerate(sorted(model.iterdir())):
+        shutil.move(path, blobs / str(number))
+        (snapshot / path.name).symlink_to(Path("..", "..", "blobs", str(number)))
+    return snapshot

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from hub.certified import certified_model, save_model
+from hub.certified import certified_model, moved_into_the_hubs_cache, save_model
 from hub.test_certificate import rewritten
 from PIL import Image
 from safetensors.numpy import load_file, save_file
@@ -290,13 +290,7 @@ def test_a_certificate_of_any_size_is_not_read(model):
 
 def test_the_hubs_cache_is_a_folder_of_links_that_verifies(model, tmp_path):
     """Catches a downloaded snapshot, whose files are links, refused as hostile."""
-    snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "00", tmp_path / "models--a--b" / "blobs"
-    snapshot.mkdir(parents=True)
-    blobs.mkdir()
-    for number, path in enumerate(sorted(model.iterdir())):
-        shutil.move(path, blobs / str(number))
-        (snapshot / path.name).symlink_to(Path("..", "..", "blobs", str(number)))
-    assert faults(snapshot) == []
+    assert faults(moved_into_the_hubs_cache(model, tmp_path)) == []
 
 
 # What loads

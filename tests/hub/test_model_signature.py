@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from hub.certified import certified_model
+from hub.certified import certified_model, moved_into_the_hubs_cache
 from hub.signing_keys import issued, write_pair
 from model_signing import signing, verifying
 
@@ -145,13 +145,7 @@ def test_it_travels_and_a_new_certificate_removes_it(model):
 
 def test_a_model_in_the_hubs_cache_verifies(model, keys, tmp_path):
     """Catches a downloaded snapshot, whose files are links, which model_signing refuses by default."""
-    snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "00", tmp_path / "models--a--b" / "blobs"
-    snapshot.mkdir(parents=True)
-    blobs.mkdir()
-    for number, path in enumerate(sorted(model.iterdir())):
-        shutil.move(path, blobs / str(number))
-        (snapshot / path.name).symlink_to(Path("..", "..", "blobs", str(number)))
-    assert fault(snapshot, keys[1]) == ""
+    assert fault(moved_into_the_hubs_cache(model, tmp_path), keys[1]) == ""
 
 
 def signed_alone(folder, keys, names):

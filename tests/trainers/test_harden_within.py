@@ -74,8 +74,11 @@ def test_words_name_the_choice_and_the_noise():
     assert lines[3].endswith("chosen")
     assert "100 validation samples, one training each" in lines[4]
     assert "budget of 0 points is below this noise" in lines[5]
-    large = dataclasses.replace(result, accuracy_budget=0.03)
-    assert "below this noise" not in str(large)
+    assert "below this noise" not in str(dataclasses.replace(result, accuracy_budget=0.03))
+    quiet = dataclasses.replace(result, tried=result.tried[1:])
+    assert "a budget of about 1.4 points." in str(quiet)
+    # Its noise is 1.4142 points. The budget that was advised is no reason to advise it again.
+    assert "below this noise" not in str(dataclasses.replace(quiet, accuracy_budget=0.014))
 
 
 # Whole searches

@@ -132,7 +132,7 @@ class Hardened:
             f"±: standard error on {self.twin_record.num_samples:,} validation samples, one training each. Another"
             " seed moves the accuracies, too."
         ]
-        if budget < largest:
+        if round(budget, 1) < round(largest, 1):  # as they are shown
             notes.append(
                 f"The budget of {budget:g} points is below this noise: a model that costs nothing can miss it by"
                 f" chance. Use more validation samples, or a budget of about {largest:.1f} points."
