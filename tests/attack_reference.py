@@ -107,6 +107,14 @@ def kd(student: Rows, teacher: Rows, labels: list[int], temperature: float, weig
     return weight * temperature**2 * divergence(student, teacher, labels, temperature)
 
 
+def class_mean_rows(surveyed: tuple[Rows, list[int]], temperature: float) -> dict[int, Row]:
+    """Mean of the softened answers to the samples of each class."""
+    by_class: dict[int, Rows] = {}
+    for row, label in zip(*surveyed, strict=True):
+        by_class.setdefault(label, []).append(softmax(row, temperature))
+    return {label: mean_row(rows) for label, rows in by_class.items()}
+
+
 def beyond_label_kd(
     student: Rows,
     teacher: Rows,
@@ -118,11 +126,8 @@ def beyond_label_kd(
     weight: float,
 ) -> float:
     """Mean of w T^2 KL, w = 1 - emphasis + emphasis v / (mean v of the survey), v = KL(answer || its class mean)."""
-    by_class: dict[int, Rows] = {}
-    for row, label in zip(*surveyed, strict=True):
-        by_class.setdefault(label, []).append(softmax(row, measured_at))
-    centroids = {label: mean_row(rows) for label, rows in by_class.items()}
-    average = mean([kl(row, centroids[label]) for label, rows in by_class.items() for row in rows])
+    centroids = class_mean_rows(surveyed, measured_at)
+    average = mean([kl(softmax(row, measured_at), centroids[label]) for row, label in zip(*surveyed, strict=True)])
 
     def loss(s: Row, t: Row, y: int) -> float:
         value = kl(softmax(t, measured_at), centroids[y]) / average
@@ -301,6 +306,31 @@ def ikl(
         return alpha * math.fsum(squares) / 4 + beta * soft
 
     return over_samples(loss, student, teacher, labels)
+
+
+def gkl(
+    student: Rows,
+    teacher: Rows,
+    labels: list[int],
+    surveyed: tuple[Rows, list[int]],
+    temperature: float,
+    measured_at: float,
+    gamma: float,
+    alpha: float,
+    beta: float,
+) -> float:
+    """alpha / 4 sum_nij w_i w_j (D^t_ij - D^s_ij)^2 / sum_nij w_i w_j + beta CE at T; w = (n's class mean)^gamma."""
+    means = class_mean_rows(surveyed, measured_at)
+    squares, weights = [], []
+    for s, t, y in zip(student, teacher, labels, strict=True):
+        for i in range(len(t)):
+            for j in range(len(t)):
+                weights.append(means[y][i] ** gamma * means[y][j] ** gamma)
+                squares.append(weights[-1] * ((t[i] - t[j]) - (s[i] - s[j])) ** 2)
+    soft = over_samples(
+        lambda s, t, y: cross_entropy(softmax(t, temperature), log_softmax(s, temperature)), student, teacher, labels
+    )
+    return alpha / 4 * math.fsum(squares) / math.fsum(weights) + beta * soft
 
 
 def jsd(student: Rows, teacher: Rows, labels: list[int], temperature: float, beta: float, weight: float) -> float:

@@ -17,6 +17,7 @@ from hf_cmim.attacks.dkd import DKD as DKD
 from hf_cmim.attacks.dot import DOT as DOT
 from hf_cmim.attacks.function_matching import FunctionMatching as FunctionMatching
 from hf_cmim.attacks.gdkd import GDKD as GDKD
+from hf_cmim.attacks.gkl import GKL as GKL
 from hf_cmim.attacks.htc import HTC as HTC
 from hf_cmim.attacks.ikl import IKL as IKL
 from hf_cmim.attacks.jsd import JSD as JSD
@@ -59,6 +60,7 @@ ATTACKS: dict[str, type[AttackPart]] = {
     "dkd": DKD,
     "function-matching": FunctionMatching,
     "gdkd": GDKD,
+    "gkl": GKL,
     "htc": HTC,
     "ikl": IKL,
     "jsd": JSD,

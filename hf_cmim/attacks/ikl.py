@@ -7,19 +7,17 @@ from hf_cmim.attacks.knockoff import soft_cross_entropy
 from hf_cmim.functional.divergence import batch_mean, softened_log_probs
 
 
-def weighted_difference_loss(
-    student_logits: Tensor, teacher_log_probs: Tensor, weight_temperature: float | Tensor
-) -> Tensor:
-    """Return 1/4 sum_ij w_i w_j ((t_i - t_j) - (s_i - s_j))^2 of each sample, w = softmax(t / T_w).
+def weighted_difference_loss(student_logits: Tensor, teacher_log_probs: Tensor, weights: Tensor) -> Tensor:
+    """Return 1/4 sum_ij w_i w_j ((t_i - t_j) - (s_i - s_j))^2 of each sample, for weights w that sum to 1.
 
     t and s are the logits. With d = t - s, the bracket is d_i - d_j. Since w sums to 1, the sum over pairs is twice
     the variance of d under w. The loss is therefore 1/2 sum_i w_i (d_i - sum_j w_j d_j)^2, computed without a tensor
-    `(N, C, C)`. For large T_w it tends to half the plain variance of d over the classes.
+    `(N, C, C)`. For equal weights it is half the plain variance of d over the classes.
 
     Args:
         student_logits: `(N, C)` raw logits.
         teacher_log_probs: `(N, C)` log-probabilities; any constant added to a row changes nothing.
-        weight_temperature: T_w > 0; a number or a 0-d tensor.
+        weights: `(N, C)` weights w, at least 0; each row sums to 1.
 
     Returns:
         `(N,)` in squared logits.
@@ -27,10 +25,10 @@ def weighted_difference_loss(
     Source: see `IKL`; the reduction is ours.
 
     >>> import torch
-    >>> weighted_difference_loss(torch.tensor([[5.0, 9.0]]), torch.tensor([[0.0, 0.0]]), 1.0).item()  # 2/4 1/4 4^2
+    >>> student, teacher, weights = torch.tensor([[5.0, 9.0]]), torch.tensor([[0.0, 0.0]]), torch.tensor([[0.5, 0.5]])
+    >>> weighted_difference_loss(student, teacher, weights).item()  # 2/4 1/4 4^2
     2.0
     """
-    weights = softened_log_probs(teacher_log_probs, weight_temperature).exp()
     # A constant added to all logits of a sample cancels with the mean.
     difference = teacher_log_probs - student_logits
     mean = (weights * difference).sum(dim=-1, keepdim=True)
@@ -55,8 +53,8 @@ class IKL(AbstractAttack):
 
     Source: Cui et al., NeurIPS 2024, arXiv 2305.13948. alpha and beta have the paper's meaning (recalled), which the
     released code swaps. All defaults are that code's; its settings for CIFAR-100 are T 4, differences weighted 4, 8 or
-    12, the soft cross-entropy 1, 3 or 4, and a warm-up of 20 epochs. The warm-up and the weights from class-wise mean
-    answers are left out here. As in the code, no term has a factor T^2.
+    12, the soft cross-entropy 1, 3 or 4, and a warm-up of 20 epochs. The warm-up is left out here, and
+    `GKL` takes the weights from class-wise mean answers. As in the code, no term has a factor T^2.
     """
 
     needs_every_class = True
@@ -85,9 +83,8 @@ class IKL(AbstractAttack):
     ) -> dict[str, Tensor]:
         """Return the components `mse` and `soft_ce`."""
         temperature = self.resolved(self.temperature)
-        differences = weighted_difference_loss(
-            student_logits, teacher_log_probs, self.resolved(self.weight_temperature)
-        )
+        weights = softened_log_probs(teacher_log_probs, self.resolved(self.weight_temperature)).exp()
+        differences = weighted_difference_loss(student_logits, teacher_log_probs, weights)
         cross_entropy = soft_cross_entropy(
             softened_log_probs(teacher_log_probs, temperature), softened_log_probs(student_logits, temperature)
         )

@@ -21,6 +21,7 @@ from hf_cmim.attacks.dkd import DKD
 from hf_cmim.attacks.dot import DOT
 from hf_cmim.attacks.function_matching import FunctionMatching
 from hf_cmim.attacks.gdkd import GDKD
+from hf_cmim.attacks.gkl import GKL
 from hf_cmim.attacks.htc import HTC
 from hf_cmim.attacks.ikl import IKL
 from hf_cmim.attacks.jsd import JSD
@@ -299,6 +300,19 @@ def _newest_losses() -> Iterator[SuiteEntry]:
         ),
     )
     yield from _family("pld", (PLD(temperature=t) for t in TEMPERATURES))
+    yield from _family(
+        "gkl",
+        (
+            GKL(temperature=t, measured_at=measured_at, gamma=gamma, alpha=alpha)
+            for t, measured_at, gamma, alpha in (
+                (4.0, 4.0, 0.05, 16.0),
+                (4.0, 4.0, 0.2, 4.0),
+                (1.0, 1.0, 0.6, 0.5),
+                (Relative(0.5), 4.0, 0.2, 4.0),
+                (Relative(1.0), 4.0, 0.05, 16.0),
+            )
+        ),
+    )
 
 
 # The order is part of a suite: reports name its settings by a digest of this list.

@@ -12,6 +12,7 @@ from hf_cmim.attacks import (
     CTKD,
     DIST,
     GDKD,
+    GKL,
     JSD,
     KD,
     MLKD,
@@ -87,6 +88,7 @@ RANGES = {
 OTHER_RANGES = {
     (BKL, "alpha"): FRACTION,
     (BKL, "beta"): FRACTION,
+    (GKL, "gamma"): FRACTION,
     (JSD, "beta"): FRACTION,
     (TTM, "gamma"): POSITIVE,
     (WTTM, "gamma"): POSITIVE,
@@ -166,9 +168,9 @@ def test_top_classes_of_gdkd_are_checked(top):
         GDKD(top=top)
 
 
-def test_wkd_without_a_survey_is_refused():
-    """Catches costs of nan, or equal costs that nobody asked for."""
-    attack = WKD()
+@pytest.mark.parametrize("attack", [WKD(), GKL()], ids=repr)
+def test_weights_of_classes_without_a_survey_are_refused(attack):
+    """Catches costs or weights of nan, or equal ones that nobody asked for."""
     attack.prepare(num_classes=4)
     with pytest.raises(ValueError, match="Expected.*survey.*got"):
         attack(torch.eye(4), torch.eye(4).log_softmax(dim=-1), torch.arange(4))

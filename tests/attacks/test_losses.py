@@ -23,6 +23,7 @@ from hf_cmim.attacks import (
     DIST,
     DKD,
     GDKD,
+    GKL,
     HTC,
     IKL,
     JSD,
@@ -195,6 +196,20 @@ CASES = [
         STATIONARY,
     ),
     Case(IKL(beta=0, ce_weight=0), 0, partial(twins.ikl, temperature=1, weight_temperature=100, alpha=1, beta=0)),
+    Case(
+        GKL(),
+        1,
+        partial(twins.gkl, surveyed=SURVEYED, temperature=4, measured_at=4, gamma=0.05, alpha=16, beta=1),
+        STATIONARY,
+        warmup=20 / 240,
+    ),
+    Case(
+        GKL(temperature=1, measured_at=0.5, gamma=0.6, alpha=0.5, beta=3, warmup=0.5, ce_weight=0.3),
+        0.3,
+        partial(twins.gkl, surveyed=SURVEYED, temperature=1, measured_at=0.5, gamma=0.6, alpha=0.5, beta=3),
+        STATIONARY,
+        warmup=0.5,
+    ),
     *(
         Case(
             JSD(temperature=2, beta=beta, jsd_weight=3, ce_weight=0.5),

@@ -6,7 +6,7 @@ import reference
 import torch
 from torch.nn import functional
 
-from hf_cmim.attacks import BKL, JSD, KD, PLD
+from hf_cmim.attacks import BKL, GKL, IKL, JSD, KD, PLD
 from hf_cmim.attacks.pld import ranking_loss
 
 
@@ -77,3 +77,38 @@ def test_pld_is_small_for_a_student_that_ranks_like_its_teacher():
     labels = teacher.argmax(dim=-1)
     same, reverse = (PLD()(30 * sign * teacher, teacher, labels)["pld"].item() for sign in (1, -1))
     assert same < 0.1 < 10 < reverse
+
+
+def surveyed(attack, answers, labels, classes=5):
+    attack.prepare(num_classes=classes)
+    attack.survey(answers, labels)
+    attack.settle()
+    return attack
+
+
+def test_gkl_without_an_exponent_is_ikl_with_equal_weights():
+    """Catches class means that weigh although gamma is 0, a mean over pairs, and weights whose names are swapped."""
+    samples = draw(5)
+    attack = GKL(temperature=3, gamma=0, alpha=2, beta=0.7, warmup=0, ce_weight=0)
+    expected = IKL(temperature=3, weight_temperature=1e9, alpha=2, beta=0.7, ce_weight=0)(*samples)
+    torch.testing.assert_close(surveyed(attack, *samples[1:])(*samples), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_gkl_of_the_means_alone_is_ikl_of_a_teacher_that_answers_with_its_class_means():
+    """Catches weights of single answers, of all samples, and of other classes: in a batch of one class both agree."""
+    student, teacher, labels = draw(6)
+    agreed = teacher[labels]
+    attack = surveyed(GKL(measured_at=2, gamma=0.5, alpha=1, beta=0, warmup=0, ce_weight=0), agreed, labels)
+    expected = IKL(weight_temperature=4, alpha=1, beta=0, ce_weight=0)
+    for label in labels.unique():
+        batch = student[labels == label], agreed[labels == label], labels[labels == label]
+        torch.testing.assert_close(attack(*batch)["mse"], expected(*batch)["mse"], rtol=1e-9, atol=1e-12)
+
+
+def test_gkl_of_a_class_without_a_surveyed_sample_takes_the_answer_itself():
+    """Catches the mean of nothing, which would weigh by 0 / 0, or weights of another class."""
+    student, teacher, _ = draw(7, size=1)
+    attack = surveyed(GKL(measured_at=2, gamma=0.5, alpha=1, beta=0, warmup=0), teacher.flip(-1), torch.tensor([0]))
+    expected = IKL(weight_temperature=4, alpha=1, beta=0)(student, teacher, torch.tensor([3]))
+    found = attack(student, teacher, torch.tensor([3]))
+    torch.testing.assert_close(found["mse"], expected["mse"], rtol=1e-9, atol=1e-12)
