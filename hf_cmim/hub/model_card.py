@@ -20,7 +20,7 @@ from hf_cmim.hub.files import CARD_NAME, CONFIG_NAME, CURVE_NAME, EVAL_RESULTS_N
 from hf_cmim.names import one_line
 from hf_cmim.pages.markdown import audit_markdown, escaped
 from hf_cmim.pages.quantities import plain
-from hf_cmim.pages.utility import UTILITY
+from hf_cmim.pages.utility import UTILITY, membership_sentence
 from hf_cmim.report import CERTIFICATE_NAME
 from hf_cmim.tasks import AUDIO, IMAGE, TEXT, TOKENS, VIDEO, task_of
 from hf_cmim.whole_files import write_whole
@@ -245,6 +245,7 @@ def kind_of(training: Training | None) -> _Kind:
 def _rendered(certificate: Certificate, name: str, pictures: Collection[str]) -> str:
     training, audit = certificate.training, certificate.audit
     task = task_of(certificate.architecture)
+    membership = None if audit is None else audit.teacher.membership_auc
     return render(
         "model_card.md.jinja",
         name=name.rpartition("/")[2],
@@ -265,6 +266,7 @@ def _rendered(certificate: Certificate, name: str, pictures: Collection[str]) ->
         figures=figures_of(None if audit is not None else certificate.evaluation),
         has_curve=CURVE_NAME in pictures,
         has_forest=FOREST_NAME in pictures,
+        membership="" if membership is None else membership_sentence(membership),
     )
 
 

@@ -79,3 +79,12 @@ def utility_rows(report: AuditReport) -> list[UtilityRow]:
 def membership_text(auc: Interval | None) -> str:
     """Return a membership-inference AUC with its interval, or "" if it was not measured."""
     return f"{decimal(auc.estimate, 3)} [{decimal(auc.lower, 3)}, {decimal(auc.upper, 3)}]" if auc else ""
+
+
+def membership_sentence(auc: Interval) -> str:
+    """Return a membership-inference AUC in words."""
+    return (
+        "Of a random training sample and a random test sample, the model has the smaller loss on the training sample"
+        f" with probability {decimal(auc.estimate, 3)} (95 % interval {decimal(auc.lower, 3)} to"
+        f" {decimal(auc.upper, 3)}). At 0.5 its loss tells nothing; a stronger attacker may still succeed."
+    )

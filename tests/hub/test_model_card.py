@@ -14,7 +14,9 @@ from pages.reports import HOSTILE
 from hf_cmim.hub.certificate import Certificate, Evaluation, Training
 from hf_cmim.hub.certify import certify
 from hf_cmim.hub.model_card import BEGIN, END, write_card
+from hf_cmim.hub.verified_card import card_faults
 from hf_cmim.measurement import MeasurementAccumulator
+from hf_cmim.report import Interval
 
 HARDENED = Training(
     trainer="CMIMTrainer", objective="CMIMLoss(temperatures=(1.0, 4.0))", settings={"cmi_weight": 1.0, "seed": None},
@@ -65,6 +67,25 @@ def test_an_audited_card_says_verdict_and_scope(certificate, tmp_path):
     assert [metric["type"] for metric in result["metrics"]] == ["accuracy", "cmi"]
     assert result["metrics"][0]["value"] == audit.teacher.accuracy
     assert faults((folder / "README.md").read_text(encoding="utf-8")) == ([], [])
+
+
+def test_an_audited_card_says_in_words_what_losses_tell_about_the_training_data(certificate, tmp_path):
+    """Catches the twin's figure, a missing interval, a changed figure that passes, a line without a measurement."""
+    audit = certificate.audit
+    model = replace(audit.teacher, membership_auc=Interval(0.5312, 0.5203, 0.5421))
+    twin = replace(audit.twin, membership_auc=Interval(0.6, 0.59, 0.61))
+    measured = replace(certificate, audit=replace(audit, teacher=model, twin=twin))
+    write_card(tmp_path, measured, repo_id="owner/model")
+    line = "smaller loss on the training sample with probability 0.531 (95 % interval 0.520 to 0.542)"
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert line in card.partition("## What this does not protect against")[2]
+    assert [*card_faults(tmp_path, measured, "owner/model")] == []
+    changed = card.replace("probability 0.531", "probability 0.501")
+    (tmp_path / "README.md").write_text(changed, encoding="utf-8")
+    (fault,) = card_faults(tmp_path, measured, "owner/model")
+    assert "changed by hand" in fault
+    write_card(tmp_path, certificate, repo_id="owner/model")
+    assert "training sample" not in card_of(tmp_path).text
 
 
 @pytest.mark.parametrize(
