@@ -11,7 +11,17 @@ import tiny
 import torch
 from audit_job import without_circumstances
 
-from hf_cmim import Audit, AuditData, AuditModels, AuditPlan, Composition, DistillationConfig, Fraction
+from hf_cmim import (
+    Audit,
+    AuditData,
+    AuditModels,
+    AuditPlan,
+    Composition,
+    DistillationConfig,
+    Fraction,
+    KCenter,
+    Unlabelled,
+)
 from hf_cmim.attacks.kd import KD
 from hf_cmim.attacks.suites import Suite, SuiteEntry
 from hf_cmim.audit.state import STUDENTS_NAME
@@ -164,6 +174,19 @@ def test_samples_of_another_kind_are_asked_about_without_labels(report, tmp_path
     """Catches labels of another task that reach a student: the same samples as own-unlabelled give the same report."""
     found = audit(tmp_path, "out-of-domain", own=Shuffled(80, 5)).run()
     assert alone(found, Attacker()) == alone(report.by_attacker["own-unlabelled"], Attacker())
+
+
+def test_a_chosen_part_of_a_pool_is_named_and_continued_only_with_the_same_samples(tmp_path):
+    """Catches another choice that passes for the first one, and a report without the name of the choice."""
+    attacker = Attacker("own-unlabelled")
+    found = []
+    for seed in (0, 0, 1):
+        chosen = KCenter(Unlabelled(OWN), OWN.features, share=0.25, seed=seed)
+        job = audit(tmp_path, attacker.name, own=chosen, own_name="20 samples that cover the pool")
+        inputs = job._examined_inputs(attacker)["teacher"]
+        assert (inputs.data.names[0], inputs.facts[0].size) == ("20 samples that cover the pool", 20)
+        found.append(inputs.manifest(job.plan)["attacker, own-unlabelled"])
+    assert found[0] == found[1] != found[2]
 
 
 def test_a_preview_counts_the_hours_of_all_attackers(tmp_path):
