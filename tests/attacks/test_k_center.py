@@ -63,6 +63,20 @@ def test_every_sample_once_even_if_all_are_equal():
     assert sorted(k_center(torch.ones(6, 2), 6, generator()).tolist()) == list(range(6))
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_ties_go_to_the_first(seed):
+    """Catches the last of samples that are equally far: another device or version would select others."""
+    rows = [[0.0], [1.0], [-1.0], [0.0], [1.0]]
+    chosen = k_center(torch.tensor(rows), 3, generator(seed)).tolist()
+    assert chosen == farthest_first(rows, chosen[0], 3)
+
+
+def test_an_offset_common_to_all_samples_hides_no_distance():
+    """Catches distances in fp32, in which features of 1e9 differ by nothing or by 64."""
+    pool = torch.tensor([[1e9], [1e9], [1e9 + 1], [1e9]], dtype=torch.float64)
+    assert all((k_center(pool, 2, generator(seed)) == 2).any() for seed in range(6))
+
+
 def test_it_covers_more_than_chance():
     """Catches a selection that is no better than a random one: a rare cluster must have its query."""
     pool = torch.cat([torch.tensor(points(1, 97)), 30 + torch.tensor(points(2, 3))])
