@@ -144,6 +144,24 @@ def check_same_settings(folder: Path, data: DataArguments, recipe: RecipeArgumen
         )
 
 
+def audit_flags(
+    plan: AuditFlags, data: DataArguments, recipe: RecipeArguments, folder: Path, num_train: int
+) -> AuditFlags:
+    """Return the flags of the audit: those of its file, with the trained models and their data."""
+    source, transfer = data.source(), plan.max_transfer_samples or num_train
+    return dataclasses.replace(
+        plan,
+        **{each.name: getattr(source, each.name) for each in fields(SplitFlags)},
+        teacher=str(folder / "models/cmim"),
+        twin=str(folder / "models/ce"),
+        control=[(name, str(folder / "models" / name)) for name in recipe.trained if name not in ("cmim", "ce")],
+        defence=recipe.channels,
+        attacker=plan.attacker or ["training"],  # it asks about samples that the models were trained on
+        max_transfer_samples=min(transfer, num_train),
+        output_dir=str(folder / "audit"),
+    )
+
+
 def main() -> None:
     """Train what is missing, audit everything, print the table and write the page."""
     data, recipe, args = parse_arguments()
@@ -154,19 +172,7 @@ def main() -> None:
     for name in sorted(recipe.trained, key=lambda name: name in RIVALS):  # ce before those who refer to it
         if not (folder / name / CERTIFICATE_NAME).is_file():
             hf_cmim.train_and_save(trainer_of(name, args, folder, setup))
-    source, transfer = data.source(), plan.max_transfer_samples or len(setup.train)
-    flags = dataclasses.replace(
-        plan,
-        **{each.name: getattr(source, each.name) for each in fields(SplitFlags)},
-        teacher=str(folder / "cmim"),
-        twin=str(folder / "ce"),
-        control=[(name, str(folder / name)) for name in recipe.trained if name not in ("cmim", "ce")],
-        defence=recipe.channels,
-        attacker=["training"],  # asks about samples that the models were trained on
-        max_transfer_samples=min(transfer, len(setup.train)),
-        output_dir=str(Path(str(args.output_dir)) / "audit"),
-    )
-    audit = AuditSetup.of(flags)
+    audit = AuditSetup.of(audit_flags(plan, data, recipe, Path(str(args.output_dir)), len(setup.train)))
     audit.run()
     if audit.is_main:
         report = AuditReport.read(audit.folder)

@@ -67,6 +67,26 @@ def test_models_of_other_settings_are_not_compared(recipe, tmp_path):
         check("--max_train_samples", "100")
 
 
+@pytest.mark.parametrize(
+    ("words", "attackers", "own"),
+    [
+        ({}, ["training"], (None, None)),
+        ({"attacker": ["training", "own"], "own-split": "validation"}, ["training", "own"], (None, "validation")),
+        ({"attacker": ["own"], "own-data": "photos"}, ["own"], ("photos", None)),
+    ],
+)
+def test_the_file_of_the_audit_names_its_attackers(recipe, tmp_path, words, attackers, own):
+    """Catches attackers of the file that are never audited, and an attacker that is given where none is named."""
+    (tmp_path / "audit.yaml").write_text(yaml.safe_dump(PLAN | words))
+    plan = read_flags(recipe.Namespace(config=str(tmp_path / "audit.yaml")), AuditFlags)
+    data, settings, _ = recipe.parse_arguments([str(CONFIG), "--use_cpu"])
+    flags = recipe.audit_flags(plan, data, settings, tmp_path, 500)
+    assert flags.attacker == attackers
+    assert (flags.own_data, flags.own_split) == own
+    assert flags.teacher == str(tmp_path / "models" / "cmim")
+    assert (flags.dataset, flags.max_transfer_samples) == ("recipes/data", 500)
+
+
 def test_config_names_defences_that_exist(recipe, monkeypatch):
     """Catches a channel, a setting or a file that was renamed."""
     monkeypatch.chdir(ROOT)
