@@ -25,7 +25,7 @@ from transformers.hf_argparser import HfArg
 import hf_cmim
 from hf_cmim import DataArguments, DistillationConfig, DistillationTrainer, HfCmimError
 from hf_cmim.cli.audit_channel import opened_channel
-from hf_cmim.cli.audit_models import StudentBuilder
+from hf_cmim.cli.audit_models import StudentBuilder, loaded_config
 from hf_cmim.cli.named_parts import attack_lines, attack_of
 from hf_cmim.data.prepared import batch_of_rows
 from hf_cmim.data.rows import DataRows
@@ -101,7 +101,7 @@ def main() -> None:
     data, recipe, args, attack = parse_arguments()
     hf_cmim.check_launch(args.world_size)
     path = recipe.teacher or recipe.student_name_or_path
-    kind = kind_of_type(transformers.AutoConfig.from_pretrained(path).model_type)
+    kind = kind_of_type(loaded_config(path, "--teacher" if recipe.teacher else "--student_name_or_path").model_type)
     with args.main_process_first(desc="opening the data"):
         rows = data.open(kind)
     if recipe.teacher is None:

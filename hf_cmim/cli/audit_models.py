@@ -13,8 +13,14 @@ from torch import nn
 from hf_cmim.class_names import class_names_of
 from hf_cmim.data.views import TASKS, View, kind_of
 from hf_cmim.errors import HfCmimError
+from hf_cmim.names import one_line
 from hf_cmim.positions import usable_positions
 from hf_cmim.teachers import ModelTeacher
+from hf_cmim.teachers.safe_checkpoint import LOADING_ERRORS
+
+EXAMPLE = '{"model_type": "vit", "hidden_size": 64, "num_hidden_layers": 4, ...}'
+LONGEST_REASON = 300
+"""Largest number of letters of an error of transformers that is shown."""
 
 
 def open_classifier(path: str, flag: str, device: torch.device) -> ModelTeacher:
@@ -65,14 +71,17 @@ class StudentBuilder:
             self.view = teacher_view
             self.config = _config_of(Path(path), teacher_view, sample)
         else:
-            self.config = _loaded_config(path)
+            self.config = loaded_config(path, "the student")
             self.view = _own_view(path, teacher_view)
-        if self.kind == "text":
+        if self.kind == "text" and getattr(self.config, "pad_token_id", None) is None:
             # Classifiers of generative models find the end of each text by it, and come without.
-            if getattr(self.config, "pad_token_id", None) is None:
-                self.config.pad_token_id = self.view.processor.pad_token_id
+            self.config.pad_token_id = self.view.processor.pad_token_id
+        try:
             with torch.device("meta"):
-                self.view = self.view.limited_to(usable_positions(self._auto.from_config(self.config)))
+                blueprint = self._auto.from_config(copy.deepcopy(self.config))
+        except LOADING_ERRORS as error:
+            raise _refused(path, f"{self.kind} classifier", error) from error
+        self.view = self.view.limited_to(usable_positions(blueprint))
         # A trained head keeps its order of classes; a new head takes the order of the data.
         student_names = class_names_of(self.config) or ()
         is_trained_head = self.checkpoint is not None and sorted(student_names) == sorted(names)
@@ -121,18 +130,42 @@ def check_student(
         )
 
 
-def _config_of(path: Path, teacher_view: View, sample: Mapping[str, Any]) -> Any:
-    """Return the configuration in a file; sizes that it leaves open come from the data."""
+def settings_of(path: Path) -> tuple[str, dict[str, Any]]:
+    """Return the model type and all other settings in a .json file, after checking that transformers takes them.
+
+    Raises:
+        HfCmimError: no JSON, no model type that transformers knows, or a value that it refuses.
+    """
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise HfCmimError(f"No configuration can be read from {path}: {error}.") from error
-    name = str(settings.pop("model_type", "")) if isinstance(settings, dict) else ""
-    if name not in transformers.CONFIG_MAPPING:
         raise HfCmimError(
-            f"Expected the model_type of a transformers model in {path}, got {name!r}: the architecture is unknown."
-            ' For instance {"model_type": "vit", "hidden_size": 64, "num_hidden_layers": 4, ...}.'
+            f"No configuration can be read from {path}: {error}. Give a JSON file such as {EXAMPLE}."
+        ) from error
+    model_type = settings.pop("model_type", "") if isinstance(settings, dict) else ""
+    if not isinstance(model_type, str) or model_type not in transformers.CONFIG_MAPPING:
+        raise HfCmimError(
+            f"Expected the model_type of a transformers model in {path}, got {model_type!r}: the architecture is"
+            f" unknown. For instance {EXAMPLE}."
         )
+    try:
+        transformers.AutoConfig.for_model(model_type, **settings)
+    except LOADING_ERRORS as error:
+        raise _refused(path, model_type, error) from error
+    return model_type, settings
+
+
+def _refused(path: str | Path, model: str, error: Exception) -> HfCmimError:
+    reason = f"{type(error).__name__}: {one_line(str(error))[:LONGEST_REASON]}"
+    return HfCmimError(
+        f"transformers makes no {model} of the configuration in {path} ({reason}): there is no model to train. Correct"
+        " the setting that it names, or leave it out to get the default of transformers."
+    )
+
+
+def _config_of(path: Path, teacher_view: View, sample: Mapping[str, Any]) -> Any:
+    """Return the configuration in a file; sizes that it leaves open come from the data."""
+    name, settings = settings_of(path)
     if teacher_view.kind == "text":
         from_data = {"vocab_size": len(teacher_view.processor), "pad_token_id": teacher_view.processor.pad_token_id}
     else:
@@ -142,14 +175,26 @@ def _config_of(path: Path, teacher_view: View, sample: Mapping[str, Any]) -> Any
     return transformers.AutoConfig.for_model(name, **settings)
 
 
-def _loaded_config(path: str) -> Any:
+def loaded_config(path: str, flag: str) -> Any:
+    """Return the configuration in a folder or on the Hub.
+
+    Args:
+        path: folder or Hub id.
+        flag: flag of the path, for errors.
+
+    Raises:
+        HfCmimError: no configuration, or one that transformers refuses.
+    """
     try:
         return transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise HfCmimError(
-            f"Expected a student's configuration as a folder, Hub id or .json file, got {path!r}: transformers cannot"
-            " read one there. Check the path; save_pretrained of a configuration or a model writes one."
+            f"No configuration of a model for {flag} at {path!r} ({one_line(str(error))[:LONGEST_REASON]}): it is no"
+            " folder, Hub id or .json file, or cannot be reached. Check the path; a Hub id needs a network, or a copy"
+            " from an earlier run."
         ) from error
+    except LOADING_ERRORS as error:
+        raise _refused(path, "model", error) from error
 
 
 def _own_view(path: str, teacher_view: View) -> View:

@@ -1,6 +1,5 @@
 """Model, data and settings of `hf-cmim harden`, opened and checked before training."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +10,7 @@ import psutil
 import torch
 import transformers
 
-from hf_cmim.cli.audit_models import StudentBuilder
+from hf_cmim.cli.audit_models import StudentBuilder, loaded_config, settings_of
 from hf_cmim.cli.audit_setup import MEMORY_SHARE, student_batch
 from hf_cmim.cli.folders import check_model_folder
 from hf_cmim.cli.harden_flags import HardenFlags
@@ -130,19 +129,8 @@ def _check_given(flags: HardenFlags) -> None:
 def _kind_of(path: str) -> str:
     """Return the kind of a model's input by its configuration."""
     if Path(path).suffix == ".json":
-        try:
-            model_type = str(json.loads(Path(path).read_text(encoding="utf-8")).get("model_type", ""))
-        except (AttributeError, OSError, ValueError) as error:
-            raise HfCmimError(f"No configuration can be read from --model {path}: {error}.") from error
-    else:
-        try:
-            model_type = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False).model_type
-        except (OSError, ValueError) as error:
-            raise HfCmimError(
-                f"No model for --model at {path!r}: it is no folder or Hub id, or cannot be reached. Check the path; a"
-                " Hub id needs a network, or a copy from an earlier run."
-            ) from error
-    return kind_of_type(model_type)
+        return kind_of_type(settings_of(Path(path))[0])
+    return kind_of_type(loaded_config(path, "--model").model_type)
 
 
 def _view(model: str, processor: str | None, kind: str, rows: DataRows) -> View:
@@ -157,10 +145,15 @@ def _view(model: str, processor: str | None, kind: str, rows: DataRows) -> View:
             f"Expected --processor with {needed} beside the configuration {model}, got none: a"
             " configuration does not say how samples are read. Give a folder or Hub id of one."
         )
-    size: Any = json.loads(Path(model).read_text(encoding="utf-8")).get("image_size")
+    size = settings_of(Path(model))[1].get("image_size")
     if size is None:
         width, height = rows.train[0][rows.sample_column].size
         size = (height, width)
+    if not isinstance(size, int) and len(size) != 2:
+        raise HfCmimError(
+            f"Expected image_size in {model} as one number or as height and width, got {size!r}: it is unclear to"
+            " which size images are brought. Change it, or leave it out to keep the size of the data."
+        )
     height, width = (size, size) if isinstance(size, int) else size
     processor_of = transformers.ViTImageProcessorPil
     return View(

@@ -22,6 +22,7 @@ from transformers import (
 
 from hf_cmim.cli.audit_models import StudentBuilder, open_classifier
 from hf_cmim.data.views import View
+from hf_cmim.errors import HfCmimError
 
 COLOURS = ("red", "green", "blue")
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -153,19 +154,29 @@ def test_text_student_gets_its_vocabulary_from_the_teacher(tokenizer, tmp_path):
         ("{", r"No configuration can be read from"),
         ('{"hidden_size": 8}', r"Expected the model_type of a transformers model in .*got ''"),
         ('{"model_type": "vitt"}', r"got 'vitt'"),
+        ("[]", r"Expected the model_type of a transformers model in .*student.json, got ''"),
+        ('{"model_type": ["vit"]}', r"got \['vit'\]"),
+        ('{"model_type": "vit", "hidden_size": "big"}', r"makes no vit of .*student.json .*'hidden_size' exp"),
+        ('{"model_type": "vit", "id2label": 3}', r"makes no vit of .*AttributeError"),
+        ('{"model_type": "vit", "hidden_act": "gelux"}', r"makes no image classifier of .*student.json .*'gelux'"),
+        ('{"model_type": "vit", "patch_size": 0}', r"makes no image classifier of .*student.json .*ZeroDivisionError"),
+        ('{"model_type": "bert"}', r"makes no image classifier of .*student.json .*BertConfig"),
     ],
 )
 def test_configuration_that_says_no_model_is_refused(text, message, built, tmp_path):
     """A default model in its place would be another student."""
     (tmp_path / "student.json").write_text(text)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(HfCmimError, match=message):
         built("--student-config", tmp_path / "student.json")
 
 
 def test_student_that_is_not_there_or_does_not_fit_is_refused(built, tmp_path):
     """It would be found out after the teacher was asked about everything."""
-    with pytest.raises(ValueError, match=r"Expected a student's configuration .*got 'no/student'"):
+    with pytest.raises(HfCmimError, match=r"No configuration of a model for the student at 'no/student'"):
         built("--student", "no/student")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit", **SHAPE, "hidden_size": "big"}))
+    with pytest.raises(HfCmimError, match=rf"makes no model of the configuration in {tmp_path} .*'hidden_size'"):
+        built("--student-config", tmp_path)
     (tmp_path / "student.json").write_text(json.dumps({"model_type": "vit", **SHAPE, "num_channels": 1}))
     builder, view = built("--student-config", tmp_path / "student.json")
     with pytest.raises(

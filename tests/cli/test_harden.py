@@ -76,8 +76,8 @@ def test_sounds(tmp_path):
     [
         ([], "Missing --model and --dataset"),
         (["--model", "m", "--dataset", "d", "--accuracy-budget", "-1"], "from 0 to less than 100, got -1"),
-        (["--model", "no/model", "--dataset", "d"], "No model for --model at 'no/model'"),
-        (["--model", "none.json", "--dataset", "d"], "No configuration can be read from --model none.json"),
+        (["--model", "no/model", "--dataset", "d"], "No configuration of a model for --model at 'no/model'"),
+        (["--model", "none.json", "--dataset", "d"], "No configuration can be read from none.json"),
         (
             ["--model", "m.json", "--dataset", "d", "--set", "cmi_weight=3"],
             "chooses the objective by --accuracy-budget",
@@ -90,6 +90,24 @@ def test_what_cannot_be_hardened_is_refused(words, message, capsys):
     """Catches an error after hours of training, or a flag that is not read."""
     assert main(["harden", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ([], "Expected the model_type of a transformers model"),
+        ({"model_type": "vit", "image_size": "big"}, "Field 'image_size' with value 'big'"),
+        ({"model_type": "vit", "image_size": [8, 8, 3]}, "as one number or as height and width, got [8, 8, 3]"),
+    ],
+)
+def test_a_configuration_that_makes_no_model_is_named(settings, message, data, tmp_path, capsys):
+    """Catches a traceback of transformers, which does not name the file."""
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps(settings))
+    assert main(["harden", "--model", str(path), "--dataset", str(data)]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert str(path) in printed
 
 
 def test_a_student_that_cannot_read_the_data_is_refused_before_training(data, student_config, tmp_path, capsys):

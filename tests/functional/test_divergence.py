@@ -67,7 +67,7 @@ def test_kl_divergence_takes_zero_probabilities_of_the_first_argument():
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.3])
 @pytest.mark.parametrize("class_weights", [None, [0.5, 2.0, 1.0, 3.0, 0.25]])
 def test_summed_cross_entropy_equals_twin(label_smoothing, class_weights):
-    """Catches a mean instead of the sum, ignored labels that count, and classes that are smoothed or weighted wrongly."""
+    """Catches a mean instead of the sum, ignored labels that count, and classes smoothed or weighted wrongly."""
     logits, labels = samples(4)
     expected = reference.smoothed_cross_entropy(logits.tolist(), labels.tolist(), class_weights, label_smoothing)
     weights = None if class_weights is None else torch.tensor(class_weights)
