@@ -18,6 +18,7 @@ from hf_cmim.attacks import KD
 from hf_cmim.hub.certificate import Certificate
 from hf_cmim.hub.verification import check_certificate
 from hf_cmim.trainers.shared import publishing
+from hf_cmim.trainers.shared.checkpoints import find_fault
 
 JOB = Path(__file__).with_name("publishing_job.py")
 
@@ -69,6 +70,27 @@ def test_no_file_holds_the_token(tmp_path):
     assert any(path.name == "training_args.bin" for path in files)
     assert not [path for path in files if b"hf_secretsecret" in path.read_bytes()]
     assert trainer.args.hub_token == "hf_secretsecret"
+
+
+@pytest.mark.parametrize("is_relative", [False, True])
+def test_whole_checkpoints_name_no_folder_but_that_of_the_best(is_relative, tmp_path, monkeypatch):
+    """Catches a user's name in settings that are uploaded, and settings of a running training that change."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    folder = "outputs" if is_relative else str(tmp_path / "jane.doe" / "my outputs")
+    settings = {"save_steps": 4, "eval_strategy": "steps", "eval_steps": 4, "metric_for_best_model": "accuracy"}
+    trainer = trainer_in(folder, hub_whole_checkpoints=True, hub_model_id="owner/name", **settings)
+    trainer.args.push_to_hub = True
+    monkeypatch.setattr(trainer, "_push_from_checkpoint", lambda checkpoint: None)
+    trainer.train()
+    assert trainer.args.output_dir == folder
+    checkpoint = Path(folder) / "checkpoint-4"
+    assert find_fault(checkpoint) is None
+    private = "jane.doe" if not is_relative else str(tmp_path)
+    names = [path.name for path in checkpoint.iterdir() if private.encode() in path.read_bytes()]
+    assert names == ([] if is_relative else ["trainer_state.json"])
+    written = torch.load(checkpoint / "training_args.bin", weights_only=False)
+    assert (written.hub_model_id, written.hub_strategy) == ("owner/name", trainer.args.hub_strategy)
 
 
 def test_a_knockoff_is_called_one(tmp_path):

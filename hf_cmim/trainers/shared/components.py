@@ -320,7 +320,8 @@ class ComponentTrainer(PublishingTrainer):
         if self.args.should_save:
             # Trainer wrote the settings while limit and pushes were switched off.
             with self.without_token():
-                torch.save(self.args, folder / "training_args.bin")
+                is_uploaded = pushes and self.args.hub_whole_checkpoints
+                torch.save(self.args_without_paths() if is_uploaded else self.args, folder / "training_args.bin")
             write_marker(folder, self.state.global_step, resumable=not self.args.save_only_model)
         if pushes:
             self._push_from_checkpoint(str(folder))

@@ -1,12 +1,13 @@
 """Base class of our trainers for published models: certificate, card, upload."""
 
+import copy
 import re
 import shutil
 import uuid
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
@@ -34,7 +35,7 @@ from hf_cmim.hub.uncertified_card import (
     write_uncertified_card,
 )
 from hf_cmim.hub.upload import planned_upload
-from hf_cmim.private_paths import public_path
+from hf_cmim.private_paths import public_path, public_text
 from hf_cmim.report import CERTIFICATE_NAME
 from hf_cmim.trainers.shared.publication import (
     Publication,
@@ -104,6 +105,18 @@ class PublishingTrainer(Trainer):
             yield
         finally:
             self.args.hub_token = token
+
+    def args_without_paths(self) -> PublishingConfig:
+        """Return a copy of the settings with the paths of this machine shortened; resuming does not read it."""
+        args = copy.copy(self.args)
+        for field in fields(args):
+            value = getattr(args, field.name)
+            # Not isinstance: a strategy of the Hub is an Enum of texts.
+            if type(value) is str:
+                setattr(args, field.name, public_text(value))
+        # A text may end a path at a space.
+        args.output_dir = public_path(str(self.args.output_dir))
+        return args
 
     @property
     def publication(self) -> Publication:

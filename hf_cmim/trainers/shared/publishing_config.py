@@ -28,8 +28,8 @@ class PublishingConfig(TrainingArguments):
         default=False,
         metadata={
             "help": "Allow the strategies 'checkpoint' and 'all_checkpoints', which upload whole checkpoints:"
-            " optimizer states, the centroids of every class, and training arguments with folder names of this"
-            " machine."
+            " optimizer states, the centroids of every class, training arguments, and the trainer's state, which"
+            " names the folder of the best checkpoint: give a relative output_dir."
         },
     )
 
