@@ -1,6 +1,7 @@
 """Time a whole audit of small text students: processor seconds, students a minute, and a digest of what they predict.
 
     python benchmarks/whole_audit.py --data_dir ../shared/data/wordnet_lexnames
+    python benchmarks/whole_audit.py --data_dir ../shared/data/wordnet_lexnames --controls 9 --epochs 1  # ten teachers
 
 The teacher is the cross-entropy teacher of evidence/audit_teachers.py wordnet, trained once; six families of
 attacks, three seeds each, a mean of embeddings as the student. Everything from the examination of the data to the
@@ -22,6 +23,8 @@ import transformers
 from safetensors.numpy import load_file
 
 from hf_cmim import Audit, AuditModels, AuditPlan, DistillationConfig
+from hf_cmim.channels import Sharpened
+from hf_cmim.teachers import ModelTeacher
 
 sys.path.append(str(Path(__file__).parents[1] / "evidence"))
 from audit_teachers import AUDITED, audit_data, suite_of, teacher
@@ -45,6 +48,7 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/whole_audit/audit"), help="emptied first")
     parser.add_argument("--teachers", type=Path, default=Path("outputs/whole_audit/teachers"), help="of the teacher")
     parser.add_argument("--epochs", type=int, default=5, help="of a student")
+    parser.add_argument("--controls", type=int, default=0, help="other teachers: the same with sharper answers")
     options = parser.parse_args()
     torch.set_num_threads(1)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -58,7 +62,9 @@ def main() -> None:
         report_to="none", use_cpu=True, disable_tqdm=True,
     )  # fmt: skip
     plan = AuditPlan(suite=suite_of(FAMILIES), looks=(3,), screening_seeds=1, final_seeds=1)
-    models = AuditModels(model, chosen.build_student, student_name=chosen.student_name)
+    scales = {f"sharpened {number}": 1 + number / 10 for number in range(1, options.controls + 1)}
+    controls = {name: ModelTeacher(model, channel=Sharpened(scale=scale)) for name, scale in scales.items()}
+    models = AuditModels(model, chosen.build_student, None, controls, chosen.student_name)
     data = audit_data("wordnet", options.data_dir)
     started = time.process_time()
     Audit(models, data, args, plan, "whole audit").run()
@@ -67,7 +73,8 @@ def main() -> None:
     result = {
         "students": len(students), "processor_seconds": round(seconds, 1),
         "students_a_minute": round(60 * len(students) / seconds, 1), "predictions": digest_of(students),
-        "epochs": options.epochs, "torch": torch.__version__, "transformers": transformers.__version__,
+        "epochs": options.epochs, "teachers": 1 + options.controls,
+        "torch": torch.__version__, "transformers": transformers.__version__,
         "machine": f"{platform.machine()}, one thread", "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
     print(json.dumps(result))

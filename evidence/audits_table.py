@@ -1,59 +1,142 @@
-"""Tables of the reports of evidence/audits.py, for the page that evidence/seeds_table.py writes."""
+"""Tables of the reports of evidence/audits.py, for the pages that seeds_table.py and defences_table.py write.
 
+The name of a teacher in a report ends with the seed of its training.
+"""
+
+import statistics
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from hf_cmim.pages.quantities import bound_text, points
-from hf_cmim.pages.wording import verdict_name
-from hf_cmim.report import AuditReport
+from scipy import stats
+
+from hf_cmim.pages.quantities import points
+from hf_cmim.pages.wording import no_verdict, verdict_name
+from hf_cmim.report import AuditReport, ModelFacts
 from hf_cmim.statistics import Comparison
 
 FOLDER = Path(__file__).parent / "audits"
 ATTACKERS = {"training": "the teacher's samples", "own": "own samples"}
+COMPARED = {
+    "CE": "cross-entropy",
+    "LS": "label smoothing .1",
+    "variance ratio": "CE + variance ratio",
+    "default": "**the default**",
+    "class answers": "CE through class answers",
+}
+"""Teachers of every seed."""
+SHORT = {
+    "distillable": "distillable",
+    "leaks less than the margin": "leaks less",
+    "undistillable within the margin": "undistillable",
+    "inconclusive": "inconclusive",
+}
 
 
-def gain(comparison: Comparison | None) -> str:
-    """Return the attack with the largest gain and its bounds, in points."""
-    if comparison is None:
-        return "none"
-    bounds = f"[{points(comparison.lower)}, {points(comparison.upper)}]"
-    return f"`{comparison.attack}` {points(comparison.gain)} {bounds}"
+@dataclass(frozen=True)
+class Audited:
+    """One teacher as an attacker of an audit finds it.
+
+    Attributes:
+        name: name without the seed.
+        seed: seed of its training.
+        facts: figures of its answers to the test split.
+        verdict: verdict in a word or two; "no verdict" where a check voids it.
+        largest: comparison of the attack with the largest gain, or None without one.
+    """
+
+    name: str
+    seed: int
+    facts: ModelFacts
+    verdict: str
+    largest: Comparison | None
+
+    @property
+    def gain(self) -> str:
+        """Largest gain with its bounds, in points."""
+        if self.largest is None:
+            return "none"
+        return f"{points(self.largest.gain)} [{points(self.largest.lower)}, {points(self.largest.upper)}]"
 
 
-def teacher_lines(report: AuditReport) -> Iterator[str]:
-    """Yield a table row for each teacher of an attacker: accuracy, verdict, largest gain, smallest margin."""
+def report_of(task: str) -> AuditReport | None:
+    """Return the report of a task, or None if there is none."""
+    path = FOLDER / f"{task}.json"
+    return AuditReport.read(path) if path.is_file() else None
+
+
+def audited(report: AuditReport) -> dict[tuple[str, int], Audited]:
+    """Return every teacher of an attacker's report, by name and seed; the audited one is the default, its twin CE."""
+    first = int(report.title.rpartition(" ")[2])
     primary = report.primary
-    rows = [("**the default**", report.teacher, primary.verdict, primary.comparisons[0], primary.smallest_margin)]
-    rows += [
-        (control.name, control.facts, control.verdict, control.largest_gain, control.smallest_margin)
-        for control in report.controls
-    ]
-    for name, facts, verdict, largest, smallest in rows:
-        accuracy = "" if facts is None else f"{100 * facts.accuracy:.2f}"
-        cells = name, accuracy, verdict_name(verdict, report.margin).lower(), gain(largest), bound_text(smallest)
+    found = {
+        ("default", first): (report.teacher, primary.verdict, report.checks, next(iter(primary.comparisons), None))
+    }
+    for control in report.controls:
+        name, _, seed = f"CE {first}".rpartition(" ") if control.name == "CE twin" else control.name.rpartition(" ")
+        assert control.facts is not None  # reports of today have them
+        found[name, int(seed)] = control.facts, control.verdict, control.checks, control.largest_gain
+    return {
+        key: Audited(*key, facts, "no verdict" if no_verdict(checks) else SHORT[verdict], largest)
+        for key, (facts, verdict, checks, largest) in found.items()
+    }
+
+
+def interval(values: list[float]) -> str:
+    """Return the mean with its 95 % t interval over teachers."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return f"{mean:+.2f}"
+    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    return f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]"
+
+
+def counted(verdicts: list[str]) -> str:
+    """Return how often each verdict was given, the most frequent first."""
+    counts = {verdict: verdicts.count(verdict) for verdict in sorted({*verdicts}, key=verdicts.count, reverse=True)}
+    return ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+
+
+def verdict_lines(attackers: dict[str, dict[tuple[str, int], Audited]]) -> Iterator[str]:
+    """Yield a table row for each kind of teacher: accuracy, then for each attacker verdicts and gain over seeds."""
+    first = attackers["training"]
+    seeds = sorted(seed for name, seed in first if name == "default")
+    for name, title in COMPARED.items():
+        accuracies = [100 * first[name, seed].facts.accuracy for seed in seeds]
+        lost = [100 * (first[name, seed].facts.accuracy - first["CE", seed].facts.accuracy) for seed in seeds]
+        cells = [title, f"{statistics.fmean(accuracies):.2f}", "" if name == "CE" else interval(lost)]
+        for teachers in attackers.values():
+            each = [teachers[name, seed] for seed in seeds]
+            gains = [100 * one.largest.gain for one in each if one.largest is not None]
+            cells += [interval(gains), counted([one.verdict for one in each])]
         yield f"| {' | '.join(cells)} |"
 
 
-def criterion_lines(report: AuditReport) -> Iterator[str]:
-    """Yield a table row for each criterion of the audited teacher."""
-    for result in report.criteria:
-        largest = result.comparisons[0] if result.comparisons else None
-        yield f"| {result.criterion} | {verdict_name(result.verdict, report.margin).lower()} | {gain(largest)} |"
-
-
 def audit_tables(task: str) -> Iterator[str]:
-    """Yield the tables of each audit of a task, one pair for each attacker."""
-    for path in sorted(FOLDER.glob(f"{task}-*.json")):
-        for name, report in AuditReport.read(path).by_attacker.items():
-            title = f"{ATTACKERS[name]}, teachers of seed {path.stem.rpartition('-')[2]}"
-            yield "\n".join(
-                [
-                    f"| audit: {title} | accuracy, % | verdict | largest gain over every teacher-free student"
-                    " | smallest margin |",
-                    "|---" * 5 + "|",
-                    *teacher_lines(report),
-                ]
-            )
-            yield "\n".join(
-                ["| the default, by criterion | verdict | largest gain |", "|---" * 3 + "|", *criterion_lines(report)]
-            )
+    """Yield the tables of a task's audit: teachers of all seeds, and the audited one by criterion."""
+    report = report_of(task)
+    if report is None:
+        return
+    attackers = {name: audited(each) for name, each in report.by_attacker.items()}
+    seeds = sum(name == "default" for name, _ in attackers["training"])
+    columns = [f"largest gain, {words} | verdicts" for words in ATTACKERS.values()]
+    yield "\n".join(
+        [
+            f"| audit, {seeds} teachers each | accuracy, % | minus CE, points | {' | '.join(columns)} |",
+            "|---" * 7 + "|",
+            *verdict_lines(attackers),
+        ]
+    )
+    first = report.title.rpartition(" ")[2]
+    lines = [f"| the default of seed {first}, by criterion | {' | '.join(columns)} |", "|---" * 5 + "|"]
+    by_criterion = [{result.criterion: result for result in each.criteria} for each in report.by_attacker.values()]
+    for criterion in by_criterion[0]:
+        cells = [criterion]
+        for results in by_criterion:
+            largest = next(iter(results[criterion].comparisons), None)
+            verdict = verdict_name(results[criterion].verdict, report.margin).lower()
+            gain = "none" if largest is None else f"`{largest.attack}` {points(largest.gain)}"
+            bounds = "" if largest is None else f" [{points(largest.lower)}, {points(largest.upper)}]"
+            cells += [f"{gain}{bounds}", verdict]
+        lines.append(f"| {' | '.join(cells)} |")
+    yield "\n".join(lines)

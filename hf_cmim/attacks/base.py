@@ -183,12 +183,14 @@ class AbstractAttack(AttackPart, ABC):
         batch_level: True if the loss compares the samples of a batch, and so depends on how a batch is split.
         smallest_batch: fewest valid samples for which the loss is meaningful.
         needs_teacher: False if the loss never reads the answers; such an arm is a reference, not a knockoff.
+        is_slow_together: True if one call for several students takes longer than a call for each.
         nominal_temperature: see the property.
     """
 
     batch_level: bool = False
     smallest_batch: int = 1
     needs_teacher: ClassVar[bool] = True
+    is_slow_together: ClassVar[bool] = False
 
     def __init__(self, ce_weight: float) -> None:
         super().__init__()

@@ -76,6 +76,7 @@ class RKD(AbstractAttack):
     """
 
     batch_level = True
+    is_slow_together = True  # N^3 numbers of each student at once miss the cache
     smallest_batch = 2
     needs_every_class = True
 

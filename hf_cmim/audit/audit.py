@@ -1,6 +1,6 @@
 """The audit: preview it, run it and write its report, check a finished one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import final
@@ -128,8 +128,7 @@ class Audit:
             key: TeacherAudit(inputs.teachers[key], plan, students[inputs.pool], is_control=key != TEACHER)
             for key, inputs in examined.items()
         }
-        for audit in audits.values():
-            audit.run()
+        _train_together([*audits.values()])
         progress.close()
         return build_report(audits, main, curve, sittings, self.title)
 
@@ -165,6 +164,17 @@ class Audit:
             data.teacher_collator,
             stacked=self.plan.stacked if stacked is None else stacked,
         )
+
+
+def _train_together(audits: Sequence[TeacherAudit]) -> None:
+    """Train the students of all teachers, stage by stage: students with the same attack then share its loss."""
+    stages = {audit: audit.stages() for audit in audits}
+    while stages:
+        wanted = {audit: next(stage, None) for audit, stage in stages.items()}
+        stages = {audit: stage for audit, stage in stages.items() if wanted[audit] is not None}
+        # Teachers share their students' data unless they label these themselves.
+        for students in dict.fromkeys(audit.students for audit in stages):
+            students.train([group for audit, group in wanted.items() if group and audit.students is students])
 
 
 def _infer_membership(attackers: Mapping[Attacker, Mapping[str, ExaminedInputs]]) -> None:

@@ -39,7 +39,7 @@ class AuditPlan:
         diagnosed: number of attacks, strongest first, whose gain is accounted for.
         stacked: True to stack the passes of students that allow it. This is faster for small students; results equal
             those of `DistillationTrainer` to rounding, without it bit for bit.
-        wave_size: students trained at once; None for as many as memory allows, at most 16.
+        wave_size: students trained at once; None for as many as memory allows, at most 32.
         attackers: attackers by the samples that they have. Each gets a verdict and students of its own. More may be
             added to a finished audit.
 

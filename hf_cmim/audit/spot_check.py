@@ -15,7 +15,7 @@ from hf_cmim.audit.examined_inputs import ExaminedInputs, fingerprints_of, train
 from hf_cmim.audit.inputs import TEACHER
 from hf_cmim.audit.plan import AuditPlan
 from hf_cmim.audit.state import AuditFolder
-from hf_cmim.audit.students import AuditStudents
+from hf_cmim.audit.students import AuditStudents, WantedStudents
 from hf_cmim.audit.teacher_audit import TeacherAudit
 from hf_cmim.errors import HfCmimError
 from hf_cmim.report import ArmResult, AuditReport
@@ -78,8 +78,8 @@ def spot_check(
         audit = TeacherAudit(teacher, plan, students)
         arms = {_key(arm): arm for arm in _every_arm(audit.arms, teacher.black_box.num_classes)}
         drawn = _draw(report, count, arms)
-        runs = [(arms[_key_of(result)], seed) for result, seed in drawn]
-        students.train(teacher, runs, "test", "training again", is_expected=False)
+        runs = tuple((arms[_key_of(result)], seed) for result, seed in drawn)
+        students.train([WantedStudents(teacher, runs, "test", "training again", is_expected=False)])
         accuracies = [students.accuracies(teacher, arm, "test", [seed])[0] for arm, seed in runs]
     means = arm_means({arm.name: arm.accuracies for arm in report.arms if len(arm.accuracies) >= 2})
     # Accuracies are multiples of 1 / N, the interval is continuous.

@@ -1,7 +1,9 @@
 """Students of an audit: trained in waves that processes share, stored as they finish, and read again."""
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, final
 
@@ -23,12 +25,42 @@ from hf_cmim.audit.state import AuditFolder
 from hf_cmim.teachers.base import AbstractTeacher
 from hf_cmim.teachers.model import ModelTeacher
 
-LARGEST_WAVE = 16
+LARGEST_WAVE = 32
 """Most students trained at once; more save little, and a kill would lose more."""
 SELF_TEACHER_SEEDS = 1_000_000
 """Offset of the seed of the student from which self-distillation learns."""
 MEMORY_SHARE = 0.5
 """Share of the free memory that students may use."""
+
+
+@final
+@dataclass(frozen=True)
+class WantedStudents:
+    """Students that one stage of a teacher's audit needs.
+
+    Attributes:
+        teacher: audited teacher.
+        runs: pairs of arm and seed.
+        data: name of the evaluation set.
+        stage: name of the stage for the progress display.
+        is_expected: True if these students were expected when the audit began.
+    """
+
+    teacher: AuditedTeacher
+    runs: tuple[tuple[Arm, int], ...]
+    data: str
+    stage: str
+    is_expected: bool = True
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One student that is to be trained."""
+
+    teacher: AuditedTeacher
+    arm: Arm
+    data: str
+    seed: int
 
 
 @final
@@ -41,7 +73,7 @@ class AuditStudents:
         pool: pool that trains the students.
         folder: folder of finished students.
         evaluation_sets: evaluation data with their labels, by name.
-        wave_size: students trained at once; None for as many as memory allows, at most 16.
+        wave_size: students trained at once; None for as many as memory allows, at most 32.
         progress: progress display; None for none.
         prefix: prefix of the students' keys, which tells the samples of attackers apart.
     """
@@ -85,53 +117,50 @@ class AuditStudents:
             self._query_obstacles[protocol] = query_obstacle(self.pool, arm.attack)
         return self._query_obstacles[protocol]
 
-    def train(
-        self,
-        teacher: AuditedTeacher,
-        runs: Sequence[tuple[Arm, int]],
-        data: str,
-        stage: str,
-        *,
-        is_expected: bool = True,
-    ) -> None:
-        """Train and store the students that are missing.
+    def train(self, wanted: Sequence[WantedStudents]) -> None:
+        """Train and store the students that are missing, those of all teachers together.
 
         Args:
-            teacher: audited teacher.
-            runs: pairs of arm and seed.
-            data: name of the evaluation set.
-            stage: name of the stage for the progress display.
-            is_expected: True if these students were expected when the audit began.
+            wanted: students of each teacher.
         """
         self.processes.wait_for_everyone()
-        # Keys remove duplicates: two arms may describe the same student.
-        keys = {(self.key(teacher, arm), data, seed): (arm, seed) for arm, seed in runs}
-        missing = [run for key, run in keys.items() if not self.folder.has(*key)]
-        present = len(keys.keys() - self._counted) - len(missing)
-        self._counted |= keys.keys()
+        missing: dict[tuple[str, str, int], _Run] = {}
         # All processes must see the same missing students, so none may write before all have looked.
+        for group in wanted:
+            # Keys remove duplicates: two arms, also of two teachers, may describe the same student.
+            keys = {
+                (self.key(group.teacher, arm), group.data, seed): _Run(group.teacher, arm, group.data, seed)
+                for arm, seed in group.runs
+            }
+            new = {key: run for key, run in keys.items() if key not in missing and not self.folder.has(*key)}
+            present = len(keys.keys() - missing.keys() - self._counted) - len(new)
+            self._counted |= keys.keys()
+            missing |= new
+            self.progress.begin_stage(_title(wanted), len(new), present, is_expected=group.is_expected)
         self.processes.wait_for_everyone()
-        waves = _waves(missing, self.wave_size)
+        waves = _waves([*missing.values()], self.wave_size)
         waves_of_process = waves[self.processes.process_index :: self.processes.num_processes]
-        self.progress.begin_stage(f"{teacher.name}: {stage}", len(missing), present, is_expected=is_expected)
         # The display is that of one process; each of its steps also counts for the other processes.
-        steps_counted = len(missing) / max(1, sum(len(arms) for arms, _ in waves_of_process))
-        for arms, seed in waves_of_process:
-            self.progress.begin_wave([arm.name for arm in arms], seed)
-            self._train_wave(teacher, arms, seed, data, lambda steps: self.progress.advance(steps_counted * steps))
+        steps_counted = len(missing) / max(1, sum(map(len, waves_of_process)))
+        for wave in waves_of_process:
+            self.progress.begin_wave(list(dict.fromkeys(run.arm.name for run in wave)), wave[0].seed)
+            self._train_wave(wave, lambda steps: self.progress.advance(steps_counted * steps))
         self.processes.wait_for_everyone()
 
-    def _train_wave(
-        self, teacher: AuditedTeacher, arms: Sequence[Arm], seed: int, data: str, advance: Callable[[int], Any]
-    ) -> None:
-        self_teacher = self._self_teacher(seed) if any(arm.answering == "self" for arm in arms) else None
+    def _train_wave(self, wave: Sequence[_Run], advance: Callable[[int], Any]) -> None:
+        seed, data = wave[0].seed, wave[0].data
+        self_teacher = self._self_teacher(seed) if any(run.arm.answering == "self" for run in wave) else None
         pooled_arms = [
-            PooledArm(arm.name, arm.attack, self_teacher if arm.answering == "self" else teacher.answering(arm))
-            for arm in arms
+            PooledArm(
+                run.arm.name,
+                run.arm.attack,
+                self_teacher if run.arm.answering == "self" else run.teacher.answering(run.arm),
+            )
+            for run in wave
         ]
         results = self.pool.run(pooled_arms, seed, self.evaluation_sets[data][0], on_step=advance)
-        for arm, result in zip(arms, results, strict=True):
-            self.folder.write(self.key(teacher, arm), data, result)
+        for run, result in zip(wave, results, strict=True):
+            self.folder.write(self.key(run.teacher, run.arm), data, result)
 
     def _self_teacher(self, seed: int) -> AbstractTeacher:
         """Train and return a cross-entropy student of another seed, the teacher of self-distillation."""
@@ -161,13 +190,27 @@ class AuditStudents:
         ]
 
 
-def _waves(runs: Sequence[tuple[Arm, int]], size: int) -> list[tuple[list[Arm], int]]:
-    """Return waves of at most `size` arms of one seed, of nearly equal size, in the order of seeds."""
+def _title(wanted: Sequence[WantedStudents]) -> str:
+    """Return the name of a stage for the progress display."""
+    stages = ", ".join(dict.fromkeys(group.stage for group in wanted))
+    return f"{wanted[0].teacher.name}: {stages}" if len(wanted) == 1 else f"{len(wanted)} teachers: {stages}"
+
+
+def _waves(runs: Sequence[_Run], size: int) -> list[list[_Run]]:
+    """Return waves of at most `size` students of one seed and one evaluation set, of nearly equal size.
+
+    Students with the same attack come one after the other: those of one wave get their losses in one call.
+    """
     waves = []
-    for seed in sorted({seed for _, seed in runs}):
-        arms = [arm for arm, run_seed in runs if run_seed == seed]
-        count = math.ceil(len(arms) / size)
-        waves += [(arms[number::count], seed) for number in range(count)]
+    for seed, data in dict.fromkeys((run.seed, run.data) for run in sorted(runs, key=lambda run: run.seed)):
+        alike: dict[str, list[_Run]] = {}
+        for run in runs:
+            if (run.seed, run.data) == (seed, data):
+                alike.setdefault(repr(run.arm.attack), []).append(run)
+        ordered = [run for group in alike.values() for run in group]
+        count = math.ceil(len(ordered) / size)
+        ends = [len(ordered) * number // count for number in range(count + 1)]
+        waves += [ordered[start:end] for start, end in itertools.pairwise(ends)]
     return waves
 
 

@@ -1,6 +1,6 @@
 """The audit of one teacher: screen every setting, confirm the best, account for the gains of the strongest."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import final
 
@@ -19,19 +19,19 @@ from hf_cmim.audit.plan import (
     screening_seeds,
     strongest,
 )
-from hf_cmim.audit.students import AuditStudents
+from hf_cmim.audit.students import AuditStudents, WantedStudents
 from hf_cmim.report import ArmResult
 from hf_cmim.statistics import Decision
 
 
 @final
 class TeacherAudit:
-    """The audit of one teacher: the choice of its students, step by step, and their results.
+    """The audit of one teacher: the choice of its students, stage by stage, and their results.
 
     Args:
         teacher: teacher under audit.
         plan: plan of the audit.
-        students: students of the audit.
+        students: students of the audit, which `stages` leaves to train.
         is_control: True if only the verdict of the primary criterion is needed.
 
     Attributes:
@@ -68,21 +68,24 @@ class TeacherAudit:
             return "the teacher hides classes"
         return self.students.obstacle(arm)
 
-    def run(self) -> None:
-        """Screen settings, confirm the best, and describe gains."""
-        self.screen()
-        self.confirm()
-        self.describe()
+    def stages(self) -> Iterator[WantedStudents]:
+        """Yield the students of each stage: screen settings, confirm the best, describe gains.
+
+        They must be trained before the next stage is asked for, which is chosen by their results.
+        """
+        yield from self._screen()
+        yield from self._confirm()
+        yield from self._describe()
 
     # Screen
 
-    def screen(self) -> None:
+    def _screen(self) -> Iterator[WantedStudents]:
         """Score every setting on validation data, nulls and labels of the strongest attacks, then finalists again."""
-        self._score(self.arms, "screening settings")
-        self._score(self._nulls(), "screening nulls")
+        yield from self._score(self.arms, "screening settings")
+        yield from self._score(self._nulls(), "screening nulls")
         if self.needs_labels:
-            self._score(self._without_samples(), "screening the teacher's labels")
-        self._score(finalists(self.plan, self.screened, self.scores), "screening finalists", final=True)
+            yield from self._score(self._without_samples(), "screening the teacher's labels")
+        yield from self._score(finalists(self.plan, self.screened, self.scores), "screening finalists", final=True)
         self.chosen = Confirmation.choose(self.plan, self.screened, self.scores)
 
     def _nulls(self) -> list[Arm]:
@@ -100,9 +103,10 @@ class TeacherAudit:
     def _nulls_of(self, arms: Iterable[Arm]) -> list[Arm]:
         return [null for arm in arms for null in arm.nulls(self.teacher.black_box.num_classes)]
 
-    def _score(self, arms: Sequence[Arm], stage: str, final: bool = False) -> None:
+    def _score(self, arms: Sequence[Arm], stage: str, final: bool = False) -> Iterator[WantedStudents]:
         seeds = screening_seeds(self.plan, final)
-        self.students.train(self.teacher, [(arm, seed) for arm in arms for seed in seeds], "validation", stage)
+        runs = tuple((arm, seed) for arm in arms for seed in seeds)
+        yield WantedStudents(self.teacher, runs, "validation", stage)
         for arm in arms:
             accuracies = self.students.accuracies(self.teacher, arm, "validation", seeds)
             self.scores[arm] = self.scores.get(arm, []) + accuracies
@@ -124,8 +128,8 @@ class TeacherAudit:
                 arms |= {diagnostic.name: diagnostic for diagnostic in arm.diagnostics(null.confidence)}
         return arms
 
-    def confirm(self) -> None:
-        """Train the students of the next look until the audit is decided or has no look left."""
+    def _confirm(self) -> Iterator[WantedStudents]:
+        """Want the students of the next look until the audit is decided or has no look left."""
         arms = self.chosen.arms()
         while True:
             self.decision = decide_under(self.plan, self.chosen, self.plan.criterion, self.accuracies())
@@ -133,17 +137,18 @@ class TeacherAudit:
             if not missing_seeds:
                 return
             look = next(look for look in self.plan.looks if look > self.decision.look)
-            runs = [(arms[name], seed) for name, seeds in missing_seeds.items() for seed in range(seeds)]
+            runs = tuple((arms[name], seed) for name, seeds in missing_seeds.items() for seed in range(seeds))
             is_first = look == self.plan.looks[0]
-            self.students.train(self.teacher, runs, "test", f"confirming, {look} seeds", is_expected=is_first)
+            yield WantedStudents(self.teacher, runs, "test", f"confirming, {look} seeds", is_expected=is_first)
 
     # Describe
 
-    def describe(self) -> None:
-        """Train the nulls for the accounting of the strongest attacks, and the references that are only described."""
+    def _describe(self) -> Iterator[WantedStudents]:
+        """Want the nulls for the accounting of the strongest attacks, and the references that are only described."""
         families = {arm.name: arm for arm in self.chosen.knockoffs}
         diagnosed = [families[comparison.attack] for comparison in self.decision.comparisons[: self.plan.diagnosed]]
-        self._score(self._nulls_of(arm for arm in diagnosed if arm.family not in self.chosen.nulls), "screening nulls")
+        nulls = self._nulls_of(arm for arm in diagnosed if arm.family not in self.chosen.nulls)
+        yield from self._score(nulls, "screening nulls")
         best_nulls = Confirmation.choose(self.plan, self.screened, self.scores).nulls
         self.chosen = self.chosen.with_nulls(best_nulls)
         # The other criteria need references that the primary criterion did not train, with as many seeds as its own.
@@ -157,7 +162,7 @@ class TeacherAudit:
             if null is not None and null.confidence is not None:
                 null_arms = [null, *arm.diagnostics(null.confidence)]
                 runs += [(null_arm, seed) for null_arm in null_arms for seed in range(seeds[arm.name])]
-        self.students.train(self.teacher, runs, "test", "accounting for gains", is_expected=False)
+        yield WantedStudents(self.teacher, tuple(runs), "test", "accounting for gains", is_expected=False)
 
     # Results
 

@@ -6,6 +6,7 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
+from torch.func import vmap
 
 from hf_cmim.attacks.composition import Composition
 from hf_cmim.attacks.protocols import Query
@@ -61,9 +62,7 @@ def _is_exact(student: PooledStudent, labels: Tensor) -> bool:
 
     def gradient(logits: Tensor, answers: Tensor, targets: Tensor) -> Tensor:
         leaf = logits.clone().requires_grad_()
-        # As in `LossGroup.loss`: a mean over all samples, times the number of students.
-        means = attack(leaf, answers, targets.expand(leaf.shape[:-1]))
-        (len(leaf) * torch.stack(list(means.values())).sum()).backward()
+        _sum_of_losses(attack, leaf, answers, targets, progress=1.0).backward()
         assert leaf.grad is not None
         return leaf.grad
 
@@ -81,20 +80,40 @@ def _is_exact(student: PooledStudent, labels: Tensor) -> bool:
 def _loss_key(attack: Composition) -> tuple[str, ...] | None:
     """Return a text that two attacks share only if they have the same loss; None for a loss that needs its own call.
 
-    A transform, and a loss that compares the samples of a batch, would mix the samples of several students.
+    A transform would mix the samples of several students.
     """
-    if len(attack.transforms) or attack.loss.batch_level or attack.loss.smallest_batch > 1:
+    if len(attack.transforms) or attack.loss.is_slow_together:
         return None
     # The buffers hold the attack's survey of its teacher.
     buffers = [f"{name} {value.tolist()}" for name, value in attack.named_buffers()]
     return repr(attack), *buffers
 
 
+def _sum_of_losses(attack: Composition, logits: Tensor, answers: Tensor, labels: Tensor, progress: float) -> Tensor:
+    """Return the 0-d sum of the losses of students with the same attack.
+
+    Args:
+        attack: their attack.
+        logits: `(K, B, ..., C)` logits of the students.
+        answers: `(K, B, ..., C)` answers of their teachers.
+        labels: `(B, ...)` labels.
+        progress: fraction of the optimizer steps done.
+    """
+
+    def loss(logits: Tensor, answers: Tensor, labels: Tensor) -> Tensor:
+        return torch.stack(list(attack(logits, answers, labels, progress).values())).sum()
+
+    # A loss that compares the samples of a batch must not compare those of two students.
+    if attack.loss.batch_level or attack.loss.smallest_batch > 1:
+        losses: Tensor = vmap(loss, in_dims=(0, 0, None))(logits, answers, labels)
+        return losses.sum()
+    # A mean over samples: that over the samples of K students, times K, is the sum of theirs.
+    return len(logits) * loss(logits, answers, labels.expand(logits.shape[:-1]))
+
+
 @final
 class LossGroup:
     """Students of a stack with the same attack; their teachers may differ.
-
-    A loss is a mean over samples. The mean over the samples of `K` students, times `K`, is the sum of their losses.
 
     Args:
         students: students, at least one.
@@ -122,11 +141,10 @@ class LossGroup:
         # Only in the first step, because the check waits for the device.
         if first.num_steps == 0:
             check_are_logits(logits[0])
-        labels = query.labels.expand(logits.shape[:-1])
-        means = first.attack(logits, self._answers(logits, query, index), labels, first.progress)
+        answers = self._answers(logits, query, index)
         count = (query.labels != IGNORE_INDEX).sum()
-        scale = size * count / (count.clamp_min(1) if num_items is None else num_items)
-        return scale * torch.stack(list(means.values())).sum()
+        scale = count / (count.clamp_min(1) if num_items is None else num_items)
+        return scale * _sum_of_losses(first.attack, logits, answers, query.labels, first.progress)
 
     def _answers(self, logits: Tensor, query: Query, index: Tensor | None) -> Tensor:
         """Return `(K, B, ..., C)` answers of the students' teachers; each student pays for its own."""
