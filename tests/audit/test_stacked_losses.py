@@ -10,7 +10,7 @@ from torch import Tensor
 from hf_cmim import DistillationConfig, Relative
 from hf_cmim.attacks import DKD, KD, RKD, Averager, Composition, CrossEntropy, LabelSmoothing
 from hf_cmim.attacks.protocols import Query
-from hf_cmim.attacks.suites import STANDARD_V2
+from hf_cmim.attacks.suites import OPT_IN, STANDARD_V2
 from hf_cmim.audit.audited_teacher import StoredAnswers
 from hf_cmim.audit.engine.pool import StudentPool
 from hf_cmim.audit.engine.pooled import PooledArm
@@ -20,10 +20,10 @@ from hf_cmim.audit.engine.student import PooledStudent
 SIZE = 24
 TEACHER = 3.0 * torch.randn(SIZE, CLASSES, generator=torch.Generator().manual_seed(7))
 LABELS = torch.arange(SIZE) % CLASSES
-STACKABLE = [entry.attack for entry in STANDARD_V2.entries if not entry.attack.has_protocols]
+STACKABLE = [entry.attack for entry in (*STANDARD_V2.entries, *OPT_IN) if not entry.attack.has_protocols]
 GROUPED = {repr(attack): attack for attack in STACKABLE if _loss_key(attack)}
 
-ROUNDING = ("WKD(", "JSD(", "MLKD(", "PKT(", "SKD(", "SP(")
+ROUNDING = ("BKL(", "WKD(", "JSD(", "MLKD(", "PKT(", "SKD(", "SP(")
 """Losses that round differently in larger calls, most because of their matrix products."""
 
 
