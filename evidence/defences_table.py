@@ -3,7 +3,7 @@
     python evidence/defences_table.py > docs/evidence/defences-compared.md
 
 The recipe's report is a copy of OUTPUT_DIR/audit/audit.json in evidence/defences. The words around the tables are in
-evidence/defences_page.md. `--picture FOLDER` draws one picture a task instead: the leak of each defence over its NLL.
+evidence/defences_page.md. `--picture docs/images/defences.png` draws the page's picture instead.
 """
 
 import argparse
@@ -83,19 +83,17 @@ def task_table(report: AuditReport) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
 
 
-def draw(folder: Path) -> None:
-    """Draw the defences of each task's first teacher, to an attacker with samples of its own."""
-    for task in TASKS:
-        report = report_of(task)
-        if report is not None:
-            (seed, *_), teachers = seeds_of(report), audited(report.by_attacker["own"])
-            leaks = [
-                DefendedLeak(name, teachers[name, seed].facts.nll, largest)
-                for name in DEFENCES
-                if (largest := teachers[name, seed].largest) is not None
-            ]
-            figure = plot_defences(leaks, report.margin)
-            figure.savefig(folder / f"defences-{task.replace('_', '-')}.png", dpi=200)
+def draw(path: Path) -> None:
+    """Draw the defences of Debian's first teacher, to an attacker with samples of its own."""
+    report = report_of("debian_sections")
+    assert report is not None
+    (seed, *_), teachers = seeds_of(report), audited(report.by_attacker["own"])
+    leaks = [
+        DefendedLeak(name, teachers[name, seed].facts.nll, largest)
+        for name in DEFENCES
+        if (largest := teachers[name, seed].largest) is not None
+    ]
+    plot_defences(leaks, report.margin).savefig(path, dpi=200)
 
 
 def recipe_table() -> tuple[str, str, str]:
@@ -107,12 +105,12 @@ def recipe_table() -> tuple[str, str, str]:
 
 
 def main() -> None:
-    """Print the page, or draw the pictures."""
+    """Print the page, or draw its picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--picture", type=Path, help="folder to draw pictures in")
-    folder = parser.parse_args().picture
-    if folder is not None:
-        draw(folder)
+    parser.add_argument("--picture", type=Path, help="file of the picture to draw")
+    path = parser.parse_args().picture
+    if path is not None:
+        draw(path)
         return
     sections = []
     for task, title in TASKS.items():
