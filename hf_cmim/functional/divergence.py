@@ -88,23 +88,15 @@ def kl_divergence(log_probs: Tensor, other_log_probs: Tensor) -> Tensor:
     return (log_probs.exp() * (log_probs - other_log_probs)).sum(dim=-1)
 
 
-def summed_cross_entropy(
-    logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, class_weights: Tensor | None = None
-) -> Tensor:
+def summed_cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Return the cross-entropy summed over the valid labels, 0-d; the caller divides by their number.
 
     Args:
         logits: `(B, C)` raw logits.
         labels: `(B,)` integers in [0, C), or -100 to ignore.
         label_smoothing: share of the target that is spread evenly over the classes, in [0, 1).
-        class_weights: `(C,)` factors of the samples of each class, None for 1.
     """
     raised = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return functional.cross_entropy(
-        raised,
-        labels.long(),
-        weight=None if class_weights is None else class_weights.to(raised.dtype),
-        ignore_index=IGNORE_INDEX,
-        reduction="sum",
-        label_smoothing=label_smoothing,
+        raised, labels.long(), ignore_index=IGNORE_INDEX, reduction="sum", label_smoothing=label_smoothing
     )

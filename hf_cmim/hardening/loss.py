@@ -6,9 +6,10 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from hf_cmim.errors import HfCmimError
-from hf_cmim.functional.divergence import IGNORE_INDEX, summed_cross_entropy
+from hf_cmim.functional.divergence import IGNORE_INDEX
 from hf_cmim.functional.inputs import correct_alone, flatten_samples
 from hf_cmim.hardening.forms import FORMS
 from hf_cmim.hardening.forms.base import Problem
@@ -120,8 +121,17 @@ class CMIMLoss(nn.Module):
         return self._concentrate(logits, counted, snapshot, weight, num_items)
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor, num_items: Tensor | int) -> Tensor:
+        raised = logits.to(torch.promote_types(logits.dtype, torch.float32))
         # Class weights do not enter the divisor: otherwise splitting a batch would change the loss.
-        return summed_cross_entropy(logits, labels, self.spec.label_smoothing, self.class_weights) / num_items
+        total = functional.cross_entropy(
+            raised,
+            labels,
+            weight=None if self.class_weights is None else self.class_weights.to(raised.dtype),
+            ignore_index=IGNORE_INDEX,
+            reduction="sum",
+            label_smoothing=self.spec.label_smoothing,
+        )
+        return total / num_items
 
     def _concentrate(
         self, logits: Tensor, counted: Tensor, snapshot: Snapshot, weight: float, num_items: Tensor | int
