@@ -11,7 +11,7 @@ from hf_cmim.attacks.base import (
     check_temperature,
     check_weight,
 )
-from hf_cmim.attacks.class_means import ClassMeans
+from hf_cmim.attacks.class_means import ClassMeans, ClassMeansSurvey
 from hf_cmim.attacks.kd import kd_loss
 from hf_cmim.functional.divergence import batch_mean, kl_divergence, softened_log_probs
 
@@ -39,7 +39,7 @@ def value_weights(values: Tensor, mean_value: Tensor, emphasis: float) -> Tensor
     return 1 + emphasis * (ratios - 1)
 
 
-class BeyondLabelKD(AbstractAttack):
+class BeyondLabelKD(ClassMeansSurvey, AbstractAttack):
     """Distillation that listens most to the samples whose answers say most beyond the label.
 
     A defended teacher says little about most samples. This attacker finds the few others and gives them more weight.
@@ -96,23 +96,21 @@ class BeyondLabelKD(AbstractAttack):
         """True if the weights differ, or the temperature is relative."""
         return self.emphasis > 0 or super().needs_survey
 
-    def prepare(self, num_classes: int) -> None:
-        """Allocate the class means."""
-        self.class_means.prepare(num_classes, self.teacher_scale.device)
+    def averaged(self, teacher_log_probs: Tensor) -> Tensor:
+        """Return probabilities at `measured_at`, `(N, C)` float64."""
+        return softened_log_probs(teacher_log_probs.double(), self.measured_at).exp()
 
     @torch.no_grad()
     def survey(self, teacher_log_probs: Tensor, labels: Tensor) -> None:
         """Add a batch of answers to the class means and to the mean information; see `AttackPart.survey`."""
         super().survey(teacher_log_probs, labels)
         log_probs = softened_log_probs(teacher_log_probs.double(), self.measured_at)
-        self.class_means.add(log_probs.exp(), labels)
         self._information_sums += (log_probs.exp() * log_probs).sum()
 
     @torch.no_grad()
     def settle(self) -> None:
         """End the survey: compute the class means, and the mean information as their entropy minus the answers'."""
         super().settle()
-        self.class_means.settle()
         counts, means = self.class_means.counts, self.class_means.means
         of_means = (counts * (means * means.clamp_min(FLOOR).log()).sum(dim=-1)).sum()
         self.mean_information.copy_((self._information_sums - of_means) / counts.sum().clamp_min(1))

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 
 from hf_cmim.attacks.base import AbstractTransform
-from hf_cmim.attacks.class_means import ClassMeans
+from hf_cmim.attacks.class_means import ClassMeans, ClassMeansSurvey
 from hf_cmim.functional.divergence import softened_log_probs
 
 
-class ClassCentroid(AbstractTransform):
+class ClassCentroid(ClassMeansSurvey, AbstractTransform):
     """Replace each answer by the normalised geometric mean of its class's answers in the survey.
 
     q_y = softmax(mean of log p over class y). Averaging commutes with softening: q_y softened by T is the geometric
@@ -40,21 +40,9 @@ class ClassCentroid(AbstractTransform):
         """True: the centroids come from a survey."""
         return True
 
-    def prepare(self, num_classes: int) -> None:
-        """Allocate the class means."""
-        self.class_means.prepare(num_classes, self.teacher_scale.device)
-
-    @torch.no_grad()
-    def survey(self, teacher_log_probs: Tensor, labels: Tensor) -> None:
-        """Add a batch of answers to the class means; see `AttackPart.survey`."""
-        super().survey(teacher_log_probs, labels)
-        self.class_means.add(softened_log_probs(teacher_log_probs.double(), 1.0), labels)
-
-    @torch.no_grad()
-    def settle(self) -> None:
-        """End the survey and compute the class means."""
-        super().settle()
-        self.class_means.settle()
+    def averaged(self, teacher_log_probs: Tensor) -> Tensor:
+        """Return normalised log-probabilities, `(N, C)` float64."""
+        return softened_log_probs(teacher_log_probs.double(), 1.0)
 
     @torch.no_grad()
     def forward(self, teacher_log_probs: Tensor, labels: Tensor) -> Tensor:

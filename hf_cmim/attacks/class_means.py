@@ -1,8 +1,11 @@
 """Class means, over one batch or accumulated over a survey."""
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor, nn
 
+from hf_cmim.attacks.base import AttackPart
 from hf_cmim.errors import HfCmimError
 
 
@@ -90,3 +93,33 @@ class ClassMeans(nn.Module):
         self.check_settled()
         was_surveyed = self.counts[labels].unsqueeze(-1) > 0
         return torch.where(was_surveyed, self.means[labels], otherwise.double())
+
+
+class ClassMeansSurvey(AttackPart):
+    """A part of an attack whose survey gives the mean answer of each class.
+
+    Attributes:
+        class_means: class means of `averaged`.
+    """
+
+    class_means: ClassMeans
+
+    @abstractmethod
+    def averaged(self, teacher_log_probs: Tensor) -> Tensor:
+        """Return the values that are averaged, `(N, C)` float64, of answers `(N, C)`."""
+
+    def prepare(self, num_classes: int) -> None:
+        """Allocate the class means."""
+        self.class_means.prepare(num_classes, self.teacher_scale.device)
+
+    @torch.no_grad()
+    def survey(self, teacher_log_probs: Tensor, labels: Tensor) -> None:
+        """Add a batch of answers to the class means; see `AttackPart.survey`."""
+        super().survey(teacher_log_probs, labels)
+        self.class_means.add(self.averaged(teacher_log_probs), labels)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """End the survey and compute the class means."""
+        super().settle()
+        self.class_means.settle()

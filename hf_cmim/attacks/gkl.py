@@ -1,6 +1,5 @@
 """Generalised Kullback-Leibler divergence (GKL): `IKL` with the weights of a class instead of those of a sample."""
 
-import torch
 from torch import Tensor
 
 from hf_cmim.attacks.base import (
@@ -12,7 +11,7 @@ from hf_cmim.attacks.base import (
     check_weight,
     linear_warmup,
 )
-from hf_cmim.attacks.class_means import ClassMeans
+from hf_cmim.attacks.class_means import ClassMeans, ClassMeansSurvey
 from hf_cmim.attacks.ikl import weighted_difference_loss
 from hf_cmim.attacks.knockoff import soft_cross_entropy
 from hf_cmim.functional.divergence import batch_mean, softened_log_probs
@@ -38,6 +37,7 @@ def class_weighted_loss(
 
     Source: see `GKL`; the reduction to a variance is ours.
 
+    >>> import torch
     >>> student, teacher = torch.tensor([[5.0, 9.0], [0.0, 2.0]]), torch.zeros(2, 2)
     >>> class_weighted_loss(student, teacher, torch.full((2, 2), 0.5), 0.5).tolist()  # 2/4 1/4 4^2 and 2/4 1/4 2^2
     [2.0, 0.5]
@@ -50,7 +50,7 @@ def class_weighted_loss(
     return differences * (pair_weights / pair_weights.mean()).to(student_logits.dtype)
 
 
-class GKL(AbstractAttack):
+class GKL(ClassMeansSurvey, AbstractAttack):
     """Distillation of logit differences, weighted by mean answers of classes, with a soft cross-entropy.
 
     The weights of `IKL` come from single answers, and a sure answer gives nearly all weight to one class. Here they
@@ -118,24 +118,8 @@ class GKL(AbstractAttack):
         """True: the weights come from a survey."""
         return True
 
-    def prepare(self, num_classes: int) -> None:
-        """Allocate the class means."""
-        self.class_means.prepare(num_classes, self.teacher_scale.device)
-
-    @torch.no_grad()
-    def survey(self, teacher_log_probs: Tensor, labels: Tensor) -> None:
-        """Add a batch of answers to the class means; see `AttackPart.survey`."""
-        super().survey(teacher_log_probs, labels)
-        self.class_means.add(self._averaged_probs(teacher_log_probs), labels)
-
-    @torch.no_grad()
-    def settle(self) -> None:
-        """End the survey and compute the class means."""
-        super().settle()
-        self.class_means.settle()
-
-    def _averaged_probs(self, teacher_log_probs: Tensor) -> Tensor:
-        """Return the probabilities that are averaged, `(N, C)` float64."""
+    def averaged(self, teacher_log_probs: Tensor) -> Tensor:
+        """Return probabilities at `measured_at`, `(N, C)` float64."""
         return softened_log_probs(teacher_log_probs.double(), self.measured_at).exp()
 
     def distillation(
@@ -144,7 +128,7 @@ class GKL(AbstractAttack):
         """Return the components `mse` and `soft_ce`."""
         temperature = self.resolved(self.temperature)
         # The class of a sample may be missing in the survey; its own answer then stands for the mean.
-        class_means = self.class_means.of(labels, otherwise=self._averaged_probs(teacher_log_probs))
+        class_means = self.class_means.of(labels, otherwise=self.averaged(teacher_log_probs))
         differences = class_weighted_loss(student_logits, teacher_log_probs, class_means, self.gamma)
         cross_entropy = soft_cross_entropy(
             softened_log_probs(teacher_log_probs, temperature), softened_log_probs(student_logits, temperature)

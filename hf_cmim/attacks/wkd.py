@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hf_cmim.attacks.base import AbstractAttack, Temperature, check_temperature, check_weight
-from hf_cmim.attacks.class_means import ClassMeans
+from hf_cmim.attacks.class_means import ClassMeans, ClassMeansSurvey
 from hf_cmim.attacks.label_only import label_cross_entropy
 from hf_cmim.attacks.relations import centred_logits, unit_vectors
 from hf_cmim.errors import HfCmimError
@@ -61,7 +61,7 @@ def sinkhorn_cost(
     return (u * (v @ (kernel * costs))).sum(dim=-1)
 
 
-class WKD(AbstractAttack):
+class WKD(ClassMeansSurvey, AbstractAttack):
     """Distillation by the cost of transporting probability between classes, which is low for similar classes.
 
     ce_weight CE(y) - p_y log q_y + gamma Sinkhorn cost between the renormalised other classes of both at T. The cost
@@ -125,21 +125,9 @@ class WKD(AbstractAttack):
         """True: the costs come from a survey."""
         return True
 
-    def prepare(self, num_classes: int) -> None:
-        """Allocate the class means."""
-        self.class_means.prepare(num_classes, self.teacher_scale.device)
-
-    @torch.no_grad()
-    def survey(self, teacher_log_probs: Tensor, labels: Tensor) -> None:
-        """Add a batch of answers to the class means; see `AttackPart.survey`."""
-        super().survey(teacher_log_probs, labels)
-        self.class_means.add(centred_logits(teacher_log_probs.double()), labels)
-
-    @torch.no_grad()
-    def settle(self) -> None:
-        """End the survey and compute the class means."""
-        super().settle()
-        self.class_means.settle()
+    def averaged(self, teacher_log_probs: Tensor) -> Tensor:
+        """Return centred logits, `(N, C)` float64."""
+        return centred_logits(teacher_log_probs.double())
 
     def class_costs(self) -> Tensor:
         """Return the costs of moving mass between classes, `(C, C)` float64 in [0, .87], 0 on the diagonal.
