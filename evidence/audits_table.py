@@ -10,6 +10,7 @@ from pathlib import Path
 
 from scipy import stats
 
+from hf_cmim.pages.defences import SHORT, VOID
 from hf_cmim.pages.quantities import points
 from hf_cmim.pages.wording import no_verdict, verdict_name
 from hf_cmim.report import AuditReport, ModelFacts
@@ -25,12 +26,6 @@ COMPARED = {
     "class answers": "CE through class answers",
 }
 """Teachers of every seed."""
-SHORT = {
-    "distillable": "distillable",
-    "leaks less than the margin": "leaks less",
-    "undistillable within the margin": "undistillable",
-    "inconclusive": "inconclusive",
-}
 
 
 @dataclass(frozen=True)
@@ -77,7 +72,7 @@ def audited(report: AuditReport) -> dict[tuple[str, int], Audited]:
         assert control.facts is not None  # reports of today have them
         found[name, int(seed)] = control.facts, control.verdict, control.checks, control.largest_gain
     return {
-        key: Audited(*key, facts, "no verdict" if no_verdict(checks) else SHORT[verdict], largest)
+        key: Audited(*key, facts, VOID if no_verdict(checks) else SHORT[verdict], largest)
         for key, (facts, verdict, checks, largest) in found.items()
     }
 

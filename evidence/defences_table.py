@@ -13,6 +13,7 @@ from pathlib import Path
 
 from audits_table import ATTACKERS, Audited, audited, report_of
 
+from hf_cmim.pages.defences import VOID
 from hf_cmim.pages.markdown import audit_markdown
 from hf_cmim.pages.wording import scope_rows
 from hf_cmim.plots.defences import DefendedLeak, plot_defences
@@ -49,7 +50,7 @@ MARKS = {
     "leaks less": "L",
     "undistillable": "**U**",
     "inconclusive": "?",
-    "no verdict": "void",
+    VOID: "void",
 }
 
 

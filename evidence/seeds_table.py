@@ -10,8 +10,7 @@ import json
 import statistics
 from pathlib import Path
 
-from audits_table import ATTACKERS, audit_tables
-from scipy import stats
+from audits_table import ATTACKERS, audit_tables, interval
 
 FOLDER = Path(__file__).parent
 TASKS = {
@@ -52,15 +51,6 @@ def teacher_of(run: dict, row: str) -> dict:
         return run[row]
     rung = run["budgets"]["chosen"][row]
     return run["budgets"]["teachers"][rung] if rung else run["ce"]
-
-
-def interval(values: list[float], digits: int = 2) -> str:
-    """Return the mean with its 95 % t interval over teachers."""
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return f"{mean:+.{digits}f}"
-    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-    return f"{mean:+.{digits}f} [{mean - half:+.{digits}f}, {mean + half:+.{digits}f}]"
 
 
 def accuracy_table(runs: list[dict]) -> str:
