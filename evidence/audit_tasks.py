@@ -9,7 +9,7 @@ from study_tasks import STUDENT_VOCABULARY, Part, Task
 from torch import Tensor, nn
 from transformers import PretrainedConfig, Trainer, set_seed
 
-from hf_cmim import CMIMConfig, CMIMTrainer, DefenseConfig, DefenseTrainer
+from hf_cmim import CMIMConfig, CMIMTrainer, DefenseConfig, DefenseTrainer, HfCmimError, harden_within
 from hf_cmim.defenses import AbstractDefense, MaximizedCMI, NastyTeacher, SquaredError
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
@@ -22,6 +22,10 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
 DEFENSES: dict[str, AbstractDefense] = {
     "nasty": NastyTeacher(), "squared error": SquaredError(), "maximised CMI": MaximizedCMI(),
 }  # fmt: skip
+
+
+BUDGETS = {"budget of half a point": 0.005, "budget of 1 point": 0.01, "budget of 2 points": 0.02}
+"""Accuracy that a model may lose on validation samples, a fraction."""
 
 
 class Classifier(nn.Module):
@@ -92,14 +96,19 @@ def own_and_test(task: Task) -> tuple[Part, Part, Part, Part]:
     return transfer, own, validation, unseen(task.test, transfer, own, validation)
 
 
-def trainer_of(task: Task, name: str, model: Classifier, seed: int, folder: Path) -> Trainer:
-    """Return the trainer of a teacher; maximised CMI fine-tunes, gently, a copy of the cross-entropy model."""
-    kept = {
-        "output_dir": str(folder / "training"), "seed": seed, "num_train_epochs": task.epochs,
+def training_settings(task: Task, seed: int, folder: Path) -> dict[str, Any]:
+    """Return the settings that all trainings of teachers share."""
+    return {
+        "output_dir": str(folder), "seed": seed, "num_train_epochs": task.epochs,
         "learning_rate": task.learning_rate, "per_device_train_batch_size": task.batch_size, "warmup_steps": 0.1,
         "weight_decay": 0.01, "save_strategy": "no", "remove_unused_columns": False, "logging_strategy": "no",
         "report_to": "none", "use_cpu": True, "disable_tqdm": True,
     }  # fmt: skip
+
+
+def trainer_of(task: Task, name: str, model: Classifier, seed: int, folder: Path) -> Trainer:
+    """Return the trainer of a teacher; maximised CMI fine-tunes, gently, a copy of the cross-entropy model."""
+    kept = training_settings(task, seed, folder / "training")
     data = {"data_collator": View("inputs"), "train_dataset": rows(task.train)}
     if name in OBJECTIVES:
         return CMIMTrainer(model, CMIMConfig(**kept, **OBJECTIVES[name]), **data)
@@ -122,4 +131,19 @@ def teacher(task: Task, name: str, seed: int, folder: Path) -> Classifier:
         trainer.train()
         trainer.save_model(str(path))
     model.load_state_dict(load_file(path / "model.safetensors"))
+    return model.eval()
+
+
+def teacher_within(task: Task, budget: float, seed: int, folder: Path) -> Classifier:
+    """Return the strongest model within an accuracy budget; the cross-entropy model if no hardened one is."""
+    args = CMIMConfig(**training_settings(task, seed, folder / "search"), per_device_eval_batch_size=1_000)
+    data = {"train_dataset": rows(task.train), "eval_dataset": rows(task.validation)}
+    try:
+        found = harden_within(
+            lambda: Classifier(task), args, **data, accuracy_budget=budget, data_collator=View("inputs"), say=len
+        )
+    except HfCmimError:
+        return teacher(task, "CE", seed, folder)
+    model = Classifier(task)
+    model.load_state_dict(load_file(Path(found.model) / "model.safetensors"))
     return model.eval()

@@ -18,11 +18,22 @@ from typing import Any
 
 import torch
 import transformers
-from audit_tasks import DEFENSES, OBJECTIVES, Classifier, Student, View, own_and_test, rows, teacher
+from audit_tasks import (
+    BUDGETS,
+    DEFENSES,
+    OBJECTIVES,
+    Classifier,
+    Student,
+    View,
+    own_and_test,
+    rows,
+    teacher,
+    teacher_within,
+)
 from study_tasks import Task, load_task
 
 from hf_cmim import DistillationConfig, DistillationTrainer
-from hf_cmim.attacks import DIST, DKD, KD, WTTM, BeyondLabelKD, Composition, LogitStandardization, NormKD
+from hf_cmim.attacks import DIST, DKD, KD, WTTM, Composition, LogitStandardization, NormKD
 from hf_cmim.attacks.suites import Suite, SuiteEntry
 from hf_cmim.audit.audit import Audit
 from hf_cmim.audit.inputs import AuditData, AuditModels, Teacher
@@ -42,13 +53,15 @@ from hf_cmim.report import Attacker
 from hf_cmim.teachers import AngularDeviationTeacher, ModelTeacher
 
 TASKS = {
-    "debian_sections": ((11, 12, 13), (11, 12)),
-    "emoji_images": ((11, 12, 13), (11, 12)),
-    "fashion_mnist": ((11, 12), (11,)),
-    "wordnet_lexnames": ((11, 12, 13), ()),
+    "debian_sections": ((11, 12, 13, 14, 15), (11, 12)),
+    "emoji_images": ((11, 12, 13, 14, 15), (11, 12)),
+    "fashion_mnist": ((11, 12, 13), (11, 12)),
+    "wordnet_lexnames": ((11, 12, 13, 14, 15), ()),
 }
 """Seeds of the teachers of each task, and those of them that get every defence: as many as there was time for. Digits
 has 450 test samples, too few to resolve half a point."""
+BUDGETED = 3
+"""Number of seeds of each task that get the models within the accuracy budgets."""
 ATTACKS = [
     *(("kd", KD(temperature=temperature)) for temperature in (1.0, 4.0)),
     *(("dist", DIST(temperature=temperature)) for temperature in (1.0, 4.0)),
@@ -57,11 +70,12 @@ ATTACKS = [
     ("logit-standardization", LogitStandardization(base=KD(temperature=1.0, kd_weight=3.0))),
     *(("wttm", WTTM(gamma=gamma, wttm_weight=1 / gamma)) for gamma in (0.5, 1.0)),
     ("dkd", DKD(temperature=4.0, beta=2.0)),
-    ("beyond-label-kd", BeyondLabelKD(temperature=4.0, emphasis=0.5, measured_at=4.0)),
 ]
 """The families that were strongest on Fashion-MNIST and WordNet but for `dot`, whose default rate no student of texts
-survives; DKD; and an attacker who prefers samples whose answers say most beyond the label. Temperatures are numbers:
-students of all teachers then have the same loss, and one call computes it."""
+survives, and DKD. `beyond-label-kd` is left out: in an earlier audit it was the weakest or second weakest attack on
+three of four teachers. Temperatures are numbers: students of all teachers then have the same loss, and one call
+computes it.
+"""
 
 
 def settings(task: Task, folder: Path) -> DistillationConfig:
@@ -109,10 +123,12 @@ def channels(task: Task, classifier: Classifier) -> dict[str, Any]:
 def teachers(task: Task, folder: Path) -> Iterator[tuple[str, Teacher]]:
     """Yield name and teacher, the audited one and its twin first; a name ends with the teacher's seed."""
     seeds, compared = TASKS[task.name]
-    for seed in seeds:
+    for number, seed in enumerate(seeds):
         kept = folder / "teachers" / str(seed)
         for name in OBJECTIVES:
             yield f"{name} {seed}", teacher(task, name, seed, kept)
+        for name, budget in BUDGETS.items() if number < BUDGETED else ():
+            yield f"{name} {seed}", teacher_within(task, budget, seed, kept)
         twin = teacher(task, "CE", seed, kept)
         changes = channels(task, twin)
         for name, channel in changes.items() if seed in compared else [("class answers", changes["class answers"])]:
@@ -129,8 +145,8 @@ def audit(task: Task, folder: Path) -> str:
     (_, audited), (_, twin), *others = teachers(task, folder)
     trained = time.process_time() - started
     plan = AuditPlan(
-        suite=Suite("seven families", tuple(SuiteEntry(family, Composition(attack)) for family, attack in ATTACKS)),
-        looks=(3, 5, 8), screening_seeds=1, finalists=2, final_seeds=1, null_families=2, diagnosed=0,
+        suite=Suite("six families", tuple(SuiteEntry(family, Composition(attack)) for family, attack in ATTACKS)),
+        looks=(3, 5, 8), screening_seeds=1, finalists=3, final_seeds=1, null_families=6, diagnosed=0,
         attackers=(Attacker("training"), Attacker("own")),
     )  # fmt: skip
     models = AuditModels(audited, lambda: Student(task), twin, dict(others), "small student")

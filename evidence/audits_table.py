@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from audit_tasks import BUDGETS
 from scipy import stats
 
 from hf_cmim.pages.defences import SHORT, VOID
 from hf_cmim.pages.quantities import points
-from hf_cmim.pages.wording import no_verdict, verdict_name
-from hf_cmim.report import AuditReport, ModelFacts
-from hf_cmim.statistics import Comparison
+from hf_cmim.pages.wording import no_verdict
+from hf_cmim.report import AuditReport, Criterion, ModelFacts
+from hf_cmim.statistics import Comparison, Verdict
 
 FOLDER = Path(__file__).parent / "audits"
 ATTACKERS = {"training": "the teacher's samples", "own": "own samples"}
@@ -23,9 +24,10 @@ COMPARED = {
     "LS": "label smoothing .1",
     "variance ratio": "CE + variance ratio",
     "default": "**the default**",
+    **{name: name for name in BUDGETS},
     "class answers": "CE through class answers",
 }
-"""Teachers of every seed."""
+"""Teachers of several seeds; the budgets have fewer than the others."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Audited:
         facts: figures of its answers to the test split.
         verdict: verdict in a word or two; "no verdict" where a check voids it.
         largest: comparison of the attack with the largest gain, or None without one.
+        described: verdict and largest gain under each criterion that it has students for, the primary one first.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Audited:
     facts: ModelFacts
     verdict: str
     largest: Comparison | None
+    described: dict[Criterion, tuple[Verdict, Comparison | None]]
 
     @property
     def gain(self) -> str:
@@ -64,17 +68,23 @@ def audited(report: AuditReport) -> dict[tuple[str, int], Audited]:
     """Return every teacher of an attacker's report, by name and seed; the audited one is the default, its twin CE."""
     first = int(report.title.rpartition(" ")[2])
     primary = report.primary
-    found = {
-        ("default", first): (report.teacher, primary.verdict, report.checks, next(iter(primary.comparisons), None))
+    by_criterion = {
+        result.criterion: (result.verdict, next(iter(result.comparisons), None)) for result in report.criteria
     }
+    found = {("default", first): (report.teacher, report.checks, by_criterion)}
     for control in report.controls:
         name, _, seed = f"CE {first}".rpartition(" ") if control.name == "CE twin" else control.name.rpartition(" ")
         assert control.facts is not None  # reports of today have them
-        found[name, int(seed)] = control.facts, control.verdict, control.checks, control.largest_gain
+        described = {leak.criterion: (leak.verdict, leak.largest_gain) for leak in control.described}
+        decided = {primary.criterion: (control.verdict, control.largest_gain)}
+        found[name, int(seed)] = control.facts, control.checks, decided | described
     return {
-        key: Audited(*key, facts, VOID if no_verdict(checks) else SHORT[verdict], largest)
-        for key, (facts, verdict, checks, largest) in found.items()
-    }
+        key: Audited(
+            *key, facts, VOID if no_verdict(checks) else SHORT[verdicts[primary.criterion][0]],
+            verdicts[primary.criterion][1], verdicts,
+        )
+        for key, (facts, checks, verdicts) in found.items()
+    }  # fmt: skip
 
 
 def interval(values: list[float]) -> str:
@@ -92,11 +102,20 @@ def counted(verdicts: list[str]) -> str:
     return ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
 
 
+def seeds_of(teachers: dict[tuple[str, int], Audited], name: str) -> list[int]:
+    """Return the seeds of the teachers of a name."""
+    return sorted(seed for each, seed in teachers if each == name)
+
+
 def verdict_lines(attackers: dict[str, dict[tuple[str, int], Audited]]) -> Iterator[str]:
     """Yield a table row for each kind of teacher: accuracy, then for each attacker verdicts and gain over seeds."""
     first = attackers["training"]
-    seeds = sorted(seed for name, seed in first if name == "default")
+    most = seeds_of(first, "default")
     for name, title in COMPARED.items():
+        seeds = seeds_of(first, name)
+        if not seeds:
+            continue
+        title += "" if len(seeds) == len(most) else f", {len(seeds)} teachers"
         accuracies = [100 * first[name, seed].facts.accuracy for seed in seeds]
         lost = [100 * (first[name, seed].facts.accuracy - first["CE", seed].facts.accuracy) for seed in seeds]
         cells = [title, f"{statistics.fmean(accuracies):.2f}", "" if name == "CE" else interval(lost)]
@@ -108,30 +127,27 @@ def verdict_lines(attackers: dict[str, dict[tuple[str, int], Audited]]) -> Itera
 
 
 def audit_tables(task: str) -> Iterator[str]:
-    """Yield the tables of a task's audit: teachers of all seeds, and the audited one by criterion."""
+    """Yield the tables of a task's audit: teachers of all seeds, and those of the default by criterion."""
     report = report_of(task)
     if report is None:
         return
     attackers = {name: audited(each) for name, each in report.by_attacker.items()}
-    seeds = sum(name == "default" for name, _ in attackers["training"])
+    seeds = seeds_of(attackers["training"], "default")
     columns = [f"largest gain, {words} | verdicts" for words in ATTACKERS.values()]
     yield "\n".join(
         [
-            f"| audit, {seeds} teachers each | accuracy, % | minus CE, points | {' | '.join(columns)} |",
+            f"| audit, {len(seeds)} teachers each | accuracy, % | minus CE, points | {' | '.join(columns)} |",
             "|---" * 7 + "|",
             *verdict_lines(attackers),
         ]
     )
-    first = report.title.rpartition(" ")[2]
-    lines = [f"| the default of seed {first}, by criterion | {' | '.join(columns)} |", "|---" * 5 + "|"]
-    by_criterion = [{result.criterion: result for result in each.criteria} for each in report.by_attacker.values()]
-    for criterion in by_criterion[0]:
-        cells = [criterion]
-        for results in by_criterion:
-            largest = next(iter(results[criterion].comparisons), None)
-            verdict = verdict_name(results[criterion].verdict, report.margin).lower()
-            gain = "none" if largest is None else f"`{largest.attack}` {points(largest.gain)}"
-            bounds = "" if largest is None else f" [{points(largest.lower)}, {points(largest.upper)}]"
-            cells += [f"{gain}{bounds}", verdict]
+    lines = [f"| the default by criterion | {' | '.join(columns)} |", "|---" * 5 + "|"]
+    for result in report.criteria:
+        cells = [result.criterion]
+        for teachers in attackers.values():
+            each = [teachers["default", seed] for seed in seeds]
+            decided = [one.described[result.criterion] for one in each if result.criterion in one.described]
+            gains = [100 * largest.gain for _, largest in decided if largest is not None]
+            cells += [interval(gains) if gains else "none", counted([SHORT[verdict] for verdict, _ in decided])]
         lines.append(f"| {' | '.join(cells)} |")
     yield "\n".join(lines)

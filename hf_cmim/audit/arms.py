@@ -59,6 +59,11 @@ class Arm:
         """Return the label-only nulls of every confidence above that of guessing."""
         return [self.null(confidence) for confidence in null_confidences(num_classes)]
 
+    def is_null_of(self, attacks: Iterable["Arm"]) -> bool:
+        """Return True for a label-only null with the setting of one of these attacks."""
+        settings = [(attack.family, attack.attack) for attack in attacks]
+        return self.role == "null" and (self.family, self.attack) in settings
+
     def without_samples(self, num_classes: int) -> list["Arm"]:
         """Return the arms with this arm's loss that learn nothing of a sample but the class that the teacher predicts.
 

@@ -209,7 +209,7 @@ def _of_arms(evidence: Evidence) -> Iterable[Check]:
                 f"{len(arm.diverged)} of {len(arm.seeds)} students of {arm.name} diverged and count as guessing:"
                 " the arm was not really tried. Lower the learning rate, or clip gradients.",
             )
-    nulls = [arm for arm in evidence.arms if arm.role == "null" and arm.accuracies]
+    nulls = [arm for arm in evidence.arms if arm.role in ("null", "tuned null") and arm.accuracies]
     knockoffs = [arm for arm in evidence.arms if arm.role == "knockoff" and arm.accuracies]
     if nulls and knockoffs:
         null = max(nulls, key=_mean_accuracy)

@@ -33,9 +33,10 @@ class AuditPlan:
         final_seeds: further seeds of each finalist.
         reference_multiple: seeds of a shared reference per seed of an attack.
         references: number of references that are confirmed beside label smoothing, the best on validation data.
-        null_families: number of attacks, strongest on validation data first, whose label-only nulls are tuned and
-            confirmed; all attacks under the criterion `no-leak`. Students that learn only the teacher's labels are
-            tuned for as many attacks, at least one under the criterion `beyond-labels`.
+        null_families: number of families of attacks, strongest on validation data first, whose label-only nulls are
+            tuned: every setting with every confidence. Under the criterion `no-leak` the other attacks have nulls of
+            their own setting. Students that learn only the teacher's labels are tuned for the best setting of as many
+            attacks, at least one under the criterion `beyond-labels`.
         diagnosed: number of attacks, strongest first, whose gain is accounted for.
         stacked: True to stack the passes of students that allow it. This is faster for small students; results equal
             those of `DistillationTrainer` to rounding, without it bit for bit.
@@ -167,8 +168,8 @@ class Confirmation:
     Attributes:
         knockoffs: best setting of each family.
         contenders: arms without the teacher that a knockoff has to beat, the best on validation data first; label
-            smoothing is always among them.
-        nulls: best label-only null of each family.
+            smoothing is always among them. A null may have another setting than its family's knockoff.
+        nulls: best label-only null of each knockoff, with its setting.
         without_samples: best arm of the teacher's labels and best arm of class answers; () if none was screened.
         beyond_labels: contenders of the criterion `beyond-labels`, the best on validation data first; () without such
             arms.
@@ -193,7 +194,8 @@ class Confirmation:
         """
         best = best_settings(arms, scores)
         knockoffs = [arm for arm in best if arm.role == "knockoff"]
-        nulls = {arm.family: arm for arm in best if arm.role == "null"}
+        own_nulls = best_settings([null for null in arms if null.is_null_of(knockoffs)], scores)
+        nulls = {null.family: null for null in own_nulls}
         smoothing = next(arm for arm in best if arm.family == LABEL_SMOOTHING and arm.role == "reference")
         candidates = [arm for arm in best if arm.role in ("reference", "null") and arm is not smoothing]
         contenders = strongest([smoothing, *strongest(candidates, scores, plan.references)], scores)
@@ -205,10 +207,10 @@ class Confirmation:
         beyond_labels = strongest([*contenders, *without_samples], scores) if without_samples else []
         return cls(
             knockoffs=tuple(knockoffs),
-            contenders=tuple(contenders),
+            contenders=_named(contenders, nulls),
             nulls=nulls,
             without_samples=tuple(without_samples),
-            beyond_labels=tuple(beyond_labels),
+            beyond_labels=_named(beyond_labels, nulls),
             described=described,
         )
 
@@ -241,8 +243,15 @@ class Confirmation:
         return {arm.name: arm for arm in arms}
 
 
+def _named(arms: Iterable[Arm], nulls: Mapping[str, Arm]) -> tuple[Arm, ...]:
+    """Return the arms, a null that is not a knockoff's own with the role `tuned null` and so another name."""
+    return tuple(
+        replace(arm, role="tuned null") if arm.role == "null" and arm not in nulls.values() else arm for arm in arms
+    )
+
+
 def null_families(plan: AuditPlan) -> int:
-    """Return the number of attacks, strongest first, whose label-only nulls are tuned."""
+    """Return the number of attacks, strongest first, that have a label-only null of their own setting."""
     families = len(plan.attacks.families)
     return families if plan.criterion == "no-leak" else min(plan.null_families, families)
 

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +118,7 @@ def _every_arm(arms: Sequence[Arm], num_classes: int) -> Iterator[Arm]:
         yield arm
         if arm.role == "knockoff":
             yield from arm.nulls(num_classes)
+            yield from (replace(null, role="tuned null") for null in arm.nulls(num_classes))
             yield from arm.without_samples(num_classes)
             for confidence in NULL_CONFIDENCES:
                 yield from arm.diagnostics(confidence)

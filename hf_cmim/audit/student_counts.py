@@ -11,6 +11,13 @@ def _nulls_of_family(num_classes: int) -> int:
     return sum(confidence > 1 / num_classes for confidence in NULL_CONFIDENCES)
 
 
+def _null_settings(plan: AuditPlan) -> int:
+    """Return the most settings of attacks that label-only nulls are tried with."""
+    settings = sorted((len(plan.attacks.of(family)) for family in plan.attacks.families), reverse=True)
+    # The strongest families may be those with most settings; all others have one, the attack's own.
+    return sum(settings[: plan.null_families]) + max(0, null_families(plan) - plan.null_families)
+
+
 def _label_settings(plan: AuditPlan, num_classes: int) -> int:
     """Return the number of settings that learn only from the teacher's labels: each confidence, and class answers."""
     return label_families(plan) * (_nulls_of_family(num_classes) + 1)
@@ -24,7 +31,7 @@ def _label_teachers(plan: AuditPlan, teachers: int) -> int:
 def screened_settings(plan: AuditPlan, num_classes: int) -> dict[str, int]:
     """Return the number of settings in the screen of the audited teacher, by kind."""
     shared, attacks = len(references()), len(plan.attacks.entries)
-    nulls, labels = null_families(plan) * _nulls_of_family(num_classes), _label_settings(plan, num_classes)
+    nulls, labels = _null_settings(plan) * _nulls_of_family(num_classes), _label_settings(plan, num_classes)
     return {
         "settings of teacher-free students": shared,
         "settings of attacks": attacks,

@@ -20,7 +20,7 @@ from hf_cmim.audit.plan import (
     strongest,
 )
 from hf_cmim.audit.students import AuditStudents, WantedStudents
-from hf_cmim.report import ArmResult
+from hf_cmim.report import ArmResult, Role
 from hf_cmim.statistics import Decision
 
 
@@ -89,7 +89,11 @@ class TeacherAudit:
         self.chosen = Confirmation.choose(self.plan, self.screened, self.scores)
 
     def _nulls(self) -> list[Arm]:
-        return self._nulls_of(self._strongest(null_families(self.plan)))
+        """Return the nulls of every setting of the strongest families, and of the best setting of other attacks."""
+        attacks = self._strongest(null_families(self.plan))
+        tuned = {arm.family for arm in attacks[: self.plan.null_families]}
+        settings = [arm for arm in self.arms if arm.role == "knockoff" and arm.family in tuned]
+        return self._nulls_of(dict.fromkeys([*attacks, *settings]))
 
     def _without_samples(self) -> list[Arm]:
         num_classes = self.teacher.black_box.num_classes
@@ -209,10 +213,16 @@ class TeacherAudit:
 
     def _screen_of(self, arm: Arm) -> dict[str, float]:
         """Return the mean validation accuracy of each setting in an arm's family and role."""
-        competitors = [rival for rival in self.screened if (rival.family, rival.role) == (arm.family, arm.role)]
-        return {
-            f"confidence {rival.confidence:g}" if rival.confidence else repr(rival.attack): float(
-                np.mean(self.scores[rival])
-            )
-            for rival in competitors
-        }
+        role = "null" if arm.role == "tuned null" else arm.role
+        competitors = [rival for rival in self.screened if (rival.family, rival.role) == (arm.family, role)]
+        if arm.role == "null":
+            competitors = [rival for rival in competitors if rival.attack == arm.attack]
+        return {_screened_as(rival, arm.role): float(np.mean(self.scores[rival])) for rival in competitors}
+
+
+def _screened_as(arm: Arm, role: Role) -> str:
+    """Return the words for a setting in the screen of an arm of a role."""
+    if arm.confidence is None:
+        return repr(arm.attack)
+    confidence = f"confidence {arm.confidence:g}"
+    return f"{arm.attack!r}, {confidence}" if role == "tuned null" else confidence

@@ -112,7 +112,7 @@ def _answer_source(arm: ArmResult, num_classes: int) -> Answering | None:
     if arm.role == "reference":
         source: Answering = "self" if arm.family == SELF_DISTILLATION else "nobody"
         return source if arm.teacher == answering_words(source, None) else None
-    if arm.role == "null":
+    if arm.role in ("null", "tuned null"):
         return "label" if arm.teacher in [answering_words("label", value) for value in confidences] else None
     if arm.role == "class answers":
         return "class answers" if arm.teacher == answering_words("class answers", None) else None
@@ -132,14 +132,21 @@ def _faults_of_setting(audit: AuditReport, arm: ArmResult) -> Iterator[str]:
     confidences = {f"confidence {value:g}" for value in null_confidences(audit.scope.num_classes)}
     if arm.role in ("null", "labels") and {*arm.validation} != confidences:
         yield "its confidences are not those of a label-only null"
+    screened = list(dict.fromkeys(text.rpartition(", ")[0] for text in arm.validation))
+    if arm.role == "tuned null":
+        if {*arm.validation} != {f"{setting}, {confidence}" for setting in screened for confidence in confidences}:
+            yield "its settings were not all tried with the confidences of a label-only null"
+        if arm.setting not in screened:
+            yield "the chosen setting was not screened"
     suite = released_suite(audit.scope.suite)
     if suite is None:
         return
     grid = suite_grid(suite.name)
     if arm.family not in grid:
         yield f"{suite.name} has no family {arm.family!r}"
-    elif arm.role == "knockoff":
-        yield from setting_faults(grid[arm.family], arm.setting, arm.validation)
+    elif arm.role in ("knockoff", "tuned null"):
+        tried = screened if arm.role == "tuned null" else arm.validation
+        yield from setting_faults(grid[arm.family], arm.setting, tried)
     # Other roles take over the setting of a knockoff, whose relative temperatures have become numbers.
     elif all(setting.scales(arm.setting) is None for setting in grid[arm.family]):
         yield "its setting is none of the suite's settings for this family"
@@ -232,7 +239,7 @@ def _reference_faults(audit: AuditReport, criterion: str, baselines: Baselines) 
             yield f"under {criterion!r} the teacher's labels or its class answers are no reference"
         every -= set(labels)
     roles = {arm.name: arm.role for arm in audit.arms}
-    wrong = sorted(name for name in every if roles.get(name) not in ("reference", "null"))
+    wrong = sorted(name for name in every if roles.get(name) not in ("reference", "null", "tuned null"))
     if wrong:
         yield f"under {criterion!r} the attacks are compared with {', '.join(wrong)}, which learn from the teacher"
     if LABEL_SMOOTHING not in every:

@@ -138,7 +138,7 @@ def _required_checks(audit: AuditReport) -> Iterator[tuple[str, str]]:
         yield "teacher worse than student", "warning"
     if audit.margin < FEWEST_SAMPLES / audit.scope.num_test:
         yield "margin too fine", "fatal"
-    if _best_mean(audit, "null") > _best_mean(audit, "knockoff") >= 0:
+    if _best_mean(audit, "null", "tuned null") > _best_mean(audit, "knockoff") >= 0:
         yield "a null beats every teacher", "warning"
     if any(arm.diverged for arm in audit.arms):
         yield "diverged", "warning"
@@ -151,9 +151,9 @@ def _required_checks(audit: AuditReport) -> Iterator[tuple[str, str]]:
         yield LEFT_OUT, "warning"
 
 
-def _best_mean(audit: AuditReport, role: str) -> float:
-    """Return the best mean accuracy of the arms of a role, or -1 without such an arm."""
-    means = [float(np.mean(arm.accuracies)) for arm in audit.arms if arm.role == role and arm.accuracies]
+def _best_mean(audit: AuditReport, *roles: str) -> float:
+    """Return the best mean accuracy of the arms of some roles, or -1 without such an arm."""
+    means = [float(np.mean(arm.accuracies)) for arm in audit.arms if arm.role in roles and arm.accuracies]
     return max(means, default=-1)
 
 

@@ -34,6 +34,7 @@ def arm_name(family: str, role: Role, answering: Answering) -> str:
     """
     prefixes: dict[Role, str] = {
         "null": "label null of ",
+        "tuned null": "tuned label null of ",
         "diagnostic": f"{answering} null of ",
         "labels": "teacher's labels with ",
         "class answers": "class answers with ",

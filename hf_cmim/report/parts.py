@@ -8,13 +8,14 @@ from hf_cmim.report.attackers import UNKNOWN_ATTACKER, Attacker
 from hf_cmim.statistics import Baselines, Comparison, Verdict
 
 Criterion = Literal["paper", "teacher-free", "no-leak", "beyond-labels"]
-Role = Literal["knockoff", "reference", "null", "labels", "class answers", "diagnostic"]
+Role = Literal["knockoff", "reference", "null", "tuned null", "labels", "class answers", "diagnostic"]
 """Purpose of an arm, by the source its students learn from.
 
 A knockoff learns from the teacher, a reference from no teacher. A null learns from a null teacher under an attack's
-own loss. Labels learn only from the teacher's labels, with a confidence chosen on validation data; class answers only
-from one answer per predicted class. A diagnostic learns from the teacher's labels or class means with the confidence
-of the null, to account for a gain.
+own loss, a tuned null under another setting of that loss, where another does better without the teacher. Labels learn
+only from the teacher's labels, with a confidence chosen on validation data; class answers only from one answer per
+predicted class. A diagnostic learns from the teacher's labels or class means with the confidence of the null, to
+account for a gain.
 """
 
 

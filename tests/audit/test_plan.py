@@ -218,6 +218,22 @@ def test_without_its_null_a_knockoff_has_no_leak_to_judge():
     assert list(without.baselines("teacher-free")) == ["kd", "dkd"]
 
 
+def test_a_null_that_is_better_with_another_setting_competes_under_a_name_of_its_own():
+    """Catches a reference that was tried with the attack's setting alone, and one that takes the own null's place."""
+    colder = KD_COLD.null(0.3)
+    arms, known = [*ARMS, colder], scores() | {colder: [0.7, 0.7]}
+    found = Confirmation.choose(AuditPlan(references=2), arms, known)
+    assert found.nulls == {"kd": KD_SURE, "dkd": NULLS[2]}
+    assert [arm.name for arm in found.contenders] == ["tuned label null of kd", "mixup", "LS"]
+    tuned = found.contenders[0]
+    assert (tuned.attack, tuned.confidence, tuned.key("")) == (KD_COLD.attack, 0.3, colder.key(""))
+    assert found.baselines("no-leak")["kd"] == Baselines("label null of kd", ("label null of kd",))
+    labels = {arm: [0.5, 0.5] for arm in KD_WARM.without_samples(10)}
+    found = Confirmation.choose(AuditPlan(references=1), [*arms, *labels], known | labels)
+    assert found.baselines("beyond-labels")["dkd"].chosen == "tuned label null of kd"
+    assert {"tuned label null of kd", "label null of kd"} < set(found.arms())
+
+
 def test_more_nulls_leave_those_there_as_they_are():
     """Catches a null that is exchanged after its students were looked at on the test data."""
     kept = chosen(AuditPlan()).with_nulls({"kd": NULLS[0], "other": NULLS[3]})

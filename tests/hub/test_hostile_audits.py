@@ -116,6 +116,25 @@ def described(*changes):
     return change
 
 
+def tuned(**changes):
+    """Add a null of kd with the screen of its settings, after some changes."""
+
+    def change(values):
+        null = copy.deepcopy(arm_of(values, "label null of kd"))
+        screened = {f"{null['setting']}, {words}": mean for words, mean in null["validation"].items()}
+        null |= {"role": "tuned null", "name": "tuned label null of kd", "validation": screened}
+        null |= {name: new(null) for name, new in changes.items()}
+        values["arms"].append(null)
+
+    return change
+
+
+def another_setting(null):
+    return {
+        text.replace("temperature", "kd_weight=2.0, temperature"): mean for text, mean in null["validation"].items()
+    }
+
+
 ARMS, FIRST = "arms", ("criteria", 0)
 LIES = [
     # what was tried
@@ -137,6 +156,15 @@ LIES = [
     (lie([ARMS, "LS", "teacher"], "the teacher"), "the answers for a reference cannot come from 'the teacher'"),
     (lie([ARMS, "label null of kd", "teacher"], "the true label, 0.95"), "the answers for a null cannot come from"),
     (lie([ARMS, "label null of kd", "validation"], {}), "its confidences are not those of a label-only null"),
+    (
+        tuned(validation=lambda null: dict([*null["validation"].items()][1:])),
+        "settings were not all tried with the con",
+    ),
+    (tuned(validation=lambda null: {}), "'tuned label null of kd': the chosen setting was not screened"),
+    (tuned(validation=another_setting), "'tuned label null of kd': the chosen setting was not screened"),
+    (tuned(setting=lambda null: "nothing"), "'tuned label null of kd': the chosen setting was not screened"),
+    (tuned(teacher=lambda null: "the teacher"), "the answers for a tuned null cannot come from 'the teacher'"),
+    (tuned(name=lambda null: "label null of dist"), "is called 'tuned label null of kd'"),
     (lie([ARMS, "kd", "setting"], "Composition(KD(temperature=900.0))"), "the chosen setting was not screened"),
     (lie([ARMS, "label null of kd", "setting"], "nothing"), "its setting is none of the suite's settings"),
     (
