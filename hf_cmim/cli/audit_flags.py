@@ -164,7 +164,7 @@ class PlanFlags:
         metavar="TIME",
     )
     null_families: int | None = flag(
-        "number of families whose label-only nulls are tuned with every setting, strongest first (6)", metavar="N", type=int
+        "families whose label-only nulls are tuned with every setting, strongest first (6)", metavar="N", type=int
     )
     diagnosed: int | None = flag(
         "number of attacks whose gain is accounted for, strongest first (3)", metavar="N", type=int
