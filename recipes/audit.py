@@ -61,7 +61,7 @@ class RecipeArguments:
     looks: list[int] | None = field(default=None, metadata={"help": "Seeds at which verdicts are tried; can grow."})
     screening_seeds: int = HfArg(default=2, help="Seeds of each setting on validation data.")
     final_seeds: int = HfArg(default=4, help="Further seeds of the strongest settings before one is chosen.")
-    null_families: int = HfArg(default=6, help="Attacks whose label-only nulls are tuned.")
+    null_families: int = HfArg(default=6, help="Families whose label-only nulls are tuned with every setting.")
     diagnosed: int = HfArg(default=3, help="Attacks whose gains are accounted for.")
 
 
