@@ -5,10 +5,8 @@ import importlib
 import importlib.util
 import inspect
 import re
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ import pytest
 import tiny
 import torch
 from PIL import Image
+from robustness_toolbox import PyTorchClassifier, load_art_recipe
 from sklearn.linear_model import LogisticRegression
 from transformers import ViTImageProcessorPil, pipeline
 
@@ -65,33 +64,6 @@ class Session:
         return [feeds["pixels"].reshape(len(feeds["pixels"]), -1)[:, :4]]
 
 
-class ExtractionAttack:
-    """A stand-in for that of the Adversarial Robustness Toolbox, which is no dependency."""
-
-    def __init__(self, estimator: Any) -> None:
-        self.estimator = estimator
-
-
-class PyTorchClassifier:
-    """A stand-in for that of the Adversarial Robustness Toolbox."""
-
-    def __init__(self, model: torch.nn.Module, loss: torch.nn.Module, input_shape: Any, nb_classes: int) -> None:
-        self.model, self.nb_classes = model, nb_classes
-
-    def predict(self, images: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            return self.model(torch.from_numpy(images)).numpy()
-
-
-def robustness_toolbox() -> dict[str, ModuleType]:
-    """Modules with the two stand-ins, by name."""
-    names = ("art", "art.attacks", "art.estimators", "art.estimators.classification")
-    modules = {name: ModuleType(name) for name in names}
-    modules["art.attacks"].ExtractionAttack = ExtractionAttack
-    modules["art.estimators.classification"].PyTorchClassifier = PyTorchClassifier
-    return modules
-
-
 def stand_ins(page: str) -> dict[str, Any]:
     """What the reader of a page has already: models, data, and on some pages folders with trained models."""
     parts = {"train_dataset": 0, "validation_dataset": 1, "transfer_set": 2, "validation_set": 3, "test_set": 4}
@@ -130,8 +102,7 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     code = blocks((ROOT / page).read_text(encoding="utf-8"), of_the_hub=False)
     assert code
     values = stand_ins(page)
-    for name, module in robustness_toolbox().items():
-        monkeypatch.setitem(sys.modules, name, module)
+    load_art_recipe(monkeypatch)
     for block in code:
         exec(compile(shortened(block), page, "exec"), values)
     if page == "docs/attacks.md":
