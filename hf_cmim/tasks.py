@@ -1,4 +1,4 @@
-"""Tasks of classifiers: their inputs and the `AutoModel` class that loads them, by transformers' own mappings.
+"""Tasks of classifiers by transformers' own mappings: their inputs, the `AutoModel` class that loads them, its errors.
 
 The name of an architecture is not enough: Wav2Vec2ForSequenceClassification classifies sounds.
 """
@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES,
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
@@ -14,6 +16,21 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
     MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES,
 )
+
+LOADING_ERRORS = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    RuntimeError,
+    ArithmeticError,
+    AssertionError,
+    ImportError,
+    MemoryError,
+    SafetensorError,
+    StrictDataclassError,
+)
+"""Errors that transformers raises for a configuration, processor or weights that `save_pretrained` did not write."""
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,14 @@ import transformers
 from torch import nn
 
 from hf_cmim.class_names import class_names_of
-from hf_cmim.data.views import TASKS, View, kind_of
+from hf_cmim.data.views import LONGEST_REASON, TASKS, View, kind_of
 from hf_cmim.errors import HfCmimError
 from hf_cmim.names import one_line
 from hf_cmim.positions import usable_positions
+from hf_cmim.tasks import LOADING_ERRORS
 from hf_cmim.teachers import ModelTeacher
-from hf_cmim.teachers.safe_checkpoint import LOADING_ERRORS
 
 EXAMPLE = '{"model_type": "vit", "hidden_size": 64, "num_hidden_layers": 4, ...}'
-LONGEST_REASON = 300
-"""Largest number of letters of an error of transformers that is shown."""
 
 
 def open_classifier(path: str, flag: str, device: torch.device) -> ModelTeacher:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from hf_cmim.data.sounds import read_sound
 from hf_cmim.errors import HfCmimError
-from hf_cmim.tasks import AUDIO, IMAGE, TEXT, task_of, tasks_of_type
+from hf_cmim.names import one_line
+from hf_cmim.tasks import AUDIO, IMAGE, LOADING_ERRORS, TEXT, task_of, tasks_of_type
 
 TASKS = {"image": IMAGE, "text": TEXT, "audio": AUDIO}
 """Tasks whose samples can be prepared, by the kind of their input."""
@@ -22,6 +23,8 @@ PROCESSORS = {
     "audio": ("AutoFeatureExtractor", "a feature extractor (preprocessor_config.json)"),
 }
 """Class that loads the processor of a kind, and its name for errors."""
+LONGEST_REASON = 300
+"""Largest number of letters of an error of transformers that is shown."""
 LONGEST_TEXT = 512
 """Largest number of tokens of a text; ours."""
 
@@ -82,15 +85,16 @@ class View:
         """Return the view of the model in a folder or on the Hub.
 
         Raises:
-            HfCmimError: a path without a processor.
+            HfCmimError: a path without a processor, or with a broken one.
         """
         auto_class, missing = PROCESSORS[kind]
         try:
             processor = getattr(transformers, auto_class).from_pretrained(path, trust_remote_code=False)
-        except (OSError, ValueError) as error:
+        except (OSError, *LOADING_ERRORS) as error:
             raise HfCmimError(
-                f"Expected {missing} beside the model in {path}, got none: samples prepared with other sizes or"
-                " statistics than in training would spoil its answers. Save the processor of its training there:"
+                f"Expected {missing} beside the model in {path}, got none that transformers can read"
+                f" ({one_line(str(error))[:LONGEST_REASON]}): samples prepared with other sizes or statistics than in"
+                " training would spoil its answers. Save the processor of its training there:"
                 " processor.save_pretrained(...)."
             ) from error
         if kind == "text":

@@ -10,23 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from safetensors import SafetensorError
 from transformers.utils import logging
 
 from hf_cmim.errors import HfCmimError
-from hf_cmim.tasks import TASKS, architectures_of
-
-LOADING_ERRORS = (
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    AttributeError,
-    ImportError,
-    RuntimeError,
-    SafetensorError,
-)
-"""Errors that transformers raises for files that are missing, damaged or of another model."""
+from hf_cmim.tasks import LOADING_ERRORS, TASKS, architectures_of
 
 
 def check_loads_alone(folder: Path, names: Iterable[str], *, trust_remote_code: bool = False) -> None:
@@ -60,7 +47,7 @@ def loading_fault(folder: Path, names: Iterable[str], *, trust_remote_code: bool
             _link_or_copy(folder / name, copy / name)
         try:
             return _model_fault(copy, trust_remote_code) or _load_processors(copy, names, trust_remote_code)
-        except LOADING_ERRORS as error:
+        except (OSError, *LOADING_ERRORS) as error:
             reason = " ".join(str(error).replace(temporary, "the copy").split())[:300]
             return f"{type(error).__name__}: {reason}"
 

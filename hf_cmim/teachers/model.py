@@ -14,10 +14,10 @@ from hf_cmim.channels.base import AbstractChannel
 from hf_cmim.class_names import class_names_of
 from hf_cmim.errors import HfCmimError
 from hf_cmim.names import safe_text
-from hf_cmim.tasks import TASKS, task_of
+from hf_cmim.tasks import LOADING_ERRORS, TASKS, task_of
 from hf_cmim.teachers.base import INDEX_NAME, AbstractTeacher
 from hf_cmim.teachers.fingerprints import digest
-from hf_cmim.teachers.safe_checkpoint import LOADING_ERRORS, check_safe_to_load
+from hf_cmim.teachers.safe_checkpoint import check_safe_to_load
 
 ACCOMPANYING = frozenset({"attention_mask", "pixel_mask", "token_type_ids", "position_ids"})
 """Inputs that only describe other inputs; image models accept some of them, too."""

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers.utils.hub import cached_file
 
@@ -11,20 +10,6 @@ from hf_cmim.checkpoint_sizes import CONFIG_NAME, size_faults, tensor_shapes, un
 from hf_cmim.errors import HfCmimError
 from hf_cmim.plain_data import read_json
 
-LOADING_ERRORS = (
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    RuntimeError,
-    ArithmeticError,
-    AssertionError,
-    ImportError,
-    MemoryError,
-    SafetensorError,
-    StrictDataclassError,
-)
-"""Errors that transformers raises for a configuration or weights that `save_pretrained` did not write."""
 WEIGHTS = "model*.safetensors"
 
 

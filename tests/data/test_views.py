@@ -1,5 +1,7 @@
 """How models see samples."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -26,6 +28,7 @@ from transformers import (
 from hf_cmim.data.prepared import PreparedSamples
 from hf_cmim.data.sounds import read_sound
 from hf_cmim.data.views import View, kind_of, kind_of_type
+from hf_cmim.errors import HfCmimError
 
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 WORDS = ["[PAD]", "[UNK]", "red", "green", "blue", "sky"]
@@ -55,6 +58,21 @@ def tokenizer():
     model = Tokenizer(WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
     model.pre_tokenizer = Whitespace()
     return PreTrainedTokenizerFast(tokenizer_object=model, pad_token="[PAD]", unk_token="[UNK]")
+
+
+# Processors
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "5", "null", "{}", '{"image_processor_type": 5}', '{"size": "big"}'])
+def test_a_broken_processor_is_refused_with_its_reason(text, processor, tmp_path):
+    """Catches a traceback of transformers, which names no file and no remedy."""
+    settings = json.loads((processor / "preprocessor_config.json").read_text(encoding="utf-8"))
+    broken = json.dumps(settings | json.loads(text)) if text.startswith('{"') else text
+    (tmp_path / "preprocessor_config.json").write_text(broken, encoding="utf-8")
+    with pytest.raises(
+        HfCmimError, match=r"an image processor .*none that transformers can read \(.+\).*Save the pro"
+    ):
+        View.of(str(tmp_path), "image")
 
 
 # Kinds
