@@ -82,9 +82,9 @@ class TeacherAudit:
     def _screen(self) -> Iterator[WantedStudents]:
         """Score every setting on validation data, nulls and labels of the strongest attacks, then finalists again."""
         yield from self._score(self.arms, "screening settings")
-        yield from self._score(self._nulls(), "screening nulls")
-        if self.needs_labels:
-            yield from self._score(self._without_samples(), "screening the teacher's labels")
+        # One stage, because students of one stage share waves: few together are hardly faster than one.
+        labels = self._without_samples() if self.needs_labels else []
+        yield from self._score([*self._nulls(), *labels], "screening nulls and the teacher's labels")
         yield from self._score(finalists(self.plan, self.screened, self.scores), "screening finalists", final=True)
         self.chosen = Confirmation.choose(self.plan, self.screened, self.scores)
 
@@ -141,25 +141,31 @@ class TeacherAudit:
             if not missing_seeds:
                 return
             look = next(look for look in self.plan.looks if look > self.decision.look)
-            runs = tuple((arms[name], seed) for name, seeds in missing_seeds.items() for seed in range(seeds))
+            runs = [(arms[name], seed) for name, seeds in missing_seeds.items() for seed in range(seeds)]
+            runs += self._described(look)  # they are wanted in any case, and share the waves of the look
             is_first = look == self.plan.looks[0]
-            yield WantedStudents(self.teacher, runs, "test", f"confirming, {look} seeds", is_expected=is_first)
+            yield WantedStudents(self.teacher, tuple(runs), "test", f"confirming, {look} seeds", is_expected=is_first)
+
+    def _described(self, look: int) -> list[tuple[Arm, int]]:
+        """Return the students of references that no attack is judged by, at a look.
+
+        The other criteria need references that the primary criterion does not train, with as many seeds as its own.
+        """
+        references = {arm.name: arm for arm in (*self.chosen.contenders, *self.chosen.without_samples)}.values()
+        students = [(arm, seed) for arm in self.chosen.described for seed in range(look)]
+        return students + [(arm, seed) for arm in references for seed in range(self.plan.reference_multiple * look)]
 
     # Describe
 
     def _describe(self) -> Iterator[WantedStudents]:
-        """Want the nulls for the accounting of the strongest attacks, and the references that are only described."""
+        """Want the nulls for the accounting of the strongest attacks, and what a kill left out of the last look."""
         families = {arm.name: arm for arm in self.chosen.knockoffs}
         diagnosed = [families[comparison.attack] for comparison in self.decision.comparisons[: self.plan.diagnosed]]
         nulls = self._nulls_of(arm for arm in diagnosed if arm.family not in self.chosen.nulls)
         yield from self._score(nulls, "screening nulls")
         best_nulls = Confirmation.choose(self.plan, self.screened, self.scores).nulls
         self.chosen = self.chosen.with_nulls(best_nulls)
-        # The other criteria need references that the primary criterion did not train, with as many seeds as its own.
-        references = {arm.name: arm for arm in (*self.chosen.contenders, *self.chosen.without_samples)}.values()
-        runs = [(arm, seed) for arm in self.chosen.described for seed in range(self.decision.look)]
-        reference_seeds = range(self.plan.reference_multiple * self.decision.look)
-        runs += [(arm, seed) for arm in references for seed in reference_seeds]
+        runs = self._described(self.decision.look)
         seeds = {comparison.attack: comparison.seeds for comparison in self.decision.comparisons}
         for arm in diagnosed:
             null = self.chosen.nulls.get(arm.family)
