@@ -14,8 +14,10 @@ def _nulls_of_family(num_classes: int) -> int:
 def _null_settings(plan: AuditPlan) -> int:
     """Return the most settings of attacks that label-only nulls are tried with."""
     settings = sorted((len(plan.attacks.of(family)) for family in plan.attacks.families), reverse=True)
-    # The strongest families may be those with most settings; all others have one, the attack's own.
-    return sum(settings[: plan.null_families]) + max(0, null_families(plan) - plan.null_families)
+    others = max(0, null_families(plan) - plan.null_families)
+    # The strongest families may be those with most settings. The others have one, the attack's own, and a second one
+    # where the best of two finalists is not the setting that was best before.
+    return sum(settings[: plan.null_families]) + others + min(others, plan.finalists // 2)
 
 
 def _label_settings(plan: AuditPlan, num_classes: int) -> int:

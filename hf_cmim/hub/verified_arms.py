@@ -132,21 +132,21 @@ def _faults_of_setting(audit: AuditReport, arm: ArmResult) -> Iterator[str]:
     confidences = {f"confidence {value:g}" for value in null_confidences(audit.scope.num_classes)}
     if arm.role in ("null", "labels") and {*arm.validation} != confidences:
         yield "its confidences are not those of a label-only null"
+    is_tuned = arm.role == "tuned null"
     screened = list(dict.fromkeys(text.rpartition(", ")[0] for text in arm.validation))
-    if arm.role == "tuned null":
-        if {*arm.validation} != {f"{setting}, {confidence}" for setting in screened for confidence in confidences}:
-            yield "its settings were not all tried with the confidences of a label-only null"
-        if arm.setting not in screened:
-            yield "the chosen setting was not screened"
+    if is_tuned and {*arm.validation} != {f"{text}, {confidence}" for text in screened for confidence in confidences}:
+        yield "its settings were not all tried with the confidences of a label-only null"
     suite = released_suite(audit.scope.suite)
     if suite is None:
+        # Nobody knows the settings of an owner's suite, but the chosen one must be among those tried.
+        if is_tuned and arm.setting not in screened:
+            yield "the chosen setting was not screened"
         return
     grid = suite_grid(suite.name)
     if arm.family not in grid:
         yield f"{suite.name} has no family {arm.family!r}"
     elif arm.role in ("knockoff", "tuned null"):
-        tried = screened if arm.role == "tuned null" else arm.validation
-        yield from setting_faults(grid[arm.family], arm.setting, tried)
+        yield from setting_faults(grid[arm.family], arm.setting, screened if is_tuned else arm.validation)
     # Other roles take over the setting of a knockoff, whose relative temperatures have become numbers.
     elif all(setting.scales(arm.setting) is None for setting in grid[arm.family]):
         yield "its setting is none of the suite's settings for this family"

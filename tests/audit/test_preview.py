@@ -68,7 +68,7 @@ def test_students_are_those_that_a_real_audit_trains(preview, tmp_path):
         # 32 attacks of 160 settings, 12 settings without a teacher; with 4 classes all 5 confidences name the label.
         ("teacher-free", 30 * 5, 3, 3 * 32 + 9 * 3, 2),
         ("paper", 30 * 5, 1, 3 * 32 + 9, 4),
-        ("no-leak", (30 + 26) * 5, 32, 3 * 32 + 3 * 32, 5),
+        ("no-leak", (30 + 26 + 4) * 5, 32, 3 * 32 + 3 * 32, 5),
         ("beyond-labels", 30 * 5, 5, 3 * 32 + 9 * 5, 0),
     ],
 )

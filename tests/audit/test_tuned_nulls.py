@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -21,13 +22,13 @@ SUITE = Suite("two", tuple(SuiteEntry(family, Composition(loss)) for family in S
 CONFIDENCES = [0.3, 0.5, 0.7, 0.9, 0.99]
 
 
-def audit_in(folder: Path, **values: object) -> Audit:
+def audit_in(folder: Path, final_seeds: int = 0, **values: object) -> Audit:
     data = AuditData(planted.Samples(60, 1), planted.Samples(100, 3), planted.Samples(300, 2))
     args = DistillationConfig(
         **tiny.settings(folder, num_train_epochs=1, learning_rate=0.02, per_device_train_batch_size=30,
                         per_device_eval_batch_size=300, optim="adamw_torch")
     )  # fmt: skip
-    plan = AuditPlan(suite=SUITE, screening_seeds=1, final_seeds=0, looks=(2,), reference_multiple=2,
+    plan = AuditPlan(suite=SUITE, screening_seeds=1, final_seeds=final_seeds, looks=(2,), reference_multiple=2,
                      references=1, **values)  # fmt: skip
     return Audit(AuditModels(planted.PlantedTeacher(0.3), lambda: planted.Student(8)), data, args, plan)
 
@@ -86,5 +87,27 @@ def test_a_tuned_null_is_a_reference_with_its_whole_screen(won_by, tmp_path):
     assert set(own.validation) == {f"confidence {confidence:g}" for confidence in CONFIDENCES}
     assert len(tuned.accuracies) == 4
     assert [fault for fault in arm_faults(report) if "validation samples" not in fault] == []
+    lie = replace(report, arms=tuple(replace(arm, setting="untried") if arm is tuned else arm for arm in report.arms))
+    assert any("the chosen setting was not screened" in fault for fault in arm_faults(lie))
     possible = sum(len(arm.accuracies) >= 3 for arm in report.arms)
     assert tuned.name in {check.arm for check in again.spot_check(report, possible)}
+
+
+def test_an_attack_that_changes_its_setting_at_last_gets_a_null_of_that_setting(monkeypatch, tmp_path):
+    """Catches an attack without a null, which under no-leak would be left out of the verdict."""
+    first, last = SETTINGS["kd"]
+    original = AuditStudents.accuracies
+
+    def accuracies(self, teacher, arm, data, seeds=None):
+        found = original(self, teacher, arm, data, seeds)
+        if data == "validation" and arm.role == "knockoff" and arm.family == "kd":
+            favourite = first if 100_000 in seeds else last
+            return [0.99 if repr(arm.attack.loss) == repr(favourite) else 0.98 for _ in found]
+        return found
+
+    monkeypatch.setattr(AuditStudents, "accuracies", accuracies)
+    values = {"null_families": 0, "diagnosed": 0, "finalists": 2, "final_seeds": 2, "criterion": "no-leak"}
+    report = audit_in(tmp_path, **values).run()
+    settings = {arm.name: arm.setting for arm in report.arms}
+    assert settings["kd"] == settings["label null of kd"] == repr(Composition(last))
+    assert set(report.primary.baselines) == {"kd", "dist"}
