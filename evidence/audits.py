@@ -1,11 +1,17 @@
-"""Audit the default, its rivals and other defences on four tasks: several teachers of each, two attackers, one audit.
+"""Audit the default, its rivals and other defences on four tasks: several teachers, two attackers, three audits.
 
     python evidence/audits.py --data ../shared/data
+    python evidence/audits.py --data ../shared/data --audit beyond-labels
+    python evidence/audits.py --data ../shared/data --audit full
+
+The first audit attacks every teacher with six families. `beyond-labels` does it again with the default, cross-entropy
+and class answers of every seed, and asks if students learn more than the teacher's labels. `full` tries every family
+of `standard-v2` on the first teacher and its twin.
 
 What `CMIMTrainer(model, CMIMConfig("out"), ...).train()` gives, with no other setting of the objective, is the audited
 teacher. Beside it stand teachers of other seeds, cross-entropy, label smoothing and the variance ratio of each seed,
 and class answers of each cross-entropy model. Some seeds get every other defence. One attacker has samples of the
-teacher, one has samples of its own. All verdicts are on the test split. Each report is written to evidence/audits, and
+teacher, one has samples of its own. All verdicts are on the test split. Reports are written to evidence/audits, and
 what is there is not made anew; killed in between, an audit goes on where it was.
 """
 
@@ -13,6 +19,7 @@ import argparse
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +84,18 @@ three of four teachers. Temperatures are numbers: students of all teachers then 
 computes it.
 """
 
+STRONGEST = AuditPlan(
+    suite=Suite("six families", tuple(SuiteEntry(family, Composition(attack)) for family, attack in ATTACKS)),
+    looks=(3, 5, 8), screening_seeds=1, finalists=3, final_seeds=1, null_families=6, diagnosed=0,
+    attackers=(Attacker("training"), Attacker("own")),
+)  # fmt: skip
+PLANS = {
+    "strongest": STRONGEST,
+    "beyond-labels": replace(STRONGEST, criterion="beyond-labels"),
+    "full": replace(STRONGEST, suite="standard-v2", finalists=4, diagnosed=3),
+}
+"""Plan of each audit."""
+
 
 def settings(task: Task, folder: Path) -> DistillationConfig:
     """Return the training settings of the students."""
@@ -120,8 +139,23 @@ def channels(task: Task, classifier: Classifier) -> dict[str, Any]:
     }
 
 
-def teachers(task: Task, folder: Path) -> Iterator[tuple[str, Teacher]]:
-    """Yield name and teacher, the audited one and its twin first; a name ends with the teacher's seed."""
+def teachers(task: Task, folder: Path, audited: str) -> Iterator[tuple[str, Teacher]]:
+    """Yield name and teacher for an audit, the audited one and its twin first; a name ends with the teacher's seed."""
+    if audited == "strongest":
+        yield from every_teacher(task, folder)
+        return
+    seeds, _ = TASKS[task.name]
+    for seed in seeds if audited == "beyond-labels" else seeds[:1]:
+        kept = folder / "teachers" / str(seed)
+        twin = teacher(task, "CE", seed, kept)
+        yield f"default {seed}", teacher(task, "default", seed, kept)
+        yield f"CE {seed}", twin
+        if audited == "beyond-labels":
+            yield f"class answers {seed}", ModelTeacher(twin, channel=channels(task, twin)["class answers"])
+
+
+def every_teacher(task: Task, folder: Path) -> Iterator[tuple[str, Teacher]]:
+    """Yield name and teacher of every seed, objective, budget and defence."""
     seeds, compared = TASKS[task.name]
     for number, seed in enumerate(seeds):
         kept = folder / "teachers" / str(seed)
@@ -139,16 +173,11 @@ def teachers(task: Task, folder: Path) -> Iterator[tuple[str, Teacher]]:
             yield f"MAD {seed}", AngularDeviationTeacher(ModelTeacher(twin), surrogate(task, twin, kept))
 
 
-def audit(task: Task, folder: Path) -> str:
+def audit(task: Task, folder: Path, name: str) -> str:
     """Audit the teachers of a task, and return the report as JSON."""
     started = time.process_time()
-    (_, audited), (_, twin), *others = teachers(task, folder)
+    (_, audited), (_, twin), *others = teachers(task, folder, name)
     trained = time.process_time() - started
-    plan = AuditPlan(
-        suite=Suite("six families", tuple(SuiteEntry(family, Composition(attack)) for family, attack in ATTACKS)),
-        looks=(3, 5, 8), screening_seeds=1, finalists=3, final_seeds=1, null_families=6, diagnosed=0,
-        attackers=(Attacker("training"), Attacker("own")),
-    )  # fmt: skip
     models = AuditModels(audited, lambda: Student(task), twin, dict(others), "small student")
     transfer, own, validation, test = own_and_test(task)
     data = AuditData(
@@ -157,7 +186,7 @@ def audit(task: Task, folder: Path) -> str:
         own=rows(own), collator=View("features"), teacher_collator=View("inputs", "features"),
     )  # fmt: skip
     title = f"{task.name}, default, seed {TASKS[task.name][0][0]}"
-    report = Audit(models, data, settings(task, folder / "audit"), plan, title).run()
+    report = Audit(models, data, settings(task, folder / name), PLANS[name], title).run()
     spent = time.process_time() - started
     print(f"{task.name}: {spent:.0f} s of processor time, of them {trained:.0f} for the teachers", flush=True)
     return report.to_json()
@@ -167,18 +196,19 @@ def main() -> None:
     """Make the reports that are missing, one task after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with the data sets")
+    parser.add_argument("--audit", default="strongest", choices=PLANS)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/audits"), help="unfinished audits")
     options = parser.parse_args()
     torch.set_num_threads(1)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     transformers.logging.set_verbosity_error()
-    results = Path(__file__).parent / "audits"
-    results.mkdir(exist_ok=True)
+    results = Path(__file__).parent / "audits" / options.audit
+    results.mkdir(exist_ok=True, parents=True)
     for name in options.tasks:
         path = results / f"{name}.json"
         if not path.is_file():
-            path.write_text(audit(load_task(name, options.data), options.output_dir / name))
+            path.write_text(audit(load_task(name, options.data), options.output_dir / name, options.audit))
 
 
 if __name__ == "__main__":
