@@ -31,6 +31,8 @@ examples:
   hf-cmim audit --teacher TEACHER --dataset DATA --student-config student.json --rest-as-test \\
           --max-transfer-samples 20000 --max-validation-samples 5000 --set num_train_epochs=10
       the unused part of the train split joins the test set: a finer margin at no cost
+  hf-cmim audit audit.yaml --processes 8
+      the students distributed over 8 threads of the CPU
   accelerate launch -m hf_cmim.cli.main audit audit.yaml
       the students distributed over GPUs
 
@@ -59,12 +61,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run the audit of each student, or print a preview of its cost."""
     from hf_cmim.cli.audit_setup import AuditSetup
+    from hf_cmim.cli.processes import audit_in_processes, wants_processes
     from hf_cmim.cli.report import check_can_draw, write_comparison
     from hf_cmim.cli.several_students import flags_of_students
 
     # Before the audit: a missing package must not be noticed days later.
     check_can_draw()
-    students = flags_of_students(read_flags(options, AuditFlags))
+    flags = read_flags(options, AuditFlags)
+    if wants_processes(flags.processes):
+        audit_in_processes(flags, prints=True)
+        return
+    students = flags_of_students(flags)
     # All are opened before the first is trained, so that a mistake in the last one comes at once.
     setups = {name: AuditSetup.of(each) for name, each in students.items()}
     for name, setup in setups.items():

@@ -172,7 +172,19 @@ class PlanFlags:
 
 
 @dataclass(frozen=True)
-class RunFlags:
+class ProcessFlags:
+    """Processes of an audit."""
+
+    processes: int | None = flag(
+        "number of processes that share the students of the audit, each on one thread of the CPU; the report stays"
+        " the same (1)",
+        metavar="N",
+        type=int,
+    )
+
+
+@dataclass(frozen=True)
+class RunFlags(ProcessFlags):
     """Training and files of an audit."""
 
     training: list[tuple[str, str]] | None = flag(

@@ -11,6 +11,8 @@ from hf_cmim.cli.words import nearest, refuse_unknown
 from hf_cmim.errors import HfCmimError
 
 if TYPE_CHECKING:
+    from dataclasses import Field
+
     from _typeshed import DataclassInstance
 
 Flags = TypeVar("Flags", bound="DataclassInstance")
@@ -29,9 +31,8 @@ def flag(help: str, **settings: Any) -> Any:
 def add_flags(group: "argparse._ActionsContainer", kind: "type[DataclassInstance]") -> None:
     """Add the flags of a dataclass to a parser or to a group of one."""
     for setting in fields(kind):
-        settings = dict(setting.metadata)
-        name = settings.pop("name", f"--{setting.name.replace('_', '-')}")
-        group.add_argument(name, dest=setting.name, **settings)
+        settings = {name: value for name, value in setting.metadata.items() if name != "name"}
+        group.add_argument(_flag_of(setting), dest=setting.name, **settings)
 
 
 def add_groups(parser: argparse.ArgumentParser, groups: "Mapping[str, Sequence[type[DataclassInstance]]]") -> None:
@@ -76,6 +77,10 @@ def _are_pairs(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], tuple)
 
 
+def _are_lists(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], list)
+
+
 def _values_in(path: Path, kind: "type[DataclassInstance]") -> dict[str, Any]:
     """Return the values of a file, parsed as flags: types, choices and errors are those of the command line."""
     parser = argparse.ArgumentParser(exit_on_error=False, add_help=False, allow_abbrev=False)
@@ -116,20 +121,38 @@ def _settings(path: Path) -> dict[str, Any]:
 
 def _words(settings: dict[str, Any], path: Path, kind: "type[DataclassInstance]") -> Iterator[str]:
     """Yield a file's settings as the words of a command line."""
-    flags = {
-        setting.name.replace("_", "-"): setting.metadata.get("name", f"--{setting.name.replace('_', '-')}")
-        for setting in fields(kind)
-    }
+    flags = {setting.name.replace("_", "-"): _flag_of(setting) for setting in fields(kind)}
     for key, value in settings.items():
         name = key.replace("_", "-")
         if name not in flags:
             raise HfCmimError(f"Unknown setting {name!r} in {path}: it would have no effect. {nearest(name, flags)}")
-        if isinstance(value, bool):
-            yield flags[name] if value else f"--no-{name}"
-        elif isinstance(value, dict):
-            for entry_name, entry in value.items():
-                yield f"{flags[name]}={entry_name}={entry if isinstance(entry, str) else json.dumps(entry)}"
-        elif isinstance(value, list):
-            yield from (flags[name], *map(str, value))
-        else:
-            yield f"{flags[name]}={value}"
+        yield from _words_of(flags[name], value)
+
+
+def words_of(flags: "DataclassInstance") -> list[str]:
+    """Return the words of a command line that has these flags."""
+    words: list[str] = []
+    for setting in fields(flags):
+        value = getattr(flags, setting.name)
+        # A list of lists is a flag that was given several times, with several words each.
+        for one in value if _are_lists(value) else [value]:
+            words += [] if one is None else _words_of(_flag_of(setting), dict(one) if _are_pairs(one) else one)
+    return words
+
+
+def _flag_of(setting: "Field[Any]") -> str:
+    name: str = setting.metadata.get("name", f"--{setting.name.replace('_', '-')}")
+    return name
+
+
+def _words_of(flag: str, value: Any) -> Iterator[str]:
+    """Yield the words of a flag with a value."""
+    if isinstance(value, bool):
+        yield flag if value else f"--no-{flag.removeprefix('--')}"
+    elif isinstance(value, dict):
+        for entry_name, entry in value.items():
+            yield f"{flag}={entry_name}={entry if isinstance(entry, str) else json.dumps(entry)}"
+    elif isinstance(value, list):
+        yield from (flag, *map(str, value))
+    else:
+        yield f"{flag}={value}"

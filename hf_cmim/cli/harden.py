@@ -69,8 +69,10 @@ def harden_and_audit(flags: HardenFlags) -> "tuple[Hardened, AuditReport | None]
 
     from hf_cmim.cli.audit_setup import checked_students
     from hf_cmim.cli.harden_setup import HardenSetup
+    from hf_cmim.cli.processes import wants_processes
     from hf_cmim.cli.report import check_can_draw
 
+    wants_processes(flags.processes)  # refuses a wrong number now, and not after the training
     wants_audit = flags.quick_audit is not False
     if wants_audit:
         check_can_draw()  # a missing package must not be noticed after the training
@@ -116,6 +118,7 @@ def _audit_flags(flags: HardenFlags, setup: "HardenSetup", result: "Hardened") -
         **QUICK_PLAN,
         training=flags.student_training,
         output_dir=str(Path(str(setup.args.output_dir)) / "audit"),
+        processes=flags.processes,
         quiet=flags.quiet,
     )
 
@@ -131,19 +134,32 @@ def _student_of(flags: HardenFlags) -> tuple[str | None, str | None]:
 def _audit(model: str, flags: AuditFlags) -> "AuditReport":
     """Run the quick audit, write its pages, and bind it to the model."""
     from hf_cmim.cli.audit_setup import AuditSetup
+    from hf_cmim.cli.processes import audit_in_processes, wants_processes
+    from hf_cmim.report import AuditReport
+
+    folder = Path(str(flags.output_dir))
+    if wants_processes(flags.processes):
+        audit_in_processes(flags, prints=False)
+        report = AuditReport.read(folder)
+        _bind(report, folder, model)
+        return report
+    setup = AuditSetup.of(flags)
+    setup.run()
+    report = AuditReport.read(folder)
+    if setup.is_main:
+        _bind(report, folder, model)
+    setup.leave()
+    return report
+
+
+def _bind(report: "AuditReport", folder: Path, model: str) -> None:
+    """Write the report's pages, and certificate and card of the model."""
     from hf_cmim.cli.report import write_pages
     from hf_cmim.hub.certify import certify
     from hf_cmim.hub.model_card import write_card
-    from hf_cmim.report import AuditReport
 
-    setup = AuditSetup.of(flags)
-    setup.run()
-    report = AuditReport.read(setup.folder)
-    if setup.is_main:
-        write_pages(report, setup.folder)
-        write_card(Path(model), certify(model, audit=report))
-    setup.leave()
-    return report
+    write_pages(report, folder)
+    write_card(Path(model), certify(model, audit=report))
 
 
 def _last_lines(result: "Hardened", report: "AuditReport | None", folder: Path) -> list[str]:

@@ -3,7 +3,7 @@
 import argparse
 from dataclasses import dataclass
 
-from hf_cmim.cli.audit_flags import SplitFlags, StudentFlags
+from hf_cmim.cli.audit_flags import ProcessFlags, SplitFlags, StudentFlags
 from hf_cmim.cli.flags import flag
 from hf_cmim.cli.words import name_and_value
 
@@ -73,7 +73,14 @@ class HardeningRunFlags:
 
 @dataclass(frozen=True)
 class HardenFlags(
-    ModelFlags, SplitFlags, TrainingRowsFlags, QuickAuditFlags, StudentFlags, AttackFlags, HardeningRunFlags
+    ModelFlags,
+    SplitFlags,
+    TrainingRowsFlags,
+    QuickAuditFlags,
+    StudentFlags,
+    AttackFlags,
+    ProcessFlags,
+    HardeningRunFlags,
 ):
     """All flags of a hardening, from the command line and a file."""
 
@@ -81,7 +88,7 @@ class HardenFlags(
 GROUPS = {
     "model": (ModelFlags,),
     "data": (SplitFlags, TrainingRowsFlags),
-    "quick audit": (QuickAuditFlags, StudentFlags, AttackFlags),
+    "quick audit": (QuickAuditFlags, StudentFlags, AttackFlags, ProcessFlags),
     "run": (HardeningRunFlags,),
 }
 """Flags by their title in the help."""

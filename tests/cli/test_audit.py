@@ -12,7 +12,6 @@ import yaml
 from datasets import Dataset
 from forked import ended, start
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessorPil
-from two_processes import together
 
 from hf_cmim.audit.audit import Audit
 from hf_cmim.audit.preview import StudentCosts, preview_of
@@ -124,13 +123,20 @@ def test_same_command_trains_nothing_again_and_another_is_refused(audited, confi
 
 @pytest.mark.slow
 def test_two_processes_find_the_same(audited, config, teacher, tmp_path):
-    """Processes that each train everything, or print everything twice, or hang at the end."""
+    """Processes that each train everything, or print everything twice, or hang at the end.
+
+    The second command has no launcher and no --processes, and must accept the students of two.
+    """
     words = ["--twin", teacher, "--control", f"again={teacher}", "--max-transfer-samples", "200", "--rest-as-test"]
-    said = together(tmp_path, run, "audit", config, *words, "--output-dir", tmp_path / "two")
-    assert "".join(said).count("Written: ") == 1
-    first, second = AuditReport.read(audited[0]), AuditReport.read(tmp_path / "two")
-    assert second.reproduction["processes"] == 2
-    assert without_circumstances(second) == without_circumstances(first)
+    words += ["--output-dir", tmp_path / "two"]
+    for number, said in enumerate((tmp_path / "said.txt", tmp_path / "said-again.txt")):
+        launch = [] if number else ["--processes", "2"]
+        assert ended(start(run, "audit", config, *words, *launch, output=said)) == [0], said.read_text()
+        assert said.read_text().count("Written: ") == 1
+        first, second = AuditReport.read(audited[0]), AuditReport.read(tmp_path / "two")
+        assert second.reproduction["processes"] == 2 - number
+        assert without_circumstances(second) == without_circumstances(first)
+    assert second.sittings == 2
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import yaml
 
 from hf_cmim.audit.plan import AuditPlan
 from hf_cmim.cli.audit import add_arguments
+from hf_cmim.cli.flags import words_of
 from hf_cmim.cli.training import (
     DEFAULTS,
     FINE_TUNING,
@@ -68,6 +69,7 @@ FLAGS = [
      "attack", [["m:A={}"], ['m:B={"weight": 2}']]),
     (["--budget", "2h30m"], {"budget": "2h30m"}, "budget", "2h30m"),
     (["--quiet"], {"quiet": True}, "quiet", True),
+    (["--processes", "2"], {"processes": 2}, "processes", 2),
 ]  # fmt: skip
 
 
@@ -83,6 +85,19 @@ def test_flag_is_read_typed_and_from_a_file(words, settings, name, value, audit_
     for options in (audit_options(*words), read(audit_options, tmp_path / "audit.yaml", settings)):
         found = getattr(options, name)
         assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize("words", [each[0] for each in FLAGS], ids=[each[0][0] for each in FLAGS])
+def test_flags_are_said_again_to_other_processes(words, audit_options):
+    """A flag that gets lost, or means something else the second time: the processes would run another audit."""
+    flags = audit_options(*words)
+    assert audit_options(*words_of(flags)) == flags
+
+
+def test_all_flags_are_said_at_once(audit_options):
+    """Words that a neighbour swallows."""
+    flags = audit_options(*(word for each in FLAGS for word in each[0]))
+    assert audit_options(*words_of(flags)) == flags
 
 
 def test_table_of_flags_is_whole(audit_options):

@@ -12,8 +12,8 @@ from hf_cmim.errors import HfCmimError
 
 WORKING_COMMANDS = (
     "On CPU use `torchrun --nproc_per_node N script.py --use_cpu`, or `accelerate launch --multi_gpu --num_processes N"
-    " --num_machines 1 --mixed_precision no --dynamo_backend no script.py --use_cpu`; `hf-cmim audit` takes --set"
-    " use_cpu=true instead."
+    " --num_machines 1 --mixed_precision no --dynamo_backend no script.py --use_cpu`; `hf-cmim audit` has"
+    " --processes N instead."
 )
 
 
