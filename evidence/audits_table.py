@@ -4,6 +4,7 @@ The name of a teacher in a report ends with the seed of its training.
 """
 
 import statistics
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,14 +54,21 @@ class Audited:
     @property
     def gain(self) -> str:
         """Largest gain with its bounds, in points."""
-        if self.largest is None:
-            return "none"
-        return f"{points(self.largest.gain)} [{points(self.largest.lower)}, {points(self.largest.upper)}]"
+        return "none" if self.largest is None else bounds(self.largest)
 
 
-def report_of(task: str) -> AuditReport | None:
-    """Return the report of a task, or None if there is none."""
-    path = FOLDER / f"{task}.json"
+Attackers = dict[str, dict[tuple[str, int], Audited]]
+"""Teachers as each attacker finds them, by name and seed."""
+
+
+def bounds(comparison: Comparison) -> str:
+    """Return a gain with its bounds, in points."""
+    return f"{points(comparison.gain)} [{points(comparison.lower)}, {points(comparison.upper)}]"
+
+
+def report_of(task: str, audit: str = "strongest") -> AuditReport | None:
+    """Return the report of an audit of a task, or None if there is none."""
+    path = FOLDER / audit / f"{task}.json"
     return AuditReport.read(path) if path.is_file() else None
 
 
@@ -98,8 +106,8 @@ def interval(values: list[float]) -> str:
 
 def counted(verdicts: list[str]) -> str:
     """Return how often each verdict was given, the most frequent first."""
-    counts = {verdict: verdicts.count(verdict) for verdict in sorted({*verdicts}, key=verdicts.count, reverse=True)}
-    return ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    counts = Counter(sorted(verdicts))
+    return ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
 
 
 def seeds_of(teachers: dict[tuple[str, int], Audited], name: str) -> list[int]:
@@ -107,7 +115,7 @@ def seeds_of(teachers: dict[tuple[str, int], Audited], name: str) -> list[int]:
     return sorted(seed for each, seed in teachers if each == name)
 
 
-def verdict_lines(attackers: dict[str, dict[tuple[str, int], Audited]]) -> Iterator[str]:
+def verdict_lines(attackers: Attackers) -> Iterator[str]:
     """Yield a table row for each kind of teacher: accuracy, then for each attacker verdicts and gain over seeds."""
     first = attackers["training"]
     most = seeds_of(first, "default")
@@ -126,12 +134,23 @@ def verdict_lines(attackers: dict[str, dict[tuple[str, int], Audited]]) -> Itera
         yield f"| {' | '.join(cells)} |"
 
 
+def cells_of(each: list[Audited], criterion: Criterion) -> list[str]:
+    """Return the mean of the largest gains over teachers, and how often each verdict was given."""
+    decided = [one.described[criterion] for one in each if criterion in one.described]
+    gains = [100 * largest.gain for _, largest in decided if largest is not None]
+    return [interval(gains) if gains else "none", counted([SHORT[verdict] for verdict, _ in decided])]
+
+
 def audit_tables(task: str) -> Iterator[str]:
-    """Yield the tables of a task's audit: teachers of all seeds, and those of the default by criterion."""
-    report = report_of(task)
-    if report is None:
-        return
-    attackers = {name: audited(each) for name, each in report.by_attacker.items()}
+    """Yield the tables of a task's audits that there are."""
+    for audit, table in (("strongest", strongest_tables), ("beyond-labels", beyond_table), ("full", full_table)):
+        report = report_of(task, audit)
+        if report is not None:
+            yield from table({name: audited(each) for name, each in report.by_attacker.items()}, report)
+
+
+def strongest_tables(attackers: Attackers, report: AuditReport) -> Iterator[str]:
+    """Yield the tables of the strongest attacks: teachers of all seeds, and those of the default by criterion."""
     seeds = seeds_of(attackers["training"], "default")
     columns = [f"largest gain, {words} | verdicts" for words in ATTACKERS.values()]
     yield "\n".join(
@@ -143,11 +162,39 @@ def audit_tables(task: str) -> Iterator[str]:
     )
     lines = [f"| the default by criterion | {' | '.join(columns)} |", "|---" * 5 + "|"]
     for result in report.criteria:
-        cells = [result.criterion]
+        if result.criterion != "beyond-labels":  # it has an audit of its own, with all seeds
+            each = [[teachers["default", seed] for seed in seeds] for teachers in attackers.values()]
+            cells = [cell for teachers in each for cell in cells_of(teachers, result.criterion)]
+            lines.append(f"| {' | '.join([result.criterion, *cells])} |")
+    yield "\n".join(lines)
+
+
+def beyond_table(attackers: Attackers, report: AuditReport) -> Iterator[str]:
+    """Yield the table of what students learn beyond the teacher's labels."""
+    seeds = seeds_of(attackers["training"], "default")
+    columns = [f"largest gain, {words} | verdicts" for words in ATTACKERS.values()]
+    lines = [f"| beyond labels, {len(seeds)} teachers each | {' | '.join(columns)} |", "|---" * 5 + "|"]
+    for name in ("CE", "default", "class answers"):
+        each = [[teachers[name, seed] for seed in seeds] for teachers in attackers.values()]
+        cells = [cell for teachers in each for cell in cells_of(teachers, "beyond-labels")]
+        lines.append(f"| {' | '.join([COMPARED[name], *cells])} |")
+    yield "\n".join(lines)
+
+
+def full_table(attackers: Attackers, report: AuditReport) -> Iterator[str]:
+    """Yield the table of the whole suite: the default by criterion, and its twin."""
+    ((_, seed),) = [key for key in attackers["training"] if key[0] == "default"]
+    columns = [f"largest gain, {words} | verdict" for words in ATTACKERS.values()]
+    lines = [f"| {report.scope.suite}, seed {seed} | {' | '.join(columns)} |", "|---" * 5 + "|"]
+    rows = [("CE", report.primary.criterion), *(("default", result.criterion) for result in report.criteria)]
+    for name, criterion in rows:
+        cells = [f"{COMPARED[name]}, {criterion}"]
         for teachers in attackers.values():
-            each = [teachers["default", seed] for seed in seeds]
-            decided = [one.described[result.criterion] for one in each if result.criterion in one.described]
-            gains = [100 * largest.gain for _, largest in decided if largest is not None]
-            cells += [interval(gains) if gains else "none", counted([SHORT[verdict] for verdict, _ in decided])]
+            verdict, largest = teachers[name, seed].described.get(criterion, ("inconclusive", None))
+            is_void = teachers[name, seed].verdict == VOID
+            cells += [
+                f"{largest.attack}: {bounds(largest)}" if largest else "none",
+                VOID if is_void else SHORT[verdict],
+            ]
         lines.append(f"| {' | '.join(cells)} |")
     yield "\n".join(lines)
