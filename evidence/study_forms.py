@@ -10,7 +10,9 @@ A form is written KIND-SAMPLES or KIND-SAMPLES+CONTROL:
   the predicted one).
 - CONTROL: `follow` (cmi_follow_calibration: the weight may only rise), `match` (it also falls while the model is
   under-confident on held-out samples), `limitR` (the gradient of the CMI by the logits is at most R times that of the
-  cross-entropy, root mean squares), `late` (warm-up .5, ramp .3: shorter hardening).
+  cross-entropy, root mean squares), `late` (warm-up .5, ramp .3: shorter hardening). Concentrated too, each by the
+  class that is predicted for it: `droppedR` (a copy of each sample without a share R of its words or pixels), `mixed`
+  (a copy mixed with another sample) and `heldout` (as many of the held-out samples, whose labels are not used).
 """
 
 import copy
@@ -81,14 +83,16 @@ class Hardening:
         self.squares = torch.zeros(2)
         self.used_weight = 0.0
 
-    def term(self, logits: Tensor, labels: Tensor, progress: float) -> Tensor:
-        """Return the weighted CMI of a batch, and move the bank."""
+    def term(self, logits: Tensor, labels: Tensor, progress: float, others: Tensor | None = None) -> Tensor:
+        """Return the weighted CMI of a batch, and of the logits of samples without labels, and move the bank."""
         form = self.form
         classes = logits.detach().argmax(dim=1)
         if form.samples == "all":
             classes = labels
         elif form.samples == "correct":
             classes = torch.where(classes == labels, labels, IGNORED)
+        if others is not None:
+            logits, classes = torch.cat([logits, others]), torch.cat([classes, others.detach().argmax(dim=1)])
         if form.kind == "rest":
             own = functional.one_hot(classes.clamp_min(0), logits.shape[1]).bool()
             shown = logits.masked_fill(own, -math.inf)
@@ -96,7 +100,7 @@ class Hardening:
             shown = logits
         weight = ramped_weight(self.weight * self.scale, progress, self.warmup, ramp=0.3)
         snapshot = self.bank.snapshot()
-        parts = self.loss(shown, classes, snapshot, 1.0, num_items=len(labels))
+        parts = self.loss(shown, classes, snapshot, 1.0, num_items=len(classes))
         cmi = parts.cmi
         told = 1.0
         if form.kind == "bounded":
@@ -159,7 +163,9 @@ def train_teacher(
             logits, labels = model(task.train.inputs[rows]), task.train.labels[rows]
             loss = functional.cross_entropy(logits, labels, label_smoothing=0.1 if form == "ls" else 0.0)
             if hardening is not None:
-                loss = loss + hardening.term(logits, labels, step / total)
+                others = without_labels(task, hardening.form, rows)
+                others = None if others is None else model(others)
+                loss = loss + hardening.term(logits, labels, step / total, others)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -170,6 +176,25 @@ def train_teacher(
             held_out = answers(model, task.tune)
             hardening.look(calibration_temperature(held_out, task.tune.labels), 1 / task.epochs)
     return model.eval(), 0.0 if hardening is None else hardening.used_weight
+
+
+def without_labels(task: Task, form: Form, rows: Tensor) -> Tensor | None:
+    """Return the inputs that a form concentrates beside the training samples of a batch."""
+    inputs = task.train.inputs[rows]
+    if form.control == "heldout":
+        return task.tune.inputs[torch.randint(len(task.tune.labels), (len(rows),))]
+    if form.control == "dropped":
+        # Word 0 is padding; pixels are dropped in all channels.
+        kept = (
+            torch.rand_like(inputs[:, :1] if inputs.is_floating_point() else inputs, dtype=torch.float) >= form.limit
+        )
+        return inputs * kept
+    if form.control == "mixed":
+        others, share = inputs[torch.randperm(len(rows))], 0.5 + 0.5 * torch.rand(len(rows))
+        if inputs.is_floating_point():
+            return torch.lerp(others, inputs, share.view(-1, 1, 1, 1))
+        return torch.where(torch.rand(inputs.shape) < share.unsqueeze(1), inputs, others)
+    return None
 
 
 @torch.no_grad()

@@ -90,6 +90,7 @@ def _run_one(setup: "AuditSetup", flags: AuditFlags) -> None:
     """Run the audit of one student, or print a preview."""
     from hf_cmim.cli.audit_budget import suggestions, within_budget
     from hf_cmim.cli.audit_preview import preview_text
+    from hf_cmim.cli.processes import suggested_processes
     from hf_cmim.cli.report import write_pages
     from hf_cmim.pages.terminal import audit_table
     from hf_cmim.report import REPORT_NAME, AuditReport
@@ -99,7 +100,8 @@ def _run_one(setup: "AuditSetup", flags: AuditFlags) -> None:
     if setup.is_dry_run:
         preview = setup.audit.preview()
         if setup.is_main:
-            say_lines("\n".join([preview_text(preview), *suggestions(preview)]))
+            more = suggested_processes(preview.costs.processes, setup.audit.args.device)
+            say_lines("\n".join([preview_text(preview), *suggestions(preview), *more]))
         return
     setup.run()
     if setup.is_main:

@@ -71,7 +71,8 @@ def main(words: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     # Any other error is a bug and keeps its traceback.
     except HfCmimError as error:
-        say(f"hf-cmim {options.command}: {error}", file=sys.stderr)
+        if not import_module("hf_cmim.cli.processes").hand_over(error):
+            say(f"hf-cmim {options.command}: {error}", file=sys.stderr)
         return 2
     return int(status or 0)
 

@@ -1,5 +1,6 @@
 """The flag --processes: an audit whose students are trained on the CPU by several processes of one thread each."""
 
+import json
 import logging
 import os
 import sys
@@ -9,16 +10,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
+
 from hf_cmim.cli.flags import words_of
 from hf_cmim.errors import HfCmimError
 
 if TYPE_CHECKING:
+    import torch
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
     from hf_cmim.cli.audit_flags import AuditFlags
 
-REFUSED = 2
-"""Exit status of a command that has said why it cannot do what was asked."""
+STARTED = "HF_CMIM_STARTED"
+"""Name of the environment variable that tells a process that another command has started it."""
 
 
 def wants_processes(count: int | None) -> bool:
@@ -41,6 +45,19 @@ def wants_processes(count: int | None) -> bool:
     return count is not None and count > 1
 
 
+def suggested_processes(count: int, device: "torch.device") -> list[str]:
+    """Return a line about the flag for an audit by one process on the CPU of a machine with several cores.
+
+    Args:
+        count: number of processes of the audit.
+        device: device that students are trained on.
+    """
+    cores = psutil.cpu_count(logical=False) or 1
+    if count > 1 or cores < 2 or device.type != "cpu":
+        return []
+    return [f"This machine has {cores} cores: --processes {cores} shares the students among them."]
+
+
 def audit_in_processes(flags: "AuditFlags", *, prints: bool) -> None:
     """Run `hf-cmim audit` in `flags.processes` processes on the CPU and wait for its end.
 
@@ -49,8 +66,7 @@ def audit_in_processes(flags: "AuditFlags", *, prints: bool) -> None:
         prints: False if only progress and errors are shown.
 
     Raises:
-        HfCmimError: a process that failed.
-        SystemExit: the audit was refused, and the first process has said why.
+        HfCmimError: an audit that was refused, or a process that failed.
         KeyboardInterrupt: the user or the system has stopped the audit.
     """
     from accelerate.utils import patch_environment
@@ -68,11 +84,11 @@ def audit_in_processes(flags: "AuditFlags", *, prints: bool) -> None:
         config = LaunchConfig(
             min_nodes=1, max_nodes=1, nproc_per_node=flags.processes, max_restarts=0, run_id=uuid.uuid4().hex,
             rdzv_backend="c10d", rdzv_endpoint="localhost:0", local_addr="localhost",
-            # The first process speaks for all, because errors of the user reach every process.
+            # The first process speaks for all.
             logs_specs=DefaultLogsSpecs(logs, redirects=others if prints else {0: Std.OUT, **others}),
         )  # fmt: skip
         try:
-            with patch_environment(omp_num_threads=1):  # more would fight for the processors
+            with patch_environment(omp_num_threads=1, **{STARTED: 1}):  # more threads would fight for the processors
                 elastic_launch(config, sys.executable)("-u", "-m", "hf_cmim.cli.main", "audit", *words)
         except ChildFailedError as error:
             raise _explained(*error.get_first_failure(), flags.processes, Path(logs)) from error
@@ -80,13 +96,21 @@ def audit_in_processes(flags: "AuditFlags", *, prints: bool) -> None:
             raise KeyboardInterrupt from signal
 
 
-def _explained(rank: int, failure: "ProcessFailure", count: int, logs: Path) -> BaseException:
+def hand_over(error: HfCmimError) -> bool:
+    """Hand an error to the command that has started this process, which tells it once; False if there is none."""
+    if STARTED not in os.environ:
+        return False
+    # The format of torch's elastic launcher, which reads it.
+    Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps({"message": str(error)}), encoding="utf-8")
+    return True
+
+
+def _explained(rank: int, failure: "ProcessFailure", count: int, logs: Path) -> HfCmimError:
     """Return the error of this process for the failure of another."""
-    if rank == 0:
-        if failure.exitcode == REFUSED:
-            return SystemExit(REFUSED)  # it has said why
-        last_words = "see above"
-    else:
+    if Path(failure.error_file).is_file():
+        return HfCmimError(str(failure.message))
+    last_words = "see above"
+    if rank > 0:
         (path,) = logs.glob(f"*/attempt_0/{rank}/stderr.log")
         last_words = path.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
         last_words = last_words or "it said nothing"

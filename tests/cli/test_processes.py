@@ -4,9 +4,11 @@ import os
 import re
 
 import pytest
+import torch
 from forked import ended, start
 
 from hf_cmim.cli.main import main
+from hf_cmim.cli.processes import suggested_processes
 
 AUDIT = ["audit", "--teacher", "none", "--dataset", "none", "--student", "none"]
 FAULTY = """
@@ -41,10 +43,24 @@ def test_mistake_is_told_once(tmp_path):
     assert re.fullmatch(r"hf-cmim audit: .*none.*", line)
 
 
+@pytest.mark.parametrize(
+    ("count", "cores", "device", "is_said"),
+    [(1, 8, "cpu", True), (2, 8, "cpu", False), (1, 1, "cpu", False), (1, None, "cpu", False), (1, 8, "cuda", False)],
+)
+def test_preview_suggests_processes_where_cores_are_idle(count, cores, device, is_said, monkeypatch):
+    """Catches advice that would slow an audit down: on a GPU, with one core, or with processes already."""
+    monkeypatch.setattr("psutil.cpu_count", lambda logical: cores)
+    said = suggested_processes(count, torch.device(device))
+    assert said == (["This machine has 8 cores: --processes 8 shares the students among them."] if is_said else [])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "said"),
-    [("os.kill(os.getpid(), 9)", "status -9: it said nothing. "), ("sys.exit('out of luck')", "status 1: out of luck. ")],
+    [
+        ("os.kill(os.getpid(), 9)", "status -9: it said nothing. "),
+        ("sys.exit('out of luck')", "status 1: out of luck. "),
+    ],
     ids=["killed", "failed"],
 )
 def test_process_that_ends_early_ends_all(fault, said, teacher, data, tmp_path):
