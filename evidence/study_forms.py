@@ -13,6 +13,7 @@ A form is written KIND-SAMPLES or KIND-SAMPLES+CONTROL:
   cross-entropy, root mean squares), `late` (warm-up .5, ramp .3: shorter hardening). Concentrated too, each by the
   class that is predicted for it: `droppedR` (a copy of each sample without a share R of its words or pixels), `mixed`
   (a copy mixed with another sample) and `heldout` (as many of the held-out samples, whose labels are not used).
+  `averaged`: the mean of the weights after each step of the last quarter; also of cross-entropy, `ce+averaged`.
 """
 
 import copy
@@ -24,6 +25,7 @@ import torch
 from study_tasks import Part, Task
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, update_bn
 
 from hf_cmim import CentroidBank, CMIMLoss, ObjectiveSpec
 from hf_cmim.functional import CalibrationStatistics, conditional_mutual_information, within_total_ratio
@@ -147,7 +149,9 @@ def train_teacher(
     """
     torch.manual_seed(seed)
     model = task.build() if twin is None else copy.deepcopy(twin)
-    hardening = None if form in ("ce", "ls") else Hardening(Form.parse(form), weight, task)
+    kind, _, control = form.partition("+")
+    hardening = None if kind in ("ce", "ls") else Hardening(Form.parse(form), weight, task)
+    average = AveragedModel(model) if control == "averaged" else None
     if twin is not None and hardening is not None:
         hardening.start_from(answers(twin, task.train), task.train.labels)
     optimizer = torch.optim.AdamW(model.parameters(), lr=task.learning_rate, weight_decay=0.01, fused=True)
@@ -161,7 +165,7 @@ def train_teacher(
         model.train()
         for rows in torch.randperm(len(task.train.labels)).split(task.batch_size):
             logits, labels = model(task.train.inputs[rows]), task.train.labels[rows]
-            loss = functional.cross_entropy(logits, labels, label_smoothing=0.1 if form == "ls" else 0.0)
+            loss = functional.cross_entropy(logits, labels, label_smoothing=0.1 if kind == "ls" else 0.0)
             if hardening is not None:
                 others = without_labels(task, hardening.form, rows)
                 others = None if others is None else model(others)
@@ -172,9 +176,14 @@ def train_teacher(
             optimizer.step()
             schedule.step()
             step += 1
+            if average is not None and step > 0.75 * total:
+                average.update_parameters(model)
         if hardening is not None and hardening.form.control in ("follow", "match"):
             held_out = answers(model, task.tune)
             hardening.look(calibration_temperature(held_out, task.tune.labels), 1 / task.epochs)
+    if average is not None:
+        update_bn(task.train.inputs.split(1_000), average)
+        model = average.module
     return model.eval(), 0.0 if hardening is None else hardening.used_weight
 
 

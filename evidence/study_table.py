@@ -2,7 +2,8 @@
 
     python evidence/study_table.py > docs/evidence/defaults.md
 
-The words around the tables are in evidence/study_page.md, where {tables} stands for them and {runs} for their number.
+The words around the tables are in evidence/study_page.md, where {tables} stands for those of evidence/study,
+{unlabelled} for those of evidence/study_unlabelled, and {runs} for the number of teachers.
 """
 
 import json
@@ -34,18 +35,17 @@ HEAD = (
 )
 
 
-def runs_of(task: str) -> dict[tuple[str, float], dict[int, dict]]:
-    """Return the runs of a task by form and weight, then by seed."""
+def runs_of(task: str, study: str) -> dict[tuple[str, float], dict[int, dict]]:
+    """Return a study's runs of a task by form and weight, then by seed."""
     runs: dict[tuple[str, float], dict[int, dict]] = {}
-    for path in sorted((FOLDER / "study" / task).glob("*_*_*.json")):
+    for path in sorted((FOLDER / study / task).glob("*_*_*.json")):
         run = json.loads(path.read_text())
         runs.setdefault((run["form"], run["weight"]), {})[run["seed"]] = run
     return runs
 
 
-def table(task: str) -> str:
-    """Return the table of a task, the most accurate form first after cross-entropy."""
-    runs = runs_of(task)
+def table(runs: dict[tuple[str, float], dict[int, dict]]) -> str:
+    """Return the table of a task: cross-entropy, then by form and weight."""
     reference = runs.get(("ce", 0.0), {})
     rows = [row(form, weight, seeds, reference) for (form, weight), seeds in sorted(runs.items(), key=place)]
     lines = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|", *rows]
@@ -95,10 +95,13 @@ def mean(numbers: list[float]) -> float:
 
 def main() -> None:
     """Print the page."""
-    tables = [f"### {title}\n\n{table(task)}\n" for task, title in TASKS.items() if runs_of(task)]
-    count = sum(len(seeds) for task in TASKS for seeds in runs_of(task).values())
-    page = (FOLDER / "study_page.md").read_text()
-    print(page.replace("{tables}", "\n".join(tables)).replace("{runs}", str(count)), end="")
+    page, count = (FOLDER / "study_page.md").read_text(), 0
+    for place_of, study in (("{tables}", "study"), ("{unlabelled}", "study_unlabelled")):
+        tasks = {title: runs for task, title in TASKS.items() if (runs := runs_of(task, study))}
+        count += sum(len(seeds) for runs in tasks.values() for seeds in runs.values())
+        tables = [f"### {title}\n\n{table(runs)}\n" for title, runs in tasks.items()]
+        page = page.replace(place_of, "\n".join(tables))
+    print(page.replace("{runs}", str(count)), end="")
 
 
 if __name__ == "__main__":
