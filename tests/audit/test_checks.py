@@ -86,7 +86,7 @@ PLANTED: dict[str, tuple[str, dict[str, Any], list[str]]] = {
         "warning", {"arms": [*HEALTHY.arms, arm("strong", "null", 0.88, 0.90)]},
         ["strong", "89.00 %", "kd", "88.00 %"],
     ),
-    "best setting at the edge": ("warning", {"chosen": [GRID[2]]}, ["kd", "KD(temperature=4.0", "last of its 3"]),
+    "best setting at the edge": ("warning", {"chosen": [GRID[2]]}, ["kd (last of 3)"]),
     "no control teacher": ("warning", {"power": None}, []),
     "no power": ("fatal", {"power": False}, []),
     "pretrained student": ("warning", {"has_pretrained_student": True}, []),
@@ -130,11 +130,19 @@ def test_fatal_faults_come_first():
 # The edge of the grid
 
 
-@pytest.mark.parametrize(("place", "words"), [(0, "first of its 3"), (1, None), (2, "last of its 3")])
+@pytest.mark.parametrize(("place", "words"), [(0, "kd (first of 3)"), (1, None), (2, "kd (last of 3)")])
 def test_the_edge_is_either_end(place, words):
     """Catches a check of one end alone, and one that takes another family's settings for the grid's."""
     checks = find_faults(replace(HEALTHY, chosen=[GRID[place]]))
     assert [words in check.sentence for check in checks] == ([] if words is None else [True])
+
+
+def test_all_edges_are_one_warning():
+    """Catches a report whose other warnings drown in one for each of thirty attacks."""
+    others = [replace(each, family="dist") for each in GRID]
+    scores = SCORES | dict(zip(others, ([0.6, 0.6], [0.5, 0.5], [0.5, 0.5]), strict=True))
+    check = only(chosen=[GRID[2], others[0]], screened=[*GRID, *others], scores=scores)
+    assert "for kd (last of 3), dist (first of 3):" in check.sentence
 
 
 @pytest.mark.parametrize(("scores", "speaks"), [
