@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hf_cmim.attacks.base import AbstractAttack, Temperature, check_fraction, check_temperature, check_weight
-from hf_cmim.functional.divergence import batch_mean, softened_log_probs
+from hf_cmim.functional.divergence import batch_mean, log_of_sum, softened_log_probs
 
 FLOOR = 1e-12
 """Constant that is added to each divisor; the source's."""
@@ -31,8 +31,8 @@ def balanced_divergence(log_probs: Tensor, other_log_probs: Tensor, alpha: float
     1.3333...
     """
     # In logarithms, because the square of a small probability would underflow to 0.
-    lengths = torch.logaddexp(2 * log_probs, 2 * other_log_probs) * ((1 - beta) / 2)
-    divisors = torch.logaddexp(lengths, lengths.new_tensor(math.log(FLOOR)))
+    lengths = log_of_sum(2 * log_probs, 2 * other_log_probs) * ((1 - beta) / 2)
+    divisors = log_of_sum(lengths, torch.full_like(lengths, math.log(FLOOR)))
     difference = log_probs - other_log_probs
     forward = alpha * (log_probs - divisors).exp() * difference
     reverse = (1 - alpha) * (other_log_probs - divisors).exp() * difference

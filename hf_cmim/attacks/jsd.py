@@ -2,11 +2,10 @@
 
 import math
 
-import torch
 from torch import Tensor
 
 from hf_cmim.attacks.base import AbstractAttack, Temperature, check_fraction, check_temperature, check_weight
-from hf_cmim.functional.divergence import batch_mean, kl_divergence, softened_log_probs
+from hf_cmim.functional.divergence import batch_mean, kl_divergence, log_of_sum, softened_log_probs
 
 
 def jensen_shannon_divergence(log_probs: Tensor, other_log_probs: Tensor, beta: float) -> Tensor:
@@ -35,7 +34,7 @@ def jensen_shannon_divergence(log_probs: Tensor, other_log_probs: Tensor, beta: 
     if beta == 1:
         return kl_divergence(other_log_probs, log_probs)
     # In logs: a mixture of probabilities could underflow to 0.
-    mixture = torch.logaddexp(log_probs + math.log(beta), other_log_probs + math.log1p(-beta))
+    mixture = log_of_sum(log_probs + math.log(beta), other_log_probs + math.log1p(-beta))
     return beta * kl_divergence(log_probs, mixture) + (1 - beta) * kl_divergence(other_log_probs, mixture)
 
 

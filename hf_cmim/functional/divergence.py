@@ -75,6 +75,14 @@ def batch_mean(values: Tensor) -> Tensor:
     return values.sum() / max(len(values), 1)
 
 
+def log_of_sum(first: Tensor, second: Tensor) -> Tensor:
+    """Return log(e^a + e^b) of each pair of numbers, with the same bits whatever else is in the tensors.
+
+    `torch.logaddexp` rounds some of the last numbers of a tensor otherwise than it would in a longer one.
+    """
+    return torch.stack([first, second]).logsumexp(dim=0)
+
+
 def kl_divergence(log_probs: Tensor, other_log_probs: Tensor) -> Tensor:
     """Return KL(p || q) along the last dimension, not averaged.
 

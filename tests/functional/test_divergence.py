@@ -2,13 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 import reference
 import scipy.special
 import torch
 
 from hf_cmim.functional import kl_divergence, tempered_log_probs
-from hf_cmim.functional.divergence import summed_cross_entropy
+from hf_cmim.functional.divergence import log_of_sum, summed_cross_entropy
 from hf_cmim.functional.temperatures import check_temperatures
 
 TEMPERATURES = [0.02, 0.5, 1.0, 4.0, 500.0]
@@ -62,6 +63,15 @@ def test_kl_divergence_takes_zero_probabilities_of_the_first_argument():
     certain = tempered_log_probs(torch.tensor([[1e4, -1e4]], dtype=torch.float64), [1.0])[0]
     even = torch.tensor([[0.5, 0.5]], dtype=torch.float64).log()
     assert kl_divergence(certain, even).item() == pytest.approx(math.log(2), rel=1e-12)
+
+
+def test_log_of_sum_equals_numpy_and_has_the_same_bits_in_any_company():
+    """Catches an overflow, and torch.logaddexp: a student's loss would depend on who trains beside it."""
+    first, second = samples(0)[0].flatten() * 300, samples(1)[0].flatten() * 300
+    torch.testing.assert_close(log_of_sum(first, second).numpy(), np.logaddexp(first.numpy(), second.numpy()))
+    pair = torch.randn(2, 7_000, generator=torch.Generator().manual_seed(0)).mul(4)
+    pieces = [log_of_sum(*piece) for piece in pair.split(7, dim=1)]
+    assert torch.equal(log_of_sum(*pair), torch.cat(pieces))
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.3])
