@@ -136,9 +136,10 @@ def verdict_lines(attackers: Attackers) -> Iterator[str]:
 
 def cells_of(each: list[Audited], criterion: Criterion) -> list[str]:
     """Return the mean of the largest gains over teachers, and how often each verdict was given."""
-    decided = [one.described[criterion] for one in each if criterion in one.described]
-    gains = [100 * largest.gain for _, largest in decided if largest is not None]
-    return [interval(gains) if gains else "none", counted([SHORT[verdict] for verdict, _ in decided])]
+    decided = [one for one in each if criterion in one.described]
+    gains = [100 * largest.gain for one in decided if (largest := one.described[criterion][1]) is not None]
+    verdicts = [VOID if one.verdict == VOID else SHORT[one.described[criterion][0]] for one in decided]
+    return [interval(gains) if gains else "none", counted(verdicts)]
 
 
 def audit_tables(task: str) -> Iterator[str]:
