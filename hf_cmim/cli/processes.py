@@ -1,11 +1,13 @@
 """The flag --processes: an audit whose students are trained on the CPU by several processes of one thread each."""
 
+import gc
 import json
 import logging
 import os
 import sys
 import tempfile
 import uuid
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,8 +90,11 @@ def audit_in_processes(flags: "AuditFlags", *, prints: bool) -> None:
             logs_specs=DefaultLogsSpecs(logs, redirects=others if prints else {0: Std.OUT, **others}),
         )  # fmt: skip
         try:
-            with patch_environment(omp_num_threads=1, **{STARTED: 1}):  # more threads would fight for the processors
+            with warnings.catch_warnings(), patch_environment(omp_num_threads=1, **{STARTED: 1}):
+                # The launcher leaves open files to the collector. More threads than one would fight for the cores.
+                warnings.simplefilter("ignore", ResourceWarning)
                 elastic_launch(config, sys.executable)("-u", "-m", "hf_cmim.cli.main", "audit", *words)
+                gc.collect()
         except ChildFailedError as error:
             raise _explained(*error.get_first_failure(), flags.processes, Path(logs)) from error
         except SignalException as signal:
